@@ -1,0 +1,98 @@
+"""Embedding expansion for deep metric learning: augmentation in embedding space, for any pair loss.
+
+    loss = EmbeddingExpansion(MultiSimilarityLoss(), n=2)
+    loss(embeddings, labels).backward()
+
+The public names are loaded when they are first used, so that importing the package alone loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedding_expansion.core.distributed import DistributedLoss
+    from embedding_expansion.core.expansion import expand, hardest, synthesize
+    from embedding_expansion.core.losses import Terms
+    from embedding_expansion.core.mining import Winners
+    from embedding_expansion.core.modules import (
+        LOSSES,
+        ContrastiveLoss,
+        EmbeddingExpansion,
+        HPHNTripletLoss,
+        LiftedStructureLoss,
+        MultiSimilarityLoss,
+        NPairLoss,
+        TripletLoss,
+    )
+    from embedding_expansion.core.pair_loss import PairLoss
+    from embedding_expansion.core.pairs import Pairs, compare
+    from embedding_expansion.data.datasets import open_dataset
+    from embedding_expansion.data.sampler import ClassBalancedSampler
+    from embedding_expansion.model import EmbeddingModel
+    from embedding_expansion.retrieval.clustering import clustering_metrics
+    from embedding_expansion.retrieval.metrics import retrieval_metrics
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "DistributedLoss": "core.distributed",
+    "expand": "core.expansion",
+    "hardest": "core.expansion",
+    "synthesize": "core.expansion",
+    "Terms": "core.losses",
+    "Winners": "core.mining",
+    "LOSSES": "core.modules",
+    "ContrastiveLoss": "core.modules",
+    "EmbeddingExpansion": "core.modules",
+    "HPHNTripletLoss": "core.modules",
+    "LiftedStructureLoss": "core.modules",
+    "MultiSimilarityLoss": "core.modules",
+    "NPairLoss": "core.modules",
+    "PairLoss": "core.pair_loss",
+    "TripletLoss": "core.modules",
+    "Pairs": "core.pairs",
+    "compare": "core.pairs",
+    "open_dataset": "data.datasets",
+    "ClassBalancedSampler": "data.sampler",
+    "EmbeddingModel": "model",
+    "clustering_metrics": "retrieval.clustering",
+    "retrieval_metrics": "retrieval.metrics",
+}
+
+__all__ = [
+    "LOSSES",
+    "ClassBalancedSampler",
+    "ContrastiveLoss",
+    "DistributedLoss",
+    "EmbeddingExpansion",
+    "EmbeddingModel",
+    "HPHNTripletLoss",
+    "LiftedStructureLoss",
+    "MultiSimilarityLoss",
+    "NPairLoss",
+    "PairLoss",
+    "Pairs",
+    "Terms",
+    "TripletLoss",
+    "Winners",
+    "__version__",
+    "clustering_metrics",
+    "compare",
+    "expand",
+    "hardest",
+    "open_dataset",
+    "retrieval_metrics",
+    "synthesize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The mathematics: pairs, expansion, losses. Imports torch and jaxtyping only."""

@@ -1,0 +1,138 @@
+"""What a user may hand to the mathematics, and the sentences for what cannot be used."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, SupportsFloat, SupportsIndex, TypeAlias, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
+
+Labels: TypeAlias = Int[Tensor, " b"] | Sequence[int] | Any  # `Any`: NumPy's integers, without importing NumPy
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def validates(function: F) -> F:
+    """Mark a function that checks its arguments itself.
+
+    Where annotations are checked at run time (jaxtyping's import hook) such a function is left alone, so that the
+    caller gets this package's errors and not the checker's.
+    """
+    function.__no_type_check__ = True  # type: ignore[attr-defined]
+    return function
+
+
+@validates
+def as_batch(embeddings: Float[Tensor, "b d"], labels: Labels) -> tuple[Float[Tensor, "b d"], Int[Tensor, " b"]]:
+    """The embeddings and their labels as an int64 tensor on the embeddings' device, or an error."""
+    if not isinstance(embeddings, Tensor):
+        raise InvalidType(
+            f"embeddings is a {type(embeddings).__name__}; pass a floating tensor of shape (batch, dimensions)"
+        )
+    if not embeddings.is_floating_point():
+        raise InvalidType(f"embeddings has dtype {embeddings.dtype}; pass floating values, e.g. embeddings.float()")
+    if embeddings.dim() != 2:
+        raise InvalidInput(
+            f"embeddings is {embeddings.dim()}-D, of shape {tuple(embeddings.shape)}; pass a 2-D tensor (batch, dimensions)"
+        )
+    labels = as_labels(labels).to(embeddings.device)
+    if len(labels) != len(embeddings):
+        raise InvalidInput(
+            f"labels has {len(labels)} entries but embeddings has {len(embeddings)} rows; pass one label per row"
+        )
+    return embeddings, labels
+
+
+@validates
+def as_labels(labels: Labels) -> Int[Tensor, " b"]:
+    """Labels as an int64 tensor; whole numbers of any width keep their identity."""
+    if not isinstance(labels, Tensor):
+        if isinstance(labels, (str, bytes)) or not hasattr(labels, "__len__"):
+            raise InvalidType(
+                f"labels is a {type(labels).__name__}; pass a tensor, a list or an array of whole numbers"
+            )
+        try:
+            labels = torch.as_tensor(labels) if len(labels) else torch.zeros(0, dtype=torch.int64)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InvalidType(
+                f"labels cannot be read as whole numbers ({error}); pass one whole number per row"
+            ) from error
+    if labels.is_floating_point() or labels.is_complex():
+        raise InvalidType(f"labels has dtype {labels.dtype}; pass whole numbers, e.g. labels.long()")
+    if labels.dim() != 1:
+        raise InvalidInput(f"labels has shape {tuple(labels.shape)}; pass one whole number per row, shape (batch,)")
+    # The widest unsigned labels keep their bits: which are equal is all that a label says.
+    return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.long()
+
+
+def check_finite(embeddings: Float[Tensor, "b d"]) -> None:
+    """Raise InvalidInput, naming the first bad row, where an embedding is NaN or infinite."""
+    if torch.compiler.is_compiling() or embeddings.numel() == 0:
+        return
+    if not math.isfinite(embeddings.detach().abs().amax().item()):
+        bad = (~embeddings.detach().isfinite()).any(dim=1).nonzero().flatten()
+        raise InvalidInput(
+            f"embeddings has NaN or infinite values in {len(bad)} of {len(embeddings)} rows, the first is row "
+            f"{int(bad[0])}; look at the learning rate, mixed precision or the input images"
+        )
+
+
+@validates
+def as_past(past: Bool[Tensor, " b"] | None, embeddings: Float[Tensor, "b d"]) -> Bool[Tensor, " b"] | None:
+    """Which rows come from a memory, or an error."""
+    if past is None:
+        return None
+    if not isinstance(past, Tensor) or past.dtype != torch.bool or past.shape != embeddings.shape[:1]:
+        shape = f"{past.dtype} {tuple(past.shape)}" if isinstance(past, Tensor) else type(past).__name__
+        raise InvalidInput(f"past is {shape}; pass a boolean tensor of shape ({len(embeddings)},), one entry per row")
+    return past.to(embeddings.device)
+
+
+@validates
+def as_rows(rows: Int[Tensor, " a"] | None, past: Bool[Tensor, " b"] | None, b: int, device: torch.device) -> Tensor:
+    """Which rows are anchors: those given, by default all that are not past."""
+    if rows is None:
+        everything = torch.arange(b, device=device)
+        return everything if past is None else everything[~past]
+    if not isinstance(rows, Tensor) or rows.dim() != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
+        raise InvalidInput("rows must be a 1-D tensor of row numbers; for a mask pass mask.nonzero().flatten()")
+    rows = rows.to(device).long()
+    if torch.compiler.is_compiling() or len(rows) == 0:
+        return rows
+    if int(rows.min()) < 0 or int(rows.max()) >= b:
+        raise InvalidInput(f"rows runs from {int(rows.min())} to {int(rows.max())}; the batch has rows 0 to {b - 1}")
+    if past is not None and bool(past[rows].any()):
+        raise InvalidInput("rows names rows that are past; a past embedding is never an anchor, leave it out of rows")
+    return rows
+
+
+@validates
+def as_count(n: SupportsIndex | SupportsFloat) -> int:
+    """The number of synthetic points per pair as an int >= 0, or an error."""
+    try:
+        count = operator.index(n)  # type: ignore[arg-type]
+    except TypeError:
+        if not isinstance(n, float):
+            raise InvalidType(
+                f"n is {n!r}, a {type(n).__name__}; pass a whole number of synthetic points, 0 or more"
+            ) from None
+        if not n.is_integer():
+            raise InvalidInput(f"n is {n}; pass a whole number of synthetic points, 0 or more") from None
+        count = int(n)
+    if count < 0:
+        raise InvalidInput(f"n is {count}; pass a whole number of synthetic points, 0 or more")
+    return count
+
+
+@validates
+def check_name(kind: str, given: str, known: Iterable[str]) -> None:
+    """Raise UnknownName, with the nearest one, where a name is none of those known."""
+    known = tuple(known)
+    if given not in known:
+        raise UnknownName(kind, given, known)

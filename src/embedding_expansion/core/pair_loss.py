@@ -1,0 +1,193 @@
+"""A pair loss as a module: loss(embeddings, labels) -> scalar.
+
+It works in two steps, the table of similarities and the terms read from it, so that expansion can replace the first
+only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedding_expansion.core.inputs import Labels, as_batch, as_past, as_rows, check_finite, check_name, validates
+from embedding_expansion.core.losses import Terms
+from embedding_expansion.core.pairs import Metric, Pairs, compare, widened
+from embedding_expansion.errors import DegenerateBatchWarning, InvalidType, UnknownName
+
+Reduction: TypeAlias = Literal["mean", "none"]
+REDUCTIONS: tuple[Reduction, ...] = ("mean", "none")
+SAMPLER = "sample several classes and at least 2 images of each, e.g. with ClassBalancedSampler"
+
+
+class PairLoss(nn.Module):
+    """A pair loss on embeddings and labels.
+
+    Args:
+        *parameters: the parameters of the loss function, by position or by name (see the function of the same name).
+        normalize: L2-normalise the embeddings first.
+        reduction: "mean" gives a scalar; "none" gives the `Terms`, total and weight per anchor.
+        ignore_index: a label whose rows take no part at all.
+        check_finite: on CUDA, look for NaN and infinite embeddings, which makes the GPU wait; on CPU this is always
+            done.
+        statistics: keep figures of the last batch in `last_statistics`, as detached scalar tensors: `active_share`, the
+            share of anchors with a term above 0, and with expansion `synthetic_share`, the share of synthetic points
+            among the points of the selected hardest pairs.
+        **named: more parameters by name.
+
+    Shapes: embeddings (b, d), floating; labels (b,), whole numbers; the result is a float32 (or float64) scalar.
+
+    Raises:
+        InvalidInput, InvalidType, UnknownName: if an option or a batch cannot be used.
+
+    A batch that is empty, of one class or without a positive pair is no error: what is left of the loss is computed,
+    and a DegenerateBatchWarning says why.
+
+    Example:
+        >>> from embedding_expansion import MultiSimilarityLoss
+        >>> loss = MultiSimilarityLoss(alpha=2.0)
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 2.0], [-0.6, 0.8]], requires_grad=True)
+        >>> loss(embeddings, [0, 0, 1, 1])
+        tensor(0.2688, grad_fn=<SumBackward0>)
+    """
+
+    function: ClassVar[Callable[..., Terms]]
+    metric: ClassVar[Metric]
+    reads_partner: ClassVar[bool]
+    monotone: ClassVar[bool]
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(
+        cls,
+        *,
+        function: Callable[..., Terms] | None = None,
+        metric: Metric = "euclidean",
+        reads_partner: bool = False,
+        monotone: bool = True,
+    ) -> None:
+        if function is None:
+            return
+        cls.function = staticmethod(function)
+        cls.metric, cls.reads_partner, cls.monotone = metric, reads_partner, monotone
+        parameters = [*list(inspect.signature(function).parameters.values())[1:], *OPTIONS]
+        cls.__signature__ = inspect.Signature(parameters)
+
+    @validates
+    def __init__(
+        self,
+        *parameters: Any,
+        normalize: bool = True,
+        reduction: Reduction = "mean",
+        ignore_index: int | None = None,
+        check_finite: bool = False,
+        statistics: bool = False,
+        **named: Any,
+    ) -> None:
+        super().__init__()
+        check_name("reduction", reduction, REDUCTIONS)
+        self.normalize, self.reduction, self.ignore_index = normalize, reduction, ignore_index
+        self.check_finite, self.statistics = check_finite, statistics
+        self.parameters_of_function = _bind(type(self), parameters, named)
+        self.last_statistics: dict[str, Tensor] = {}
+
+    @validates
+    def forward(
+        self,
+        embeddings: Float[Tensor, "b d"],
+        labels: Labels,
+        *,
+        rows: Int[Tensor, " a"] | None = None,
+        past: Bool[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, ""] | Terms:
+        """The loss of a batch; `rows` and `past` as in `compare`."""
+        pairs, anchor_labels = self.table(embeddings, labels, rows=rows, past=past)
+        if not torch.compiler.is_compiling():
+            _warn_if_degenerate(pairs)
+        terms = self.terms(pairs, anchor_labels)
+        if self.statistics:
+            counts = terms.weight.detach() > 0
+            active = (terms.total.detach() > 0) & counts
+            self.last_statistics["active_share"] = active.sum() / counts.sum().clamp(min=1)
+        return terms.mean() if self.reduction == "mean" else terms
+
+    @validates
+    def table(
+        self,
+        embeddings: Float[Tensor, "b d"],
+        labels: Labels,
+        *,
+        rows: Int[Tensor, " a"] | None = None,
+        past: Bool[Tensor, " b"] | None = None,
+    ) -> tuple[Pairs, Int[Tensor, " a"]]:
+        """The first step: the table of similarities, and the labels of its anchors."""
+        embeddings, labels = as_batch(embeddings, labels)
+        past = as_past(past, embeddings)
+        if self.ignore_index is not None:
+            embeddings, labels, rows, past = _without(self.ignore_index, embeddings, labels, rows, past)
+        if self.check_finite and embeddings.device.type != "cpu":
+            check_finite(embeddings)
+        if self.normalize:
+            # The gradient of a zero row is that of its direction times 1/eps, which half precision must be able to hold.
+            eps = 1e-4 if embeddings.dtype == torch.float16 else 1e-12
+            embeddings = functional.normalize(widened(embeddings), dim=1, eps=eps)
+        pairs = self.compare(embeddings, labels, rows, past)
+        return pairs, labels[as_rows(rows, past, len(labels), labels.device)]
+
+    @validates
+    def compare(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None, past: Tensor | None) -> Pairs:
+        """The table of a batch that is ready: plain here, expanded in `EmbeddingExpansion`."""
+        return compare(embeddings, labels, metric=self.metric, rows=rows, past=past, partners=self.reads_partner)
+
+    def terms(self, pairs: Pairs, anchor_labels: Int[Tensor, " a"]) -> Terms:
+        """The second step: what each anchor adds. The anchors' labels are there for parameters per class."""
+        return type(self).function(pairs, **self.parameters_of_function)
+
+    def extra_repr(self) -> str:
+        """The parameters, as they were resolved."""
+        return ", ".join(f"{name}={value}" for name, value in self.parameters_of_function.items())
+
+
+OPTIONS = [p for p in inspect.signature(PairLoss.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
+def _bind(cls: type[PairLoss], parameters: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a loss function with its defaults, or an error that says which there are."""
+    if not hasattr(cls, "function"):
+        return {}
+    known = list(inspect.signature(cls.function).parameters.values())[1:]
+    for name in named:
+        if name not in {p.name for p in known}:
+            raise UnknownName(f"parameter of {cls.__name__}", name, [p.name for p in [*known, *OPTIONS]])
+    if len(parameters) > len(known):
+        raise InvalidType(f"{cls.__name__} takes at most {len(known)} parameters, {len(parameters)} were given")
+    return {p.name: p.default for p in known} | dict(zip((p.name for p in known), parameters, strict=False)) | named
+
+
+def _without(
+    ignored: int, embeddings: Tensor, labels: Tensor, rows: Tensor | None, past: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """The batch without the rows of one label; the rows that are anchors are renumbered."""
+    keep = labels != ignored
+    if rows is not None:
+        rows = as_rows(rows, past, len(labels), labels.device)
+        rows = (keep.cumsum(0) - 1)[rows[keep[rows]]]
+    return embeddings[keep], labels[keep], rows, None if past is None else past[keep]
+
+
+def _warn_if_degenerate(pairs: Pairs) -> None:
+    """Warn of a batch that teaches little. The sentences are constant, so that a long run shows each once."""
+    reason = None
+    if len(pairs.positive) == 0:
+        reason = "the batch has no anchor, so the loss is 0"
+    elif not bool(pairs.positive_mask.any()):
+        reason = "no class of the batch has two images, so there is no positive pair and nothing is pulled together"
+    elif not bool(pairs.negative_mask.any()):
+        reason = "the batch is of one class, so there is no negative pair and nothing is pushed apart"
+    if reason is not None:
+        warnings.warn(f"{reason}; {SAMPLER}", DegenerateBatchWarning, stacklevel=3)

@@ -1,0 +1,57 @@
+"""The errors of this package, and its one warning.
+
+    EmbeddingExpansionError
+    ├── InvalidInput  (ValueError)   a tensor, a number or an option that cannot be used
+    │   └── UnknownName              a name that is none; says the nearest one that is
+    ├── InvalidType   (TypeError)    an object of the wrong kind
+    ├── DataError     (ValueError)   a data set that is missing, incomplete or broken
+    └── RunError      (ValueError)   a run folder that cannot be read, resumed or written
+
+Every message says what was given, what was expected and what to do. The command line prints it as one line and ends
+with status 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EmbeddingExpansionError(Exception):
+    """Whatever this package raises on purpose."""
+
+
+class InvalidInput(EmbeddingExpansionError, ValueError):
+    """A tensor, a number or an option that cannot be used."""
+
+
+class InvalidType(EmbeddingExpansionError, TypeError):
+    """An object of the wrong kind."""
+
+
+class DataError(EmbeddingExpansionError, ValueError):
+    """A data set that is missing, incomplete or broken."""
+
+
+class RunError(EmbeddingExpansionError, ValueError):
+    """A run folder that cannot be read, resumed or written."""
+
+
+class UnknownName(InvalidInput):
+    """A name that is none.
+
+    Args:
+        kind: what the name should have named, as a noun ("loss", "data set").
+        given: the name as it was given.
+        known: the names there are.
+    """
+
+    def __init__(self, kind: str, given: object, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        super().__init__(f"there is no {kind} named {given!r}; {hint}known are {', '.join(names)}")
+
+
+class DegenerateBatchWarning(UserWarning):
+    """A batch from which a loss can learn little or nothing: empty, of one class, or without a positive pair."""

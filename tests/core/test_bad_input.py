@@ -1,0 +1,276 @@
+"""Bad input: an error of the project's own that says what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from embedding_expansion.core.distributed import DistributedLoss
+from embedding_expansion.core.expansion import expand, hardest, synthesize
+from embedding_expansion.core.modules import LOSSES, EmbeddingExpansion, MultiSimilarityLoss
+from embedding_expansion.core.pairs import compare
+from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, InvalidType, UnknownName
+
+E = torch.nn.functional.normalize(torch.randn(6, 3, generator=torch.Generator().manual_seed(1)), dim=1)
+LABELS = [0, 0, 1, 1, 2, 2]
+
+ENTRIES: dict[str, Callable[..., Any]] = {
+    "compare": lambda e, y, **options: compare(e, y, **options),
+    "expand": lambda e, y, **options: expand(e, y, 2, **options),
+    "expand by anchor": lambda e, y, **options: expand(e, y, 2, scope="anchor", **options),
+    "module": lambda e, y, **options: MultiSimilarityLoss()(e, y, **options),
+    "expanded module": lambda e, y, **options: EmbeddingExpansion(MultiSimilarityLoss())(e, y, **options),
+}
+WITHOUT_ROWS: dict[str, Callable[..., Any]] = {
+    "synthesize": lambda e, y: synthesize(e, y, 2),
+    "hardest": lambda e, y: hardest(e, y, 2, scope="class_pair", normalize_synthetic=True, metric="euclidean"),
+}
+everywhere = pytest.mark.parametrize(
+    "entry", [*ENTRIES.values(), *WITHOUT_ROWS.values()], ids=[*ENTRIES, *WITHOUT_ROWS]
+)
+every_table = pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
+
+
+def message(
+    error: type[Exception] | tuple[type[Exception], ...], call: Callable[..., Any], *given: Any, **more: Any
+) -> str:
+    with pytest.raises(error) as caught:
+        call(*given, **more)
+    assert isinstance(caught.value, EmbeddingExpansionError), type(caught.value)
+    return str(caught.value)
+
+
+@everywhere
+def test_labels_of_another_length_are_refused(entry: Callable[..., Any]) -> None:
+    text = message(InvalidInput, entry, E, [0, 0, 1, 1, 2])
+    assert "5" in text
+    assert "6" in text
+    assert "labels" in text
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "says"),
+    [
+        (E[0], "(3,)"),
+        (E[None], "(1, 6, 3)"),
+        (torch.tensor(1.0), "()"),
+        ((E * 10).long(), "int64"),
+        (E.bool(), "bool"),
+        (torch.complex(E, E), "complex"),
+        (E.numpy(), "ndarray"),
+        (E.tolist(), "list"),
+        (None, "None"),
+    ],
+    ids=["1-D", "3-D", "0-D", "whole numbers", "bool", "complex", "numpy", "list", "None"],
+)
+@everywhere
+def test_embeddings_that_are_no_floating_matrix_are_refused(
+    entry: Callable[..., Any], embeddings: Any, says: str
+) -> None:
+    text = message((InvalidInput, InvalidType), entry, embeddings, LABELS)
+    assert says in text
+    assert "embeddings" in text
+    assert "pass" in text
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        torch.tensor(LABELS).float(),
+        torch.tensor(LABELS) + 0.5,
+        np.array(LABELS, dtype=np.float64),
+        [0, 0, 1, 1, 2, 2.5],
+        [0, 0, 1, 1, 2, math.nan],
+        ["a", "a", "b", "b", "c", "c"],
+        np.array(["a", "a", "b", "b", "c", "c"]),
+        torch.tensor(LABELS)[:, None],
+        torch.tensor(LABELS).reshape(2, 3),
+        [[0, 0, 1, 1, 2, 2]],
+        torch.tensor(3),
+        3,
+        None,
+        [0, 0, 1, 1, 2, None],
+        [[0], [0, 1], 1, 1, 2, 2],
+        {0, 1, 2, 3, 4, 5},
+        "001122",
+    ],
+    ids=str,
+)
+@everywhere
+def test_labels_that_are_no_row_of_whole_numbers_are_refused(entry: Callable[..., Any], labels: Any) -> None:
+    text = message((InvalidInput, InvalidType), entry, E, labels)
+    assert "labels" in text
+
+
+@everywhere
+def test_labels_beyond_64_bits_are_refused_rather_than_wrapped(entry: Callable[..., Any]) -> None:
+    assert "labels" in message((InvalidInput, InvalidType), entry, E, [0, 0, 1, 1, 2**70, 2**70])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@everywhere
+def test_embeddings_that_are_not_finite_are_refused_and_the_row_is_named(
+    entry: Callable[..., Any], value: float
+) -> None:
+    given = E.clone()
+    given[4, 1] = value
+    text = message(InvalidInput, entry, given, LABELS)
+    assert "4" in text
+    assert "finite" in text or "NaN" in text or "inf" in text.lower()
+
+
+@pytest.mark.parametrize("n", [-1, math.nan, 1.5, "2", None, -math.inf, [2], 2 + 0j], ids=str)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda n: expand(E, LABELS, n),
+        lambda n: synthesize(E, LABELS, n),
+        lambda n: hardest(E, LABELS, n, scope="class_pair", normalize_synthetic=True, metric="euclidean"),
+        lambda n: EmbeddingExpansion(MultiSimilarityLoss(), n=n),
+    ],
+    ids=["expand", "synthesize", "hardest", "module"],
+)
+def test_a_number_of_points_that_is_no_whole_number_from_zero_on_is_refused(call: Callable[..., Any], n: Any) -> None:
+    text = message((InvalidInput, InvalidType), call, n)
+    assert text.startswith("n is ")
+    assert str(n) in text or type(n).__name__ in text
+    assert "whole number" in text
+
+
+def test_infinitely_many_points_are_refused() -> None:
+    for call in (
+        lambda: expand(E, LABELS, math.inf),
+        lambda: synthesize(E, LABELS, math.inf),
+        lambda: EmbeddingExpansion(MultiSimilarityLoss(), n=math.inf),
+    ):
+        assert "inf" in message((InvalidInput, InvalidType), call)
+
+
+@pytest.mark.parametrize(
+    "given", [MultiSimilarityLoss, "multi_similarity", None, torch.nn.Linear(2, 2), print], ids=str
+)
+def test_expansion_wants_an_instance_of_a_loss(given: Any) -> None:
+    text = message(InvalidType, EmbeddingExpansion, given)
+    if given is MultiSimilarityLoss:
+        assert "MultiSimilarityLoss()" in text
+
+
+def test_expansion_of_an_expansion_is_refused() -> None:
+    message((InvalidInput, InvalidType), EmbeddingExpansion, EmbeddingExpansion(MultiSimilarityLoss()))
+
+
+def test_distributed_wants_an_instance_of_a_loss() -> None:
+    message(InvalidType, DistributedLoss, MultiSimilarityLoss)
+
+
+@pytest.mark.parametrize(
+    ("call", "nearest"),
+    [
+        (lambda: expand(E, LABELS, 2, scope="class-pair"), "class_pair"),
+        (lambda: expand(E, LABELS, 2, scope="anchors"), "anchor"),
+        (lambda: EmbeddingExpansion(MultiSimilarityLoss(), scope="anchr"), "anchor"),
+        (lambda: hardest(E, LABELS, 2, scope="ancor", normalize_synthetic=True, metric="inner"), "anchor"),
+        (lambda: hardest(E, LABELS, 2, scope="anchor", normalize_synthetic=True, metric="iner"), "inner"),
+        (lambda: compare(E, LABELS, metric="euclidian"), "euclidean"),
+        (lambda: expand(E, LABELS, 2, metric="inner_product"), "inner"),
+        (lambda: MultiSimilarityLoss(reduction="means"), "mean"),
+        (lambda: EmbeddingExpansion(MultiSimilarityLoss(), reduction="non"), "none"),
+    ],
+)
+def test_a_mistyped_name_is_refused_with_the_nearest(call: Callable[[], Any], nearest: str) -> None:
+    assert repr(nearest) in message(UnknownName, call)
+
+
+@pytest.mark.parametrize("scope", [None, 3, ["anchor"]], ids=str)
+def test_a_scope_that_is_no_name_is_refused(scope: Any) -> None:
+    message((InvalidInput, InvalidType), lambda: expand(E, LABELS, 2, scope=scope))
+
+
+def test_anchor_scope_refuses_an_odd_number_of_rows() -> None:
+    text = message(InvalidInput, lambda: expand(E[:5], LABELS[:5], 2, scope="anchor"))
+    assert "5" in text
+    loss = EmbeddingExpansion(MultiSimilarityLoss(), scope="anchor")
+    assert "5" in message(InvalidInput, lambda: loss(E[:5], LABELS[:5]))
+
+
+def test_anchor_scope_refuses_rows_paired_across_classes_and_names_them() -> None:
+    mixed = [0, 0, 1, 2, 1, 2]
+    text = message(InvalidInput, lambda: expand(E, mixed, 2, scope="anchor"))
+    assert "2" in text
+    assert "3" in text
+    loss = EmbeddingExpansion(MultiSimilarityLoss(), scope="anchor")
+    assert "class_pair" in message(InvalidInput, lambda: loss(E, mixed))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[0, 6], [-1], [0.5], torch.tensor([0.0]), torch.tensor([[0, 1]]), torch.tensor([True] * 6), "0"],
+    ids=str,
+)
+@every_table
+def test_rows_that_are_none_of_the_batch_are_refused(entry: Callable[..., Any], rows: Any) -> None:
+    given = torch.tensor(rows) if isinstance(rows, list) else rows
+    assert "rows" in message((InvalidInput, InvalidType), entry, E, LABELS, rows=given)
+
+
+@pytest.mark.parametrize(
+    "past", [torch.zeros(5, dtype=torch.bool), torch.zeros(6), torch.zeros(6, 1, dtype=torch.bool), 1], ids=str
+)
+@every_table
+def test_past_that_is_no_flag_for_each_row_is_refused(entry: Callable[..., Any], past: Any) -> None:
+    assert "past" in message((InvalidInput, InvalidType), entry, E, LABELS, past=past)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "nearest"),
+    [
+        ("contrastive", "margn", "margin"),
+        ("triplet", "Margin", "margin"),
+        ("hphn_triplet", "softmargin", "soft_margin"),
+        ("n_pair", "scales", "scale"),
+        ("lifted_structure", "margins", "margin"),
+        ("multi_similarity", "alfa", "alpha"),
+        ("multi_similarity", "normalise", "normalize"),
+    ],
+)
+def test_a_mistyped_parameter_is_refused_with_the_nearest(name: str, given: str, nearest: str) -> None:
+    assert repr(nearest) in message(UnknownName, LOSSES[name], **{given: 2.0})
+
+
+def test_a_mistyped_option_of_the_expansion_is_refused_with_the_nearest() -> None:
+    text = message(UnknownName, lambda: EmbeddingExpansion(MultiSimilarityLoss(), statistic=True))
+    assert "'statistics'" in text
+
+
+@pytest.mark.parametrize(
+    "loss", [MultiSimilarityLoss(), EmbeddingExpansion(MultiSimilarityLoss())], ids=["plain", "expanded"]
+)
+def test_a_loss_can_be_used_again_after_an_error(loss: torch.nn.Module) -> None:
+    before = loss(E, LABELS)
+    message(InvalidInput, loss, E * math.nan, LABELS)
+    assert torch.equal(loss(E, LABELS), before)
+
+
+def test_errors_are_the_kinds_python_programmers_catch() -> None:
+    assert issubclass(InvalidInput, ValueError)
+    assert issubclass(InvalidType, TypeError)
+    assert issubclass(UnknownName, InvalidInput)
+
+
+def test_unsuitable_tensors_do_not_reach_torch(capsys: pytest.CaptureFixture[str]) -> None:
+    """No traceback of torch's own for the commonest slip: labels and embeddings in the wrong order."""
+    with pytest.raises((InvalidInput, InvalidType)):
+        compare(torch.tensor(LABELS), E)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == ""
+
+
+def test_good_input_of_every_entry_is_taken() -> None:
+    for entry in [*ENTRIES.values(), *WITHOUT_ROWS.values()]:
+        entry(E, LABELS)
+    for entry in ENTRIES.values():
+        entry(E, LABELS, rows=torch.tensor([1, 4]), past=torch.tensor([True, False, False, False, False, True]))

@@ -1,0 +1,86 @@
+"""Two gloo processes, each with its own rows, give the value and the gradient that one process gives for all of them.
+
+A linear map stands for the model; each process embeds its own rows and its gradient is averaged over the processes, as
+DistributedDataParallel does. All cases run in one pair of processes, since starting a process is what takes the time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from embedding_expansion.core.distributed import DistributedLoss
+from embedding_expansion.core.modules import LOSSES, EmbeddingExpansion
+
+WORLD = 2
+NAMES = ["contrastive", "triplet", "hphn_triplet", "n_pair", "lifted_structure", "multi_similarity"]
+SCOPES = [None, "class_pair", "anchor"]
+CASES = [(name, scope, kind) for name in NAMES for scope in SCOPES for kind in ("mixed", "apart")]
+
+
+def loss_for(name: str, scope: str | None) -> torch.nn.Module:
+    loss = LOSSES[name]()
+    return loss if scope is None else EmbeddingExpansion(loss, n=2, scope=scope)
+
+
+def whole_batch(kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, labels and the model's weight.
+
+    mixed: classes reach over both processes; apart: each process has classes of its own.
+    """
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(12, 6, generator=generator, dtype=torch.float64)
+    weight = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    labels = [7, 7, 7, 7, 1, 1] + ([7, 7, 1, 1, 3, 3] if kind == "mixed" else [3, 3, 4, 4, 4, 4])
+    return inputs, torch.tensor(labels), weight
+
+
+def work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    try:
+        results: dict[str, Any] = {}
+        for name, scope, kind in CASES:
+            inputs, labels, weight = whole_batch(kind)
+            mine = slice(6 * rank, 6 * rank + 6)
+            weight.requires_grad_()
+            value = DistributedLoss(loss_for(name, scope))(inputs[mine] @ weight, labels[mine])
+            value.backward()
+            gradient = weight.grad.clone()
+            dist.all_reduce(gradient)
+            results[f"{name} {scope} {kind}"] = (value.detach(), gradient / WORLD)
+        torch.save(results, f"{folder}/rank{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("two_processes")
+    mp.spawn(work, args=(str(folder),), nprocs=WORLD, join=True)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize(("name", "scope", "kind"), CASES)
+def test_two_processes_give_the_gradient_of_one(
+    both: list[dict[str, Any]], name: str, scope: str | None, kind: str
+) -> None:
+    inputs, labels, weight = whole_batch(kind)
+    value = loss_for(name, scope)(inputs @ weight.requires_grad_(), labels)
+    value.backward()
+    values, gradients = zip(*(result[f"{name} {scope} {kind}"] for result in both), strict=True)
+    assert sum(v.item() for v in values) / WORLD == pytest.approx(value.item(), rel=1e-9)
+    for gradient in gradients:
+        torch.testing.assert_close(gradient, weight.grad, rtol=1e-7, atol=1e-8)
+
+
+def test_without_a_process_group_it_is_the_wrapped_loss() -> None:
+    inputs, labels, weight = whole_batch("mixed")
+    for scope in SCOPES:
+        loss = loss_for("triplet", scope)
+        assert torch.equal(DistributedLoss(loss)(inputs @ weight, labels), loss(inputs @ weight, labels))
