@@ -31,7 +31,7 @@ def batch(
     return rows[order].clone(), labels[order]
 
 
-UNEQUAL = (3, 1, 4, 2)  # among them a class with one image
+UNEQUAL = (3, 1, 2, 4)  # among them a class with one image; ascending labels do not have ascending sizes
 PAIRED = (4, 2, 2)  # what anchor scope takes
 
 

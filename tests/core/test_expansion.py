@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from embedding_expansion.core import mining
 from embedding_expansion.core.expansion import expand, hardest, synthesize
 
-from . import oracles
+from . import explicit, oracles
 from .batches import UNEQUAL, batch, batch_for, seeds
 
 SCOPES = ["class_pair", "anchor"]
@@ -26,8 +27,8 @@ def test_synthesize_divides_every_same_class_segment_in_class_order(unit: bool, 
     points, names = synthesize(E, labels, 3, normalize_synthetic=normalize_synthetic)
     expected, expected_names = [], []
     for label in sorted(set(labels.tolist())):
-        for i, j in oracles.segments_of_class(labels.tolist(), label):
-            for point in oracles.between(E, i, j, 3, normalize_synthetic):
+        for i, j in explicit.segments_of_class(labels.tolist(), label):
+            for point in explicit.between(E, i, j, 3, normalize_synthetic):
                 expected.append(point.vector)
                 expected_names.append(label)
     assert names.tolist() == expected_names
@@ -148,7 +149,7 @@ def test_in_anchor_scope_they_gain_no_more_than_the_mate_has(seed: int, n: int) 
         expand(E, labels, k, scope="anchor", normalize_synthetic=False, metric="inner").negative for k in (n, 0)
     )
     mask = labels[:, None] != labels.unique()[None]
-    both = torch.maximum(none, none[[oracles.mate(i) for i in range(len(E))]])
+    both = torch.maximum(none, none[[explicit.mate(i) for i in range(len(E))]])
     assert (given_n[mask] >= none[mask] - 1e-12).all()
     assert (given_n[mask] <= both[mask] + 1e-12).all()
 
@@ -173,6 +174,34 @@ def test_the_middle_of_opposite_points_is_dropped(n: int) -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
         (gradient,) = torch.autograd.grad(ours.sum(), E)
         assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_synthetic_point_without_a_direction_to_speak_of_is_dropped(scope: str) -> None:
+    """Of nearly opposite points the middle points anywhere; float32 drops it earlier than float64 does."""
+    for gap, dtypes in ((1e-6, (torch.float64, torch.float32)), (1e-2, (torch.float32,)), (5e-2, ())):
+        E = torch.tensor([[1, 0, 0], [-1, gap, 0], [0, 1, 0], [0, 1, 0.1]], dtype=torch.float64)
+        E = E / E.norm(dim=1, keepdim=True)
+        for dtype in (torch.float64, torch.float32):
+            hardness = float(expand(E.to(dtype), [0, 0, 1, 1], 1, scope=scope).negative[0, 1])
+            points, names = synthesize(E.to(dtype), [0, 0, 1, 1], 1)
+            if dtype in dtypes:
+                assert hardness < 0.1
+                assert names.tolist() == [1]
+            else:
+                assert hardness > 0.9
+                assert names.tolist() == [0, 1]
+            assert points.isfinite().all()
+
+
+def test_the_search_finds_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    for scope in SCOPES:
+        E, labels = batch((4, 4, 2, 2, 2), paired=True)
+        whole = expand(E, labels, 3, scope=scope)
+        with monkeypatch.context() as patch:
+            patch.setattr(mining, "TABLE_LIMIT", 1)
+            pieces = expand(E, labels, 3, scope=scope)
+        torch.testing.assert_close(pieces.negative, whole.negative, rtol=0, atol=1e-12)
 
 
 def test_synthesize_agrees_with_expand_on_which_points_there_are() -> None:

@@ -15,7 +15,7 @@ from embedding_expansion.core.expansion import expand
 from embedding_expansion.core.losses import Terms
 from embedding_expansion.core.pairs import compare
 
-from . import oracles
+from . import explicit, oracles
 from .batches import batch, batch_for, seeds
 
 every_loss = pytest.mark.parametrize("name", list(oracles.ORACLES))
@@ -142,6 +142,6 @@ def test_a_class_pair_of_two_images_each_is_the_harder_of_its_two_anchors(metric
     E, labels = batch((2, 2, 2), seed=seed, paired=True)
     by_class = expand(E, labels, 2, scope="class_pair", metric=metric)
     by_anchor = expand(E, labels, 2, scope="anchor", metric=metric)
-    mates = torch.tensor([oracles.mate(i) for i in range(len(E))])
+    mates = torch.tensor([explicit.mate(i) for i in range(len(E))])
     harder = torch.maximum(by_anchor.negative[: len(E)], by_anchor.negative[mates])
     torch.testing.assert_close(by_class.negative[by_class.negative_mask], harder[by_class.negative_mask])

@@ -124,6 +124,25 @@ def test_an_anchor_without_a_positive_weighs_nothing_but_in_multi_similarity(nam
             assert terms.weight[1, lone] == pairs.negative_mask[lone].sum()
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"), [*((name, {}) for name in NAMES), ("hphn_triplet", {"soft_margin": True})]
+)
+def test_an_anchor_without_negatives_adds_nothing_but_what_pulls(name: str, parameters: dict[str, Any]) -> None:
+    """Of one class: the positive mean of contrastive and the positive term of multi-similarity are what is left."""
+    E, labels = batch((4,))
+    E.requires_grad_()
+    metric, oracle = oracles.METRICS[name], oracles.ORACLES[name]
+    for pairs, table in (
+        (compare(E, labels, metric=metric), oracles.plain_table(E, labels.tolist(), metric)),
+        (expand(E, labels, 2, metric=metric), oracles.expanded_table(E, labels.tolist(), 2, metric=metric)),
+    ):
+        terms = FUNCTIONS[name](pairs, **parameters)
+        assert_same_terms(terms, oracle(table, **parameters), E)
+        if name not in ("contrastive", "multi_similarity"):
+            assert (terms.total == 0).all()
+            assert (terms.weight == (0 if name == "hphn_triplet" else 3)).all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_anchors_weight_is_its_share_of_the_papers_normaliser(name: str) -> None:
     E, labels = batch((3, 1, 4))

@@ -35,6 +35,10 @@ def awkward(kind: str) -> tuple[Tensor, Tensor]:
             E[other] = E[0]
         case "all rows the same":
             E[:] = E[0]
+        case "all rows the same, without rounding":
+            E[:] = torch.eye(4)[0]
+        case "duplicates across classes, without rounding":
+            E[[0, other]] = torch.eye(4)[1]
         case "opposite points in a class":
             E[1] = -E[0]
         case "opposite classes":
@@ -56,6 +60,8 @@ KINDS = [
     "duplicates in a class",
     "duplicates across classes",
     "all rows the same",
+    "all rows the same, without rounding",
+    "duplicates across classes, without rounding",
     "opposite points in a class",
     "opposite classes",
     "a zero row",
@@ -142,6 +148,21 @@ def test_autocast_does_not_reach_into_mining(scope: str) -> None:
         assert torch.equal(hardest(E, labels, 3, scope=scope).ends, winners.ends)
     assert torch.equal(given.negative, expected.negative)
     assert torch.equal(given.positive, expected.positive)
+
+
+@every_scope
+@every_loss
+def test_a_distance_of_a_ten_thousandth_is_no_zero_in_float64(name: str, scope: str | None) -> None:
+    E, labels = batch((4, 4), d=8, seed=2, paired=True)
+    E = torch.nn.functional.normalize(E[:1] + 1e-4 * E, dim=1)
+    metric = oracles.METRICS[name]
+    if scope is None:
+        table = oracles.plain_table(E, labels.tolist(), metric)
+    else:
+        table = oracles.expanded_table(E, labels.tolist(), 3, scope, metric=metric)
+    expected = oracles.ORACLES[name](table)
+    terms = loss_of(name, scope, reduction="none", normalize=False)(E, labels)
+    torch.testing.assert_close(terms.total, oracles.totals(expected), rtol=1e-6, atol=0)
 
 
 @every_loss

@@ -25,7 +25,7 @@ from torch import Tensor
 from embedding_expansion.core.expansion import expand, hardest, synthesize
 from embedding_expansion.core.losses import hphn_triplet
 
-from . import oracles
+from . import explicit, oracles
 
 HERE = Path(__file__).parent / "official"
 COUNT = 21
@@ -79,14 +79,14 @@ def near(distances: Tensor, extreme: Tensor) -> Tensor:
 def rows_reached(E: Tensor, labels: list[int], anchor: int, case: dict[str, Any]) -> set[int]:
     """The rows that the program's gradient of one anchor's loss can reach: the ends of every pair that ties."""
     n, normalize = case["n_inner_pts"], case["l2_norm"]
-    positives = oracles.rows_of_class(labels, labels[anchor])
+    positives = explicit.rows_of_class(labels, labels[anchor])
     to_positives = (E[positives] - E[anchor]).norm(dim=1)
     reached = {anchor} | {positives[k] for (k,) in near(to_positives, to_positives.max()).tolist()}
-    ours = oracles.points_of_row(E, anchor, n, normalize)
+    ours = explicit.points_of_row(E, anchor, n, normalize)
     theirs = [
         point
         for label in set(labels) - {labels[anchor]}
-        for point in oracles.points_of_paired_class(E, labels, label, n, normalize)
+        for point in explicit.points_of_paired_class(E, labels, label, n, normalize)
     ]
     between = torch.cdist(torch.stack([p.vector for p in ours]), torch.stack([p.vector for p in theirs]))
     for p, q in near(between, between.min()).tolist():

@@ -79,6 +79,7 @@ class DistributedLoss(nn.Module):
         dist.all_gather(parts, labels.contiguous())
         rows = torch.arange(b, device=labels.device) + b * dist.get_rank()
         terms = self.loss.terms(*self.loss.table(_Gather.apply(embeddings), torch.cat(parts), rows=rows))
+        self.loss.note(terms)
         weight = terms.weight.sum(dim=1)
         dist.all_reduce(weight)
         return world * (terms.total.sum(dim=1) / torch.where(weight > 0, weight, 1)).sum()

@@ -39,7 +39,8 @@ def as_batch(embeddings: Float[Tensor, "b d"], labels: Labels) -> tuple[Float[Te
         raise InvalidType(f"embeddings has dtype {embeddings.dtype}; pass floating values, e.g. embeddings.float()")
     if embeddings.dim() != 2:
         raise InvalidInput(
-            f"embeddings is {embeddings.dim()}-D, of shape {tuple(embeddings.shape)}; pass a 2-D tensor (batch, dimensions)"
+            f"embeddings is {embeddings.dim()}-D, of shape {tuple(embeddings.shape)}; pass a 2-D tensor of shape "
+            "(batch, dimensions)"
         )
     labels = as_labels(labels).to(embeddings.device)
     if len(labels) != len(embeddings):

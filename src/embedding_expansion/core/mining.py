@@ -149,7 +149,8 @@ def _best(
     """For every two groups, which point of the left and which of the right make the hardest pair."""
     a, b = left.bucket.members, right.bucket.members
     block = product[a.flatten()[:, None], b.flatten()].reshape(*a.shape, *b.shape)
-    table = torch.einsum("qk,gkhl,rl->ghqr", left.bucket.mixing, block, right.bucket.mixing)
+    with torch.autocast(product.device.type, enabled=False):
+        table = torch.einsum("qk,gkhl,rl->ghqr", left.bucket.mixing, block, right.bucket.mixing)
     table = table * left.scale[:, None, :, None] * right.scale[:, None, :]
     table = table + left.shift[:, None, :, None] + right.shift[:, None, :]
     winner = table.flatten(2).argmax(dim=-1)

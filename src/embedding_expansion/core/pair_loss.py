@@ -107,13 +107,8 @@ class PairLoss(nn.Module):
     ) -> Float[Tensor, ""] | Terms:
         """The loss of a batch; `rows` and `past` as in `compare`."""
         pairs, anchor_labels = self.table(embeddings, labels, rows=rows, past=past)
-        if not torch.compiler.is_compiling():
-            _warn_if_degenerate(pairs)
         terms = self.terms(pairs, anchor_labels)
-        if self.statistics:
-            counts = terms.weight.detach() > 0
-            active = (terms.total.detach() > 0) & counts
-            self.last_statistics["active_share"] = active.sum() / counts.sum().clamp(min=1)
+        self.note(terms)
         return terms.mean() if self.reduction == "mean" else terms
 
     @validates
@@ -130,10 +125,11 @@ class PairLoss(nn.Module):
         past = as_past(past, embeddings)
         if self.ignore_index is not None:
             embeddings, labels, rows, past = _without(self.ignore_index, embeddings, labels, rows, past)
+        _warn_if_degenerate(labels, past)
         if self.check_finite and embeddings.device.type != "cpu":
             check_finite(embeddings)
         if self.normalize:
-            # The gradient of a zero row is that of its direction times 1/eps, which half precision must be able to hold.
+            # A zero row's gradient is that of its direction times 1/eps, which half precision must be able to hold.
             eps = 1e-4 if embeddings.dtype == torch.float16 else 1e-12
             embeddings = functional.normalize(widened(embeddings), dim=1, eps=eps)
         pairs = self.compare(embeddings, labels, rows, past)
@@ -147,6 +143,13 @@ class PairLoss(nn.Module):
     def terms(self, pairs: Pairs, anchor_labels: Int[Tensor, " a"]) -> Terms:
         """The second step: what each anchor adds. The anchors' labels are there for parameters per class."""
         return type(self).function(pairs, **self.parameters_of_function)
+
+    def note(self, terms: Terms) -> None:
+        """Keep figures of the batch in `last_statistics`, where they were asked for."""
+        if self.statistics:
+            counts = terms.weight.detach() > 0
+            active = (terms.total.detach() > 0) & counts
+            self.last_statistics["active_share"] = active.sum() / counts.sum().clamp(min=1)
 
     def extra_repr(self) -> str:
         """The parameters, as they were resolved."""
@@ -180,14 +183,18 @@ def _without(
     return embeddings[keep], labels[keep], rows, None if past is None else past[keep]
 
 
-def _warn_if_degenerate(pairs: Pairs) -> None:
+def _warn_if_degenerate(labels: Int[Tensor, " b"], past: Bool[Tensor, " b"] | None) -> None:
     """Warn of a batch that teaches little. The sentences are constant, so that a long run shows each once."""
-    reason = None
-    if len(pairs.positive) == 0:
+    if torch.compiler.is_compiling():
+        return
+    ordered = labels.sort().values
+    same = ordered[1:] == ordered[:-1]
+    if len(labels) == 0 or (past is not None and bool(past.all())):
         reason = "the batch has no anchor, so the loss is 0"
-    elif not bool(pairs.positive_mask.any()):
+    elif not bool(same.any()):
         reason = "no class of the batch has two images, so there is no positive pair and nothing is pulled together"
-    elif not bool(pairs.negative_mask.any()):
+    elif bool(same.all()):
         reason = "the batch is of one class, so there is no negative pair and nothing is pushed apart"
-    if reason is not None:
-        warnings.warn(f"{reason}; {SAMPLER}", DegenerateBatchWarning, stacklevel=3)
+    else:
+        return
+    warnings.warn(f"{reason}; {SAMPLER}", DegenerateBatchWarning, stacklevel=4)
