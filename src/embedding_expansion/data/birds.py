@@ -1,0 +1,65 @@
+"""CUB-200-2011: 200 species of birds; the first 100 train, the last 100 test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embedding_expansion.data.images import Dataset, image_files
+from embedding_expansion.data.official import Expected, Side, name_of, present, read_table, side_of
+from embedding_expansion.errors import DataError
+
+EXPECTED = Expected(train=Side(100, 5_864), test=Side(100, 5_924))
+#: Folders of a root in which the set is looked for.
+FOLDERS = ("CUB_200_2011", "cub", "CUB_200_2011_first50", ".")
+
+
+def is_birds(folder: Path) -> bool:
+    """Whether the official layout is here."""
+    return all((folder / name).exists() for name in ("images.txt", "classes.txt", "images"))
+
+
+def open_birds(folder: Path, part: bool, expected: Expected = EXPECTED) -> Dataset:
+    """Read images.txt, classes.txt and image_class_labels.txt (without it an image's folder names its class).
+
+    Of a part, the first half of its classes trains.
+
+    Raises:
+        DataError: if a list is broken, images are missing, or the counts are not the official ones and no part was
+            asked for.
+    """
+    names = {int(number): name for number, name in read_table(folder / "classes.txt", 2)}
+    files = dict(read_table(folder / "images.txt", 2))
+    there = present(folder / "images", files.values(), part)
+    labels = _labels(folder, files, {name: number for number, name in names.items()})
+    kept = [(labels[image], folder / "images" / file) for image, file in files.items() if file in there]
+    classes = sorted({label for label, _ in kept})
+    last = classes[len(classes) // 2 - 1] if len(classes) > 1 else 0
+    train, test = (
+        image_files([path for _, path in side], [label for label, _ in side], names)
+        for side in ([pair for pair in kept if pair[0] <= last], [pair for pair in kept if pair[0] > last])
+    )
+    found = Expected(side_of(train), side_of(test))
+    return Dataset(name_of("CUB-200-2011", found, expected, part, _part_name(classes)), train, test)
+
+
+def _labels(folder: Path, files: dict[str, str], numbers: dict[str, int]) -> dict[str, int]:
+    """The class of each image, by the image's id."""
+    listed = folder / "image_class_labels.txt"
+    if listed.exists():
+        labels = {image: int(label) for image, label in read_table(listed, 2)}
+    else:
+        labels = {image: numbers.get(file.split("/")[0], 0) for image, file in files.items()}
+    known = set(numbers.values())
+    for image, file in files.items():
+        if labels.get(image) not in known:
+            raise DataError(f"image {image} ({file}) in {folder} has no class of classes.txt; unpack the set again")
+    return labels
+
+
+def _part_name(classes: list[int]) -> str | None:
+    """Names a part that consists of whole runs of classes; a part with all classes is named by its counts."""
+    if len(classes) in (0, 200):
+        return None
+    run = classes == list(range(classes[0], classes[-1] + 1))
+    which = f"classes {classes[0]}-{classes[-1]}" if run else f"{len(classes)} of 200 classes"
+    return f"CUB-{len(classes)} (part of CUB-200-2011: {which})"

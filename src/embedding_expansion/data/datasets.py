@@ -1,0 +1,115 @@
+"""Opens a data set by its name or path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedding_expansion.data import birds, cars, inshop, omniglot, products
+from embedding_expansion.data.csv_table import open_csv
+from embedding_expansion.data.folder import open_folder
+from embedding_expansion.data.glyphs import open_glyphs
+from embedding_expansion.data.images import Dataset
+from embedding_expansion.data.official import Expected
+from embedding_expansion.data.places import search_folders
+from embedding_expansion.errors import DataError, InvalidInput, UnknownName
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A named data set on disk: where in a root it is looked for, how it is recognised and opened.
+
+    Attributes:
+        title: the set's name as printed.
+        folders: the folders of a root in which it is looked for, "." for the root itself.
+        is_here: whether a folder holds it.
+        open: opens a folder; the second argument says that a part of the set is welcome.
+        expected: the official counts.
+    """
+
+    title: str
+    folders: tuple[str, ...]
+    is_here: Callable[[Path], bool]
+    open: Callable[[Path, bool], Dataset]
+    expected: Expected
+
+    def find(self, root: Path | None) -> Path | None:
+        """The first folder that holds the set, in the order in which they are looked through; None if there is none."""
+        candidates = (base / name for base in search_folders(root) for name in self.folders)
+        return next((folder for folder in candidates if self.is_here(folder)), None)
+
+
+#: Every data set that has a name; None is the embedded one, which is not on disk.
+DATASETS: dict[str, Layout | None] = {
+    "glyphs": None,
+    "omniglot": Layout("Omniglot", omniglot.FOLDERS, omniglot.is_omniglot, omniglot.open_omniglot, omniglot.EXPECTED),
+    "cub": Layout("CUB-200-2011", birds.FOLDERS, birds.is_birds, birds.open_birds, birds.EXPECTED),
+    "cars": Layout("CARS196", cars.FOLDERS, cars.is_cars, cars.open_cars, cars.EXPECTED),
+    "sop": Layout(
+        "Stanford Online Products", products.FOLDERS, products.is_products, products.open_products, products.EXPECTED
+    ),
+    "inshop": Layout("In-Shop", inshop.FOLDERS, inshop.is_inshop, inshop.open_inshop, inshop.EXPECTED),
+}
+
+
+def open_dataset(
+    name_or_path: str,
+    *,
+    root: Path | None = None,
+    part: bool = False,
+    train_classes: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Open a data set.
+
+    Args:
+        name_or_path: a name of `DATASETS`, or the path of a folder of class folders, of a .csv file, or of a folder
+            that has the official layout of a named set (it is opened as that set).
+        root: where a named set is looked for; by default $EMBEX_DATA if set, `./data`, and the cache folder.
+        part: whether a part of a named set is welcome; its name then says that it is one.
+        train_classes: of a folder of class folders: how many classes train, instead of half of them.
+        seed: of the glyphs; other sets have nothing random.
+
+    Raises:
+        UnknownName: if it is neither a name nor looks like a path.
+        DataError: if the set is not found, incomplete or broken.
+        InvalidInput: if `train_classes` is given for a set that has a split of its own.
+    """
+    path = Path(name_or_path).expanduser()
+    is_named = name_or_path in DATASETS
+    layout = DATASETS[name_or_path] if is_named else recognise(path)
+    is_folder = not is_named and layout is None and path.is_dir()
+    if train_classes is not None and not is_folder:
+        raise InvalidInput(f"{name_or_path} has a split of its own; train_classes is for a folder of class folders")
+    if layout is not None:
+        return layout.open(_found(name_or_path, layout, root) if is_named else path, part)
+    if is_named:
+        return open_glyphs(seed)
+    if is_folder:
+        return open_folder(path, train_classes)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        return open_csv(path)
+    if path.exists():
+        raise DataError(f"{path} is neither a folder nor a .csv file; a data set is one of these, or a name")
+    if path.suffix or len(path.parts) > 1:
+        raise DataError(f"there is no folder or file {path}; check the path (known names are {', '.join(DATASETS)})")
+    raise UnknownName("data set (nor a folder of class folders)", name_or_path, DATASETS)
+
+
+def recognise(folder: Path) -> Layout | None:
+    """The named set whose official layout a folder has, or None."""
+    if not folder.is_dir():
+        return None
+    return next((layout for layout in DATASETS.values() if layout is not None and layout.is_here(folder)), None)
+
+
+def _found(name: str, layout: Layout, root: Path | None) -> Path:
+    folder = layout.find(root)
+    if folder is None:
+        tried = ", ".join(str(base) for base in search_folders(root))
+        raise DataError(
+            f"{layout.title} was not found in {tried} (as a folder {', '.join(layout.folders[:-1])}); "
+            f"unpack it there, or set EMBEX_DATA to where it is. How to get it: embex data {name}"
+        )
+    return folder

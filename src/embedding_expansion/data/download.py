@@ -1,0 +1,120 @@
+"""Downloads a data set: resumed when interrupted, checked against its checksum, unpacked safely."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+from embedding_expansion.data.places import search_folders
+from embedding_expansion.data.sources import SOURCES, Archive, Source
+from embedding_expansion.data.unpack import unpack
+from embedding_expansion.errors import DataError, UnknownName
+
+_BLOCK = 1 << 20
+_TIMEOUT = 60.0  # seconds without a byte
+
+
+def download(name: str, root: Path | None = None, *, progress: bool = True) -> Path:
+    """Fetch the archives of a named set and unpack them.
+
+    An archive that is already there with the right checksum is not fetched again; it is removed once unpacked.
+
+    Args:
+        name: of the set, as in `datasets.DATASETS`.
+        root: where to; by default the first of the folders in which sets are looked for.
+        progress: whether to show a progress bar (on stderr).
+
+    Returns:
+        The root, in which `open_dataset(name, root=...)` now finds the set.
+
+    Raises:
+        UnknownName: if there is no such set.
+        DataError: if the set cannot be fetched by this function (says how to get it), the connection fails (what came
+            is kept and the next call goes on from there), or a file is not the right one (it is removed).
+    """
+    if name not in SOURCES:
+        raise UnknownName("data set", name, SOURCES)
+    return fetch_source(name, SOURCES[name], search_folders(root)[0], progress=progress)
+
+
+def fetch_source(name: str, source: Source, root: Path, *, progress: bool = True) -> Path:
+    """`download` for a source that is given."""
+    if not source.archives:
+        raise DataError(f"{name} cannot be downloaded here. {source.instructions} Its page: {source.page}")
+    root.mkdir(parents=True, exist_ok=True)
+    for archive in source.archives:
+        file = fetch(archive, root, progress=progress)
+        unpack(file, root / source.folder)
+        file.unlink()
+    return root
+
+
+def fetch(archive: Archive, folder: Path, *, progress: bool = True) -> Path:
+    """Download one file into a folder and verify it; goes on from `<file>.part` if that is there.
+
+    Raises:
+        DataError: if the connection fails, or the checksum is wrong.
+    """
+    target = folder / archive.file_name
+    if target.exists() and _checksum(target, archive.algorithm) == archive.checksum:
+        return target
+    part = target.with_name(target.name + ".part")
+    try:
+        _receive(archive.url, part, progress)
+    except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
+        raise DataError(
+            f"{archive.url} could not be fetched ({error}); what came is kept in {part}, run the same again to go on"
+        ) from error
+    found = _checksum(part, archive.algorithm)
+    if found != archive.checksum:
+        part.unlink()
+        raise DataError(
+            f"{archive.url} has the {archive.algorithm} checksum {found}, expected {archive.checksum} (stated by "
+            f"{archive.cited}); the file was removed"
+        )
+    os.replace(part, target)
+    return target
+
+
+def _receive(url: str, part: Path, progress: bool) -> None:
+    """Append to `part` what is missing of it; from the start if the server does not send from the middle."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            return  # nothing is missing; the checksum decides
+        raise
+    with response:
+        resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        length = response.headers.get("Content-Length")
+        total = None if length is None else int(length) + (have if resumed else 0)
+        with (
+            part.open("ab" if resumed else "wb") as file,
+            tqdm(
+                total=total,
+                initial=have if resumed else 0,
+                unit="B",
+                unit_scale=True,
+                desc=part.stem,
+                disable=not progress,
+            ) as bar,
+        ):
+            while block := response.read(_BLOCK):
+                file.write(block)
+                bar.update(len(block))
+            if total is not None and file.tell() < total:
+                raise ConnectionError(f"the connection ended after {file.tell():,} of {total:,} bytes")
+
+
+def _checksum(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()

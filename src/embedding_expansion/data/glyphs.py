@@ -1,0 +1,148 @@
+"""The embedded default data set: characters rendered from the DejaVu faces that matplotlib ships.
+
+Every image is 32 x 32, grey, and its own random face, size, place, rotation, shear, contrast and noise. Each class
+draws from its own random stream, so an image depends on the seed, its character and its number only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import unicodedata
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont, features
+from PIL import __version__ as pillow_version
+
+from embedding_expansion.data.glyph_letters import TEST, TRAIN
+from embedding_expansion.data.images import Dataset, ImageSet
+from embedding_expansion.data.places import cache_folder
+from embedding_expansion.errors import InvalidInput
+
+#: Raise it whenever the recipe changes, so that older caches are not taken for the new images.
+RECIPE = 1
+SIDE = 32
+TRAIN_PER_CLASS = 60
+TEST_PER_CLASS = 40
+FACES = (
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-Oblique",
+    "DejaVuSans-BoldOblique",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSerif-Italic",
+    "DejaVuSerif-BoldItalic",
+)
+_CANVAS = 2 * SIDE  # characters are drawn and moved at twice the size, then averaged down: smooth edges
+_FONT_SIZE = 40
+
+
+def open_glyphs(seed: int = 0) -> Dataset:
+    """The glyphs, rendered on first use (a few seconds) and cached after that.
+
+    Args:
+        seed: of every random choice in the images.
+
+    Raises:
+        InvalidInput: if the seed is negative.
+    """
+    if seed < 0:
+        raise InvalidInput(f"the glyphs need a seed of 0 or more, {seed} was given")
+    path = cache_folder() / f"glyphs-{_cache_key(seed)}.npz"
+    pixels = _read_cache(path)
+    if pixels is None:
+        pixels = render(TRAIN, TRAIN_PER_CLASS, seed), render(TEST, TEST_PER_CLASS, seed)
+        _write_cache(path, *pixels)
+    train, test = pixels
+    return Dataset("glyphs", _image_set(TRAIN, train), _image_set(TEST, test), transform="none")
+
+
+def render(characters: Sequence[str], per_class: int, seed: int) -> npt.NDArray[np.uint8]:
+    """Images of some characters, shape (len(characters) * per_class, 1, 32, 32), class after class."""
+    fonts = _fonts()
+    images = np.empty((len(characters), per_class, 1, SIDE, SIDE), dtype=np.uint8)
+    for number, character in enumerate(characters):
+        masks = [_centred(character, font) for font in fonts]
+        rng = np.random.default_rng([seed, ord(character)])
+        for index in range(per_class):
+            images[number, index, 0] = _one_image(masks[rng.integers(len(masks))], rng)
+    return images.reshape(-1, 1, SIDE, SIDE)
+
+
+def _fonts() -> list[ImageFont.FreeTypeFont]:
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return [
+        ImageFont.truetype(str(folder / f"{face}.ttf"), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+        for face in FACES
+    ]
+
+
+def _centred(character: str, font: ImageFont.FreeTypeFont) -> Image.Image:
+    """The character white on black, the middle of its ink in the middle of the canvas."""
+    left, top, right, bottom = font.getbbox(character)
+    image = Image.new("L", (_CANVAS, _CANVAS))
+    corner = ((_CANVAS - left - right) / 2, (_CANVAS - top - bottom) / 2)
+    ImageDraw.Draw(image).text(corner, character, fill=255, font=font)
+    return image
+
+
+def _one_image(mask: Image.Image, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Move the character at random, then give it random contrast and noise."""
+    angle = np.deg2rad(rng.uniform(-20, 20))
+    shear = rng.uniform(-0.3, 0.3)
+    width, height = rng.uniform(0.8, 1.2) * rng.uniform(0.85, 1.15, size=2)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    back = np.linalg.inv(rotation @ np.array([[width, shear], [0.0, height]]))  # from the new image to the mask
+    middle = np.full(2, _CANVAS / 2)
+    offset = middle - back @ (middle + rng.uniform(-7, 7, size=2))
+    coefficients = (back[0, 0], back[0, 1], offset[0], back[1, 0], back[1, 1], offset[1])
+    moved = mask.transform(mask.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
+    ink = np.asarray(moved.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64) / 255
+    background, foreground = rng.uniform(0, 90), rng.uniform(140, 255)
+    noisy = background + (foreground - background) * ink + rng.normal(0, rng.uniform(5, 20), size=ink.shape)
+    return noisy.clip(0, 255).round().astype(np.uint8)
+
+
+def _image_set(characters: str, pixels: npt.NDArray[np.uint8]) -> ImageSet:
+    per_class = len(pixels) // len(characters)
+    names = tuple(f"{character} {unicodedata.name(character).lower()}" for character in characters)
+    return ImageSet(np.repeat(np.arange(len(characters), dtype=np.int64), per_class), names, pixels=pixels)
+
+
+def _cache_key(seed: int) -> str:
+    """Changes with whatever the pixels depend on: the recipe, the seed, and the versions that draw."""
+    versions = (RECIPE, seed, TRAIN, TEST, pillow_version, features.version("freetype2"), matplotlib.__version__)
+    return f"{seed}-{hashlib.sha256(repr(versions).encode()).hexdigest()[:12]}"
+
+
+def _read_cache(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None:
+    """The cached pixels, or None if there are none or the file is broken (it is then rendered again)."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            train, test = stored["train"], stored["test"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    whole = len(train) == len(TRAIN) * TRAIN_PER_CLASS and len(test) == len(TEST) * TEST_PER_CLASS
+    return (train, test) if whole and train.dtype == test.dtype == np.uint8 else None
+
+
+def _write_cache(path: Path, train: npt.NDArray[np.uint8], test: npt.NDArray[np.uint8]) -> None:
+    """Written beside its place and moved there, so that nobody reads half a file. Skipped where writing fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    except OSError:
+        return
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(file, train=train, test=test)
+        os.replace(temporary, path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,219 @@
+"""Batches of image tensors: a stream of training steps, and one pass over a set for evaluation.
+
+A broken image never stops the stream. It is left out and entered in `broken`, a dictionary of the caller's, which then
+says at the end of the run what was missing (`broken_sentence`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from embedding_expansion.data.images import ImageSet
+from embedding_expansion.data.sampler import ClassBalancedSampler
+from embedding_expansion.data.transforms import ImageTransform
+from embedding_expansion.errors import DataError, InvalidInput
+
+#: What one worker hands over: the images that could be read, their indices in the set, and path and reason of the rest.
+_Loaded = tuple[Tensor, npt.NDArray[Any], dict[Path, str]]
+
+
+def batches(
+    images: ImageSet,
+    sampler: ClassBalancedSampler,
+    transform: ImageTransform,
+    *,
+    seed: int,
+    start: int = 0,
+    stop: int,
+    workers: int = 0,
+    broken: dict[Path, str] | None = None,
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The training batches of steps start, ..., stop - 1.
+
+    What happens to an image at random is a function of the seed, the step and its position in the batch, so the stream
+    is the same for any number of workers and from any start. The global random state is left as it was.
+
+    A broken image is replaced by another of its class (the next in the set's order), so that P x K batches keep their
+    shape; a class of which no image can be read leaves the batch.
+
+    Args:
+        images: the training side.
+        sampler: chooses the images of a step.
+        transform: what happens to each image.
+        seed: of what the transform draws, 0 or more.
+        start: the first step.
+        stop: the step after the last one.
+        workers: processes that decode; 0 decodes in this one.
+        broken: gets the path and the reason of every image that could not be read.
+
+    Yields:
+        (step, uint8 images of shape (b, c, size, size), int64 labels of shape (b,)).
+
+    Raises:
+        DataError: if not one image of a step can be read.
+        InvalidInput: if the seed is negative.
+    """
+    if seed < 0:
+        raise InvalidInput(f"batches need a seed of 0 or more, {seed} was given")
+    steps = range(start, stop)
+    load = partial(_load_step, images, sampler, transform, seed)
+    for step, (pixels, chosen, failed) in zip(steps, _in_order(load, steps, workers), strict=True):
+        if broken is not None:
+            broken.update(failed)
+        if not len(chosen):
+            raise DataError(f"step {step} has no image that can be read; {broken_sentence(failed)}")
+        yield step, pixels, torch.from_numpy(images.labels[chosen])
+
+
+def evaluation_batches(
+    images: ImageSet,
+    transform: ImageTransform,
+    batch_size: int = 128,
+    *,
+    workers: int = 0,
+    broken: dict[Path, str] | None = None,
+) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
+    """One pass over a set in its order.
+
+    Args:
+        images: the set.
+        transform: one that is not random.
+        batch_size: images in a batch; the last one may be smaller.
+        workers: processes that decode; 0 decodes in this one.
+        broken: gets the path and the reason of every image that could not be read.
+
+    Yields:
+        (indices of the images, int64 of shape (b,); uint8 images of shape (b, c, size, size)). The indices of broken
+        images are left out: keep only the labels and the query and gallery marks of the indices that came.
+
+    Raises:
+        InvalidInput: if the transform is random.
+    """
+    if transform.is_random:
+        raise InvalidInput("evaluation needs a transform that is not random; use test_transform")
+    load = partial(_load_slice, images, transform, batch_size)
+    for pixels, chosen, failed in _in_order(load, range(0, len(images), batch_size), workers):
+        if broken is not None:
+            broken.update(failed)
+        if len(chosen):
+            yield chosen, pixels
+
+
+def broken_sentence(broken: dict[Path, str], limit: int = 5) -> str:
+    """What a run says at its end: how many images were left out, and the first few by name."""
+    if not broken:
+        return "no image was broken"
+    named = ", ".join(str(path) for path in list(broken)[:limit])
+    more = f" and {len(broken) - limit} more" if len(broken) > limit else ""
+    return f"{len(broken)} broken image{'s' if len(broken) > 1 else ''} left out: {named}{more}"
+
+
+class _Calls(Dataset[_Loaded]):
+    """Calls a function of a whole number; this is how DataLoader takes work for its processes."""
+
+    def __init__(self, load: Callable[[int], _Loaded]) -> None:
+        self.load = load
+
+    def __getitem__(self, argument: int) -> _Loaded:
+        return self.load(argument)
+
+
+def _in_order(load: Callable[[int], _Loaded], arguments: Sequence[int], workers: int) -> Iterator[_Loaded]:
+    """load(argument) for each argument, in order, ahead of time in `workers` processes. A step is one piece of work."""
+    # batch_size=None: a batch is made by `load`, not collected. Its own generator: DataLoader draws a number at its
+    # start, which is not to come from the global one.
+    return iter(
+        DataLoader(
+            _Calls(load),
+            sampler=arguments,
+            batch_size=None,
+            num_workers=workers,
+            generator=torch.Generator(),
+            collate_fn=_unchanged,
+        )
+    )
+
+
+def _unchanged(loaded: Any) -> Any:
+    return loaded
+
+
+def _load_slice(images: ImageSet, transform: ImageTransform, batch_size: int, first: int) -> _Loaded:
+    return _load(images, np.arange(first, min(first + batch_size, len(images))), transform, None)
+
+
+def _load_step(
+    images: ImageSet, sampler: ClassBalancedSampler, transform: ImageTransform, seed: int, step: int
+) -> _Loaded:
+    """Load a step's images, with others of the same class in the place of broken ones."""
+    chosen, random = sampler.batch(step), np.random.SeedSequence([seed, step])
+    pixels, readable, broken = _load(images, chosen, transform, random)
+    if not broken:
+        return pixels, readable, broken
+    bad = set(np.setdiff1d(chosen, readable).tolist())
+    used, replaced = set(readable.tolist()), []
+    for index in chosen.tolist():
+        substitute = _substitute(images, index, bad, used, broken) if index in bad else index
+        if substitute is not None:
+            replaced.append(substitute)
+            used.add(substitute)
+    pixels, readable, _ = _load(images, np.array(replaced, dtype=np.int64), transform, random)
+    return pixels, readable, broken
+
+
+def _substitute(images: ImageSet, index: int, bad: set[int], used: set[int], broken: dict[Path, str]) -> int | None:
+    """The next image of the class of `index`, in the set's order and round again, that can be read.
+
+    One that the batch has already is taken only if there is no other.
+    """
+    mates = np.flatnonzero(images.labels == images.labels[index])
+    turn = np.roll(mates, -int(np.searchsorted(mates, index))).tolist()
+    for mate in sorted(turn, key=used.__contains__):
+        if mate in bad:
+            continue
+        try:
+            images.load(mate)
+        except DataError as error:
+            bad.add(mate)
+            broken[images.path(mate)] = str(error)
+            continue
+        return int(mate)
+    return None
+
+
+def _load(
+    images: ImageSet,
+    chosen: npt.NDArray[np.int64],
+    transform: ImageTransform,
+    random: np.random.SeedSequence | None,
+) -> _Loaded:
+    """Read and transform images; position i draws from the i-th seed of `random`, however many there are."""
+    if images.pixels is not None and not transform.is_random:
+        return transform(torch.from_numpy(images.pixels[chosen])), chosen, {}
+    seeds = None if random is None else random.generate_state(max(len(chosen), 1), np.uint64).tolist()
+    rows, readable, broken = [], [], {}
+    state = torch.get_rng_state()
+    try:
+        for position, index in enumerate(chosen.tolist()):
+            try:
+                image = images.load(index)
+            except DataError as error:
+                broken[images.path(index)] = str(error)
+                continue
+            if seeds is not None:  # the CPU's generator only: torch.manual_seed would also reset those of GPUs
+                torch.default_generator.manual_seed(seeds[position])
+            rows.append(transform(image))
+            readable.append(index)
+    finally:
+        torch.set_rng_state(state)
+    empty = torch.empty(0, images.channels, transform.size, transform.size, dtype=torch.uint8)
+    return torch.stack(rows) if rows else empty, np.array(readable, dtype=np.int64), broken

@@ -1,0 +1,38 @@
+"""Stanford Online Products: 22,634 products from an auction site, split by its own two lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embedding_expansion.data.images import Dataset, ImageSet, image_files
+from embedding_expansion.data.official import Expected, Side, name_of, present, read_table, side_of
+
+EXPECTED = Expected(train=Side(11_318, 59_551), test=Side(11_316, 60_502))
+#: Folders of a root in which the set is looked for.
+FOLDERS = ("Stanford_Online_Products", "sop", "SOP", ".")
+
+
+def is_products(folder: Path) -> bool:
+    """Whether both lists are here."""
+    return (folder / "Ebay_train.txt").exists() and (folder / "Ebay_test.txt").exists()
+
+
+def open_products(folder: Path, part: bool, expected: Expected = EXPECTED) -> Dataset:
+    """Read Ebay_train.txt and Ebay_test.txt.
+
+    Raises:
+        DataError: if a list is broken, images are missing, or the counts are not the official ones and no part was
+            asked for.
+    """
+    train, test = (_read_side(folder, f"Ebay_{side}.txt", part) for side in ("train", "test"))
+    found = Expected(side_of(train), side_of(test))
+    name = name_of("Stanford Online Products", found, expected, part)
+    return Dataset(name, train, test, recall_at=(1, 10, 100, 1000))
+
+
+def _read_side(folder: Path, listed: str, part: bool) -> ImageSet:
+    rows = read_table(folder / listed, 4, skip=1)  # image_id class_id super_class_id path
+    there = present(folder, [row[3] for row in rows], part)
+    kept = [(int(number), path) for _, number, _, path in rows if path in there]
+    names = {number: f"{path.split('_final/')[0]} {number}" for number, path in kept}
+    return image_files([folder / path for _, path in kept], [number for number, _ in kept], names)

@@ -1,0 +1,124 @@
+"""Where each data set comes from: its page, its licence, and the files whose checksums a public page states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to download.
+
+    Attributes:
+        url: where it is.
+        algorithm: of the checksum, as hashlib names it.
+        checksum: in hexadecimal.
+        cited: the public page that states the checksum.
+    """
+
+    url: str
+    algorithm: str
+    checksum: str
+    cited: str
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the URL."""
+        return self.url.rsplit("/", 1)[1]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known about a set's origin.
+
+    Attributes:
+        what: one line on its content.
+        page: its official page.
+        licence: who may use it for what.
+        archives: what `download` fetches; empty where no official file with a checksum on a public page is known.
+        folder: the folder of the root into which the archives are unpacked, "" for the root itself (an archive that
+            brings its own folder).
+        instructions: how to get it by hand, where there is nothing to fetch.
+    """
+
+    what: str
+    page: str
+    licence: str
+    archives: tuple[Archive, ...] = ()
+    folder: str = ""
+    instructions: str = ""
+
+
+_TORCHVISION_OMNIGLOT = "https://github.com/pytorch/vision/blob/main/torchvision/datasets/omniglot.py"
+_OMNIGLOT = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
+
+#: One entry for each name of `datasets.DATASETS`.
+SOURCES: dict[str, Source] = {
+    "glyphs": Source(
+        what="characters rendered from the DejaVu faces: Greek, Cyrillic and digits train, Latin letters test",
+        page="https://dejavu-fonts.github.io",
+        licence="the DejaVu fonts' free licence; comes with this package's dependencies",
+        instructions="nothing to do: the glyphs are rendered on first use",
+    ),
+    "omniglot": Source(
+        what="handwritten characters of 50 alphabets, 20 drawings each",
+        page="https://github.com/brendenlake/omniglot",
+        licence="MIT",
+        archives=(
+            Archive(
+                f"{_OMNIGLOT}/images_background.zip", "md5", "68d2efa1b9178cc56df9314c21c6e718", _TORCHVISION_OMNIGLOT
+            ),
+            Archive(
+                f"{_OMNIGLOT}/images_evaluation.zip", "md5", "6b91aef0f799c5bb55b94e3f2daec811", _TORCHVISION_OMNIGLOT
+            ),
+        ),
+        folder="omniglot",
+    ),
+    "cub": Source(
+        what="photographs of 200 species of birds",
+        page="https://www.vision.caltech.edu/datasets/cub_200_2011/",
+        licence="non-commercial research and education; the photographs belong to their owners",
+        archives=(
+            Archive(
+                "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+                "md5",
+                "97eceeb196236b17998738112f37df78",
+                "https://data.caltech.edu/records/65de6-vp158",
+            ),
+        ),
+    ),
+    "cars": Source(
+        what="photographs of 196 models of cars",
+        page="https://ai.stanford.edu/~jkrause/cars/car_dataset.html (no longer served)",
+        licence="non-commercial research; the photographs belong to their owners",
+        instructions=(
+            "The official files are no longer served, so nothing is fetched. From a copy that you trust put car_ims/ "
+            "and cars_annos.mat, or cars_train/, cars_test/ and devkit/ (with cars_test_annos_withlabels.mat), into a "
+            "folder CARS196; its counts are checked on opening."
+        ),
+    ),
+    "sop": Source(
+        what="photographs of 22,634 products from an auction site",
+        page="https://cvgl.stanford.edu/projects/lifted_struct/",
+        licence="research; the photographs belong to their owners",
+        archives=(
+            Archive(
+                "http://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip",
+                "sha256",
+                "b04fa78210e69fab050ce73939550e1cd0f96890bdd98ec9fee732c3b756ef48",
+                "https://github.com/tensorflow/datasets/blob/master/tensorflow_datasets/datasets/"
+                "stanford_online_products/checksums.tsv",
+            ),
+        ),
+    ),
+    "inshop": Source(
+        what="photographs of 7,982 pieces of clothing, worn and alone",
+        page="https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
+        licence="non-commercial research; the images are handed out on the page's terms",
+        instructions=(
+            "The images are handed out on the terms of the page above, so nothing is fetched. Follow its download link "
+            "for the In-shop Clothes Retrieval Benchmark and unpack img.zip and Eval/list_eval_partition.txt into a "
+            "folder In-Shop; its counts are checked on opening."
+        ),
+    ),
+}

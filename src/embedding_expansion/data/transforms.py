@@ -1,0 +1,92 @@
+"""From a decoded image to the square that a model takes: uint8 in, uint8 out; the model normalises.
+
+| name        | training                                                        | test                              |
+|-------------|-----------------------------------------------------------------|-----------------------------------|
+| `none`      | resized to the square                                           | the same                          |
+| `crop`      | random crop of 50 to 100 % of the area; for characters          | resized to the square             |
+| `crop_flip` | random crop of 20 to 100 % of the area, mirrored half the time  | short side to 256/224, centre crop|
+| `paper`     | half the time squashed to the square, else squashed to 255/227  | squashed to the square            |
+|             | of it and cropped at random; mirrored half the time             |                                   |
+
+A mirrored letter is another letter, hence `crop` without the mirror. Every resize is bilinear with antialiasing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from embedding_expansion.errors import InvalidInput, UnknownName
+
+#: The names that `train_transform` and `test_transform` know.
+TRANSFORMS = ("none", "crop", "crop_flip", "paper")
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Maps a uint8 image (c, h, w), or a stack of them, to (c, size, size).
+
+    Attributes:
+        size: side of the square, in pixels.
+        is_random: whether it draws from torch's global generator. If not, a stack can be transformed at once.
+        steps: what is done.
+    """
+
+    size: int
+    is_random: bool
+    steps: nn.Module
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Transform one image, or a stack of them if the transform is not random."""
+        result: Tensor = self.steps(image)
+        return result
+
+
+def train_transform(size: int, name: str) -> ImageTransform:
+    """The training transform of that name (the table above).
+
+    Args:
+        size: side of the square, in pixels.
+        name: one of `TRANSFORMS`.
+
+    Raises:
+        UnknownName: if there is no such transform.
+        InvalidInput: if the size is not positive.
+    """
+    _check(size, name)
+    if name == "none":
+        return ImageTransform(size, False, _squash(size))
+    if name == "crop":
+        return ImageTransform(size, True, v2.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True))
+    if name == "crop_flip":
+        crop = v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True)
+        return ImageTransform(size, True, v2.Compose([crop, v2.RandomHorizontalFlip()]))
+    larger = v2.Compose([_squash(round(size * 255 / 227)), v2.RandomCrop(size)])
+    either = v2.RandomChoice([_squash(size), larger])
+    return ImageTransform(size, True, v2.Compose([either, v2.RandomHorizontalFlip()]))
+
+
+def test_transform(size: int, name: str) -> ImageTransform:
+    """The transform, never random, with which `train_transform(size, name)` is measured; arguments and errors alike."""
+    _check(size, name)
+    if name != "crop_flip":
+        return ImageTransform(size, False, _squash(size))
+    short_side = v2.Resize(round(size * 256 / 224), antialias=True)
+    return ImageTransform(size, False, v2.Compose([short_side, v2.CenterCrop(size)]))
+
+
+test_transform.__test__ = False  # type: ignore[attr-defined]  # it is no test, whatever pytest makes of its name
+
+
+def _squash(size: int) -> nn.Module:
+    """To the square, without regard to the aspect ratio; a square of that size is left as it is."""
+    return v2.Resize((size, size), antialias=True)
+
+
+def _check(size: int, name: str) -> None:
+    if name not in TRANSFORMS:
+        raise UnknownName("transform", name, TRANSFORMS)
+    if size < 1:
+        raise InvalidInput(f"images of side {size} were asked for; the size must be 1 or more")

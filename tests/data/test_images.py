@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from embedding_expansion.data.images import ImageSet, image_files, read_image
+from embedding_expansion.errors import DataError, InvalidInput
+
+COLOURS = np.kron(np.random.default_rng(0).integers(0, 256, (3, 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+
+
+def as_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp", "ppm"])
+def test_every_lossless_format_gives_the_pixels_that_were_written(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(COLOURS).save(path, **({"lossless": True} if suffix == "webp" else {}))
+    assert torch.equal(read_image(path), as_tensor(Image.fromarray(COLOURS)))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "P", "RGBA"])
+def test_grey_one_bit_palette_and_transparent_images_become_rgb(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(COLOURS).convert(mode)
+    image.save(tmp_path / "image.png")
+    assert torch.equal(read_image(tmp_path / "image.png"), as_tensor(image.convert("RGB")))
+
+
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path: Path) -> None:
+    image = Image.fromarray(COLOURS).convert("P")
+    image.save(tmp_path / "image.png", transparency=b"\x00\x10")
+    assert torch.equal(read_image(tmp_path / "image.png"), as_tensor(image.convert("RGB")))
+
+
+def test_a_cmyk_jpeg_keeps_its_colours(tmp_path: Path) -> None:
+    image = Image.new("RGB", (16, 16), (200, 100, 50))
+    image.convert("CMYK").save(tmp_path / "image.jpg", quality=95)
+    assert (read_image(tmp_path / "image.jpg").float() - as_tensor(image).float()).abs().max() < 8
+
+
+def test_sixteen_bits_are_scaled_to_eight_and_not_clipped(tmp_path: Path) -> None:
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    Image.fromarray(values).save(tmp_path / "image.png")
+    expected = torch.from_numpy((values // 256).astype(np.uint8)).expand(3, 8, 8)
+    assert torch.equal(read_image(tmp_path / "image.png"), expected)
+
+
+def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "image.gif", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "image.gif")[:, 0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"truncated"])
+def test_a_broken_image_is_an_error_that_names_its_path(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.jpg"
+    if content == b"truncated":
+        Image.fromarray(COLOURS).save(path)
+        content = path.read_bytes()[:-100]
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"broken\.jpg cannot be decoded .*; replace or remove it"):
+        read_image(path)
+
+
+def test_a_missing_image_is_an_error_that_names_its_path(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no image file .*nowhere\.png"):
+        read_image(tmp_path / "nowhere.png")
+
+
+def test_classes_are_numbered_in_the_order_of_their_keys() -> None:
+    images = image_files([Path("a"), Path("b"), Path("c")], [10, 9, 10], {9: "nine", 10: "ten"})
+    assert images.labels.tolist() == [1, 0, 1]
+    assert images.class_names == ("nine", "ten")
+
+
+def test_a_subset_keeps_labels_names_and_marks() -> None:
+    pixels = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
+    mark = np.array([True, False, False, True])
+    images = ImageSet(np.array([0, 0, 1, 1]), ("a", "b"), pixels=pixels, is_query=mark, is_gallery=~mark)
+    part = images.subset([3, 1])
+    assert part.labels.tolist() == [1, 0]
+    assert part.class_names == ("a", "b")
+    assert part.load(0).item() == 3
+    assert part.is_query is not None
+    assert part.is_query.tolist() == [True, False]
+    assert (len(part), part.channels, part.classes.tolist()) == (2, 1, [0, 1])
+
+
+def test_a_set_that_does_not_fit_together_is_refused() -> None:
+    pixels, labels = np.zeros((2, 1, 1, 1), dtype=np.uint8), np.array([0, 1])
+    with pytest.raises(InvalidInput, match="either paths or pixels"):
+        ImageSet(labels, ("a", "b"))
+    with pytest.raises(InvalidInput, match="pixels has 2 entries but labels has 1"):
+        ImageSet(labels[:1], ("a", "b"), pixels=pixels)
+    with pytest.raises(InvalidInput, match=r"labels must lie in 0\.\.0"):
+        ImageSet(labels, ("a",), pixels=pixels)
+    with pytest.raises(InvalidInput, match="belong together"):
+        ImageSet(labels, ("a", "b"), pixels=pixels, is_query=labels > 0)

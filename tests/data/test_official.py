@@ -1,0 +1,298 @@
+"""Miniatures of the official layouts, with their counts in the place of the official ones."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from embedding_expansion.data import birds, cars, inshop, omniglot, products
+from embedding_expansion.data.birds import open_birds
+from embedding_expansion.data.cars import open_cars
+from embedding_expansion.data.datasets import DATASETS, open_dataset
+from embedding_expansion.data.inshop import open_inshop
+from embedding_expansion.data.official import Expected, Side
+from embedding_expansion.data.omniglot import open_omniglot
+from embedding_expansion.data.products import open_products
+from embedding_expansion.errors import DataError, InvalidInput, UnknownName
+
+Picture = Callable[..., Path]
+
+
+def make_birds(folder: Path, picture: Picture, with_labels: bool = True) -> Path:
+    """Four classes; class k has k images."""
+    names = [f"00{k}.Bird_{k}" for k in (1, 2, 3, 4)]
+    files = [f"{name}/{i}.jpg" for k, name in enumerate(names, start=1) for i in range(k)]
+    for file in files:
+        picture(folder / "images" / file)
+    (folder / "classes.txt").write_text("".join(f"{k} {name}\n" for k, name in enumerate(names, start=1)))
+    (folder / "images.txt").write_text("".join(f"{i} {file}\n" for i, file in enumerate(files, start=1)))
+    if with_labels:
+        labels = "".join(f"{i} {int(file[:3])}\n" for i, file in enumerate(files, start=1))
+        (folder / "image_class_labels.txt").write_text(labels)
+    return folder
+
+
+BIRDS = Expected(Side(2, 3), Side(2, 7))
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_the_first_half_of_the_birds_trains(tmp_path: Path, picture: Picture, with_labels: bool) -> None:
+    data = open_birds(make_birds(tmp_path, picture, with_labels), part=False, expected=BIRDS)
+    assert data.name == "CUB-200-2011"
+    assert data.train.class_names == ("001.Bird_1", "002.Bird_2")
+    assert data.train.labels.tolist() == [0, 1, 1]
+    assert data.test.labels.tolist() == [0] * 3 + [1] * 4
+    assert data.test.load(0).shape == (3, 4, 6)
+
+
+def test_a_part_of_the_birds_opens_only_when_asked_for_and_says_what_it_is(tmp_path: Path, picture: Picture) -> None:
+    make_birds(tmp_path, picture)
+    with pytest.raises(DataError) as refusal:
+        open_dataset("cub", root=tmp_path)
+    assert "found train 2 classes with 3 images, test 2 classes with 7 images" in str(refusal.value)
+    assert "expected train 100 classes with 5,864 images, test 100 classes with 5,924 images" in str(refusal.value)
+    assert "ask for it with part=True" in str(refusal.value)
+    assert open_dataset("cub", root=tmp_path, part=True).name == "CUB-4 (part of CUB-200-2011: classes 1-4)"
+    assert open_birds(tmp_path, part=True, expected=BIRDS).name == "CUB-200-2011"  # the whole is a welcome part
+
+
+def test_missing_images_are_counted_and_a_part_goes_without_them(tmp_path: Path, picture: Picture) -> None:
+    make_birds(tmp_path, picture)
+    (tmp_path / "images" / "003.Bird_3" / "1.jpg").unlink()
+    (tmp_path / "images" / "001.Bird_1" / "0.jpg").unlink()
+    with pytest.raises(DataError, match=r"2 of the 10 listed images are not in .*, the first is 001.Bird_1/0.jpg"):
+        open_birds(tmp_path, part=False, expected=BIRDS)
+    data = open_birds(tmp_path, part=True, expected=BIRDS)
+    assert data.name == "CUB-3 (part of CUB-200-2011: classes 2-4)"
+    assert (len(data.train), len(data.test)) == (2, 6)
+
+
+def test_a_broken_list_is_named_with_its_line(tmp_path: Path, picture: Picture) -> None:
+    make_birds(tmp_path, picture)
+    (tmp_path / "images.txt").write_text("1 001.Bird_1/0.jpg\n\n2\n")
+    with pytest.raises(DataError, match=r"line 3 of .*images.txt has 1 fields, 2 expected: '2'"):
+        open_birds(tmp_path, part=False)
+
+
+def annotations(files: list[str], labels: list[int], field: str) -> np.ndarray:
+    """The struct array of the devkit, boxes included."""
+    rows = np.zeros(len(files), dtype=[("bbox_x1", "O"), ("class", "O"), (field, "O")])
+    rows["bbox_x1"], rows["class"], rows[field] = 1, labels, files
+    return rows
+
+
+NAMES = np.array([f"Car {k}" for k in range(1, 197)], dtype=object)
+LABELS = [1, 98, 98, 99, 196]
+CARS = Expected(Side(2, 3), Side(2, 2))
+
+
+def make_cars_in_one_folder(folder: Path, picture: Picture) -> Path:
+    files = [f"car_ims/00000{i}.jpg" for i in range(5)]
+    for file in files:
+        picture(folder / file)
+    savemat(
+        folder / "cars_annos.mat",
+        {"annotations": annotations(files, LABELS, "relative_im_path"), "class_names": NAMES},
+    )
+    return folder
+
+
+def make_cars_in_two_folders(folder: Path, picture: Picture) -> Path:
+    devkit = folder / "devkit"
+    devkit.mkdir()
+    savemat(devkit / "cars_meta.mat", {"class_names": NAMES})
+    train, test = [f"{i}.jpg" for i in range(3)], [f"{i}.jpg" for i in range(2)]
+    for side, files in (("cars_train", train), ("cars_test", test)):
+        for file in files:
+            picture(folder / side / file)
+    savemat(devkit / "cars_train_annos.mat", {"annotations": annotations(train, LABELS[2:], "fname")})
+    savemat(folder / "cars_test_annos_withlabels.mat", {"annotations": annotations(test, LABELS[:2], "fname")})
+    return folder
+
+
+@pytest.mark.parametrize("make", [make_cars_in_one_folder, make_cars_in_two_folders])
+def test_both_layouts_of_the_cars_are_split_by_class(
+    tmp_path: Path, picture: Picture, make: Callable[[Path, Picture], Path]
+) -> None:
+    data = open_cars(make(tmp_path, picture), part=False, expected=CARS)
+    assert data.name == "CARS196"
+    assert data.train.class_names == ("Car 1", "Car 98")
+    assert data.test.class_names == ("Car 99", "Car 196")
+    assert sorted(data.train.labels.tolist()) == [0, 1, 1]
+    data.test.load(1)
+    with pytest.raises(DataError, match="found train 2 classes with 3 images"):
+        open_cars(tmp_path, part=False)
+    name = "CARS196-part (part of CARS196: 5 of 16,185 images, 4 of 196 classes)"
+    assert open_dataset("cars", root=tmp_path, part=True).name == name
+
+
+def test_the_cropped_train_half_of_the_cars_is_a_part_with_a_name_of_its_own(tmp_path: Path, picture: Picture) -> None:
+    files = [f"{label:03}.Car/{i}.jpg" for i, label in enumerate(LABELS)]
+    for file in files:
+        picture(tmp_path / "images" / file)
+    lines = [f"{file} {label}\n" for file, label in zip(files, LABELS, strict=True)]
+    (tmp_path / "labels.txt").write_text("".join(lines))
+    data = open_cars(tmp_path, part=True, train_half=CARS)
+    assert data.name == "CARS196-half (part of CARS196: the official train half, cropped)"
+    assert data.test.class_names == ("099.Car", "196.Car")
+    with pytest.raises(DataError, match="not the whole of CARS196"):
+        open_cars(tmp_path, part=False, train_half=CARS)
+
+
+def test_the_test_list_of_the_cars_must_have_the_classes(tmp_path: Path, picture: Picture) -> None:
+    make_cars_in_two_folders(tmp_path, picture)
+    labelled = tmp_path / "cars_test_annos_withlabels.mat"
+    savemat(labelled, {"annotations": {"fname": "0.jpg", "bbox_x1": 1}})
+    with pytest.raises(DataError, match="have no field 'class'"):
+        open_cars(tmp_path, part=True)
+    labelled.unlink()
+    with pytest.raises(DataError, match=r"lacks cars_test_annos_withlabels\.mat"):
+        open_cars(tmp_path, part=True)
+
+
+def test_a_broken_mat_file_is_named(tmp_path: Path, picture: Picture) -> None:
+    make_cars_in_one_folder(tmp_path, picture)
+    (tmp_path / "cars_annos.mat").write_bytes(b"no mat file")
+    with pytest.raises(DataError, match=r"cars_annos.mat cannot be read as a .mat file"):
+        open_cars(tmp_path, part=False)
+    savemat(tmp_path / "cars_annos.mat", {"other": 1})
+    with pytest.raises(DataError, match="has no variable 'annotations'"):
+        open_cars(tmp_path, part=False)
+
+
+def test_the_products_are_split_by_their_lists(tmp_path: Path, picture: Picture) -> None:
+    header = "image_id class_id super_class_id path\n"
+    (tmp_path / "Ebay_train.txt").write_text(header + "1 1 1 chair_final/1_0.JPG\n2 2 1 chair_final/2_0.JPG\n")
+    (tmp_path / "Ebay_test.txt").write_text(header + "3 10 2 lamp_final/3_0.JPG\n4 9 2 lamp_final/4_0.JPG\n")
+    for file in ("chair_final/1_0.JPG", "chair_final/2_0.JPG", "lamp_final/3_0.JPG", "lamp_final/4_0.JPG"):
+        picture(tmp_path / file)
+    data = open_products(tmp_path, part=False, expected=Expected(Side(2, 2), Side(2, 2)))
+    assert (data.name, data.recall_at) == ("Stanford Online Products", (1, 10, 100, 1000))
+    assert data.test.class_names == ("lamp 9", "lamp 10")
+    assert data.test.labels.tolist() == [1, 0]
+    part = open_dataset("sop", root=tmp_path, part=True)
+    assert part.name.startswith("Stanford Online Products-part (part of Stanford Online Products: 4 of 120,053 images")
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_in_shop_has_queries_and_a_gallery(tmp_path: Path, picture: Picture, nested: bool) -> None:
+    rows = [("1", "train"), ("1", "train"), ("2", "query"), ("2", "gallery"), ("3", "gallery")]
+    lines = [f"img/W/id_{item}/{i}.jpg id_{item} {status}" for i, (item, status) in enumerate(rows)]
+    listed = tmp_path / ("Eval/list_eval_partition.txt" if nested else "list_eval_partition.txt")
+    listed.parent.mkdir(exist_ok=True)
+    listed.write_text("\n".join(["5", "image_name item_id evaluation_status", *lines]))
+    for line in lines:
+        picture(tmp_path / ("Img" if nested else ".") / line.split()[0])
+    expected = Expected(Side(1, 2), Side(2, 3, queries=1, gallery=2))
+    data = open_inshop(tmp_path, part=False, expected=expected)
+    assert (data.name, data.recall_at) == ("In-Shop", (1, 10, 20, 30))
+    assert data.test.is_query is not None
+    assert data.test.is_gallery is not None
+    assert data.test.is_query.tolist() == [True, False, False]
+    assert data.test.is_gallery.tolist() == [False, True, True]
+    assert data.test.class_names == ("id_2", "id_3")
+    data.test.load(2)
+    with pytest.raises(DataError, match=r"test 2 classes with 3 images \(1 query, 2 gallery\); expected train 3,997"):
+        open_dataset("inshop", root=tmp_path)
+    listed.write_text(listed.read_text().replace("query", "probe"))
+    with pytest.raises(DataError, match="has the evaluation status 'probe'"):
+        open_inshop(tmp_path, part=False, expected=expected)
+
+
+def make_omniglot(folder: Path, zipped: bool) -> Path:
+    """Two characters train, one tests; two drawings each, one black stroke at a place of its own."""
+    for side, places in (
+        ("images_background", ["Greek/character01", "Greek/character02"]),
+        ("images_evaluation", ["ULOG/character01"]),
+    ):
+        for number, place in enumerate(places):
+            for drawing in (0, 1):
+                image = np.full((105, 105), 255, dtype=np.uint8)
+                image[10 * number + drawing, 5:60] = 0
+                path = folder / side / place / f"0{number}_0{drawing}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).convert("1").save(path)
+        if zipped:
+            with zipfile.ZipFile(folder / f"{side}.zip", "w") as archive:
+                for path in sorted((folder / side).rglob("*.png"), reverse=True):
+                    archive.write(path, path.relative_to(folder))
+                    path.unlink()
+            for empty in sorted((folder / side).rglob("*"), reverse=True):
+                empty.rmdir()
+            (folder / side).rmdir()
+    return folder
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_omniglot_is_read_from_folders_or_zips_with_white_strokes_on_black(tmp_path: Path, zipped: bool) -> None:
+    make_omniglot(tmp_path, zipped)
+    data = open_omniglot(tmp_path, part=False, expected=Expected(Side(2, 4), Side(1, 2)))
+    assert (data.name, data.transform) == ("Omniglot", "none")
+    assert data.train.class_names == ("Greek/character01", "Greek/character02")
+    for index, row in enumerate((0, 1, 10, 11)):
+        image = data.train.load(index)
+        assert image.shape == (1, 105, 105)
+        assert image[0, row, 5:60].min() == 255
+        assert int(image.sum()) == 55 * 255
+    name = "Omniglot-part (part of Omniglot: 6 of 32,460 images, 3 of 1,623 classes)"
+    assert open_dataset("omniglot", root=tmp_path, part=True).name == name
+
+
+def test_a_broken_omniglot_zip_is_named(tmp_path: Path) -> None:
+    make_omniglot(tmp_path, zipped=True)
+    (tmp_path / "images_evaluation.zip").write_bytes(b"PK no zip")
+    with pytest.raises(DataError, match=r"images_evaluation\.zip is no whole zip file"):
+        open_omniglot(tmp_path, part=False)
+
+
+def test_the_expected_counts_are_those_of_the_papers() -> None:
+    assert (birds.EXPECTED.train.images, birds.EXPECTED.test.images) == (5_864, 5_924)
+    assert sum(side.images for side in (cars.EXPECTED.train, cars.EXPECTED.test)) == 16_185
+    assert sum(side.images for side in (products.EXPECTED.train, products.EXPECTED.test)) == 120_053
+    assert sum(side.classes for side in (products.EXPECTED.train, products.EXPECTED.test)) == 22_634
+    assert sum(side.images for side in (inshop.EXPECTED.train, inshop.EXPECTED.test)) == 52_712
+    assert sum(side.classes for side in (inshop.EXPECTED.train, inshop.EXPECTED.test)) == 7_982
+    assert (omniglot.EXPECTED.train.classes, omniglot.EXPECTED.test.classes) == (964, 659)
+
+
+def test_a_folder_with_an_official_layout_is_opened_as_that_set(tmp_path: Path, picture: Picture) -> None:
+    make_birds(tmp_path / "anything", picture)
+    assert open_dataset(str(tmp_path / "anything"), part=True).name.startswith("CUB-4")
+    with pytest.raises(DataError, match="not the whole of CUB-200-2011"):
+        open_dataset(str(tmp_path / "anything"))
+
+
+def test_a_set_is_looked_for_in_the_root_then_the_variable_then_data_then_the_cache(
+    tmp_path: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMBEX_CACHE", str(tmp_path / "cache"))
+    layout = DATASETS["cub"]
+    assert layout is not None
+    with pytest.raises(DataError, match=r"CUB-200-2011 was not found in data, .*cache .*embex data cub"):
+        open_dataset("cub")
+    for place in ("cache", "data", "variable", "explicit"):
+        make_birds(tmp_path / place / "CUB_200_2011", picture)
+        if place == "variable":
+            monkeypatch.setenv("EMBEX_DATA", str(tmp_path / place))
+        found = layout.find(Path("explicit") if place == "explicit" else None)
+        assert found is not None
+        assert found.resolve() == tmp_path / place / "CUB_200_2011"
+
+
+def test_names_and_paths_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean 'glyphs'"):
+        open_dataset("glyph")
+    with pytest.raises(DataError, match="there is no folder or file"):
+        open_dataset(str(tmp_path / "nowhere"))
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(DataError, match=r"neither a folder nor a \.csv file"):
+        open_dataset(str(tmp_path / "file.txt"))
+    with pytest.raises(InvalidInput, match="glyphs has a split of its own"):
+        open_dataset("glyphs", train_classes=3)
