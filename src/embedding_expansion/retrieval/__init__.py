@@ -1,0 +1,1 @@
+"""Exact neighbours, retrieval measures and clustering measures."""

@@ -1,0 +1,115 @@
+"""What a user may hand in as embeddings, labels and masks, checked and brought into one form."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import SupportsIndex
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from embedding_expansion.core.inputs import validates
+from embedding_expansion.errors import InvalidInput, InvalidType
+
+
+@validates
+def embedding_rows(embeddings: Tensor | np.ndarray, name: str = "embeddings") -> Float[Tensor, "n d"]:
+    """Checks a matrix of embeddings, one per row: floating, not empty, finite. Nothing is copied if it need not be."""
+    if isinstance(embeddings, np.ndarray) and embeddings.dtype in (np.float16, np.float32, np.float64):
+        contiguous = np.ascontiguousarray(embeddings)
+        # torch takes over writable memory only.
+        embeddings = torch.from_numpy(contiguous if contiguous.flags.writeable else contiguous.copy())
+    if not isinstance(embeddings, (Tensor, np.ndarray)):
+        given = type(embeddings).__name__
+        raise InvalidType(f"{name} is a {given}; pass a tensor or a NumPy array with one embedding per row")
+    if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
+        raise InvalidType(f"{name} has the type {embeddings.dtype}; pass floating-point numbers of 16, 32 or 64 bits")
+    if embeddings.ndim != 2 or 0 in embeddings.shape:
+        shape = tuple(embeddings.shape)
+        raise InvalidInput(f"{name} has the shape {shape}; pass a matrix with at least one row and one column")
+    rows = embeddings.detach()
+    broken = (~torch.linalg.vector_norm(rows, torch.inf, dim=1).isfinite()).nonzero().squeeze(1)
+    if len(broken) > 0:
+        raise InvalidInput(
+            f"{name} has NaN or infinite entries in {len(broken)} of {len(rows)} rows, the first is row "
+            f"{int(broken[0])}; leave these rows out or find where they come from"
+        )
+    return rows
+
+
+def arithmetic_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """The type that similarities are computed in: float32, or float64 if any of the types is."""
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def unit_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Divides each row by its Euclidean norm, in float32 or float64; a row of zeros stays as it is."""
+    rows = rows.to(arithmetic_dtype(rows.dtype)).contiguous()
+    # By the largest entry first: squares of very small or very large entries leave the range of the type.
+    largest = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True)
+    rows = rows / torch.where(largest > 0, largest, 1)
+    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows.div_(torch.where(norm > 0, norm, 1))
+
+
+@validates
+def class_indices(labels: Tensor | np.ndarray | Sequence[int], n: int) -> Int[np.ndarray, " n"]:
+    """Numbers the classes 0, 1, ... in ascending order of their label; 64-bit labels keep their identity.
+
+    Args:
+        labels: n whole numbers, as a list, a NumPy array or a tensor.
+        n: the number of rows that they belong to.
+    """
+    values = _one_per_row(labels, "labels", n, "label")
+    if values.dtype.kind not in "iu":
+        raise InvalidType(
+            f"labels has the type {values.dtype}; pass whole numbers of up to 64 bits (names become numbers with "
+            "numpy.unique(names, return_inverse=True)[1])"
+        )
+    return np.unique(values, return_inverse=True)[1].astype(np.int64, copy=False)
+
+
+@validates
+def chosen_rows(mask: Tensor | np.ndarray | Sequence[bool] | None, name: str, n: int) -> Int[np.ndarray, " rows"]:
+    """The rows that a boolean mask of length n chooses, in ascending order; all of them if it is None."""
+    if mask is None:
+        return np.arange(n)
+    values = _one_per_row(mask, name, n, "true or false")
+    if values.dtype != np.bool_:
+        raise InvalidType(f"{name} has the type {values.dtype}; pass one true or false per row")
+    if not values.any():
+        raise InvalidInput(f"{name} chooses none of the {n} rows; mark at least one row")
+    return np.flatnonzero(values)
+
+
+def positive_integer(value: object, name: str) -> int:
+    """Checks a count such as k."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise InvalidType(f"{name} is {value!r}; pass a whole number of at least 1")
+    number = operator.index(value)
+    if number < 1:
+        raise InvalidInput(f"{name} is {number}; pass a whole number of at least 1")
+    return number
+
+
+@validates
+def positive_integers(values: Iterable[int], name: str) -> tuple[int, ...]:
+    """Checks several counts such as the K of Recall@K; a value given twice counts once."""
+    if not isinstance(values, Iterable):
+        raise InvalidType(f"{name} is {values!r}; pass several whole numbers, such as (1, 2, 4, 8)")
+    return tuple(dict.fromkeys(positive_integer(value, f"an entry of {name}") for value in values))
+
+
+def _one_per_row(values: object, name: str, n: int, what: str) -> np.ndarray:
+    try:
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(f"{name} cannot be read ({error}); pass a flat list or array") from None
+    if array.ndim != 1:
+        raise InvalidInput(f"{name} has the shape {array.shape}; pass one {what} per row, in one dimension")
+    if len(array) != n:
+        raise InvalidInput(f"{name} has {len(array)} entries but embeddings has {n} rows; pass one {what} per row")
+    return array

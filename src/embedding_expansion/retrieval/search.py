@@ -1,0 +1,175 @@
+"""Exact nearest neighbours: a matrix product per block of queries, then the k largest entries of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from embedding_expansion.core.inputs import validates
+from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval.inputs import arithmetic_dtype, embedding_rows, positive_integer
+from embedding_expansion.retrieval.ranking import BLOCKS, largest
+
+# Gallery rows that are multiplied, converted or hashed at a time.
+PIECE = 8192
+# The table of similarities takes at most so many bytes, a list of neighbours at most so many entries.
+TABLE_BYTES = 2**28
+LIST_ENTRIES = 2**22
+
+
+@validates
+def nearest(
+    queries: Tensor | np.ndarray,
+    gallery: Tensor | np.ndarray,
+    k: int,
+    *,
+    exclude: Tensor | np.ndarray | Sequence[int] | None = None,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Finds for each query the k gallery rows with the largest inner product, exactly.
+
+    Neighbours are ordered by descending similarity; of equally similar ones that with the smaller gallery index comes
+    first, also at the k-th place. Equal gallery rows are always equally similar. Rows are taken as they are: for the
+    cosine, normalise them first. The product is taken in float32 (float64 if either side is), whatever they are stored
+    in, with autocast off; `torch.set_float32_matmul_precision` decides how exact float32 is.
+
+    Args:
+        queries: (q, d), a floating-point tensor or NumPy array.
+        gallery: (g, d), on the same device.
+        k: how many neighbours. A query with fewer candidates gets index -1 and similarity -inf in the places left.
+        exclude: (q,), for each query the gallery row that it must not find, -1 for none. Leave-one-out within one set
+            is `nearest(x, x, k, exclude=range(len(x)))`.
+        chunk: queries compared at a time. By default as many, up to 1024, as keep the table of similarities within
+            256 MiB.
+
+    Returns:
+        Similarities (q, k), float32 or float64, and gallery indices (q, k), int64, on the device of the queries.
+
+    Raises:
+        InvalidInput: an empty or non-finite matrix, sides that do not fit each other, k or chunk below 1, an index in
+            `exclude` that is no gallery row.
+        InvalidType: embeddings that are no floating-point matrix, or a k or chunk that is no whole number.
+
+    Example:
+        >>> similarities, indices = nearest(np.eye(3), np.eye(3), k=2, exclude=[0, 1, -1])
+        >>> indices.tolist()
+        [[1, 2], [0, 2], [2, 0]]
+    """
+    query_rows, gallery_rows = embedding_rows(queries, "queries"), embedding_rows(gallery, "gallery")
+    _check_sides(query_rows, gallery_rows)
+    k, (q, g) = positive_integer(k, "k"), (len(query_rows), len(gallery_rows))
+    excluded = _excluded_rows(exclude, q, g).to(query_rows.device)
+    dtype = arithmetic_dtype(query_rows.dtype, gallery_rows.dtype)
+    size = block_rows(g, k, dtype) if chunk is None else positive_integer(chunk, "chunk")
+    compare = Comparison(gallery_rows, dtype, min(size, q))
+    similarities = query_rows.new_full((q, k), -torch.inf, dtype=dtype)
+    indices = torch.full((q, k), -1, device=query_rows.device)
+    for start in range(0, q, size):
+        block = slice(start, start + size)
+        found, columns = largest(compare(query_rows[block], excluded[block]), min(k, g))
+        similarities[block, : found.shape[1]] = found
+        indices[block, : found.shape[1]] = columns.masked_fill_(found == -torch.inf, -1)
+    return similarities, indices
+
+
+def block_rows(g: int, k: int, dtype: torch.dtype) -> int:
+    """How many queries to compare at a time with g gallery rows, so that neither the table nor the lists grow large."""
+    return max(1, min(1024, TABLE_BYTES // (g * dtype.itemsize), LIST_ENTRIES // min(k, g)))
+
+
+class Comparison:
+    """Compares one block of queries after another with one gallery, in one reused table of similarities.
+
+    Args:
+        gallery: the rows to be found.
+        dtype: of the arithmetic.
+        block: the most queries that one call brings.
+    """
+
+    def __init__(self, gallery: Float[Tensor, "g d"], dtype: torch.dtype, block: int) -> None:
+        self._gallery = gallery
+        self._copies = _repeated_rows(gallery)
+        # The columns beyond the gallery stay at -inf. They make the width a multiple of every run of columns that
+        # `largest` may look at, and the product some 10% faster.
+        width = -(-len(gallery) // BLOCKS[0]) * BLOCKS[0]
+        self._table = torch.full((block, width), -torch.inf, dtype=dtype, device=gallery.device)
+
+    @torch.no_grad()
+    def __call__(self, queries: Float[Tensor, "q d"], exclude: Int[Tensor, " q"]) -> Float[Tensor, "q w"]:
+        """Returns the similarities of queries and gallery; they hold until the next call.
+
+        Args:
+            queries: at most a block of rows.
+            exclude: the gallery row that each query must not find, -1 for none; its similarity is -inf.
+        """
+        table = self._table[: len(queries)]
+        self._fill(table, queries)
+        alone = (exclude >= 0).nonzero().squeeze(1)
+        table[alone, exclude[alone]] = -torch.inf
+        return table
+
+    def _fill(self, table: Float[Tensor, "q w"], queries: Float[Tensor, "q d"]) -> None:
+        queries = queries.to(table.dtype)
+        with torch.autocast(table.device.type, enabled=False):
+            for start in range(0, len(self._gallery), PIECE):
+                rows = self._gallery[start : start + PIECE].to(table.dtype)
+                torch.mm(queries, rows.T, out=table[:, start : start + len(rows)])
+        # A matrix product rounds differently at its edges, so equal gallery rows may come out a last bit apart and
+        # would not tie: all copies of a row take the similarity of the first.
+        for copies, originals in zip(*(torch.split(part, PIECE) for part in self._copies), strict=True):
+            table[:, copies] = table[:, originals]
+
+
+def _repeated_rows(rows: Float[Tensor, "g d"]) -> tuple[Int[Tensor, " copies"], Int[Tensor, " copies"]]:
+    """The rows that are equal to an earlier row, and the first row that each of them is equal to."""
+    # A hash of the bits in integer arithmetic, which is exact in any order of summation, unlike a float checksum.
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.dtype.itemsize]
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randint(-(2**63), 2**63 - 1, (rows.shape[1],), generator=generator).to(rows.device)
+    # Adding 0 turns -0 into 0.
+    pieces = [((piece.contiguous() + 0.0).view(bits) * weights).sum(1) for piece in torch.split(rows, PIECE)]
+    hashes, group = torch.unique(torch.cat(pieces), return_inverse=True)
+    places = torch.arange(len(rows), device=rows.device)
+    first = torch.full_like(hashes, len(rows)).scatter_reduce_(0, group, places, "amin")[group]
+    copies = (first != places).nonzero().squeeze(1)
+    equal = [(rows[part] == rows[first[part]]).all(1) for part in torch.split(copies, PIECE)]
+    copies = copies[torch.cat(equal)]
+    return copies, first[copies]
+
+
+def _check_sides(queries: Float[Tensor, "q d"], gallery: Tensor) -> None:
+    if queries.shape[1] != gallery.shape[1]:
+        raise InvalidInput(
+            f"queries has {queries.shape[1]} columns but gallery has {gallery.shape[1]}; embed both with one model"
+        )
+    if queries.device != gallery.device:
+        raise InvalidInput(f"queries is on {queries.device} but gallery on {gallery.device}; move one to the other's")
+    peaks = [float(torch.linalg.vector_norm(rows, torch.inf)) for rows in (queries, gallery)]
+    dtype = arithmetic_dtype(queries.dtype, gallery.dtype)
+    if peaks[0] * peaks[1] * queries.shape[1] > torch.finfo(dtype).max:
+        raise InvalidInput(
+            f"the inner products of queries (entries up to {peaks[0]:.1g}) and gallery (up to {peaks[1]:.1g}) leave "
+            f"the range of {dtype}; normalise the rows first"
+        )
+
+
+@validates
+def _excluded_rows(exclude: Tensor | np.ndarray | Sequence[int] | None, q: int, g: int) -> Int[Tensor, " q"]:
+    if exclude is None:
+        return torch.full((q,), -1)
+    rows = exclude.detach().cpu() if isinstance(exclude, Tensor) else torch.from_numpy(np.array(exclude))
+    if rows.ndim != 1 or len(rows) != q or rows.is_floating_point() or rows.dtype == torch.bool:
+        raise InvalidInput(
+            f"exclude has the type {rows.dtype} and the shape {tuple(rows.shape)} for {q} queries; pass one gallery "
+            "index per query, -1 for none"
+        )
+    if int(rows.min()) < -1 or int(rows.max()) >= g:
+        raise InvalidInput(
+            f"exclude has indices from {int(rows.min())} to {int(rows.max())}, but gallery has {g} rows; pass 0 to "
+            f"{g - 1}, or -1 for none"
+        )
+    return rows.long()

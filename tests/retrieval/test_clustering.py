@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
+
+from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval.clustering import _moved, clustering_metrics, kmeans
+
+from .oracles import pairwise_f1
+
+
+def blobs(n: int, centers: int, spread: float, seed: int, d: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = np.arange(n) % centers
+    return random.normal(size=(centers, d))[labels] + spread * random.normal(size=(n, d)), labels
+
+
+@pytest.mark.parametrize(("spread", "k"), [(0.05, 12), (0.6, 12), (0.6, 200)])
+def test_inertia_is_about_that_of_scikit_learn(spread: float, k: int) -> None:
+    rows, _ = blobs(900, 12, spread, 0)
+    ours = kmeans(rows, k, restarts=3, tolerance=0)
+    theirs = KMeans(k, n_init=3, random_state=0, tol=0).fit(rows)
+    assert ours.converged
+    assert ours.inertia <= 1.03 * theirs.inertia_
+
+
+@given(st.integers(0, 10**6), st.integers(1, 30))
+def test_centers_are_means_and_every_row_is_with_its_nearest_center(seed: int, k: int) -> None:
+    rows = torch.from_numpy(blobs(80, 6, 0.5, seed, d=3)[0])
+    found = kmeans(rows, k, seed=seed, tolerance=0)
+    assert found.converged
+    assert found.assignment.unique().tolist() == list(range(k))
+    means = torch.stack([rows[found.assignment == cluster].mean(0) for cluster in range(k)])
+    torch.testing.assert_close(found.centers, means)
+    distances = torch.cdist(rows, found.centers).square()
+    torch.testing.assert_close(distances.min(1).values, distances.gather(1, found.assignment[:, None])[:, 0])
+    assert found.inertia == pytest.approx(float(distances.min(1).values.sum()), rel=1e-9, abs=1e-9)
+
+
+@given(st.integers(0, 10**6))
+def test_the_seed_decides_and_more_restarts_do_no_harm(seed: int) -> None:
+    rows, _ = blobs(150, 10, 0.7, 0)
+    once, again = kmeans(rows, 10, seed=seed), kmeans(rows, 10, seed=seed)
+    assert torch.equal(once.assignment, again.assignment)
+    assert torch.equal(once.centers, again.centers)
+    assert kmeans(rows, 10, seed=seed, restarts=3).inertia <= once.inertia
+
+
+@pytest.mark.parametrize("k", [1, 5, 7])
+def test_fewer_different_rows_than_clusters_end_at_inertia_zero(k: int) -> None:
+    rows = np.random.default_rng(0).normal(size=(4, 9)).astype(np.float32)[np.arange(43) % min(k, 4)]
+    found = kmeans(rows, k, tolerance=0)
+    assert found.converged
+    assert found.inertia == pytest.approx(0, abs=1e-10)
+
+
+def test_a_center_without_rows_moves_to_the_farthest_row() -> None:
+    rows = torch.tensor([[0.0], [2.0], [9.0], [5.0]])
+    moved = _moved(rows, torch.tensor([0, 0, 0, 2]), torch.tensor([1.0, 1.0, 64.0, 0.0]), 4)
+    assert moved.flatten().tolist() == pytest.approx([11 / 3, 9, 5, 0])
+
+
+def test_a_large_common_mean_costs_no_digits() -> None:
+    rows = torch.from_numpy(blobs(200, 4, 0.01, 0)[0]).float()
+    near, far = kmeans(rows, 4), kmeans(rows + 1000, 4)
+    assert far.inertia == pytest.approx(near.inertia, rel=0.05)
+    assert normalized_mutual_info_score(near.assignment, far.assignment) == pytest.approx(1)
+
+
+def test_more_centers_than_rounds_of_drawing_find_well_parted_groups() -> None:
+    rows, labels = blobs(1800, 600, 0.02, 0, d=16)
+    found = kmeans(rows, 600)
+    assert normalized_mutual_info_score(labels, found.assignment) > 0.99
+    assert torch.equal(found.assignment, kmeans(rows, 600).assignment)
+
+
+def test_stopping_at_the_limit_is_told() -> None:
+    rows, _ = blobs(500, 30, 1.0, 0)
+    found = kmeans(rows, 30, max_iterations=1, tolerance=0)
+    assert (found.iterations, found.converged) == (1, False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_half_precision_is_clustered_in_float32(dtype: torch.dtype) -> None:
+    rows, labels = blobs(120, 4, 0.05, 0)
+    found = kmeans(torch.from_numpy(rows).to(dtype), 4, restarts=2)
+    assert found.centers.dtype == torch.float32
+    assert normalized_mutual_info_score(labels, found.assignment) == pytest.approx(1)
+
+
+@given(st.integers(0, 10**6))
+def test_the_measures_equal_enumerated_pairs_and_scikit_learn(seed: int) -> None:
+    rows, labels = blobs(60, 5, 0.6, seed)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    clusters = kmeans(unit, 5, seed=seed).assignment.tolist()
+    found = clustering_metrics(rows, labels, seed=seed)
+    assert found["f1"] == pytest.approx(pairwise_f1(labels.tolist(), clusters))
+    assert found["nmi"] == pytest.approx(normalized_mutual_info_score(labels, clusters))
+    assert found["ami"] == pytest.approx(adjusted_mutual_info_score(labels, clusters))
+
+
+def test_well_parted_classes_are_found_whatever_their_norms_and_labels() -> None:
+    rows, labels = blobs(120, 6, 0.01, 1)
+    rows *= np.random.default_rng(0).uniform(0.1, 10, (120, 1))
+    for form in (labels, (labels + 2**53).tolist(), torch.from_numpy(labels)):
+        assert clustering_metrics(rows, form) == pytest.approx({"nmi": 1, "f1": 1, "ami": 1})
+
+
+def test_small_classes_raise_no_warning_of_scikit_learn() -> None:
+    rows, _ = blobs(30, 30, 0.1, 0)
+    assert clustering_metrics(rows, list(range(20)) + list(range(10)))["nmi"] > 0
+
+
+def test_no_pair_of_either_kind_is_a_perfect_f1() -> None:
+    assert clustering_metrics(np.eye(3), [0, 1, 2])["f1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("k", "options", "message"),
+    [
+        (4, {}, r"k is 4 but embeddings has 3 rows"),
+        (0, {}, r"k is 0"),
+        (2, {"restarts": 0}, r"restarts is 0"),
+        (2, {"max_iterations": 0}, r"max_iterations is 0"),
+        (2, {"tolerance": float("nan")}, r"tolerance is nan"),
+        (2, {"tolerance": -1.0}, r"tolerance is -1.0"),
+    ],
+)
+def test_bad_options_are_told_in_one_sentence(k: int, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        kmeans(np.eye(3), k, **options)  # type: ignore[arg-type]
+
+
+def test_rows_whose_squares_overflow_are_told() -> None:
+    with pytest.raises(InvalidInput, match=r"leave the range of torch.float32; divide"):
+        kmeans(np.eye(3, dtype=np.float32) * 1e30, 2)
+
+
+def test_labels_that_do_not_fit_are_told() -> None:
+    with pytest.raises(InvalidInput, match="labels has 2 entries but embeddings has 3 rows"):
+        clustering_metrics(np.eye(3), [0, 1])
