@@ -1,0 +1,43 @@
+"""The examples that users read: in the docstrings and in the README."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import embedding_expansion
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(embedding_expansion.__path__, "embedding_expansion.")
+    if not module.name.endswith("__main__")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_in_docstrings_print_what_they_say(name: str) -> None:
+    module = importlib.import_module(name)
+    failed, _ = doctest.testmod(module, extraglobs={"torch": torch}, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert failed == 0
+
+
+def test_the_core_has_examples() -> None:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for name in ("compare", "expand", "hardest", "synthesize", "EmbeddingExpansion"):
+        assert any(test.examples for test in finder.find(getattr(embedding_expansion, name), name)), name
+
+
+def test_the_readme_example_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        names: dict[str, object] = {"model": torch.nn.Linear(6, 4), "images": torch.randn(8, 6)}
+        names["labels"] = torch.arange(8) // 2
+        exec(compile(block, "README.md", "exec"), names)
