@@ -1,0 +1,68 @@
+"""The command line: embex train | evaluate | embed | data.
+
+Nothing heavy is imported before the arguments are known to be right, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from importlib.metadata import version
+
+from embedding_expansion.errors import EmbeddingExpansionError, UnknownName
+
+COMMANDS = {
+    "train": "train an embedding model, and measure it before and after",
+    "evaluate": "measure a trained run again, or on another data set",
+    "embed": "embed image files with a trained run",
+    "data": "list, check and download data sets",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: by default those that the program was started with.
+
+    Returns:
+        The exit status: 0, 2 for an error (one line on stderr says which), 128 plus the signal that stopped it; 1 from
+        a command that did its work but not on everything.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _dispatch(given)
+    except (EmbeddingExpansionError, OSError) as error:  # a full disk or a forbidden folder is no bug of ours
+        print(f"embex: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("embex: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if given[0] == "--version":
+        print(f"embex {version('embedding-expansion')}")
+        return 0
+    if given[0] not in COMMANDS:
+        raise UnknownName("command", given[0], COMMANDS)
+    # Threads that wait should sleep: spinning, they take the cores from each other wherever something else runs too
+    # (measured: a quarter of the images per second on two busy cores). Read when torch loads its thread pool.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    command = importlib.import_module(f"embedding_expansion.app.{given[0]}")
+    status: int = command.run(given[1:])
+    return status
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    return (
+        "usage: embex COMMAND ...\n\nDeep metric learning with embedding expansion. `embex train` alone trains on the "
+        f"embedded data set.\n\ncommands:\n{commands}\n\noptions:\n  -h, --help  this text; embex COMMAND --help has "
+        "that of a command\n  --version   the version"
+    )

@@ -1,0 +1,43 @@
+"""embex train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embedding_expansion.app.arguments import parse
+from embedding_expansion.errors import InvalidInput
+from embedding_expansion.training.config import from_namespace, parser
+
+# The short form of an option names what the section is about.
+_SHORT = {
+    "--data": "--data.name",
+    "--loss": "--loss.name",
+    "--model": "--model.backbone",
+    "--expansion": "--expansion.n",
+}
+
+
+def run(arguments: list[str]) -> int:
+    """Trains, or goes on with a run; gives back the exit status."""
+    options = parser()
+    options.add_argument("--resume", type=str | None, default=None, help="go on with this run folder, as configured")
+    given = parse(options, [_long(argument) for argument in arguments])
+    path = given.pop("resume")
+    if path is None:
+        config = from_namespace(given)
+    elif len(arguments) > (1 if arguments[0].startswith("--resume=") else 2):
+        raise InvalidInput("--resume goes on with a run as it was configured; leave the other options out")
+
+    from embedding_expansion.training import run as training  # torch: only once the arguments are known to be right
+
+    command = ("embex", "train", *arguments)
+    outcome = training.train(config, command=command) if path is None else training.resume(Path(path))
+    if outcome.signal:
+        print(f"stopped after saving; go on with: embex train --resume {outcome.run}", flush=True)
+        return 128 + outcome.signal
+    return 0
+
+
+def _long(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return _SHORT.get(name, name) + equals + value

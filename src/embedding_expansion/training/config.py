@@ -1,0 +1,226 @@
+"""Everything that decides a run, as typed dataclasses that are at once the command line and `config.yaml`.
+
+Nothing heavy is imported here, so that `--help` answers at once. Names that only the heavy parts know (losses, data
+sets, backbones) are checked when the run is set up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import jsonargparse
+
+from embedding_expansion.errors import InvalidInput, RunError
+
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained and tested on."""
+
+    name: Annotated[str, "data set by name (see `embex data list`), a folder of class folders, or a .csv"] = "glyphs"
+    root: Annotated[str | None, "folder that holds the data set; default: where `embex data list` says"] = None
+    part: Annotated[bool, "open a part of the set, and say so in every output"] = False
+    train_classes: Annotated[int | None, "folders and tables: this many classes train, the others test"] = None
+    image_size: Annotated[int | None, "side in pixels; default: 32 for conv4, else what the backbone is made for"] = (
+        None
+    )
+    transform: Annotated[str | None, "how training images are varied; default: what suits the data set"] = None
+    workers: Annotated[int | None, "processes that load images; default: none for sets held in memory"] = None
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How a batch is drawn: P classes with K images each."""
+
+    classes_per_batch: Annotated[int, "classes in a batch"] = 32
+    images_per_class: Annotated[int, "images of each of them"] = 4
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    backbone: Annotated[str, "conv4, a torchvision name (googlenet, resnet50, ...) or timm/NAME"] = "conv4"
+    dim: Annotated[int, "dimensions of the embedding"] = 128
+    pooling: Annotated[Literal["avg", "gem"], "global pooling: average or generalised mean"] = "avg"
+    pretrained: Annotated[bool, "fetch ImageNet weights through the library that has the backbone"] = False
+    weights: Annotated[str | None, "local .safetensors file with the backbone's state dict"] = None
+    mean: Annotated[list[float] | None, "mean of the pixels in 0..1; default: the weights', else ImageNet's"] = None
+    std: Annotated[list[float] | None, "their standard deviation, likewise"] = None
+    channels: Annotated[int | None, "colour channels; default: the data set's for conv4, else 3"] = None
+    freeze_batch_norm: Annotated[bool, "keep batch norm as it comes with the weights"] = False
+    freeze_backbone: Annotated[bool, "embed once, cache the features and train the head only; no augmentation"] = False
+
+
+@dataclass(frozen=True)
+class ExpansionConfig:
+    """Embedding expansion."""
+
+    n: Annotated[int | Literal["none"], "synthetic points per pair; 0: mining only; none: the plain loss"] = 2
+    scope: Annotated[Literal["class_pair", "anchor"], "the paper's formula, or the released program's"] = "class_pair"
+    normalize_synthetic: Annotated[bool, "L2-normalise the synthetic points"] = True
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the weights move."""
+
+    name: Annotated[Literal["adam", "adamw"], "optimiser"] = "adam"
+    lr: Annotated[float, "learning rate (of the head, where the backbone has its own)"] = 1e-3
+    backbone_lr_factor: Annotated[float, "the backbone's learning rate as a factor of lr"] = 1.0
+    weight_decay: Annotated[float, "weight decay"] = 5e-4
+    schedule: Annotated[Literal["none", "cosine", "step"], "cosine falls to 0; step multiplies at milestones"] = "none"
+    milestones: Annotated[list[int], "steps at which `step` multiplies by gamma"] = field(default_factory=list)
+    gamma: Annotated[float, "factor of `step`"] = 0.5
+    clip_norm: Annotated[float | None, "largest norm of the gradient; default: not clipped"] = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    data: Annotated[DataConfig, "data"] = field(default_factory=DataConfig)
+    sampler: Annotated[SamplerConfig, "batches"] = field(default_factory=SamplerConfig)
+    model: Annotated[ModelConfig, "model"] = field(default_factory=ModelConfig)
+    loss: Annotated[dict[str, bool | int | float | str], "name of the loss, and its parameters as --loss.alpha 2"] = (
+        field(default_factory=lambda: {"name": "multi_similarity"})
+    )
+    expansion: Annotated[
+        ExpansionConfig, "expansion (from scratch it can also do harm, with triplet for one: compare --expansion none)"
+    ] = field(default_factory=ExpansionConfig)
+    optimizer: Annotated[OptimizerConfig, "optimizer"] = field(default_factory=OptimizerConfig)
+    steps: Annotated[int, "training steps"] = 300
+    protocol: Annotated[
+        Literal["validation", "last", "paper"],
+        "which weights are kept: best on held-out training classes (validation), the last ones (last), or best on the "
+        "test classes as the paper did (paper: the reported numbers are then optimistic)",
+    ] = "validation"
+    validation_share: Annotated[float, "share of the training classes held out by --protocol validation"] = 0.1
+    eval_every: Annotated[int, "steps between two evaluations"] = 50
+    patience: Annotated[int | None, "stop after this many evaluations without a better one; default: never"] = None
+    checkpoint_every: Annotated[int, "steps between two checkpoints"] = 50
+    log_every: Annotated[int, "steps between two lines of log.jsonl"] = 10
+    measure_before: Annotated[bool, "measure raw pixels and the untrained net first"] = True
+    seed: Annotated[int, "seed of everything random"] = 0
+    device: Annotated[str, "auto, cpu, cuda, cuda:1, ..."] = "auto"
+    precision: Annotated[Precision, "16-bit autocast on CUDA only"] = "auto"
+    threads: Annotated[int | None, "threads of a process on the CPU; default: torch's choice"] = None
+    out: Annotated[str | None, "run folder; default: runs/DATA-LOSS-TIME"] = None
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that no run can use."""
+        _check_numbers(self)
+
+
+def parser() -> jsonargparse.ArgumentParser:
+    """The command line of a run: every field of `TrainConfig`, and `--config FILE`."""
+    result = jsonargparse.ArgumentParser(
+        prog="embex train",
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Trains an embedding model, and measures it before and after.",
+    )
+    result.add_argument("--config", action="config", help="YAML file, as a run folder's config.yaml; options override")
+    for option in _options(TrainConfig()):
+        if option.section is None:
+            result.add_argument(f"--{option.name}", type=option.kind, default=option.default, help=option.text)
+            continue
+        group = result.add_argument_group(option.text)
+        for field_ in _options(option.default):
+            name = f"--{option.name}.{field_.name}"
+            group.add_argument(name, type=field_.kind, default=field_.default, help=field_.text)
+    return result
+
+
+def from_namespace(parsed: jsonargparse.Namespace) -> TrainConfig:
+    """The typed configuration in what `parser()` has parsed."""
+    values = parsed.as_dict()
+    arguments: dict[str, Any] = {}
+    for option in _options(TrainConfig()):
+        given = values[option.name]
+        arguments[option.name] = given if option.section is None else option.section(**given)
+    return TrainConfig(**arguments)
+
+
+def dump(config: TrainConfig) -> str:
+    """The configuration as YAML; `load` gives it back. Options left to the program (None) are not written."""
+    command_line = parser()
+    namespace = command_line.get_defaults()
+    for option in _options(config):
+        if option.section is None:
+            namespace[option.name] = option.default
+            continue
+        for inner in _options(option.default):
+            namespace[f"{option.name}.{inner.name}"] = inner.default
+    text: str = command_line.dump(namespace)
+    return text
+
+
+def load(path: Path) -> TrainConfig:
+    """Reads a `config.yaml`.
+
+    Raises:
+        RunError: the file is missing, or no configuration of a run.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}); pass a run folder made by embex train") from error
+    try:
+        return from_namespace(parser().parse_string(text))
+    except jsonargparse.ArgumentError as error:
+        raise RunError(f"{path} is no configuration of a run: {' '.join(str(error).split())}") from error
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One field of a configuration as an option; a section is a field that has fields of its own."""
+
+    name: str
+    kind: Any
+    section: type[Any] | None
+    default: Any  # its value in the configuration that was looked at
+    text: str
+
+
+def _options(config: Any) -> list[_Option]:
+    options = []
+    for name, hint in typing.get_type_hints(type(config), include_extras=True).items():
+        kind, text = typing.get_args(hint)
+        section: type[Any] | None = kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+        options.append(_Option(name, kind, section, getattr(config, name), text))
+    return options
+
+
+def _check_numbers(config: TrainConfig) -> None:
+    at_least_one = {
+        "steps": config.steps,
+        "eval_every": config.eval_every,
+        "checkpoint_every": config.checkpoint_every,
+        "log_every": config.log_every,
+        "patience": config.patience,
+        "threads": config.threads,
+        "sampler.classes_per_batch": config.sampler.classes_per_batch,
+        "sampler.images_per_class": config.sampler.images_per_class,
+        "model.dim": config.model.dim,
+        "data.image_size": config.data.image_size,
+    }
+    for name, value in at_least_one.items():
+        if value is not None and value < 1:
+            raise InvalidInput(f"{name} is {value}; pass a whole number of at least 1")
+    if isinstance(config.expansion.n, int) and config.expansion.n < 0:
+        raise InvalidInput(f"expansion.n is {config.expansion.n}; pass 0 or more, or none for the plain loss")
+    if not 0 <= config.seed < 2**63:
+        raise InvalidInput(f"seed is {config.seed}; pass a whole number from 0 to 2^63 - 1")
+    if not 0 < config.validation_share < 1:
+        raise InvalidInput(f"validation_share is {config.validation_share}; pass a number between 0 and 1")
+    if not config.optimizer.lr > 0:
+        raise InvalidInput(f"optimizer.lr is {config.optimizer.lr}; pass a number above 0")
+    if "name" not in config.loss:
+        raise InvalidInput("the loss has no name; pass one, as --loss multi_similarity")

@@ -1,0 +1,105 @@
+"""Embedding a whole set of images, and measuring retrieval and clustering on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from embedding_expansion.data.images import ImageSet
+from embedding_expansion.data.loader import broken_sentence, evaluation_batches
+from embedding_expansion.data.transforms import ImageTransform
+from embedding_expansion.errors import DataError
+from embedding_expansion.model import EmbeddingModel
+from embedding_expansion.retrieval.clustering import clustering_metrics
+from embedding_expansion.retrieval.metrics import retrieval_metrics
+
+RAW_SIZE = 32  # raw pixels are compared at this size: 12 kB an image, so that the largest sets fit into memory
+
+
+def embed_images(
+    embed: Callable[[Tensor], Tensor],
+    images: ImageSet,
+    transform: ImageTransform,
+    *,
+    workers: int,
+    broken: dict[Path, str],
+) -> tuple[Tensor, ImageSet]:
+    """Embeds a set of images in its order.
+
+    Args:
+        embed: uint8 images (b, c, size, size) -> vectors (b, d).
+        images: n images.
+        transform: what makes them squares.
+        workers: processes that decode.
+        broken: gets the images that cannot be read, which are left out.
+
+    Returns:
+        The vectors (n, d) in float32, and the images that they belong to.
+
+    Raises:
+        DataError: no image at all can be read.
+    """
+    vectors, kept = [], []
+    for indices, pixels in evaluation_batches(images, transform, workers=workers, broken=broken):
+        vectors.append(embed(pixels).float())
+        kept.append(indices)
+    if not vectors:
+        raise DataError(f"not one of {len(images)} images can be read; {broken_sentence(broken)}")
+    chosen = np.concatenate(kept)
+    return torch.cat(vectors), images if len(chosen) == len(images) else images.subset(chosen)
+
+
+def model_embedder(model: EmbeddingModel, device: torch.device, precision: str) -> Callable[[Tensor], Tensor]:
+    """Images -> L2-normalised embeddings of the model, in the precision that it was trained in."""
+
+    def embed(images: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return model.embed(images.to(device))
+
+    return embed
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """16-bit arithmetic where the precision asks for it; a context that does nothing otherwise."""
+    kind = torch.float16 if precision == "float16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=kind, enabled=precision != "float32")
+
+
+def raw_pixels(images: Tensor) -> Tensor:
+    """The pixels themselves as a vector, L2-normalised, so that the inner product is their cosine."""
+    return functional.normalize(images.flatten(1).float(), dim=1)
+
+
+def measure(vectors: Tensor, images: ImageSet, recall_at: tuple[int, ...], *, seed: int) -> dict[str, float]:
+    """Retrieval (Recall@K, Precision@1, R-precision, MAP@R) and clustering (NMI, F1, AMI) of embeddings."""
+    return measure_retrieval(vectors, images, recall_at) | clustering_metrics(vectors, images.labels, seed=seed)
+
+
+def measure_retrieval(vectors: Tensor, images: ImageSet, recall_at: tuple[int, ...]) -> dict[str, float]:
+    """Retrieval only, which is cheap."""
+    return retrieval_metrics(
+        vectors, images.labels, ks=recall_at, is_query=images.is_query, is_gallery=images.is_gallery
+    )
+
+
+def hold_out_classes(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Splits the CLASSES of a training set: most to train on, a share (at least 2) to select the model on.
+
+    Raises:
+        DataError: fewer than 4 classes.
+    """
+    classes = images.classes
+    if len(classes) < 4:
+        raise DataError(
+            f"the training set has {len(classes)} classes, too few to hold some out for validation; "
+            "use --protocol last, or a set with 4 classes or more"
+        )
+    count = min(max(2, round(share * len(classes))), len(classes) - 2)
+    held = np.random.default_rng(seed).permutation(classes)[:count]
+    is_held = np.isin(images.labels, held)
+    return images.subset(np.flatnonzero(~is_held)), images.subset(np.flatnonzero(is_held))

@@ -1,0 +1,90 @@
+"""Makes the loss, the model and the optimiser that a configuration describes."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from embedding_expansion.core.modules import LOSSES, EmbeddingExpansion
+from embedding_expansion.core.pair_loss import PairLoss
+from embedding_expansion.errors import InvalidInput, UnknownName
+from embedding_expansion.model import EmbeddingModel
+from embedding_expansion.training.config import ExpansionConfig, ModelConfig, OptimizerConfig, TrainConfig
+
+
+def make_loss(config: TrainConfig) -> PairLoss:
+    """The loss, expanded unless `expansion.n` is none.
+
+    Raises:
+        UnknownName: no loss, or no parameter of the loss, has the given name; says the nearest.
+        InvalidInput: a parameter's value is of the wrong kind.
+    """
+    parameters: dict[str, Any] = dict(config.loss)
+    name = str(parameters.pop("name"))
+    if name not in LOSSES:
+        raise UnknownName("loss", name, LOSSES)
+    loss = LOSSES[name](**_checked(name, parameters), statistics=True)
+    expansion: ExpansionConfig = config.expansion
+    if expansion.n == "none":
+        return loss
+    return EmbeddingExpansion(
+        loss, n=expansion.n, scope=expansion.scope, normalize_synthetic=expansion.normalize_synthetic, statistics=True
+    )
+
+
+def _checked(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a loss as it takes them: known by name, and of the kind of their defaults."""
+    known = list(inspect.signature(LOSSES[name].function).parameters.values())[1:]
+    defaults = {parameter.name: parameter.default for parameter in known}
+    for parameter, value in given.items():
+        if parameter not in defaults:
+            raise UnknownName(f"parameter of the loss {name}", parameter, defaults)
+        wants_bool = isinstance(defaults[parameter], bool)
+        if isinstance(value, str) or isinstance(value, bool) is not wants_bool:
+            wanted = "true or false" if wants_bool else "a number"
+            raise InvalidInput(f"loss.{parameter} is {value!r}; pass {wanted}, by default {defaults[parameter]}")
+    return {parameter: type(defaults[parameter])(value) for parameter, value in given.items()}
+
+
+def make_model(config: ModelConfig, *, fetch_weights: bool = True) -> EmbeddingModel:
+    """The model; without `fetch_weights` an empty one, whose weights a checkpoint will bring."""
+    return EmbeddingModel(
+        config.backbone,
+        config.dim,
+        pooling=config.pooling,
+        channels=3 if config.channels is None else config.channels,
+        pretrained=config.pretrained and fetch_weights,
+        weights=config.weights if fetch_weights else None,
+        mean=config.mean,
+        std=config.std,
+        freeze_batch_norm=config.freeze_batch_norm,
+        freeze_backbone=config.freeze_backbone,
+    )
+
+
+def make_optimizer(config: OptimizerConfig, model: EmbeddingModel, loss: nn.Module) -> torch.optim.Optimizer:
+    """Adam or AdamW over two groups: head, pooling and the loss's parameters at lr, the backbone at its share."""
+    backbone = [parameter for parameter in model.trunk.parameters() if parameter.requires_grad]
+    rest = [parameter for part in (model.pooling, model.head, loss) for parameter in part.parameters()]
+    groups = [
+        {"params": [parameter for parameter in rest if parameter.requires_grad], "factor": 1.0},
+        {"params": backbone, "factor": config.backbone_lr_factor},
+    ]
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind([group for group in groups if group["params"]], lr=config.lr, weight_decay=config.weight_decay)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int, steps: int) -> float:
+    """Sets what the schedule says for this step, a function of the step alone, and gives it back (without factors)."""
+    lr = config.lr
+    if config.schedule == "cosine":
+        lr *= (1 + math.cos(math.pi * step / steps)) / 2
+    elif config.schedule == "step":
+        lr *= config.gamma ** sum(step >= milestone for milestone in config.milestones)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["factor"]
+    return lr

@@ -1,0 +1,229 @@
+"""What a configuration describes, made: the data, the network, the loss, the optimiser, and what a step is fed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedding_expansion.core.pair_loss import PairLoss
+from embedding_expansion.data.datasets import DATASETS, open_dataset
+from embedding_expansion.data.images import Dataset, ImageSet
+from embedding_expansion.data.loader import batches
+from embedding_expansion.data.sampler import ClassBalancedSampler
+from embedding_expansion.data.transforms import ImageTransform, test_transform, train_transform
+from embedding_expansion.errors import InvalidInput
+from embedding_expansion.model import EmbeddingModel
+from embedding_expansion.training.config import DataConfig, ModelConfig, Precision, TrainConfig
+from embedding_expansion.training.evaluation import embed_images, hold_out_classes, model_embedder
+from embedding_expansion.training.factory import make_loss, make_model, make_optimizer
+
+
+@dataclass
+class Job:
+    """Everything that the loop needs, and the configuration with nothing left open."""
+
+    config: TrainConfig
+    dataset: Dataset
+    train: ImageSet
+    validation: ImageSet | None  # held-out training classes
+    model: EmbeddingModel
+    loss: PairLoss
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    precision: Precision
+    train_transform: ImageTransform
+    test_transform: ImageTransform
+    workers: int
+    broken: dict[Path, str] = field(default_factory=dict)  # images that could not be read, and why
+    features: dict[int, tuple[Tensor, ImageSet]] = field(default_factory=dict)  # frozen backbone: by the set's identity
+
+    @property
+    def selects_on(self) -> ImageSet | None:
+        """The images that decide which weights are kept; None where the last ones are."""
+        return self.dataset.test if self.config.protocol == "paper" else self.validation
+
+    @property
+    def network(self) -> nn.Module:
+        """What a step runs and trains: the model, or its head where the backbone is frozen."""
+        return self.model.head if self.config.model.freeze_backbone else self.model
+
+    def batches(self, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(step, images or cached features, labels) from a step on; a function of the seed and the step alone."""
+        config = self.config
+        if config.model.freeze_backbone:
+            features, images = self._cached(self.train)
+            sampler, labels = make_sampler(images, config), torch.from_numpy(images.labels)
+            for step in range(start, config.steps):
+                rows = torch.from_numpy(sampler.batch(step))
+                yield step, features[rows], labels[rows]
+            return
+        yield from batches(
+            self.train,
+            make_sampler(self.train, config),
+            self.train_transform,
+            seed=config.seed,
+            start=start,
+            stop=config.steps,
+            workers=self.workers,
+            broken=self.broken,
+        )
+
+    def embed(self, images: ImageSet) -> tuple[Tensor, ImageSet]:
+        """The L2-normalised embeddings of a set by the model as it is now, and the images that they belong to."""
+        if self.config.model.freeze_backbone:
+            features, images = self._cached(images)
+            with torch.no_grad():
+                return functional.normalize(self.model.head(features).float(), dim=1), images
+        return self.run_over(images, model_embedder(self.model, self.device, self.precision))
+
+    def run_over(
+        self, images: ImageSet, function: Callable[[Tensor], Tensor], transform: ImageTransform | None = None
+    ) -> tuple[Tensor, ImageSet]:
+        """Any function of uint8 images over a set as it is tested, and the images that could be read."""
+        transform = transform or self.test_transform
+        return embed_images(function, images, transform, workers=self.workers, broken=self.broken)
+
+    def _cached(self, images: ImageSet) -> tuple[Tensor, ImageSet]:
+        if id(images) not in self.features:
+            self.model.eval()
+
+            @torch.no_grad()
+            def features(pixels: Tensor) -> Tensor:
+                return self.model.features(pixels.to(self.device))
+
+            self.features[id(images)] = self.run_over(images, features)
+        return self.features[id(images)]
+
+
+def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:
+    """Makes a job; what the configuration leaves open is decided here and written into the job's.
+
+    Args:
+        config: of the run.
+        fetch_weights: False where a checkpoint brings all weights.
+
+    Raises:
+        InvalidInput, UnknownName, DataError: whatever the configuration names and cannot be had.
+    """
+    device = find_device(config.device)
+    precision = _precision(config.precision, device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    loss = make_loss(config).to(device)
+    dataset, train, validation = _open(config)
+    make_sampler(train, config)  # too few classes are an error now, not after the first measures
+    torch.manual_seed(config.seed)
+    channels = dataset.train.channels if config.model.backbone == "conv4" else 3
+    model_config = dataclasses.replace(config.model, channels=config.model.channels or channels)
+    model = make_model(model_config, fetch_weights=fetch_weights).to(device)
+    model.to(memory_format=torch.channels_last)
+    size, transform = config.data.image_size or model.image_size, config.data.transform or dataset.transform
+    _check_size(model, size, config.model.backbone)
+    resolved = dataclasses.replace(
+        config,
+        data=_resolved_data(config.data, size, transform, dataset.train.pixels is not None),
+        model=_resolved_model(model_config, model),
+        device=device.type if config.device == "auto" else config.device,
+        precision=precision,
+        threads=torch.get_num_threads(),
+    )
+    return Job(
+        config=resolved,
+        dataset=dataset,
+        train=train,
+        validation=validation,
+        model=model,
+        loss=loss,
+        optimizer=make_optimizer(config.optimizer, model, loss),
+        device=device,
+        precision=precision,
+        train_transform=train_transform(size, transform),
+        test_transform=test_transform(size, transform),
+        workers=resolved.data.workers or 0,
+    )
+
+
+def _open(config: TrainConfig) -> tuple[Dataset, ImageSet, ImageSet | None]:
+    """The data set, and its training side split into what trains and what is held out."""
+    data = config.data
+    root = None if data.root is None else Path(data.root)
+    dataset = open_dataset(data.name, root=root, part=data.part, train_classes=data.train_classes)
+    if config.protocol != "validation":
+        return dataset, dataset.train, None
+    return dataset, *hold_out_classes(dataset.train, config.validation_share, config.seed)
+
+
+def make_sampler(images: ImageSet, config: TrainConfig) -> ClassBalancedSampler:
+    """What draws the batches.
+
+    Raises:
+        InvalidInput: the set has fewer classes than a batch.
+    """
+    return ClassBalancedSampler(
+        images.labels, config.sampler.classes_per_batch, config.sampler.images_per_class, config.seed
+    )
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; "auto" is CUDA where there is one; of several each local rank has its own.
+
+    Raises:
+        InvalidInput: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InvalidInput(f"there is no device {name!r}; pass cpu, cuda or cuda:NUMBER") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput(f"device is {name}, but torch finds no CUDA here; pass cpu")
+    return device
+
+
+def _precision(name: Precision, device: torch.device) -> Precision:
+    if device.type == "cuda":
+        return "bfloat16" if name == "auto" else name
+    if name not in ("auto", "float32"):
+        raise InvalidInput(f"precision is {name}, which is for CUDA only; use float32 on {device.type}")
+    return "float32"
+
+
+def _check_size(model: EmbeddingModel, size: int, backbone: str) -> None:
+    """Runs an empty image through, so that a size that the backbone cannot take is an error at once."""
+    try:
+        model.embed(torch.zeros(1, model.channels, size, size, dtype=torch.uint8, device=model.mean.device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInput(
+            f"{backbone} cannot take images of {size} pixels ({reason}); "
+            f"pass another --data.image_size, or none for {model.image_size}"
+        ) from error
+
+
+def _resolved_data(data: DataConfig, size: int, transform: str, in_memory: bool) -> DataConfig:
+    workers = 0 if in_memory else min(4, os.cpu_count() or 1)
+    is_path = data.name not in DATASETS
+    return dataclasses.replace(
+        data,
+        name=str(Path(data.name).resolve()) if is_path else data.name,
+        root=None if data.root is None else str(Path(data.root).resolve()),
+        image_size=size,
+        transform=transform,
+        workers=workers if data.workers is None else data.workers,
+    )
+
+
+def _resolved_model(config: ModelConfig, model: EmbeddingModel) -> ModelConfig:
+    mean, std = ([round(value, 6) for value in buffer.flatten().tolist()] for buffer in (model.mean, model.std))
+    weights = None if config.weights is None else str(Path(config.weights).resolve())
+    return dataclasses.replace(config, mean=config.mean or mean, std=config.std or std, weights=weights)

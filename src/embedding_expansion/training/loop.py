@@ -1,0 +1,145 @@
+"""The training loop, plain PyTorch: `run_steps` is all that happens between the first step and the last."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embedding_expansion.data.images import ImageSet
+from embedding_expansion.errors import RunError
+from embedding_expansion.training import checkpoint
+from embedding_expansion.training.evaluation import autocast, measure_retrieval
+from embedding_expansion.training.factory import set_learning_rate
+from embedding_expansion.training.job import Job
+from embedding_expansion.training.journal import Journal
+from embedding_expansion.training.ranks import Ranks
+from embedding_expansion.training.run_folder import RunFolder
+from embedding_expansion.training.signals import StopSignal
+from embedding_expansion.training.state import State, step_seed
+
+
+def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
+    """Trains from `state.step` on: steps, log lines, evaluations, checkpoints.
+
+    Args:
+        job: what is trained; its model, loss and optimiser change.
+        state: how far the run has come; changes.
+        run: the folder, written by the first rank only.
+        ranks: the processes that train together.
+
+    Returns:
+        The number of the signal that stopped it, after saving, or 0 where it came to its end.
+
+    Raises:
+        RunError: the loss or the embeddings are NaN or infinite. The last checkpoint stays as it is.
+    """
+    config = job.config
+    network, loss = ranks.wrap(job.network, job.loss)
+    scaler = torch.amp.GradScaler(job.device.type, enabled=job.precision == "float16")
+    if state.scaler:
+        scaler.load_state_dict(state.scaler)
+    job.model.train()
+    if state.stops_early(config):
+        return 0
+    with StopSignal() as signal, Journal(run if ranks.is_first else None, state.step, config.steps) as journal:
+        began = time.perf_counter()
+        for step, inputs, labels in job.batches(state.step):
+            torch.manual_seed(step_seed(config.seed, step))
+            lr = set_learning_rate(job.optimizer, config.optimizer, step, config.steps)
+            rows = ranks.share(len(labels))
+            value = _optimize(job, network, loss, scaler, inputs[rows].to(job.device), labels[rows].to(job.device))
+            if not math.isfinite(value):
+                raise _diverged(value, step + 1, run)
+            state.step = step + 1
+            seconds = time.perf_counter() - began
+            state.training_seconds += seconds
+            journal.count(value, len(labels), seconds)
+            stops = _between_steps(job, state, run, ranks, journal, scaler, {"loss": value, "lr": lr})
+            stopped_by = ranks.agree(signal.number)
+            if stopped_by and ranks.is_first:
+                _save(job, state, scaler, run)
+            if stopped_by or stops:
+                return stopped_by
+            began = time.perf_counter()
+    return 0
+
+
+def _diverged(value: float, step: int, run: RunFolder) -> RunError:
+    return RunError(
+        f"training diverged: the loss is {value} at step {step}; {run.path} keeps what was saved before; "
+        "train again with a smaller --optimizer.lr, or --optimizer.clip_norm 1"
+    )
+
+
+def _optimize(
+    job: Job, network: nn.Module, loss: nn.Module, scaler: torch.amp.GradScaler, inputs: Tensor, labels: Tensor
+) -> float:
+    """One step of the optimiser; gives back the loss, NaN where the embeddings are no longer numbers."""
+    with autocast(job.device, job.precision):
+        embeddings = network(inputs)
+    if not torch.isfinite(embeddings).all():
+        return math.nan
+    value: Tensor = loss(embeddings, labels)
+    job.optimizer.zero_grad()
+    scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+    if job.config.optimizer.clip_norm is not None:
+        scaler.unscale_(job.optimizer)
+        parameters = [parameter for group in job.optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, job.config.optimizer.clip_norm)
+    scaler.step(job.optimizer)
+    scaler.update()
+    return value.item()
+
+
+def _between_steps(
+    job: Job,
+    state: State,
+    run: RunFolder,
+    ranks: Ranks,
+    journal: Journal,
+    scaler: torch.amp.GradScaler,
+    figures: dict[str, float],
+) -> bool:
+    """Logs, evaluates and saves where it is due; gives back whether patience has run out."""
+    config = job.config
+    entry: dict[str, Any] = {"step": state.step}
+    if state.is_due(config.log_every, config):
+        entry |= {"loss": ranks.mean(figures["loss"]), "lr": figures["lr"]}
+        entry |= {name: value.item() for name, value in job.loss.last_statistics.items()}
+        entry["images_per_second"] = round(journal.images_per_second(), 1)
+    judged = job.selects_on if state.is_due(config.eval_every, config) else None
+    if ranks.is_first:
+        if judged is not None:
+            entry |= _evaluate(job, judged, state, journal)
+        journal.write(entry)
+        if judged is not None or state.is_due(config.checkpoint_every, config):
+            _save(job, state, scaler, run)
+    return judged is not None and bool(ranks.same(state.stops_early(config)))
+
+
+def _evaluate(job: Job, judged: ImageSet, state: State, journal: Journal) -> dict[str, dict[str, float]]:
+    """Retrieval on the images that select the model; notes in the state whether these weights are the best."""
+    by_paper = job.config.protocol == "paper"
+    vectors, images = job.embed(judged)
+    figures = measure_retrieval(vectors, images, job.dataset.recall_at if by_paper else (1,))
+    # The paper keeps the best Recall@1. On few held-out classes that is soon near 1; MAP@R still tells models apart.
+    state.judge(figures["recall_at_1"] if by_paper else figures["map_at_r"])
+    side = "test" if by_paper else "validation"
+    journal.say(
+        f"  step {state.step} of {job.config.steps}: Recall@1 {figures['recall_at_1']:.3f}, "
+        f"MAP@R {figures['map_at_r']:.3f} on {'TEST' if by_paper else 'held-out training'} classes"
+    )
+    return {side: figures}
+
+
+def _save(job: Job, state: State, scaler: torch.amp.GradScaler, run: RunFolder) -> None:
+    """Writes the checkpoint of this step, and removes all but the best one's."""
+    state.scaler = scaler.state_dict()
+    state.broken = {str(path): reason for path, reason in job.broken.items()}
+    tensors = checkpoint.collect(job.model, job.loss, job.optimizer)
+    checkpoint.save_tensors(checkpoint.checkpoint_path(run.checkpoints, state.step), tensors, state.as_json())
+    checkpoint.prune(run.checkpoints, keep={state.step, state.best_step or state.step})

@@ -1,0 +1,57 @@
+"""The lines that a run prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from embedding_expansion.data.images import ImageSet
+from embedding_expansion.data.loader import broken_sentence
+from embedding_expansion.training.job import Job
+from embedding_expansion.training.run_folder import RunFolder
+from embedding_expansion.training.state import State
+
+_TITLES = {"raw_pixels": "before, raw pixels", "untrained": "before, untrained net", "after": "after training"}
+
+
+def say_what_runs(job: Job, state: State, world: int) -> None:
+    """What is trained on what."""
+    config = job.config
+    held = f"; {_size(job.validation)} held out to select the weights" if job.validation is not None else ""
+    print(f"data: {job.dataset.name}; {_size(job.train)} train{held}; {_size(job.dataset.test)} test")
+    expansion = config.expansion
+    kind = "normalised" if expansion.normalize_synthetic else "not normalised"
+    expanded = f"embedding expansion, n = {expansion.n}, scope {expansion.scope}, synthetic points {kind}"
+    given = "".join(f", {name} {value}" for name, value in config.loss.items() if name != "name")
+    print(f"loss: {config.loss['name']}{given}; {'plain' if expansion.n == 'none' else expanded}")
+    print(f"model: {config.model.backbone}, {config.model.dim} dimensions, images of {config.data.image_size} pixels")
+    batch = f"{config.sampler.classes_per_batch} classes x {config.sampler.images_per_class} images"
+    optimizer = f"{config.optimizer.name} at {config.optimizer.lr}"
+    print(f"training: {config.steps} steps of {batch}, {optimizer}, seed {config.seed}")
+    processes = f"{world} processes, " if world > 1 else ""
+    print(f"machine: {processes}{job.device}, {config.threads} threads, {job.precision}", flush=True)
+    if config.protocol == "paper":
+        print("note: the TEST classes select the weights (the paper's protocol); the numbers are optimistic")
+    if state.step:
+        print(f"going on after step {state.step}", flush=True)
+
+
+def say_measures(name: str, measures: dict[str, Any]) -> None:
+    """One line of measures."""
+    recalls = [f"Recall@{key.rsplit('_', 1)[1]} {value:.3f}" for key, value in measures.items() if "recall_at" in key]
+    clusters = f"NMI {measures['nmi']:.3f}, F1 {measures['f1']:.3f}"
+    print(f"{_TITLES.get(name, name)}: {', '.join(recalls)}, {clusters}", flush=True)
+
+
+def say_end(metrics: dict[str, Any], run: RunFolder) -> None:
+    """The final measures, and where everything lies."""
+    say_measures("after", metrics)
+    print(f"on {metrics['data']}; weights of step {metrics['selected_step']}, selected by {metrics['selected_by']}")
+    print(f"{metrics['images_per_second']:.0f} images per second in training, {metrics['wall_seconds']:.0f} s in all")
+    if metrics["broken_images"]:
+        print(broken_sentence(dict.fromkeys(map(Path, metrics["broken_images"]), "")))
+    print(f"run folder: {run.path}", flush=True)
+
+
+def _size(images: ImageSet) -> str:
+    return f"{len(images.classes)} classes ({len(images)} images)"

@@ -1,0 +1,161 @@
+"""A whole run: set up, measure before, train, measure after, keep everything."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedding_expansion.data.transforms import test_transform
+from embedding_expansion.training import checkpoint, report
+from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.training.evaluation import RAW_SIZE, measure, raw_pixels
+from embedding_expansion.training.job import Job, find_device, prepare
+from embedding_expansion.training.loop import run_steps
+from embedding_expansion.training.ranks import Ranks
+from embedding_expansion.training.run_folder import RunFolder, default_path
+from embedding_expansion.training.state import State
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: with final measures, or by a signal and ready to be resumed."""
+
+    run: Path
+    metrics: dict[str, Any] | None
+    signal: int = 0
+
+
+def train(config: TrainConfig, *, command: tuple[str, ...] = ()) -> Outcome:
+    """Trains an embedding model, measures it before and after, and keeps everything in a run folder.
+
+    Args:
+        config: of the run; its `out` names the folder.
+        command: what the user typed, for environment.json.
+
+    Returns:
+        The run folder and the final measures, or the signal (SIGINT, SIGTERM) that stopped it after saving. On other
+        ranks than the first there are no measures.
+
+    Raises:
+        InvalidInput, UnknownName, DataError: what the configuration names cannot be had.
+        RunError: the folder is taken, or the loss became NaN or infinite.
+    """
+    start = time.perf_counter()
+    ranks = Ranks.start(find_device(config.device))
+    try:
+        job = prepare(config)
+        ranks.share(config.sampler.classes_per_batch * config.sampler.images_per_class)  # an uneven batch fails here
+        run = RunFolder(Path(ranks.same(config.out or default_path(config))))
+        if ranks.is_first:
+            run.create()
+            run.write_config(dataclasses.replace(job.config, out=None))
+            run.write_environment(job.config, list(command))
+        return _go_on(job, State(since=start), run, ranks)
+    finally:
+        ranks.stop()
+
+
+def resume(path: Path) -> Outcome:
+    """Goes on with a run as it was configured.
+
+    On the CPU, with the same number of threads, it ends bit for bit as if it had never stopped. A run that is complete
+    is left as it is.
+
+    Args:
+        path: the run folder.
+
+    Returns:
+        As `train`.
+
+    Raises:
+        RunError: the folder is no run, or its checkpoint is broken.
+    """
+    start = time.perf_counter()
+    run = RunFolder(path)
+    config = run.read_config()
+    if (metrics := run.read_metrics()) is not None:
+        report.say_end(metrics, run)
+        return Outcome(path, metrics)
+    ranks = Ranks.start(find_device(config.device))
+    try:
+        step = checkpoint.last_step(run.checkpoints)
+        job, state = prepare(config, fetch_weights=step is None), State(since=start)
+        if step is not None:
+            tensors, about = checkpoint.load_tensors(checkpoint.checkpoint_path(run.checkpoints, step))
+            checkpoint.restore(tensors, job.model, job.loss, job.optimizer)
+            state = State.from_json(about)
+            state.since = start
+            job.broken = {Path(name): reason for name, reason in state.broken.items()}
+        return _go_on(job, state, run, ranks)
+    finally:
+        ranks.stop()
+
+
+def _go_on(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
+    """Trains from the state on, and measures."""
+    before: dict[str, Any] = {}
+    if ranks.is_first:
+        report.say_what_runs(job, state, ranks.world)
+        run.cut_log(state.step if state.step else -1)
+        before = _before(job, run)
+    stopped_by = run_steps(job, state, run, ranks)
+    if stopped_by or not ranks.is_first:
+        return Outcome(run.path, None, stopped_by)
+    metrics = _final(job, state, run) | {"before": before, "wall_seconds": round(state.clock(), 1)}
+    run.write_metrics(metrics)
+    report.say_end(metrics, run)
+    return Outcome(run.path, metrics)
+
+
+def _before(job: Job, run: RunFolder) -> dict[str, Any]:
+    """The measures of the raw pixels and of the untrained net: from the log, or taken now and logged as step 0."""
+    for entry in run.read_log():
+        if "before" in entry:
+            found: dict[str, Any] = entry["before"]
+            return found
+    if not job.config.measure_before:
+        return {}
+    test, config = job.dataset.test, job.config
+    small = test_transform(min(job.test_transform.size, RAW_SIZE), "none")
+    ways = {
+        "raw_pixels": job.run_over(test, lambda images: raw_pixels(images.to(job.device)), small),
+        "untrained": job.embed(test),
+    }
+    before = {}
+    for name, (vectors, images) in ways.items():
+        before[name] = measure(vectors, images, job.dataset.recall_at, seed=config.seed)
+        report.say_measures(name, before[name])
+    run.log({"step": 0, "before": before})
+    return before
+
+
+def _final(job: Job, state: State, run: RunFolder) -> dict[str, Any]:
+    """Measures the weights that are kept on the test classes, and writes them to model.safetensors."""
+    config = job.config
+    selected = state.step if state.best_step is None else state.best_step
+    if selected != state.step:
+        tensors, _ = checkpoint.load_tensors(checkpoint.checkpoint_path(run.checkpoints, selected))
+        checkpoint.restore(tensors, job.model, job.loss, job.optimizer)
+    about = {"step": selected, "selected_by": config.protocol, "data": job.dataset.name}
+    checkpoint.save_tensors(run.model, job.model.state_dict(), about)
+    vectors, images = job.embed(job.dataset.test)
+    measures: dict[str, Any] = measure(vectors, images, job.dataset.recall_at, seed=config.seed)
+    batch = config.sampler.classes_per_batch * config.sampler.images_per_class
+    return measures | {
+        "data": job.dataset.name,
+        "selected_by": SELECTED_BY[config.protocol],
+        "selected_step": selected,
+        "steps": state.step,
+        "images_per_second": round(state.step * batch / max(state.training_seconds, 1e-9), 1),
+        "broken_images": sorted(str(path) for path in job.broken),
+    }
+
+
+SELECTED_BY = {
+    "validation": "held-out training classes",
+    "last": "the last step",
+    "paper": "the test classes (the paper's protocol: these numbers are optimistic)",
+}

@@ -1,0 +1,94 @@
+"""The command line as a user meets it: help at once, mistakes as one line with status 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from embedding_expansion.app.arguments import sentence
+from embedding_expansion.app.cli import COMMANDS, main
+
+MISTAKES = [
+    ("trian", "did you mean 'train'"),
+    ("train --stps 3", "did you mean --steps"),
+    ("train --steps three", "--steps is 'three'; pass a whole number"),
+    ("train --steps 0", "steps is 0"),
+    ("train --steps", "--steps"),
+    ("train --protocol papr", "did you mean paper"),
+    ("train --expansion.scope anchr", "did you mean anchor"),
+    ("train --expansion.n 1.5", "pass a whole number or none"),
+    ("train --expansion.n -1", "expansion.n is -1"),
+    ("train --loss tripplet", "did you mean 'triplet'"),
+    ("train --loss.alfa 2", "did you mean 'alpha'"),
+    ("train --loss.alpha wide", "pass a number"),
+    ("train --data glyfs", "did you mean 'glyphs'"),
+    ("train --data /no/such/folder", "/no/such/folder"),
+    ("train --device cuba", "no device 'cuba'"),
+    ("train --config /no/such.yaml", "/no/such.yaml"),
+    ("train --resume /no/such/run", "/no/such/run"),
+    ("train --resume somewhere --steps 3", "as it was configured"),
+    ("train extra", "extra"),
+    ("evaluate", "run"),
+    ("evaluate /no/such/run", "/no/such/run"),
+    ("embed /no/such/run", "images"),
+    ("data glyfs", "did you mean 'glyphs'"),
+    ("data glyphs chek", "chek"),
+    ("data sop --download --root /proc/nowhere", "/proc/nowhere"),
+]
+
+
+@pytest.mark.parametrize(("command", "expected"), MISTAKES, ids=[command for command, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_status_2(
+    command: str, expected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("embex: ")
+    assert said.err.count("\n") == 1
+    assert expected in said.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_backbone_mistyped_comes_back_with_the_nearest(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--data", str(photographs), "--sampler.classes_per_batch", "2", "--model", "resnet81"]
+    assert main(["train", *given]) == 2
+    assert "did you mean 'resnet18'" in capsys.readouterr().err
+
+
+def test_a_mistake_in_a_real_process_is_one_line_and_status_2_as_well() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "embedding_expansion", "train", "--stps", "3"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr == "embex: there is no option '--stps'; did you mean --steps? --help lists them all\n"
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_given_without_loading_anything_heavy(command: str) -> None:
+    program = (
+        "import sys\nfrom embedding_expansion.app.cli import main\n"
+        f"try: main({[*command.split(), '--help']!r})\nexcept SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'torchvision', 'numpy', 'sklearn', 'matplotlib', 'PIL', 'tensorboard'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 0, finished.stderr
+    assert f"usage: embex {command or 'COMMAND'}" in finished.stdout
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"embex {version('embedding-expansion')}\n"
+
+
+def test_what_the_parser_says_otherwise_is_still_one_line() -> None:
+    assert sentence('Parser key "x":\n  something\n  new', []) == '"x": something new'

@@ -1,0 +1,60 @@
+"""Two processes that train together train what one process trains on the whole batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from embedding_expansion.errors import InvalidInput
+from embedding_expansion.training.config import ModelConfig, OptimizerConfig, TrainConfig
+from embedding_expansion.training.ranks import Ranks
+from embedding_expansion.training.run import train
+
+from .conftest import arguments
+
+
+def steps(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_give_the_losses_and_weights_of_one(small: TrainConfig, tmp_path: Path) -> None:
+    # Batch norm is frozen: its statistics would be those of each rank's half of the batch.
+    config = dataclasses.replace(
+        small,
+        model=ModelConfig(dim=8, freeze_batch_norm=True),
+        optimizer=OptimizerConfig(lr=1e-3, clip_norm=1.0),
+        measure_before=False,
+    )
+    one = train(dataclasses.replace(config, out=str(tmp_path / "one"))).run
+    two = tmp_path / "two"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launch, "-m", "embedding_expansion", "train", *arguments(dataclasses.replace(config, out=str(two)))]
+    finished = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("2 processes") == finished.stdout.count("run folder") == 1
+    for first, second in zip(steps(one), steps(two), strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
+        assert second.get("validation") == first.get("validation")
+    expected, found = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=0)
+
+
+def test_each_rank_takes_its_rows_and_an_uneven_batch_is_refused() -> None:
+    rows = list(range(12))
+    assert [row for rank in range(3) for row in rows[Ranks(rank, 3).share(12)]] == rows
+    assert Ranks().share(7) == slice(0, 7)
+    with pytest.raises(InvalidInput, match="cannot be divided by 3"):
+        Ranks(0, 3).share(8)
