@@ -1,7 +1,7 @@
 """Slow, obvious loops of every equation, written from the paper's formulas and apart from the source.
 
-Everything is built out of explicit points (explicit.py: torch vectors in float64), one pair at a time, so that autograd gives the
-gradient of the explicit construction. Nothing here knows the Gram matrix, masks, slots or padding.
+Everything is built out of explicit points (explicit.py, torch vectors in float64), one pair at a time, so that autograd
+gives the gradient of the explicit construction. Nothing here knows the Gram matrix, masks, slots or padding.
 
     points of a class or a row  ->  Table (similarities, one list per anchor)  ->  terms (one list per anchor)  ->  mean
 """

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def on_disk(folder: Path, picture: Picture, broken: tuple[int, ...] = ()) -> Ima
     return image_files(paths, [i // 3 for i in range(12)])
 
 
-def stream(images: ImageSet, name: str, **options: int) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+def stream(images: ImageSet, name: str, **options: Any) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
     sampler = ClassBalancedSampler(images.labels, 3, 2, seed=4)
     return list(batches(images, sampler, train_transform(8, name), seed=9, **options))
 
@@ -48,6 +49,16 @@ def test_the_stream_is_the_same_for_any_number_of_workers_and_any_start(name: st
         for step, images, labels in stream(IN_MEMORY, name, **options):
             assert torch.equal(images, whole[step][1])
             assert torch.equal(labels, whole[step][2])
+
+
+@pytest.mark.parametrize("name", ["none", "crop_flip"])
+def test_the_shares_of_the_ranks_make_up_the_batch(name: str) -> None:
+    whole = stream(IN_MEMORY, name, start=2, stop=4)
+    shares = [stream(IN_MEMORY, name, start=2, stop=4, rows=rows) for rows in (slice(0, 2), slice(2, 6))]
+    for step, images, labels in whole:
+        parts = [share[step - 2] for share in shares]
+        assert torch.equal(torch.cat([part[1] for part in parts]), images)
+        assert torch.equal(torch.cat([part[2] for part in parts]), labels)
 
 
 def test_what_happens_to_an_image_depends_on_seed_step_and_position() -> None:

@@ -34,6 +34,7 @@ def batches(
     seed: int,
     start: int = 0,
     stop: int,
+    rows: slice = slice(None),
     workers: int = 0,
     broken: dict[Path, str] | None = None,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -52,6 +53,7 @@ def batches(
         seed: of what the transform draws, 0 or more.
         start: the first step.
         stop: the step after the last one.
+        rows: the positions of a batch that are loaded: those of one rank, where several share a batch.
         workers: processes that decode; 0 decodes in this one.
         broken: gets the path and the reason of every image that could not be read.
 
@@ -65,7 +67,7 @@ def batches(
     if seed < 0:
         raise InvalidInput(f"batches need a seed of 0 or more, {seed} was given")
     steps = range(start, stop)
-    load = partial(_load_step, images, sampler, transform, seed)
+    load = partial(_load_step, images, sampler, transform, seed, rows)
     for step, (pixels, chosen, failed) in zip(steps, _in_order(load, steps, workers), strict=True):
         if broken is not None:
             broken.update(failed)
@@ -152,11 +154,13 @@ def _load_slice(images: ImageSet, transform: ImageTransform, batch_size: int, fi
 
 
 def _load_step(
-    images: ImageSet, sampler: ClassBalancedSampler, transform: ImageTransform, seed: int, step: int
+    images: ImageSet, sampler: ClassBalancedSampler, transform: ImageTransform, seed: int, rows: slice, step: int
 ) -> _Loaded:
     """Load a step's images, with others of the same class in the place of broken ones."""
-    chosen, random = sampler.batch(step), np.random.SeedSequence([seed, step])
-    pixels, readable, broken = _load(images, chosen, transform, random)
+    whole = sampler.batch(step)
+    chosen = whole[rows]
+    seeds = np.random.SeedSequence([seed, step]).generate_state(len(whole), np.uint64)[rows].tolist()
+    pixels, readable, broken = _load(images, chosen, transform, seeds)
     if not broken:
         return pixels, readable, broken
     bad = set(np.setdiff1d(chosen, readable).tolist())
@@ -166,7 +170,7 @@ def _load_step(
         if substitute is not None:
             replaced.append(substitute)
             used.add(substitute)
-    pixels, readable, _ = _load(images, np.array(replaced, dtype=np.int64), transform, random)
+    pixels, readable, _ = _load(images, np.array(replaced, dtype=np.int64), transform, seeds)
     return pixels, readable, broken
 
 
@@ -194,12 +198,11 @@ def _load(
     images: ImageSet,
     chosen: npt.NDArray[np.int64],
     transform: ImageTransform,
-    random: np.random.SeedSequence | None,
+    seeds: list[int] | None,
 ) -> _Loaded:
-    """Read and transform images; position i draws from the i-th seed of `random`, however many there are."""
+    """Read and transform images; position i draws from the i-th seed."""
     if images.pixels is not None and not transform.is_random:
         return transform(torch.from_numpy(images.pixels[chosen])), chosen, {}
-    seeds = None if random is None else random.generate_state(max(len(chosen), 1), np.uint64).tolist()
     rows, readable, broken = [], [], {}
     state = torch.get_rng_state()
     try:

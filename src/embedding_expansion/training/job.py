@@ -50,18 +50,23 @@ class Job:
         return self.dataset.test if self.config.protocol == "paper" else self.validation
 
     @property
+    def batch_size(self) -> int:
+        """Images in a batch, over all ranks."""
+        return self.config.sampler.classes_per_batch * self.config.sampler.images_per_class
+
+    @property
     def network(self) -> nn.Module:
         """What a step runs and trains: the model, or its head where the backbone is frozen."""
         return self.model.head if self.config.model.freeze_backbone else self.model
 
-    def batches(self, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(step, images or cached features, labels) from a step on; a function of the seed and the step alone."""
+    def batches(self, start: int, share: slice) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(step, images or cached features, labels) from a step on: a rank's share of what seed and step determine."""
         config = self.config
         if config.model.freeze_backbone:
             features, images = self._cached(self.train)
             sampler, labels = make_sampler(images, config), torch.from_numpy(images.labels)
             for step in range(start, config.steps):
-                rows = torch.from_numpy(sampler.batch(step))
+                rows = torch.from_numpy(sampler.batch(step)[share])
                 yield step, features[rows], labels[rows]
             return
         yield from batches(
@@ -71,6 +76,7 @@ class Job:
             seed=config.seed,
             start=start,
             stop=config.steps,
+            rows=share,
             workers=self.workers,
             broken=self.broken,
         )

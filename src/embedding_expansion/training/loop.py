@@ -47,17 +47,16 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
         return 0
     with StopSignal() as signal, Journal(run if ranks.is_first else None, state.step, config.steps) as journal:
         began = time.perf_counter()
-        for step, inputs, labels in job.batches(state.step):
+        for step, inputs, labels in job.batches(state.step, ranks.share(job.batch_size)):
             torch.manual_seed(step_seed(config.seed, step))
             lr = set_learning_rate(job.optimizer, config.optimizer, step, config.steps)
-            rows = ranks.share(len(labels))
-            value = _optimize(job, network, loss, scaler, inputs[rows].to(job.device), labels[rows].to(job.device))
+            value = _optimize(job, network, loss, scaler, inputs.to(job.device), labels.to(job.device))
             if not math.isfinite(value):
                 raise _diverged(value, step + 1, run)
             state.step = step + 1
             seconds = time.perf_counter() - began
             state.training_seconds += seconds
-            journal.count(value, len(labels), seconds)
+            journal.count(value, job.batch_size, seconds)
             stops = _between_steps(job, state, run, ranks, journal, scaler, {"loss": value, "lr": lr})
             stopped_by = ranks.agree(signal.number)
             if stopped_by and ranks.is_first:

@@ -47,7 +47,7 @@ def train(config: TrainConfig, *, command: tuple[str, ...] = ()) -> Outcome:
     ranks = Ranks.start(find_device(config.device))
     try:
         job = prepare(config)
-        ranks.share(config.sampler.classes_per_batch * config.sampler.images_per_class)  # an uneven batch fails here
+        ranks.share(job.batch_size)  # an uneven batch fails here
         run = RunFolder(Path(ranks.same(config.out or default_path(config))))
         if ranks.is_first:
             run.create()
@@ -143,13 +143,12 @@ def _final(job: Job, state: State, run: RunFolder) -> dict[str, Any]:
     checkpoint.save_tensors(run.model, job.model.state_dict(), about)
     vectors, images = job.embed(job.dataset.test)
     measures: dict[str, Any] = measure(vectors, images, job.dataset.recall_at, seed=config.seed)
-    batch = config.sampler.classes_per_batch * config.sampler.images_per_class
     return measures | {
         "data": job.dataset.name,
         "selected_by": SELECTED_BY[config.protocol],
         "selected_step": selected,
         "steps": state.step,
-        "images_per_second": round(state.step * batch / max(state.training_seconds, 1e-9), 1),
+        "images_per_second": round(state.step * job.batch_size / max(state.training_seconds, 1e-9), 1),
         "broken_images": sorted(str(path) for path in job.broken),
     }
 
