@@ -12,7 +12,14 @@ import torch
 
 from embedding_expansion.core.distributed import DistributedLoss
 from embedding_expansion.core.expansion import expand, hardest, synthesize
-from embedding_expansion.core.modules import LOSSES, EmbeddingExpansion, MultiSimilarityLoss
+from embedding_expansion.core.modules import (
+    LOSSES,
+    EmbeddingExpansion,
+    HPHNTripletLoss,
+    MultiSimilarityLoss,
+    NPairLoss,
+    TripletLoss,
+)
 from embedding_expansion.core.pairs import compare
 from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, InvalidType, UnknownName
 
@@ -274,3 +281,22 @@ def test_good_input_of_every_entry_is_taken() -> None:
         entry(E, LABELS)
     for entry in ENTRIES.values():
         entry(E, LABELS, rows=torch.tensor([1, 4]), past=torch.tensor([True, False, False, False, False, True]))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: TripletLoss(margin="a"), "a number"),
+        (lambda: TripletLoss(margin=math.nan), "finite"),
+        (lambda: TripletLoss(0.1, margin=0.3), "twice"),
+        (lambda: TripletLoss(0.1, 0.2), "at most 1"),
+        (lambda: HPHNTripletLoss(soft_margin=1), "True or False"),
+        (lambda: MultiSimilarityLoss(alpha=0), "above 0"),
+        (lambda: MultiSimilarityLoss(beta=-1.0), "above 0"),
+        (lambda: NPairLoss(scale=True), "a number"),
+        (lambda: TripletLoss(ignore_index="a"), "ignore_index"),
+        (lambda: TripletLoss(ignore_index=0.5), "ignore_index"),
+    ],
+)
+def test_a_parameter_of_the_wrong_kind_is_refused_when_the_loss_is_made(make: Callable[[], Any], says: str) -> None:
+    assert says in message((InvalidInput, InvalidType), make)

@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.retrieval.clustering import _moved, clustering_metrics, kmeans
+from embedding_expansion.retrieval.clustering import clustering_metrics, kmeans, move_centers
 
 from .oracles import pairwise_f1
 
@@ -61,7 +61,7 @@ def test_fewer_different_rows_than_clusters_end_at_inertia_zero(k: int) -> None:
 
 def test_a_center_without_rows_moves_to_the_farthest_row() -> None:
     rows = torch.tensor([[0.0], [2.0], [9.0], [5.0]])
-    moved = _moved(rows, torch.tensor([0, 0, 0, 2]), torch.tensor([1.0, 1.0, 64.0, 0.0]), 4)
+    moved = move_centers(rows, torch.tensor([0, 0, 0, 2]), torch.tensor([1.0, 1.0, 64.0, 0.0]), 4)
     assert moved.flatten().tolist() == pytest.approx([11 / 3, 9, 5, 0])
 
 

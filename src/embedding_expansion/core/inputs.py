@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, SupportsFloat, SupportsIndex, TypeAlias, TypeVar
+from typing import Any, SupportsIndex, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -113,21 +113,23 @@ def as_rows(rows: Int[Tensor, " a"] | None, past: Bool[Tensor, " b"] | None, b: 
     return rows
 
 
-@validates
-def as_count(n: SupportsIndex | SupportsFloat) -> int:
-    """The number of synthetic points per pair as an int >= 0, or an error."""
+def whole_number(value: object) -> int | None:
+    """The value as an int where it is a whole number, also one written as a float such as 2.0; else None."""
+    if isinstance(value, bool):
+        return None
     try:
-        count = operator.index(n)  # type: ignore[arg-type]
+        return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        if not isinstance(n, float):
-            raise InvalidType(
-                f"n is {n!r}, a {type(n).__name__}; pass a whole number of synthetic points, 0 or more"
-            ) from None
-        if not n.is_integer():
-            raise InvalidInput(f"n is {n}; pass a whole number of synthetic points, 0 or more") from None
-        count = int(n)
-    if count < 0:
-        raise InvalidInput(f"n is {count}; pass a whole number of synthetic points, 0 or more")
+        return int(value) if isinstance(value, float) and value.is_integer() else None
+
+
+@validates
+def as_count(n: SupportsIndex | float) -> int:
+    """The number of synthetic points per pair as an int >= 0, or an error."""
+    count = whole_number(n)
+    if count is None or count < 0:
+        kind = InvalidInput if isinstance(n, (int, float)) else InvalidType
+        raise kind(f"n is {n!r}; pass a whole number of synthetic points, 0 or more")
     return count
 
 

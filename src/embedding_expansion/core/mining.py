@@ -17,7 +17,7 @@ from embedding_expansion.core.grouping import Classes
 from embedding_expansion.core.pairs import Metric, as_similarity
 from embedding_expansion.core.points import Bucket, Scope, anchor_points, class_points
 
-TABLE_LIMIT = 1 << 24  # entries of the expanded table that the search holds at a time: 64 MiB in float32
+TABLE_LIMIT = 1 << 24  # entries of the expanded table that the search computes at a time: 64 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -130,17 +130,26 @@ def search(
     ends = rows.new_zeros(*shape, 2, 2)
     weights = product.new_zeros(*shape, 2, 2)
     synthetic = torch.zeros(*shape, 2, dtype=torch.bool, device=product.device)
+    for a, b in _pieces(left, right):
+        at = a.bucket.groups[:, None], b.bucket.groups
+        best = _best(product, a, b)
+        for side, (bucket, q) in enumerate(((a.bucket, best[0]), (b.bucket, best[1]))):
+            group_of = torch.arange(len(bucket.groups), device=q.device)
+            ends[(*at, side)] = bucket.rows[group_of[:, None] if side == 0 else group_of, q]
+            weights[(*at, side)] = bucket.weights[q]
+            synthetic[(*at, side)] = bucket.is_synthetic[q]
+    return Winners(ends, weights, synthetic)
+
+
+def _pieces(left: list[_Measured], right: list[_Measured]) -> Iterator[tuple[_Measured, _Measured]]:
+    """Every group of the left with every group of the right, as many at a time as the limit allows."""
     for a in left:
         for b in right:
-            for piece in a.chunks(max(1, TABLE_LIMIT // (a.scale.shape[1] * b.scale.numel()))):
-                at = piece.bucket.groups[:, None], b.bucket.groups
-                best = _best(product, piece, b)
-                for side, (bucket, q) in enumerate(((piece.bucket, best[0]), (b.bucket, best[1]))):
-                    group_of = torch.arange(len(bucket.groups), device=q.device)
-                    ends[(*at, side)] = bucket.rows[group_of[:, None] if side == 0 else group_of, q]
-                    weights[(*at, side)] = bucket.weights[q]
-                    synthetic[(*at, side)] = bucket.is_synthetic[q]
-    return Winners(ends, weights, synthetic)
+            pairs = max(1, TABLE_LIMIT // (a.scale.shape[1] * b.scale.shape[1]))
+            columns = min(pairs, len(b.scale))
+            for piece in a.chunks(max(1, pairs // columns)):
+                for other in b.chunks(columns):
+                    yield piece, other
 
 
 def _best(
@@ -148,10 +157,20 @@ def _best(
 ) -> tuple[Int[Tensor, "g h"], Int[Tensor, "g h"]]:
     """For every two groups, which point of the left and which of the right make the hardest pair."""
     a, b = left.bucket.members, right.bucket.members
+    (g, q), (h, r) = left.scale.shape, right.scale.shape
     block = product[a.flatten()[:, None], b.flatten()].reshape(*a.shape, *b.shape)
+    hardest = product.new_full((g, h), -torch.inf)
+    winner = torch.zeros(g, h, dtype=torch.int64, device=product.device)
+    step = max(1, TABLE_LIMIT // (g * h * r))  # a single pair of large classes is over the limit by itself
     with torch.autocast(product.device.type, enabled=False):
-        table = torch.einsum("qk,gkhl,rl->ghqr", left.bucket.mixing, block, right.bucket.mixing)
-    table = table * left.scale[:, None, :, None] * right.scale[:, None, :]
-    table = table + left.shift[:, None, :, None] + right.shift[:, None, :]
-    winner = table.flatten(2).argmax(dim=-1)
-    return winner // right.scale.shape[1], winner % right.scale.shape[1]
+        block = torch.einsum("gkhl,rl->gkhr", block, right.bucket.mixing)
+        for first in range(0, q, step):
+            part = slice(first, first + step)
+            table = torch.einsum("qk,gkhr->ghqr", left.bucket.mixing[part], block)
+            table.mul_(left.scale[:, None, part, None]).mul_(right.scale[:, None, :])
+            table.add_(left.shift[:, None, part, None]).add_(right.shift[:, None, :])
+            value, index = table.flatten(2).max(dim=-1)
+            harder = value > hardest  # not "at least": the first of equals wins
+            hardest = torch.where(harder, value, hardest)
+            winner = torch.where(harder, index + first * r, winner)
+    return winner // r, winner % r

@@ -1,7 +1,7 @@
 """The losses as modules, and the module that expands any of them.
 
-The class lines are the registry: the function, the metric that it reads, whether it reads the partner's row, and
-whether it is monotone in its negatives.
+The class lines are the registry: the function, the metric that it reads, whether it reads the partner's row, which
+parameters must be above 0, and whether the loss is monotone in its negatives (a law that the tests then hold it to).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class HPHNTripletLoss(PairLoss, function=losses.hphn_triplet, metric="euclidean"
     """Hard-positive hard-negative triplet loss (margin=0.2, soft_margin=False); see `losses.hphn_triplet`."""
 
 
-class NPairLoss(PairLoss, function=losses.n_pair, metric="inner"):
+class NPairLoss(PairLoss, function=losses.n_pair, metric="inner", positive=("scale",)):
     """N-pair loss (scale=1.0); see `losses.n_pair`, and PairLoss for the options."""
 
 
@@ -43,7 +43,7 @@ class LiftedStructureLoss(PairLoss, function=losses.lifted_structure, metric="eu
     """Lifted structure loss (margin=1.0); see `losses.lifted_structure`, and PairLoss for the options."""
 
 
-class MultiSimilarityLoss(PairLoss, function=losses.multi_similarity, metric="inner"):
+class MultiSimilarityLoss(PairLoss, function=losses.multi_similarity, metric="inner", positive=("alpha", "beta")):
     """Multi-similarity loss (alpha=2.0, beta=50.0, base=0.5); see `losses.multi_similarity`."""
 
 

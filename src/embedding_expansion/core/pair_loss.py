@@ -7,6 +7,7 @@ only.
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -16,10 +17,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedding_expansion.core.inputs import Labels, as_batch, as_past, as_rows, check_finite, check_name, validates
+from embedding_expansion.core.inputs import (
+    Labels,
+    as_batch,
+    as_past,
+    as_rows,
+    check_finite,
+    check_name,
+    validates,
+    whole_number,
+)
 from embedding_expansion.core.losses import Terms
 from embedding_expansion.core.pairs import Metric, Pairs, compare, widened
-from embedding_expansion.errors import DegenerateBatchWarning, InvalidType, UnknownName
+from embedding_expansion.errors import DegenerateBatchWarning, InvalidInput, InvalidType, UnknownName
 
 Reduction: TypeAlias = Literal["mean", "none"]
 REDUCTIONS: tuple[Reduction, ...] = ("mean", "none")
@@ -60,6 +70,7 @@ class PairLoss(nn.Module):
     function: ClassVar[Callable[..., Terms]]
     metric: ClassVar[Metric]
     reads_partner: ClassVar[bool]
+    positive: ClassVar[tuple[str, ...]]
     monotone: ClassVar[bool]
     __signature__: ClassVar[inspect.Signature]
 
@@ -69,12 +80,13 @@ class PairLoss(nn.Module):
         function: Callable[..., Terms] | None = None,
         metric: Metric = "euclidean",
         reads_partner: bool = False,
+        positive: tuple[str, ...] = (),
         monotone: bool = True,
     ) -> None:
         if function is None:
             return
         cls.function = staticmethod(function)
-        cls.metric, cls.reads_partner, cls.monotone = metric, reads_partner, monotone
+        cls.metric, cls.reads_partner, cls.positive, cls.monotone = metric, reads_partner, positive, monotone
         parameters = [*list(inspect.signature(function).parameters.values())[1:], *OPTIONS]
         cls.__signature__ = inspect.Signature(parameters)
 
@@ -91,6 +103,8 @@ class PairLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_name("reduction", reduction, REDUCTIONS)
+        if ignore_index is not None and whole_number(ignore_index) is None:
+            raise InvalidType(f"ignore_index is {ignore_index!r}; pass the label that takes no part, a whole number")
         self.normalize, self.reduction, self.ignore_index = normalize, reduction, ignore_index
         self.check_finite, self.statistics = check_finite, statistics
         self.parameters_of_function = _bind(type(self), parameters, named)
@@ -163,13 +177,30 @@ def _bind(cls: type[PairLoss], parameters: tuple[Any, ...], named: dict[str, Any
     """The parameters of a loss function with its defaults, or an error that says which there are."""
     if not hasattr(cls, "function"):
         return {}
-    known = list(inspect.signature(cls.function).parameters.values())[1:]
-    for name in named:
-        if name not in {p.name for p in known}:
-            raise UnknownName(f"parameter of {cls.__name__}", name, [p.name for p in [*known, *OPTIONS]])
+    known = {p.name: p.default for p in list(inspect.signature(cls.function).parameters.values())[1:]}
     if len(parameters) > len(known):
         raise InvalidType(f"{cls.__name__} takes at most {len(known)} parameters, {len(parameters)} were given")
-    return {p.name: p.default for p in known} | dict(zip((p.name for p in known), parameters, strict=False)) | named
+    given = dict(zip(known, parameters, strict=False))
+    for name, value in named.items():
+        if name not in known:
+            raise UnknownName(f"parameter of {cls.__name__}", name, [*known, *(option.name for option in OPTIONS)])
+        if name in given:
+            raise InvalidType(f"{name} of {cls.__name__} is given twice, {given[name]!r} and {value!r}")
+        given[name] = value
+    for name, value in given.items():
+        _check_parameter(cls, name, value, known[name])
+    return known | given
+
+
+def _check_parameter(cls: type[PairLoss], name: str, value: object, default: object) -> None:
+    """Raise an error unless the value is of the default's kind, finite, and above 0 where it must be."""
+    wants_bool = isinstance(default, bool)
+    if isinstance(value, bool) is not wants_bool or not isinstance(value, (bool, int, float)):
+        wanted = "True or False" if wants_bool else "a number"
+        raise InvalidType(f"{name} of {cls.__name__} is {value!r}; pass {wanted}, by default {default}")
+    if not math.isfinite(value) or (name in cls.positive and value <= 0):
+        wanted = "above 0" if name in cls.positive else "finite"
+        raise InvalidInput(f"{name} of {cls.__name__} is {value}; pass a number that is {wanted}, by default {default}")
 
 
 def _without(
@@ -197,4 +228,4 @@ def _warn_if_degenerate(labels: Int[Tensor, " b"], past: Bool[Tensor, " b"] | No
         reason = "the batch is of one class, so there is no negative pair and nothing is pushed apart"
     else:
         return
-    warnings.warn(f"{reason}; {SAMPLER}", DegenerateBatchWarning, stacklevel=4)
+    warnings.warn(f"{reason}; {SAMPLER}", DegenerateBatchWarning, stacklevel=6)  # the line that calls the loss

@@ -206,7 +206,7 @@ def _lloyd(
     rounding = torch.finfo(rows.dtype).eps * float(rows.square().sum(1).max())
     while not converged and iterations < max_iterations:
         iterations += 1
-        centers = _moved(rows, assignment, distances, len(centers))
+        centers = move_centers(rows, assignment, distances, len(centers))
         before, last = inertia, assignment
         assignment, distances = _nearest_center(rows, centers)
         inertia = float(distances.sum(dtype=torch.float64))
@@ -217,7 +217,7 @@ def _lloyd(
     return Clusters(centers, assignment, inertia, iterations, converged)
 
 
-def _moved(
+def move_centers(
     rows: Float[Tensor, "n d"], assignment: Int[Tensor, " n"], distances: Float[Tensor, " n"], k: int
 ) -> Float[Tensor, "k d"]:
     """The mean of each cluster; for an empty one the row farthest from its center, for the next the second farthest."""
