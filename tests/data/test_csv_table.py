@@ -62,6 +62,12 @@ def test_a_wrong_row_is_named_by_its_line(tmp_path: Path, line: str, message: st
         open_csv(table(tmp_path, line, "z.jpg,1,validation,True,True"))
 
 
+@pytest.mark.parametrize("label", ["--1", "²", "9" * 5000, "-"])
+def test_a_label_that_only_looks_like_a_number_is_text(tmp_path: Path, label: str) -> None:
+    data = open_csv(table(tmp_path, f"c.jpg,{label},validation,,", "d.jpg,7,validation,,"))
+    assert set(data.test.class_names) == {label, "7"}
+
+
 def test_boxes_are_refused_as_nothing_would_crop_them(tmp_path: Path) -> None:
     header = HEADER.strip() + ",x_1,y_1,x_2,y_2\n"
     assert len(open_csv(table(tmp_path, "c.jpg,1,validation,,,,,,", header=header)).test) == 1

@@ -121,6 +121,16 @@ def test_a_missing_file_and_a_dead_server_are_said(server: Server, tmp_path: Pat
         fetch(Archive("http://127.0.0.1:1/x", "md5", "", ""), tmp_path, progress=False)
 
 
+def test_only_what_came_is_said_to_be_kept(server: Server, tmp_path: Path) -> None:
+    for archive in (server.archive("missing"), Archive("http://127.0.0.1:1/x", "md5", "", "")):
+        with pytest.raises(DataError, match="nothing came, try again later") as refusal:
+            fetch(archive, tmp_path, progress=False)
+        assert ".part" not in str(refusal.value)
+    server.breaks_after = 0
+    with pytest.raises(DataError, match="nothing came"):
+        fetch(server.archive(), tmp_path, progress=False)
+
+
 def test_progress_is_shown_on_stderr(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fetch(server.archive(), tmp_path)
     captured = capsys.readouterr()
@@ -130,7 +140,7 @@ def test_progress_is_shown_on_stderr(server: Server, tmp_path: Path, capsys: pyt
 
 def zipped(members: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return buffer.getvalue()
@@ -203,6 +213,11 @@ def test_a_broken_archive_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cut\.tgz was not unpacked"):
         unpack(tmp_path / "cut.tgz", tmp_path / "folder")
     assert [path.name for path in (tmp_path / "folder").rglob("*")] == ["set", "old.txt"]
+    bent = bytearray(zipped({"set/new.txt": CONTENT}))
+    bent[41:80] = b"\xff" * 39  # the first bytes of the deflated content
+    (tmp_path / "bent.zip").write_bytes(bent)
+    with pytest.raises(DataError, match=r"bent\.zip was not unpacked"):
+        unpack(tmp_path / "bent.zip", tmp_path / "folder")
 
 
 def test_unpacking_again_replaces_what_was_there(tmp_path: Path) -> None:
@@ -214,9 +229,11 @@ def test_unpacking_again_replaces_what_was_there(tmp_path: Path) -> None:
 
 
 def test_sets_that_cannot_be_fetched_say_how_to_get_them(tmp_path: Path) -> None:
-    for name in ("cars", "inshop"):
-        with pytest.raises(DataError, match=r"cannot be downloaded here\. .*Its page: https://"):
+    for name in ("cars", "inshop", "glyphs"):
+        with pytest.raises(DataError, match=rf"^there is nothing to download for {name}\. .* Its page: https://"):
             download(name, tmp_path)
+    for source in SOURCES.values():  # sentences, as they are put between others
+        assert not source.instructions or (source.instructions[0].isupper() and source.instructions.endswith("."))
     with pytest.raises(UnknownName, match="did you mean 'omniglot'"):
         download("omniglott", tmp_path)
 

@@ -53,6 +53,27 @@ def test_hidden_files_and_files_that_are_no_images_are_ignored(tmp_path: Path, p
     assert (len(data.train), len(data.test)) == (2, 3)
 
 
+def test_names_may_hold_blanks_and_letters_of_any_script_and_links_are_followed(
+    tmp_path: Path, picture: Picture
+) -> None:
+    real = picture(tmp_path / "elsewhere" / "deep" / "x.png", value=7)
+    folder = tmp_path / "set"
+    picture(folder / "größe 1" / "ein bild.PNG")
+    picture(folder / "狗" / "sub" / "写真.JPEG")
+    (folder / "狗" / "linked.png").symlink_to(real)
+    (folder / "狗" / "further").symlink_to(real.parent)
+    (folder / "狗" / "sub" / "round").symlink_to(folder / "狗")
+    data = open_folder(folder)
+    assert data.train.class_names + data.test.class_names == ("größe 1", "狗")
+    assert data.test.paths is not None
+    names = [str(path.relative_to(folder / "狗")) for path in data.test.paths]
+    assert names == ["further/x.png", "linked.png", "sub/写真.JPEG"]
+    assert [int(data.test.load(i)[0, 0, 0]) for i in (0, 1)] == [7, 7]
+    real.unlink()
+    with pytest.raises(DataError, match=r"no image file .*linked\.png"):
+        data.test.load(1)
+
+
 def test_empty_classes_are_named(tmp_path: Path, picture: Picture) -> None:
     classes(tmp_path, picture, "a", "b")
     (tmp_path / "c").mkdir()

@@ -25,7 +25,7 @@ def raw_pixel_recall(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64
 
 def shape(character: str) -> npt.NDArray[np.float64]:
     """The character's ink in the regular face, its larger side scaled to 20 pixels, as a unit vector."""
-    image = glyphs._centred(character, glyphs._fonts()[0])
+    image = glyphs.draw(character, glyphs.load_faces()[0])
     ink = image.crop(image.getbbox())
     scale = 20 / max(ink.size)
     scaled = ink.resize((max(1, round(ink.width * scale)), max(1, round(ink.height * scale))))

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from embedding_expansion.data.images import ImageSet, image_files, read_image
+from embedding_expansion.data.transforms import TRANSFORMS, train_transform
+from embedding_expansion.data.transforms import test_transform as evaluation_transform
 from embedding_expansion.errors import DataError, InvalidInput
 
 COLOURS = np.kron(np.random.default_rng(0).integers(0, 256, (3, 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
@@ -54,6 +58,78 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "image.gif", save_all=True, append_images=frames[1:])
     assert read_image(tmp_path / "image.gif")[:, 0, 0].tolist() == [255, 0, 0]
+
+
+UPRIGHT = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+STORED = {  # orientation tag: what a camera stores of the upright picture under it
+    1: UPRIGHT,
+    2: UPRIGHT[:, ::-1],
+    3: UPRIGHT[::-1, ::-1],
+    4: UPRIGHT[::-1],
+    5: UPRIGHT.T,
+    6: np.rot90(UPRIGHT),
+    7: UPRIGHT[::-1, ::-1].T,
+    8: np.rot90(UPRIGHT, -1),
+    99: UPRIGHT,
+}
+
+
+@pytest.mark.parametrize("tag", STORED)
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_a_photograph_is_turned_upright(tmp_path: Path, tag: int, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = tag
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(np.ascontiguousarray(STORED[tag])).convert("RGB").save(path, exif=exif, **options)
+    assert read_image(path)[0].tolist() == UPRIGHT.tolist()
+
+
+def test_a_photograph_as_phones_write_it_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    lying = Image.new("RGB", (64, 32))
+    lying.paste("white", (0, 0, 32, 32))
+    lying.save(tmp_path / "image.jpg", exif=exif)
+    image = read_image(tmp_path / "image.jpg").float()
+    assert image.shape == (3, 64, 32)
+    assert image[:, :30].mean() > 250
+    assert image[:, 34:].mean() < 5
+
+
+def test_broken_tags_leave_a_photograph_as_it_is_stored(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    Image.fromarray(COLOURS).save(path, exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x09\x01\x12")
+    assert torch.equal(read_image(path), as_tensor(Image.fromarray(COLOURS)))
+
+
+@pytest.mark.parametrize("filters", ["error", "ignore"])
+@pytest.mark.parametrize("limit", [COLOURS.size // 3 - 1, COLOURS.size // 9])
+def test_a_suspected_decompression_bomb_is_a_broken_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filters: Literal["error", "ignore"], limit: int
+) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "image.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # below the image's pixels by one, and by three times
+    with warnings.catch_warnings():
+        warnings.simplefilter(filters)
+        with pytest.raises(DataError, match=r"image\.png cannot be decoded \(.*192 pixels.*replace or remove it"):
+            read_image(tmp_path / "image.png")
+
+
+def test_an_image_of_one_pixel_goes_through_every_transform(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "image.png")
+    image = read_image(tmp_path / "image.png")
+    for name in TRANSFORMS:
+        for transform in (train_transform(8, name), evaluation_transform(8, name)):
+            assert torch.equal(
+                transform(image), torch.tensor([1, 2, 3], dtype=torch.uint8)[:, None, None].expand(3, 8, 8)
+            )
+
+
+def test_floating_point_pixels_are_refused_as_their_range_is_not_known(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(tmp_path / "image.tif")
+    with pytest.raises(DataError, match=r"image\.tif cannot be decoded \(its pixels are floating-point"):
+        read_image(tmp_path / "image.tif")
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"truncated"])

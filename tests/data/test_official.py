@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.io import savemat
 
 from embedding_expansion.data import birds, cars, inshop, omniglot, products
 from embedding_expansion.data.birds import open_birds
-from embedding_expansion.data.cars import open_cars
 from embedding_expansion.data.datasets import DATASETS, open_dataset
 from embedding_expansion.data.inshop import open_inshop
 from embedding_expansion.data.official import Expected, Side
@@ -57,8 +55,10 @@ def test_a_part_of_the_birds_opens_only_when_asked_for_and_says_what_it_is(tmp_p
         open_dataset("cub", root=tmp_path)
     assert "found train 2 classes with 3 images, test 2 classes with 7 images" in str(refusal.value)
     assert "expected train 100 classes with 5,864 images, test 100 classes with 5,924 images" in str(refusal.value)
-    assert "ask for it with part=True" in str(refusal.value)
-    assert open_dataset("cub", root=tmp_path, part=True).name == "CUB-4 (part of CUB-200-2011: classes 1-4)"
+    for way in ("part=True", "--part for embex data ... check", "--data.part true for embex train"):
+        assert way in str(refusal.value)
+    name = "CUB-200-2011-part (part of CUB-200-2011: 10 of 11,788 images, 4 of 200 classes)"
+    assert open_dataset("cub", root=tmp_path, part=True).name == name
     assert open_birds(tmp_path, part=True, expected=BIRDS).name == "CUB-200-2011"  # the whole is a welcome part
 
 
@@ -69,8 +69,26 @@ def test_missing_images_are_counted_and_a_part_goes_without_them(tmp_path: Path,
     with pytest.raises(DataError, match=r"2 of the 10 listed images are not in .*, the first is 001.Bird_1/0.jpg"):
         open_birds(tmp_path, part=False, expected=BIRDS)
     data = open_birds(tmp_path, part=True, expected=BIRDS)
-    assert data.name == "CUB-3 (part of CUB-200-2011: classes 2-4)"
+    assert data.name == "CUB-200-2011-part (part of CUB-200-2011: 8 of 10 images, 3 of 4 classes)"
     assert (len(data.train), len(data.test)) == (2, 6)
+
+
+def test_only_the_complete_first_classes_of_the_birds_are_named_by_their_numbers(
+    tmp_path: Path, picture: Picture
+) -> None:
+    make_birds(tmp_path, picture)
+    first = Expected(Side(1, 1), Side(1, 2))
+    for image in (3, 2):
+        for path in (tmp_path / "images").glob(f"00[34]*/{image}.jpg"):
+            path.unlink()
+    assert open_birds(tmp_path, part=True, first_50=first).name.startswith("CUB-200-2011-part")  # others are there
+    for path in (tmp_path / "images").glob("00[34]*/*.jpg"):
+        path.unlink()
+    name = open_birds(tmp_path, part=True, first_50=first).name
+    assert name == "CUB-2 (part of CUB-200-2011: classes 1-2)"
+    (tmp_path / "images" / "002.Bird_2" / "1.jpg").unlink()
+    name = open_birds(tmp_path, part=True, first_50=first).name
+    assert name == "CUB-200-2011-part (part of CUB-200-2011: 2 of 11,788 images, 2 of 200 classes)"
 
 
 def test_a_broken_list_is_named_with_its_line(tmp_path: Path, picture: Picture) -> None:
@@ -80,90 +98,20 @@ def test_a_broken_list_is_named_with_its_line(tmp_path: Path, picture: Picture) 
         open_birds(tmp_path, part=False)
 
 
-def annotations(files: list[str], labels: list[int], field: str) -> np.ndarray:
-    """The struct array of the devkit, boxes included."""
-    rows = np.zeros(len(files), dtype=[("bbox_x1", "O"), ("class", "O"), (field, "O")])
-    rows["bbox_x1"], rows["class"], rows[field] = 1, labels, files
-    return rows
-
-
-NAMES = np.array([f"Car {k}" for k in range(1, 197)], dtype=object)
-LABELS = [1, 98, 98, 99, 196]
-CARS = Expected(Side(2, 3), Side(2, 2))
-
-
-def make_cars_in_one_folder(folder: Path, picture: Picture) -> Path:
-    files = [f"car_ims/00000{i}.jpg" for i in range(5)]
-    for file in files:
-        picture(folder / file)
-    savemat(
-        folder / "cars_annos.mat",
-        {"annotations": annotations(files, LABELS, "relative_im_path"), "class_names": NAMES},
-    )
-    return folder
-
-
-def make_cars_in_two_folders(folder: Path, picture: Picture) -> Path:
-    devkit = folder / "devkit"
-    devkit.mkdir()
-    savemat(devkit / "cars_meta.mat", {"class_names": NAMES})
-    train, test = [f"{i}.jpg" for i in range(3)], [f"{i}.jpg" for i in range(2)]
-    for side, files in (("cars_train", train), ("cars_test", test)):
-        for file in files:
-            picture(folder / side / file)
-    savemat(devkit / "cars_train_annos.mat", {"annotations": annotations(train, LABELS[2:], "fname")})
-    savemat(folder / "cars_test_annos_withlabels.mat", {"annotations": annotations(test, LABELS[:2], "fname")})
-    return folder
-
-
-@pytest.mark.parametrize("make", [make_cars_in_one_folder, make_cars_in_two_folders])
-def test_both_layouts_of_the_cars_are_split_by_class(
-    tmp_path: Path, picture: Picture, make: Callable[[Path, Picture], Path]
+@pytest.mark.parametrize("number", ["x", "--1", "1.5", "²", "9" * 5000])
+@pytest.mark.parametrize("listed", ["classes.txt", "image_class_labels.txt", "Ebay_train.txt"])
+def test_what_is_no_number_in_a_list_is_named_with_its_line(
+    tmp_path: Path, picture: Picture, listed: str, number: str
 ) -> None:
-    data = open_cars(make(tmp_path, picture), part=False, expected=CARS)
-    assert data.name == "CARS196"
-    assert data.train.class_names == ("Car 1", "Car 98")
-    assert data.test.class_names == ("Car 99", "Car 196")
-    assert sorted(data.train.labels.tolist()) == [0, 1, 1]
-    data.test.load(1)
-    with pytest.raises(DataError, match="found train 2 classes with 3 images"):
-        open_cars(tmp_path, part=False)
-    name = "CARS196-part (part of CARS196: 5 of 16,185 images, 4 of 196 classes)"
-    assert open_dataset("cars", root=tmp_path, part=True).name == name
-
-
-def test_the_cropped_train_half_of_the_cars_is_a_part_with_a_name_of_its_own(tmp_path: Path, picture: Picture) -> None:
-    files = [f"{label:03}.Car/{i}.jpg" for i, label in enumerate(LABELS)]
-    for file in files:
-        picture(tmp_path / "images" / file)
-    lines = [f"{file} {label}\n" for file, label in zip(files, LABELS, strict=True)]
-    (tmp_path / "labels.txt").write_text("".join(lines))
-    data = open_cars(tmp_path, part=True, train_half=CARS)
-    assert data.name == "CARS196-half (part of CARS196: the official train half, cropped)"
-    assert data.test.class_names == ("099.Car", "196.Car")
-    with pytest.raises(DataError, match="not the whole of CARS196"):
-        open_cars(tmp_path, part=False, train_half=CARS)
-
-
-def test_the_test_list_of_the_cars_must_have_the_classes(tmp_path: Path, picture: Picture) -> None:
-    make_cars_in_two_folders(tmp_path, picture)
-    labelled = tmp_path / "cars_test_annos_withlabels.mat"
-    savemat(labelled, {"annotations": {"fname": "0.jpg", "bbox_x1": 1}})
-    with pytest.raises(DataError, match="have no field 'class'"):
-        open_cars(tmp_path, part=True)
-    labelled.unlink()
-    with pytest.raises(DataError, match=r"lacks cars_test_annos_withlabels\.mat"):
-        open_cars(tmp_path, part=True)
-
-
-def test_a_broken_mat_file_is_named(tmp_path: Path, picture: Picture) -> None:
-    make_cars_in_one_folder(tmp_path, picture)
-    (tmp_path / "cars_annos.mat").write_bytes(b"no mat file")
-    with pytest.raises(DataError, match=r"cars_annos.mat cannot be read as a .mat file"):
-        open_cars(tmp_path, part=False)
-    savemat(tmp_path / "cars_annos.mat", {"other": 1})
-    with pytest.raises(DataError, match="has no variable 'annotations'"):
-        open_cars(tmp_path, part=False)
+    if listed == "Ebay_train.txt":
+        (tmp_path / "Ebay_test.txt").touch()
+        (tmp_path / listed).write_text(f"header\n1 {number} 1 chair_final/1.JPG\n")
+    else:
+        make_birds(tmp_path, picture)
+        line = f"{number} 001.Bird_1" if listed == "classes.txt" else f"1 {number}"
+        (tmp_path / listed).write_text("1 2\n" + line)
+    with pytest.raises(DataError, match=rf"line 2 of .*{listed} has .* where a whole number is expected"):
+        open_dataset(str(tmp_path), part=True)
 
 
 def test_the_products_are_split_by_their_lists(tmp_path: Path, picture: Picture) -> None:
@@ -251,6 +199,13 @@ def test_a_broken_omniglot_zip_is_named(tmp_path: Path) -> None:
         open_omniglot(tmp_path, part=False)
 
 
+def test_a_broken_drawing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_omniglot(tmp_path, zipped=True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # a drawing is then a suspected decompression bomb
+    with pytest.raises(DataError, match=r"a drawing in .*images_background\.zip.* cannot be decoded"):
+        open_omniglot(tmp_path, part=False)
+
+
 def test_the_expected_counts_are_those_of_the_papers() -> None:
     assert (birds.EXPECTED.train.images, birds.EXPECTED.test.images) == (5_864, 5_924)
     assert sum(side.images for side in (cars.EXPECTED.train, cars.EXPECTED.test)) == 16_185
@@ -263,7 +218,7 @@ def test_the_expected_counts_are_those_of_the_papers() -> None:
 
 def test_a_folder_with_an_official_layout_is_opened_as_that_set(tmp_path: Path, picture: Picture) -> None:
     make_birds(tmp_path / "anything", picture)
-    assert open_dataset(str(tmp_path / "anything"), part=True).name.startswith("CUB-4")
+    assert open_dataset(str(tmp_path / "anything"), part=True).name.startswith("CUB-200-2011-part")
     with pytest.raises(DataError, match="not the whole of CUB-200-2011"):
         open_dataset(str(tmp_path / "anything"))
 

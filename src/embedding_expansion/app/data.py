@@ -34,21 +34,40 @@ def run(arguments: list[str]) -> int:
     root = None if given.root is None else Path(given.root)
 
     from embedding_expansion.data.catalogue import describe
+    from embedding_expansion.data.datasets import DATASETS
     from embedding_expansion.data.download import download
 
-    listings = {listing.name: listing for listing in describe(root)}
+    is_check = not given.download and given.name != "list" and (given.what == "check" or given.name not in DATASETS)
+    _refuse_what_only_a_check_takes(given.name, given.what, part=given.part, is_check=is_check)
+    if is_check:
+        return _check(given.name, root, part=given.part)
     if given.download:
         print(f"{given.name} lies in {download(given.name, root)}")
-        return 0
-    if given.name == "list":
-        for listing in listings.values():
-            how = "" if listing.is_embedded or listing.found else f"; embex data {listing.name} says how to get it"
-            print(f"{listing.name:<10}{listing.title}: {_where(listing)}{how}")
-        return 0
-    if given.what is None and given.name in listings:
-        _describe(listings[given.name])
-        return 0
-    return _check(given.name, root, part=given.part)
+    elif given.name == "list":
+        _list(describe(root), root)
+    else:
+        _describe(next(listing for listing in describe(root) if listing.name == given.name))
+    return 0
+
+
+def _refuse_what_only_a_check_takes(name: str, what: str | None, *, part: bool, is_check: bool) -> None:
+    given = "--part" if part else what
+    if not is_check and given is not None:
+        example = "NAME_OR_PATH" if name == "list" else name
+        raise InvalidInput(f"{given} goes with a check of one set only: embex data {example} check [--part]")
+
+
+def _list(listings: list[Listing], root: Path | None) -> None:
+    """One line for each set, and one on where they are looked for."""
+    from embedding_expansion.data.places import search_folders
+
+    for listing in listings:
+        names = ", ".join(folder for folder in listing.folders if folder != ".")
+        looked_for = f", looked for as {names}" if names else ""
+        print(f"{listing.name:<10}{listing.title}: {_where(listing)}{looked_for}")
+    places = ", then ".join(str(folder.absolute()) for folder in search_folders(root))
+    print(f"These folders are looked for in {places}, which may also hold a set itself; --root names another place.")
+    print("embex data NAME says how to get a set.")
 
 
 def _where(listing: Listing) -> str:

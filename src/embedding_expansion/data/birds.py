@@ -9,6 +9,8 @@ from embedding_expansion.data.official import Expected, Side, name_of, present, 
 from embedding_expansion.errors import DataError
 
 EXPECTED = Expected(train=Side(100, 5_864), test=Side(100, 5_924))
+#: The complete classes 1 to 50, by side.
+FIRST_50 = Expected(train=Side(25, 1_402), test=Side(25, 1_487))
 #: Folders of a root in which the set is looked for.
 FOLDERS = ("CUB_200_2011", "cub", "CUB_200_2011_first50", ".")
 
@@ -18,7 +20,7 @@ def is_birds(folder: Path) -> bool:
     return all((folder / name).exists() for name in ("images.txt", "classes.txt", "images"))
 
 
-def open_birds(folder: Path, part: bool, expected: Expected = EXPECTED) -> Dataset:
+def open_birds(folder: Path, part: bool, expected: Expected = EXPECTED, first_50: Expected = FIRST_50) -> Dataset:
     """Read images.txt, classes.txt and image_class_labels.txt (without it an image's folder names its class).
 
     Of a part, the first half of its classes trains.
@@ -27,7 +29,7 @@ def open_birds(folder: Path, part: bool, expected: Expected = EXPECTED) -> Datas
         DataError: if a list is broken, images are missing, or the counts are not the official ones and no part was
             asked for.
     """
-    names = {int(number): name for number, name in read_table(folder / "classes.txt", 2)}
+    names = {int(number): name for number, name in read_table(folder / "classes.txt", 2, numbers=(0,))}
     files = dict(read_table(folder / "images.txt", 2))
     there = present(folder / "images", files.values(), part)
     labels = _labels(folder, files, {name: number for number, name in names.items()})
@@ -39,14 +41,16 @@ def open_birds(folder: Path, part: bool, expected: Expected = EXPECTED) -> Datas
         for side in ([pair for pair in kept if pair[0] <= last], [pair for pair in kept if pair[0] > last])
     )
     found = Expected(side_of(train), side_of(test))
-    return Dataset(name_of("CUB-200-2011", found, expected, part, _part_name(classes)), train, test)
+    is_first_50 = found == first_50 and classes == list(range(1, len(classes) + 1))
+    part_name = f"CUB-{len(classes)} (part of CUB-200-2011: classes 1-{len(classes)})" if is_first_50 else None
+    return Dataset(name_of("CUB-200-2011", found, expected, part, part_name), train, test)
 
 
 def _labels(folder: Path, files: dict[str, str], numbers: dict[str, int]) -> dict[str, int]:
     """The class of each image, by the image's id."""
     listed = folder / "image_class_labels.txt"
     if listed.exists():
-        labels = {image: int(label) for image, label in read_table(listed, 2)}
+        labels = {image: int(label) for image, label in read_table(listed, 2, numbers=(1,))}
     else:
         labels = {image: numbers.get(file.split("/")[0], 0) for image, file in files.items()}
     known = set(numbers.values())
@@ -54,12 +58,3 @@ def _labels(folder: Path, files: dict[str, str], numbers: dict[str, int]) -> dic
         if labels.get(image) not in known:
             raise DataError(f"image {image} ({file}) in {folder} has no class of classes.txt; unpack the set again")
     return labels
-
-
-def _part_name(classes: list[int]) -> str | None:
-    """Names a part that consists of whole runs of classes; a part with all classes is named by its counts."""
-    if len(classes) in (0, 200):
-        return None
-    run = classes == list(range(classes[0], classes[-1] + 1))
-    which = f"classes {classes[0]}-{classes[-1]}" if run else f"{len(classes)} of 200 classes"
-    return f"CUB-{len(classes)} (part of CUB-200-2011: {which})"

@@ -5,23 +5,26 @@ Three layouts are read:
 - `car_ims/` with `cars_annos.mat`;
 - `cars_train/` and `cars_test/` with the devkit's `cars_meta.mat`, `cars_train_annos.mat` and
   `cars_test_annos_withlabels.mat`, in `devkit/` or beside the folders;
-- `images/` with `labels.txt` (`<path> <class>` per line): the official train half, cropped to its boxes; always a part.
+- `images/` with folders `NNN.Name` and `labels.txt` (`<path> <class>` per line, the class being the folder's number):
+  the official train half, cropped to its boxes; always a part.
 
 The .mat files hold arrays (version 5 of the format); nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import os
+import re
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from embedding_expansion.data.images import Dataset, image_files
-from embedding_expansion.data.official import Expected, Side, name_of, present, read_table, side_of
+from embedding_expansion.data.official import Expected, Side, is_whole_number, name_of, present, read_table, side_of
 from embedding_expansion.errors import DataError
 
 EXPECTED = Expected(train=Side(98, 8_054), test=Side(98, 8_131))
@@ -29,7 +32,8 @@ EXPECTED = Expected(train=Side(98, 8_054), test=Side(98, 8_131))
 TRAIN_HALF = Expected(train=Side(98, 4_052), test=Side(98, 4_092))
 #: Folders of a root in which the set is looked for.
 FOLDERS = ("CARS196", "cars196", "cars", "stanford_cars", "cars196_bbox_trainhalf", ".")
-_LAST_TRAIN_CLASS = 98
+_LAST_TRAIN_CLASS, _LAST_CLASS = 98, 196
+_CLASS_FOLDER = re.compile(r"(\d{3})\..+")
 
 
 def is_cars(folder: Path) -> bool:
@@ -50,8 +54,7 @@ def open_cars(folder: Path, part: bool, expected: Expected = EXPECTED, train_hal
     elif (_devkit(folder) / "cars_train_annos.mat").exists():
         listed, names = _two_folders(folder)
     else:
-        listed = [(int(label), f"images/{file}") for file, label in read_table(folder / "labels.txt", 2)]
-        names = {label: file.split("/")[1] for label, file in listed}
+        listed, names = _cropped(folder)
     there = present(folder, [file for _, file in listed], part)
     listed = [(label, file) for label, file in listed if file in there]
     train, test = (
@@ -68,7 +71,35 @@ def open_cars(folder: Path, part: bool, expected: Expected = EXPECTED, train_hal
 
 
 def _is_cropped(folder: Path) -> bool:
-    return (folder / "labels.txt").exists() and (folder / "images").is_dir()
+    """Whether the folders of images/ are classes of cars and the first line of labels.txt agrees with its folder."""
+    try:
+        with (folder / "labels.txt").open(encoding="utf-8") as file, os.scandir(folder / "images") as entries:
+            file_name, _, label = file.readline().strip().rpartition(" ")
+            named = all(_class_of(entry.name) for entry in entries if entry.is_dir())
+    except (OSError, UnicodeDecodeError):
+        return False
+    return named and is_whole_number(label) and _class_of(file_name.partition("/")[0]) == int(label)
+
+
+def _class_of(name: str) -> int | None:
+    """The number in a folder's name `NNN.Name`, None if that is no class of cars."""
+    match = _CLASS_FOLDER.fullmatch(name)
+    number = int(match[1]) if match else 0
+    return number if 1 <= number <= _LAST_CLASS else None
+
+
+def _cropped(folder: Path) -> tuple[list[tuple[int, str]], dict[int, str]]:
+    listed, names = [], {}
+    for file, label in read_table(folder / "labels.txt", 2, numbers=(1,)):
+        name = file.partition("/")[0]
+        if _class_of(name) != int(label):
+            raise DataError(
+                f"{folder / 'labels.txt'} gives {file} the class {label}; in CARS196 a class is the number, 1 to "
+                f"{_LAST_CLASS}, that its folder's name starts with"
+            )
+        listed.append((int(label), f"images/{file}"))
+        names[int(label)] = name
+    return listed, names
 
 
 def _devkit(folder: Path) -> Path:
@@ -77,8 +108,8 @@ def _devkit(folder: Path) -> Path:
 
 def _one_folder(folder: Path) -> tuple[list[tuple[int, str]], dict[int, str]]:
     content = _read_mat(folder / "cars_annos.mat", "annotations", "class_names")
-    annotations = _fields(folder / "cars_annos.mat", content["annotations"], "relative_im_path", "class")
-    return [(int(label), str(file)) for file, label in annotations], _class_names(content["class_names"])
+    listed = _fields(folder / "cars_annos.mat", content["annotations"], "relative_im_path")
+    return listed, _class_names(content["class_names"])
 
 
 def _two_folders(folder: Path) -> tuple[list[tuple[int, str]], dict[int, str]]:
@@ -92,15 +123,15 @@ def _two_folders(folder: Path) -> tuple[list[tuple[int, str]], dict[int, str]]:
         )
     listed = []
     for side, path in (("cars_train", devkit / "cars_train_annos.mat"), ("cars_test", test_list)):
-        annotations = _fields(path, _read_mat(path, "annotations")["annotations"], "fname", "class")
-        listed += [(int(label), f"{side}/{file}") for file, label in annotations]
+        annotated = _fields(path, _read_mat(path, "annotations")["annotations"], "fname")
+        listed += [(label, f"{side}/{file}") for label, file in annotated]
     return listed, _class_names(_read_mat(devkit / "cars_meta.mat", "class_names")["class_names"])
 
 
 def _read_mat(path: Path, *variables: str) -> dict[str, npt.NDArray[Any]]:
     try:
         content: dict[str, Any] = loadmat(str(path), squeeze_me=True, variable_names=list(variables))  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
+    except Exception as error:  # whatever scipy makes of a broken file
         raise DataError(f"{path} cannot be read as a .mat file of version 5 ({error}); unpack the set again") from error
     for name in variables:
         if name not in content:
@@ -108,12 +139,23 @@ def _read_mat(path: Path, *variables: str) -> dict[str, npt.NDArray[Any]]:
     return {name: np.atleast_1d(content[name]) for name in variables}
 
 
-def _fields(path: Path, annotations: npt.NDArray[Any], *fields: str) -> list[tuple[Any, ...]]:
-    missing = [field for field in fields if field not in (annotations.dtype.names or ())]
+def _fields(path: Path, annotations: npt.NDArray[Any], file_field: str) -> list[tuple[int, str]]:
+    """The class and the file of each annotation."""
+    missing = [field for field in (file_field, "class") if field not in (annotations.dtype.names or ())]
     if missing:
         raise DataError(f"the annotations in {path} have no field {missing[0]!r}; it is not the list with the classes")
-    return list(zip(*(annotations[field].tolist() for field in fields), strict=True))
+    files, labels = annotations[file_field].tolist(), annotations["class"].tolist()
+    for row, label in enumerate(labels, start=1):
+        if not (isinstance(label, Real) and label in range(1, _LAST_CLASS + 1)):
+            raise DataError(
+                f"annotation {row} in {path} has the class {str(label)[:40]!r}, a whole number from 1 to {_LAST_CLASS} "
+                "is expected; unpack the set again"
+            )
+    return [(int(label), str(file)) for label, file in zip(labels, files, strict=True)]
 
 
 def _class_names(names: npt.NDArray[Any]) -> dict[int, str]:
+    """The names by number."""
+    if len(names) != _LAST_CLASS:
+        raise DataError(f"the list of the classes of CARS196 has {len(names)} names, {_LAST_CLASS} are expected")
     return {number: str(name) for number, name in enumerate(names.tolist(), start=1)}

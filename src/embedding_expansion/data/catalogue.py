@@ -23,6 +23,7 @@ class Listing:
         counts: of the whole set.
         page: its official page.
         licence: who may use it for what.
+        folders: the folders of a root in which it is looked for, "." for the root itself; empty for the embedded set.
         looked_for: the folders tried, in this order; empty for the embedded set.
         found: the folder that holds it, or None. The embedded set is always there and has none.
         is_embedded: whether it needs no files.
@@ -36,6 +37,7 @@ class Listing:
     counts: Expected
     page: str
     licence: str
+    folders: tuple[str, ...]
     looked_for: tuple[Path, ...]
     found: Path | None
     is_embedded: bool
@@ -61,6 +63,7 @@ def describe(root: Path | None = None) -> list[Listing]:
                 counts=_GLYPHS if layout is None else layout.expected,
                 page=source.page,
                 licence=source.licence,
+                folders=() if layout is None else layout.folders,
                 looked_for=looked_for,
                 found=None if layout is None else layout.find(root),
                 is_embedded=layout is None,

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from embedding_expansion.data.images import Dataset, ImageSet, image_files
+from embedding_expansion.data.official import is_whole_number
 from embedding_expansion.errors import DataError
 
 _REQUIRED = ("path", "label", "split")
@@ -96,7 +97,7 @@ def _mark(where: str, name: str, value: str) -> bool | None:
 def _image_set(rows: list[_Row]) -> ImageSet:
     """Classes in the order of their labels: as numbers if all are, otherwise as text."""
     labels = [row.label for row in rows]
-    numeric = all(label.lstrip("-").isdecimal() for label in labels)
+    numeric = all(is_whole_number(label) for label in labels)
     return image_files([row.path for row in rows], [int(label) for label in labels] if numeric else labels)
 
 

@@ -46,7 +46,7 @@ def download(name: str, root: Path | None = None, *, progress: bool = True) -> P
 def fetch_source(name: str, source: Source, root: Path, *, progress: bool = True) -> Path:
     """`download` for a source that is given."""
     if not source.archives:
-        raise DataError(f"{name} cannot be downloaded here. {source.instructions} Its page: {source.page}")
+        raise DataError(f"there is nothing to download for {name}. {source.instructions} Its page: {source.page}")
     root.mkdir(parents=True, exist_ok=True)
     for archive in source.archives:
         file = fetch(archive, root, progress=progress)
@@ -68,9 +68,9 @@ def fetch(archive: Archive, folder: Path, *, progress: bool = True) -> Path:
     try:
         _receive(archive.url, part, progress)
     except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
-        raise DataError(
-            f"{archive.url} could not be fetched ({error}); what came is kept in {part}, run the same again to go on"
-        ) from error
+        came = part.exists() and part.stat().st_size > 0
+        kept = f"what came is kept in {part}, run the same again to go on" if came else "nothing came, try again later"
+        raise DataError(f"{archive.url} could not be fetched ({error}); {kept}") from error
     found = _checksum(part, archive.algorithm)
     if found != archive.checksum:
         part.unlink()

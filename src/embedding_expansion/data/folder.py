@@ -14,7 +14,7 @@ def open_folder(folder: Path, train_classes: int | None = None) -> Dataset:
 
     With `train/` and `test/` inside, the class folders of each are its side. Otherwise the classes are split: in the
     order of their names the first half (of an odd number the smaller half) trains and the rest tests. Images may lie
-    deeper within a class folder; hidden files and files that are no images are ignored.
+    deeper within a class folder, links are followed; hidden files and files that are no images are ignored.
 
     Args:
         folder: the folder.
@@ -68,8 +68,14 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
 
 
 def _images(folder: Path) -> list[Path]:
-    found = []
-    for parent, folders, files in os.walk(folder):
+    found: list[Path] = []
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link led back to where we were
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in files if not name.startswith(".")]
     return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)

@@ -66,17 +66,18 @@ def open_glyphs(seed: int = 0) -> Dataset:
 
 def render(characters: Sequence[str], per_class: int, seed: int) -> npt.NDArray[np.uint8]:
     """Images of some characters, shape (len(characters) * per_class, 1, 32, 32), class after class."""
-    fonts = _fonts()
+    faces = load_faces()
     images = np.empty((len(characters), per_class, 1, SIDE, SIDE), dtype=np.uint8)
     for number, character in enumerate(characters):
-        masks = [_centred(character, font) for font in fonts]
+        masks = [draw(character, face) for face in faces]
         rng = np.random.default_rng([seed, ord(character)])
         for index in range(per_class):
             images[number, index, 0] = _one_image(masks[rng.integers(len(masks))], rng)
     return images.reshape(-1, 1, SIDE, SIDE)
 
 
-def _fonts() -> list[ImageFont.FreeTypeFont]:
+def load_faces() -> list[ImageFont.FreeTypeFont]:
+    """The faces of `FACES`, in that order, at the size in which characters are drawn."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return [
         ImageFont.truetype(str(folder / f"{face}.ttf"), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
@@ -84,12 +85,12 @@ def _fonts() -> list[ImageFont.FreeTypeFont]:
     ]
 
 
-def _centred(character: str, font: ImageFont.FreeTypeFont) -> Image.Image:
-    """The character white on black, the middle of its ink in the middle of the canvas."""
-    left, top, right, bottom = font.getbbox(character)
+def draw(character: str, face: ImageFont.FreeTypeFont) -> Image.Image:
+    """The character as it is before it is moved: white on black, the middle of its ink in the middle of 64 x 64."""
+    left, top, right, bottom = face.getbbox(character)
     image = Image.new("L", (_CANVAS, _CANVAS))
     corner = ((_CANVAS - left - right) / 2, (_CANVAS - top - bottom) / 2)
-    ImageDraw.Draw(image).text(corner, character, fill=255, font=font)
+    ImageDraw.Draw(image).text(corner, character, fill=255, font=face)
     return image
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,11 @@ import numpy as np
 
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.errors import DataError
+
+_WHOLE_NUMBER = re.compile(r"-?\d{1,18}")
+_ASK_FOR_PART = (
+    "ask for it with part=True (on the command line: --part for embex data ... check, --data.part true for embex train)"
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ def name_of(name: str, found: Expected, expected: Expected, part: bool, part_nam
         raise DataError(
             f"this is not the whole of {name}: found train {found.train}, test {found.test}; expected train "
             f"{expected.train}, test {expected.test}. To use a part of the set, with results named as those of a part, "
-            "ask for it with part=True"
+            f"{_ASK_FOR_PART}"
         )
     have, whole = (
         (side.train.images + side.test.images, side.train.classes + side.test.classes) for side in (found, expected)
@@ -83,13 +89,22 @@ def read_lines(path: Path) -> list[str]:
         raise DataError(f"{path} cannot be read ({error}); unpack the data set again") from error
 
 
-def read_table(path: Path, columns: int, skip: int = 0) -> list[list[str]]:
+def is_whole_number(text: str) -> bool:
+    """Whether `int(text)` works and fits into 64 bits."""
+    return _WHOLE_NUMBER.fullmatch(text) is not None
+
+
+def read_table(path: Path, columns: int, *, skip: int = 0, numbers: tuple[int, ...] = ()) -> list[list[str]]:
     """The lines of such a list, split at blanks into exactly `columns` fields (blanks in the last one stay).
 
-    The first `skip` lines are a header; empty lines are passed over.
+    Args:
+        path: the list; empty lines are passed over.
+        columns: how many fields a line has.
+        skip: how many lines are a header.
+        numbers: the columns, from 0, whose fields are sure to be whole numbers, so that `int` can be applied to them.
 
     Raises:
-        DataError: if a line has fewer fields; names it.
+        DataError: if a line has fewer fields, or something else where a number belongs; names it.
     """
     rows = []
     for number, line in enumerate(read_lines(path)[skip:], start=skip + 1):
@@ -98,6 +113,12 @@ def read_table(path: Path, columns: int, skip: int = 0) -> list[list[str]]:
         fields = line.split(maxsplit=columns - 1)
         if len(fields) != columns:
             raise DataError(f"line {number} of {path} has {len(fields)} fields, {columns} expected: {line[:80]!r}")
+        for column in numbers:
+            if not is_whole_number(fields[column].strip()):
+                raise DataError(
+                    f"line {number} of {path} has {fields[column].strip()[:40]!r} as field {column + 1}, where a whole "
+                    "number is expected; unpack the data set again"
+                )
         rows.append([field.strip() for field in fields])
     return rows
 
@@ -121,6 +142,6 @@ def present(folder: Path, names: Iterable[str], part: bool) -> set[str]:
     if missing and (not part or len(missing) == len(names)):
         raise DataError(
             f"{len(missing):,} of the {len(names):,} listed images are not in {folder}, the first is {missing[0]}; "
-            "unpack the set again, or, if a part is what you have, ask for it with part=True"
+            f"unpack the set again, or, if a part is what you have, {_ASK_FOR_PART}"
         )
     return there.intersection(names)

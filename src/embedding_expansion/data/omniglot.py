@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -76,7 +77,7 @@ def _files(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
             for name in archive.namelist():
                 if name.endswith(".png") and not PurePosixPath(name).name.startswith("."):
                     yield PurePosixPath(name), archive.read(name)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{source} is no whole zip file ({error}); get it again") from error
 
 
@@ -85,7 +86,7 @@ def _strokes(data: bytes, where: str) -> np.ndarray[tuple[int, int], np.dtype[np
     try:
         with Image.open(io.BytesIO(data)) as image:
             drawing = np.asarray(image.convert("L"), dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # whatever a decoder makes of a broken file
         raise DataError(f"a drawing in {where} cannot be decoded ({error}); get the archive again") from error
     if drawing.shape != (105, 105):
         raise DataError(f"a drawing in {where} has {drawing.shape[1]} x {drawing.shape[0]} pixels, 105 x 105 expected")

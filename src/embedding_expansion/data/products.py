@@ -31,7 +31,7 @@ def open_products(folder: Path, part: bool, expected: Expected = EXPECTED) -> Da
 
 
 def _read_side(folder: Path, listed: str, part: bool) -> ImageSet:
-    rows = read_table(folder / listed, 4, skip=1)  # image_id class_id super_class_id path
+    rows = read_table(folder / listed, 4, skip=1, numbers=(1,))  # image_id class_id super_class_id path
     there = present(folder, [row[3] for row in rows], part)
     kept = [(int(number), path) for _, number, _, path in rows if path in there]
     names = {number: f"{path.split('_final/')[0]} {number}" for number, path in kept}

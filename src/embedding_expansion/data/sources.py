@@ -38,7 +38,7 @@ class Source:
         archives: what `download` fetches; empty where no official file with a checksum on a public page is known.
         folder: the folder of the root into which the archives are unpacked, "" for the root itself (an archive that
             brings its own folder).
-        instructions: how to get it by hand, where there is nothing to fetch.
+        instructions: how to get it by hand, where there is nothing to fetch; whole sentences.
     """
 
     what: str
@@ -58,7 +58,7 @@ SOURCES: dict[str, Source] = {
         what="characters rendered from the DejaVu faces: Greek, Cyrillic and digits train, Latin letters test",
         page="https://dejavu-fonts.github.io",
         licence="the DejaVu fonts' free licence; comes with this package's dependencies",
-        instructions="nothing to do: the glyphs are rendered on first use",
+        instructions="The glyphs are rendered on first use.",
     ),
     "omniglot": Source(
         what="handwritten characters of 50 alphabets, 20 drawings each",

@@ -8,6 +8,7 @@ import stat
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from embedding_expansion.errors import DataError
@@ -33,7 +34,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 content.extractall(temporary, filter="data")  # refuses "..", links out and devices, strips "/"
         for entry in sorted(temporary.iterdir()):
             _replace(entry, folder / entry.name)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise DataError(f"{archive} was not unpacked: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
