@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import embedding_expansion
+from embedding_expansion.app.train import run as run_train
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
@@ -41,3 +42,21 @@ def test_the_readme_example_runs() -> None:
         names: dict[str, object] = {"model": torch.nn.Linear(6, 4), "images": torch.randn(8, 6)}
         names["labels"] = torch.arange(8) // 2
         exec(compile(block, "README.md", "exec"), names)
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_options_that_the_pages_name_are_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_train(["--help"])
+    known = set(re.findall(r"--[\w.]+", capsys.readouterr().out)) | {"--data", "--loss", "--model", "--expansion"}
+    for page in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for command in re.findall(r"embex train (.*)|compare_losses.py .* -- (.*)", text):
+            for option in re.findall(r"--[\w.]+", " ".join(command)):
+                assert option in known or option.startswith("--loss."), f"{page.name}: {option}"

@@ -149,6 +149,11 @@ def test_what_the_model_cannot_use_is_refused() -> None:
         model(images(c=3)[0])
     with pytest.raises(InvalidInput, match="mean has 2 values"):
         EmbeddingModel("conv4", mean=[0.1, 0.2])
+    with pytest.raises(InvalidInput, match="mean has 0 values"):
+        EmbeddingModel("conv4", mean=[])
+    for mean, std in (([float("nan")] * 3, None), (None, [float("nan")] * 3), (None, [float("inf")] * 3)):
+        with pytest.raises(InvalidInput, match="pass numbers"):
+            EmbeddingModel("conv4", mean=mean, std=std)
     with pytest.raises(InvalidInput, match="std"):
         EmbeddingModel("conv4", std=[0.1, 0.2, 0.0])
     with pytest.raises(InvalidInput, match="conv4 has no pretrained weights"):

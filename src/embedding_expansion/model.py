@@ -6,6 +6,8 @@ normalised: the losses do that themselves, and `EmbeddingModel.embed` does it fo
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -70,8 +72,8 @@ class EmbeddingModel(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.channels = channels
         self.image_size = found.image_size
-        self.register_buffer("mean", _per_channel("mean", mean or found.mean, channels))
-        self.register_buffer("std", _per_channel("std", std or found.std, channels))
+        self.register_buffer("mean", _per_channel("mean", found.mean if mean is None else mean, channels))
+        self.register_buffer("std", _per_channel("std", found.std if std is None else std, channels))
         self.freeze_batch_norm = freeze_batch_norm
         self.freeze_backbone = freeze_backbone
         self._freeze()
@@ -169,6 +171,6 @@ def _per_channel(name: str, values: list[float] | tuple[float, ...], channels: i
         values = [sum(values) / 3]
     if len(values) != channels:
         raise InvalidInput(f"{name} has {len(values)} values but the images {channels} channels; pass one per channel")
-    if name == "std" and min(values) <= 0:
-        raise InvalidInput(f"std is {list(values)}; pass numbers above 0")
+    if not all(math.isfinite(value) and (name == "mean" or value > 0) for value in values):
+        raise InvalidInput(f"{name} is {list(values)}; pass numbers{'' if name == 'mean' else ' above 0'}")
     return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)

@@ -31,7 +31,11 @@ MISTAKES = [
     ("train --config /no/such.yaml", "/no/such.yaml"),
     ("train --resume /no/such/run", "/no/such/run"),
     ("train --resume somewhere --steps 3", "as it was configured"),
-    ("train extra", "extra"),
+    ("train extra", "there is no argument 'extra'; --help lists"),
+    ("train --xy 3", "there is no option '--xy'; --help lists"),
+    ("train --device meta", "device is meta"),
+    ("train --model.channels 0", "model.channels is 0"),
+    ("train --expansion.scope anchor --sampler.images_per_class 3", "sampler.images_per_class is 3"),
     ("evaluate", "run"),
     ("evaluate /no/such/run", "/no/such/run"),
     ("embed /no/such/run", "images"),
@@ -53,6 +57,19 @@ def test_a_mistake_is_one_line_and_status_2(
     assert said.err.count("\n") == 1
     assert expected in said.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"\x00\xff\xfe", b"\x00", b"{", b"[]", b"expansion: wide"])
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_config_file_that_is_none_is_one_line_that_names_it(
+    content: bytes, joined: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    assert main(["train", f"--config={path}"] if joined else ["train", "--config", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(path) in said or "expansion is 'wide'" in said
 
 
 def test_a_backbone_mistyped_comes_back_with_the_nearest(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.data.images import read_image
-from embedding_expansion.training.config import load
+from embedding_expansion.errors import RunError
+from embedding_expansion.training.config import DataConfig, load
 from embedding_expansion.training.trained import load_trained
 
 
@@ -42,6 +44,39 @@ def test_evaluate_gives_the_measures_of_the_run(
 def test_evaluate_takes_another_data_set(trained: Path, photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(trained), "--data", str(photographs)]) == 0
     assert photographs.name in capsys.readouterr().out
+
+
+def test_evaluate_applies_root_and_part_to_the_data_set_of_the_run(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(trained), "--root", str(tmp_path)]) == 2
+    assert f"root is {tmp_path}" in capsys.readouterr().err  # the run's data set is a path, which needs no root
+    asked = []
+
+    def measured(path: Path, data: DataConfig) -> dict[str, object]:
+        asked.append(data)
+        raise RunError("enough")
+
+    monkeypatch.setattr("embedding_expansion.training.trained.evaluate", measured)
+    own = load(trained / "config.yaml").data
+    main(["evaluate", str(trained)])
+    main(["evaluate", str(trained), "--root", "/x", "--part", "true"])
+    main(["evaluate", str(trained), "--data", "sop", "--part", "true"])
+    assert asked == [own, dataclasses.replace(own, root="/x", part=True), DataConfig(name="sop", part=True)]
+
+
+def test_an_output_without_a_place_is_refused_before_the_work(
+    trained: Path,
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("embedding_expansion.model.EmbeddingModel.forward", lambda *_: pytest.fail("work was done"))
+    for out in (str(tmp_path / "nowhere" / "x"), str(tmp_path)):
+        assert main(["evaluate", str(trained), "--out", out]) == 2
+        assert main(["embed", str(trained), str(photographs), "--out", out]) == 2
+        assert capsys.readouterr().err.count(f"embex: {out} ") == 2
 
 
 def test_evaluate_of_a_run_without_final_weights_says_how_to_finish_it(
@@ -91,7 +126,7 @@ def test_embed_refuses_what_is_not_there_or_holds_no_image(
 def test_data_lists_every_set_and_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["glyphs", "omniglot", "cub", "cars", "sop", "inshop"]
+    assert [line.split()[0] for line in lines[:6]] == ["glyphs", "omniglot", "cub", "cars", "sop", "inshop"]
     assert "comes with the package" in lines[0]
 
 

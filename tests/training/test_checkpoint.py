@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from embedding_expansion.errors import RunError
 from embedding_expansion.training.checkpoint import (
     checkpoint_path,
     collect,
-    last_step,
     load_tensors,
     prune,
     restore,
     save_tensors,
-    write_atomically,
+    saved_steps,
 )
 
 
@@ -36,7 +37,7 @@ def test_a_checkpoint_brings_back_model_loss_and_optimiser_bit_for_bit(tmp_path:
     path = checkpoint_path(tmp_path, 3)
     save_tensors(path, collect(*first), {"step": 3})
     tensors, about = load_tensors(path)
-    restore(tensors, *second)
+    restore(path, tensors, *second)
     assert about == {"step": 3}
     expected, found = collect(*first), collect(*second)
     assert expected.keys() == found.keys()
@@ -44,19 +45,36 @@ def test_a_checkpoint_brings_back_model_loss_and_optimiser_bit_for_bit(tmp_path:
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_writing_that_fails_leaves_the_old_file_and_nothing_half_written(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(b"old")
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model.0.weight": None}, "model.0.weight"),
+        ({"model.0.weight": torch.zeros(4, 2)}, "model.0.weight"),
+        ({"model.0.weight": torch.zeros(4, 3, dtype=torch.float16)}, "model.0.weight"),
+        ({"loss.bias": None}, "loss.bias"),
+        ({"optimizer.0.exp_avg": torch.zeros(2)}, "optimizer.0.exp_avg"),
+        ({"optimizer.99.exp_avg": torch.zeros(2)}, "optimizer.99.exp_avg"),
+        ({"stranger": torch.zeros(2)}, "stranger"),
+    ],
+)
+def test_tensors_of_something_else_are_refused_by_name_and_change_nothing(
+    change: dict[str, torch.Tensor | None], named: str, tmp_path: Path
+) -> None:
+    parts = trained()
+    before = {name: tensor.clone() for name, tensor in collect(*parts).items()}
+    given = {name: tensor for name, tensor in (collect(*trained()) | change).items() if tensor is not None}
+    with pytest.raises(RunError, match=f"x.safetensors.*1 tensors.*{named}"):
+        restore(tmp_path / "x.safetensors", given, *parts)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in collect(*parts).items())
 
-    def fail(partial: Path) -> None:
-        partial.write_bytes(b"half")
-        assert partial.suffix != ".safetensors"
-        raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
+def test_a_checkpoint_without_one_of_its_tensors_is_refused(tmp_path: Path) -> None:
+    tensors = {"a": torch.zeros(2), "b": torch.zeros(2)}
+    save_tensors(tmp_path / "x.safetensors", tensors, {})
+    with safe_open(tmp_path / "x.safetensors", framework="pt") as stored:
+        save_file({"a": tensors["a"]}, tmp_path / "y.safetensors", metadata=stored.metadata())
+    with pytest.raises(RunError, match=r"y\.safetensors"):
+        load_tensors(tmp_path / "y.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x00" * 100])
@@ -67,11 +85,13 @@ def test_a_broken_checkpoint_is_an_error_that_names_it(tmp_path: Path, content: 
         load_tensors(path)
 
 
-def test_pruning_keeps_the_named_steps_and_removes_what_a_kill_left(tmp_path: Path) -> None:
-    for step in (5, 10, 15):
+def test_pruning_keeps_the_newest_two_and_the_named_steps_and_removes_what_a_kill_left(tmp_path: Path) -> None:
+    for step in (5, 10, 15, 20):
         checkpoint_path(tmp_path, step).write_bytes(b"")
-    (tmp_path / "step-00000020.safetensors.partial-77").write_bytes(b"half")
-    assert last_step(tmp_path) == 15
-    prune(tmp_path, keep={10, 15})
-    assert sorted(tmp_path.iterdir()) == [checkpoint_path(tmp_path, 10), checkpoint_path(tmp_path, 15)]
-    assert last_step(tmp_path / "nowhere") is None
+    (tmp_path / "step-00000025.safetensors.partial-77").write_bytes(b"half")
+    (tmp_path / "step-mine.safetensors").write_bytes(b"not ours")
+    assert saved_steps(tmp_path) == [5, 10, 15, 20]
+    prune(tmp_path, keep={5})
+    assert saved_steps(tmp_path) == [5, 15, 20]
+    assert sorted(path.name for path in tmp_path.iterdir() if "00" not in path.name) == ["step-mine.safetensors"]
+    assert saved_steps(tmp_path / "nowhere") == []

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from embedding_expansion.training.config import (
     ExpansionConfig,
     ModelConfig,
     OptimizerConfig,
+    SamplerConfig,
     TrainConfig,
     dump,
     from_namespace,
@@ -51,10 +55,27 @@ def test_options_override_the_file_and_leave_the_rest_of_it(tmp_path: Path) -> N
     assert config.loss == {"name": "triplet", "margin": 0.75}
 
 
-def test_every_option_says_in_the_help_what_it_is() -> None:
-    text = parser().format_help()
+def test_every_option_says_in_the_help_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "10000")  # texts are not broken over lines
+    described = [" ".join(part.split()) for part in re.split(r"\n +(?=--)", parser().format_help())]
+    options = {}
     for section in dataclasses.fields(TrainConfig):
-        assert f"--{section.name}" in text
+        value = getattr(TrainConfig(), section.name)
+        if not dataclasses.is_dataclass(value):
+            options[section.name] = said_of(TrainConfig, section.name)
+            continue
+        for field in dataclasses.fields(value):
+            options[f"{section.name}.{field.name}"] = said_of(type(value), field.name)
+    assert len(options) > 40
+    for name, text in options.items():
+        assert text.strip()
+        assert [part for part in described if part.startswith(f"--{name} ") and text in part], name
+
+
+def said_of(config: type, field: str) -> str:
+    """The text beside the type of a field, as its declaration has it."""
+    _, text = typing.get_args(typing.get_type_hints(config, include_extras=True)[field])
+    return str(text)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +89,22 @@ def test_every_option_says_in_the_help_what_it_is() -> None:
         {"expansion": ExpansionConfig(n=-1)},
         {"optimizer": OptimizerConfig(lr=float("nan"))},
         {"model": ModelConfig(dim=0)},
+        {"model": ModelConfig(channels=0)},
+        {"model": ModelConfig(channels=2)},
         {"data": DataConfig(image_size=0)},
+        {"data": DataConfig(workers=-1)},
+        {"threads": 10**9},
+        {"expansion": ExpansionConfig(scope="anchor"), "sampler": SamplerConfig(4, 3)},
+        *(
+            {"optimizer": OptimizerConfig(**{name: value})}
+            for name, values in {
+                "weight_decay": (-1.0, 1e30, math.nan),
+                "backbone_lr_factor": (-1.0, math.inf, math.nan),
+                "gamma": (-1.0, 0.0, math.inf, math.nan),
+                "clip_norm": (-5.0, 0.0, math.inf, math.nan),
+            }.items()
+            for value in values
+        ),
     ],
 )
 def test_numbers_that_no_run_can_use_are_refused(change: dict[str, object]) -> None:
@@ -76,9 +112,17 @@ def test_numbers_that_no_run_can_use_are_refused(change: dict[str, object]) -> N
         dataclasses.replace(TrainConfig(), **change)
 
 
+def test_the_plain_loss_and_the_class_pair_scope_take_an_odd_number_of_images() -> None:
+    for expansion in (ExpansionConfig(n="none", scope="anchor"), ExpansionConfig()):
+        assert TrainConfig(sampler=SamplerConfig(4, 3), expansion=expansion).sampler.images_per_class == 3
+
+
 def test_a_file_that_is_no_configuration_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"nowhere\.yaml"):
         load(tmp_path / "nowhere.yaml")
-    (tmp_path / "odd.yaml").write_text("stepz: 3\n")
-    with pytest.raises(RunError, match=r"odd\.yaml.*stepz"):
-        load(tmp_path / "odd.yaml")
+    odd = tmp_path / "odd.yaml"
+    for content in (b"stepz: 3", b"steps: 0", b"[]", b"{", b"", b"expansion: wide", b"\x00\xff\xfe", b"\x00"):
+        odd.write_bytes(content)
+        with pytest.raises(RunError, match=r"odd\.yaml") as caught:
+            load(odd)
+        assert "stepz" in str(caught.value) or content != b"stepz: 3"

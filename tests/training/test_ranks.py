@@ -14,8 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from embedding_expansion.errors import InvalidInput
+from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.training.config import ModelConfig, OptimizerConfig, TrainConfig
+from embedding_expansion.training.finite import NotFinite, all_finite
+from embedding_expansion.training.job import prepare
+from embedding_expansion.training.loop import _check_share, _optimize
 from embedding_expansion.training.ranks import Ranks
 from embedding_expansion.training.run import train
 
@@ -58,3 +61,44 @@ def test_each_rank_takes_its_rows_and_an_uneven_batch_is_refused() -> None:
     assert Ranks().share(7) == slice(0, 7)
     with pytest.raises(InvalidInput, match="cannot be divided by 3"):
         Ranks(0, 3).share(8)
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoRanks(Ranks):
+    """The first of two ranks in one process; the other one answers every question with `other`."""
+
+    other: int = 0
+
+    def agree(self, value: int) -> int:
+        return max(value, self.other)
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, {Path("elsewhere.png"): "broken there"}]
+
+
+def test_a_rank_stops_before_its_weights_move_when_the_other_one_has_diverged(small: TrainConfig) -> None:
+    job = prepare(small)
+    before = [parameter.detach().clone() for parameter in job.model.parameters()]
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    inputs, labels = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8), torch.arange(8) // 2
+    with pytest.raises(NotFinite):
+        _optimize(job, job.model, job.loss, scaler, TwoRanks(0, 2, other=1), inputs, labels)
+    assert all(torch.equal(x, y) for x, y in zip(before, job.model.parameters(), strict=True))
+    assert _optimize(job, job.model, job.loss, scaler, TwoRanks(0, 2), inputs, labels) > 0
+
+
+def test_ranks_refuse_a_batch_that_broken_images_made_uneven_and_name_those_of_all(small: TrainConfig) -> None:
+    job, share = prepare(small), slice(0, 4)
+    job.broken = {Path("here.png"): "broken here"}
+    with pytest.raises(DataError, match=r"2 processes.*here\.png, elsewhere\.png"):
+        _check_share(2, share, job, TwoRanks(0, 2))
+    _check_share(4, share, job, TwoRanks(0, 2))
+    _check_share(2, share, job, Ranks())
+
+
+def test_all_tensors_are_looked_at_and_whole_numbers_are_always_finite() -> None:
+    good = [torch.ones(3), torch.zeros(2, dtype=torch.float64), torch.tensor(5)]
+    assert all_finite(good)
+    assert all_finite([])
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        assert not all_finite([*good, torch.tensor([1.0, bad])])

@@ -78,6 +78,10 @@ def test_a_run_that_is_terminated_and_killed_and_resumed_equals_one_that_never_s
         expected, found = load_file(whole / name), load_file(run / name)
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[key], found[key]) for key in expected)
+    resumed = json.loads((run / "environment.json").read_text())["resumed"]
+    assert [entry["after_step"] > 0 for entry in resumed] == [True, True]
+    assert resumed[0]["command"] == ["embex", "train", "--resume", str(run)]
+    assert "torch" in resumed[1]["versions"]
     timing = ("wall_seconds", "images_per_second")
     first, second = (json.loads((folder / "metrics.json").read_text()) for folder in (whole, run))
     assert {k: v for k, v in first.items() if k not in timing} == {k: v for k, v in second.items() if k not in timing}

@@ -11,10 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from embedding_expansion.core.modules import MultiSimilarityLoss
 from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.training import config as configuration
 from embedding_expansion.training.config import DataConfig, ModelConfig, OptimizerConfig, SamplerConfig, TrainConfig
+from embedding_expansion.training.job import find_device
 from embedding_expansion.training.run import resume, train
 
 RETRIEVAL = {"recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "precision_at_1", "r_precision", "map_at_r"}
@@ -46,7 +49,7 @@ def test_a_run_folder_holds_everything_that_is_promised(small: TrainConfig, caps
     assert environment["command"] == ["embex", "train"]
     assert {"python", "torch", "embedding-expansion"} <= environment["versions"].keys()
     steps = {int(path.stem.removeprefix("step-")) for path in (run / "checkpoints").iterdir()}
-    assert steps == {6, metrics["selected_step"]}
+    assert steps == {4, 6, metrics["selected_step"]}
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
@@ -111,13 +114,58 @@ def test_patience_stops_a_run_that_no_longer_gets_better(small: TrainConfig) -> 
     assert (outcome.metrics["steps"], outcome.metrics["selected_step"]) == (4, 2)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_the_last_good_checkpoint_stays(small: TrainConfig) -> None:
-    wild = OptimizerConfig(lr=1e-3, schedule="step", milestones=[4], gamma=1e30)
-    with pytest.raises(RunError, match=r"diverged.*step (5|6)"):
-        train(dataclasses.replace(small, optimizer=wild, measure_before=False))
-    kept = list((Path(str(small.out)) / "checkpoints").iterdir())
-    assert kept
-    assert all(tensor.isfinite().all() for path in kept for tensor in load_file(path).values())
+WILD = OptimizerConfig(lr=1e-3, schedule="step", milestones=[4], gamma=1e30)  # the fifth step wrecks the weights
+
+
+@pytest.mark.parametrize("eval_every", [100, 1])
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_a_run_that_diverges_keeps_a_checkpoint_from_before(small: TrainConfig, name: str, eval_every: int) -> None:
+    wild = dataclasses.replace(WILD, name=name)
+    often = dataclasses.replace(small, optimizer=wild, measure_before=False, checkpoint_every=1, eval_every=eval_every)
+    with pytest.raises(RunError, match=r"training diverged: .*NaN or infinite after step 5;.*--optimizer\.lr"):
+        train(often)
+    kept = sorted((Path(str(small.out)) / "checkpoints").iterdir())
+    assert kept[-1].name == "step-00000004.safetensors"
+    assert all(tensor.abs().max() < 100 for path in kept for tensor in load_file(path).values())
+
+
+def test_weights_that_the_last_step_wrecked_are_not_kept_either(small: TrainConfig) -> None:
+    last = dataclasses.replace(small, optimizer=WILD, measure_before=False, protocol="last", steps=5, eval_every=100)
+    with pytest.raises(RunError, match=r"training diverged: .* after step 5;"):
+        train(last)
+    run = Path(str(small.out))
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000003.safetensors"]
+    assert not (run / "model.safetensors").exists()
+    with pytest.raises(RunError, match=r"training diverged: .* after step 5;"):
+        resume(run)
+
+
+def test_a_loss_or_a_weight_that_is_no_number_is_never_saved(
+    small: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = dataclasses.replace(small, measure_before=False, checkpoint_every=1, eval_every=100)
+
+    def spoil(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        weight = optimizer.param_groups[0]["params"][0]
+        if optimizer.state[weight]["step"] == 3:
+            weight.data[0, 0] = torch.nan
+
+    handle = register_optimizer_step_post_hook(spoil)
+    try:
+        with pytest.raises(RunError, match="the weights are NaN or infinite after step 3"):
+            train(often)
+    finally:
+        handle.remove()
+    monkeypatch.setattr(MultiSimilarityLoss, "forward", lambda self, embeddings, labels: embeddings.sum() * torch.inf)
+    plain = dataclasses.replace(often, expansion=dataclasses.replace(small.expansion, n="none"))
+    other = Path(str(small.out)) / "other"
+    with pytest.raises(RunError, match=r"the loss is (-?inf|nan) after step 0"):
+        train(dataclasses.replace(plain, out=str(other)))
+    assert {path.name for path in (Path(str(small.out)) / "checkpoints").iterdir()} == {
+        "step-00000001.safetensors",
+        "step-00000002.safetensors",
+    }
+    assert not list((other / "checkpoints").iterdir())
 
 
 def test_a_frozen_backbone_trains_the_head_on_features_that_are_computed_once(
@@ -146,8 +194,8 @@ def test_a_run_that_cannot_be_is_refused_before_a_folder_is_made(small: TrainCon
         train(dataclasses.replace(small, data=dataclasses.replace(small.data, image_size=8)))
     with pytest.raises(InvalidInput, match="precision"):
         train(dataclasses.replace(small, precision="float16"))
-    with pytest.raises(InvalidInput, match="no CUDA here"):
-        train(dataclasses.replace(small, device="cuda:7"))
+    with pytest.raises(InvalidInput, match="root is /somewhere"):
+        train(dataclasses.replace(small, data=dataclasses.replace(small.data, root="/somewhere")))
     assert not Path(str(small.out)).exists()
 
 
@@ -181,6 +229,12 @@ def test_broken_images_do_not_stop_a_run_and_are_named_at_its_end(
     assert outcome.metrics is not None
     assert outcome.metrics["broken_images"] == sorted(map(str, bad))
     assert "2 broken images left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:7", "hpu", "mtia"])
+def test_a_device_that_is_not_here_is_refused(device: str) -> None:
+    with pytest.raises(InvalidInput, match=f"device is {device}.*pass cpu"):
+        find_device(device)
 
 
 @pytest.mark.parametrize("loss", ["contrastive", "triplet", "hphn_triplet", "n_pair", "lifted_structure"])

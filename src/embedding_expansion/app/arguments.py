@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from itertools import pairwise
 
 import jsonargparse
 
@@ -19,7 +20,20 @@ def parse(parser: jsonargparse.ArgumentParser, arguments: list[str]) -> jsonargp
     try:
         return parser.parse_args(arguments)
     except jsonargparse.ArgumentError as error:
-        raise InvalidInput(sentence(str(error), list(parser.get_defaults().keys()))) from error
+        said = sentence(str(error), list(parser.get_defaults().keys()))
+        raise InvalidInput(f"{_file_of(arguments)}: {said}" if _IN_FILE.match(said) else said) from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{_file_of(arguments)} is no text ({error.reason}); pass a YAML file") from error
+
+
+_IN_FILE = re.compile("Problems parsing config|Unexpected config")
+
+
+def _file_of(arguments: list[str]) -> str:
+    """The option --config, as far as the arguments name its file."""
+    following = {first: second for first, second in pairwise(arguments) if first == "--config"}
+    joined = [argument for argument in arguments if argument.startswith("--config=")]
+    return " ".join(joined or [*following.keys(), *following.values()])
 
 
 def sentence(message: str, known: list[str]) -> str:
@@ -32,6 +46,8 @@ def sentence(message: str, known: list[str]) -> str:
     line = " ".join(message.replace("Parser key ", "").split())
     if unknown := re.search(r"nrecognized arguments: (\S+)|Option '([\w.]+)' is not accepted", line):
         name = (unknown[1] or unknown[2]).removeprefix("--").split("=")[0]
+        if unknown[1] and not unknown[1].startswith("-"):
+            return f"there is no argument {unknown[1]!r}; --help lists all that there are"
         return f"there is no option {unknown[1] or unknown[2]!r}; {_hint(name, known, '--')}--help lists them all"
     if wrong := re.search(
         r'^"([\w.]+)": .*?(?:Expected an? (.*?)\.|Subtypes: \[(.*?)\] .*) (?:Got|Given) value: (.*)', line
@@ -61,5 +77,5 @@ def _wanted(types: str) -> tuple[str, list[str]]:
 
 
 def _hint(given: str, known: list[str], dashes: str = "") -> str:
-    near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
     return f"did you mean {dashes}{near[0]}? " if near else ""

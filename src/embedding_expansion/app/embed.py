@@ -28,9 +28,13 @@ def run(arguments: list[str]) -> int:
     options.add_argument("--out", type=str, default="embeddings.npz", help="file to write")
     options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     given = parse(options, arguments)
-    broken: dict[Path, str] = {}
+    out, broken = Path(given.out), dict[Path, str]()
+
+    from embedding_expansion.training.files import check_place
+
+    check_place(out)
     embeddings, paths = _embed(Path(given.run), [Path(name) for name in given.images], given.device, broken)
-    _write(Path(given.out), embeddings, paths)
+    _write(out, embeddings, paths)
     print(f"{len(paths)} images embedded into {embeddings.shape[1]} dimensions: {given.out}")
     for path, reason in broken.items():
         print(f"embex: left out {path}: {reason}", file=sys.stderr)
@@ -80,7 +84,7 @@ def _image_files(names: list[Path]) -> list[Path]:
 def _write(path: Path, embeddings: np.ndarray, paths: tuple[Path, ...]) -> None:
     import numpy as np
 
-    from embedding_expansion.training.checkpoint import write_atomically
+    from embedding_expansion.training.files import write_atomically
 
     def write(partial: Path) -> None:
         with partial.open("wb") as stream:

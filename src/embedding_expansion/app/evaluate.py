@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import jsonargparse
@@ -17,18 +18,23 @@ def run(arguments: list[str]) -> int:
     )
     options.add_argument("run", type=str, help="run folder")
     options.add_argument("--data", type=str | None, default=None, help="another data set, by name or path")
-    options.add_argument("--root", type=str | None, default=None, help="folder that holds it")
-    options.add_argument("--part", type=bool, default=False, help="open a part of it, and say so")
+    options.add_argument("--root", type=str | None, default=None, help="folder that holds the data set")
+    options.add_argument("--part", type=bool | None, default=None, help="open a part of the set, and say so")
     options.add_argument("--out", type=str | None, default=None, help="JSON file for the measures")
     given = parse(options, arguments)
+    path = Path(given.run)
 
     from embedding_expansion.data.loader import broken_sentence
-    from embedding_expansion.training.checkpoint import write_json
+    from embedding_expansion.training.files import check_place, write_json
     from embedding_expansion.training.report import say_measures
+    from embedding_expansion.training.run_folder import RunFolder
     from embedding_expansion.training.trained import evaluate
 
-    data = None if given.data is None else DataConfig(name=given.data, root=given.root, part=given.part)
-    measures = evaluate(Path(given.run), data)
+    if given.out is not None:
+        check_place(Path(given.out))
+    data = RunFolder(path).read_config().data if given.data is None else DataConfig(name=given.data)
+    changes = {name: given[name] for name in ("root", "part") if given[name] is not None}
+    measures = evaluate(path, dataclasses.replace(data, **changes))
     say_measures(f"{measures['data']}, {given.run}", measures)
     print(f"R-precision {measures['r_precision']:.3f}, MAP@R {measures['map_at_r']:.3f}, AMI {measures['ami']:.3f}")
     if measures["broken_images"]:

@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> int:
     from embedding_expansion.training import run as training  # torch: only once the arguments are known to be right
 
     command = ("embex", "train", *arguments)
-    outcome = training.train(config, command=command) if path is None else training.resume(Path(path))
+    outcome = training.train(config, command=command) if path is None else training.resume(Path(path), command=command)
     if outcome.signal:
         print(f"stopped after saving; go on with: embex train --resume {outcome.run}", flush=True)
         return 128 + outcome.signal

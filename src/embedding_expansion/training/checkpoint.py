@@ -7,8 +7,7 @@ metadata, so that both are replaced in one step. A file that ends in `.safetenso
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,59 +17,53 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from embedding_expansion.errors import RunError
+from embedding_expansion.training.files import write_atomically
 
 _NAME = "step-{:08d}.safetensors"
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a file beside `path`, then puts it in place at once, so that nobody sees half a file."""
-    partial = path.with_name(path.name + f".partial-{os.getpid()}")
-    try:
-        write(partial)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Writes JSON atomically."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Writes tensors, and what there is to say about them as JSON in the metadata."""
     whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    write_atomically(path, lambda partial: save_file(whole, partial, metadata={"about": json.dumps(about)}))
+    metadata = {"about": json.dumps(about), "tensors": str(len(whole))}
+    write_atomically(path, lambda partial: save_file(whole, partial, metadata=metadata))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads what `save_tensors` wrote.
 
     Raises:
-        RunError: the file is missing or broken.
+        RunError: the file is missing, broken, or not what was written.
     """
     try:
         with safe_open(path, framework="pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
-            return tensors, json.loads((stored.metadata() or {})["about"])
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+            metadata = stored.metadata() or {}
+        about = json.loads(metadata["about"])
+        if not isinstance(about, dict) or metadata["tensors"] != str(len(tensors)):
+            raise ValueError("its metadata are not those of its tensors")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise RunError(f"{path} cannot be read as a checkpoint ({error}); restore it, or start a new run") from error
+    return tensors, about
 
 
 def collect(model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Every tensor that training changes, under a flat name."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"loss.{name}": tensor for name, tensor in loss.state_dict().items()}
+    tensors = _of_modules(model, loss)
     for index, entries in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in entries.items()}
     return tensors
 
 
-def restore(tensors: dict[str, Tensor], model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts back what `collect` gathered."""
+def restore(
+    path: Path, tensors: dict[str, Tensor], model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Puts back what `collect` gathered.
+
+    Raises:
+        RunError: the tensors, which came from `path`, are not those of this model, loss and optimiser.
+    """
+    _check_fit(path, tensors, _of_modules(model, loss), _of_adam(optimizer))
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "loss": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
@@ -84,22 +77,63 @@ def restore(tensors: dict[str, Tensor], model: nn.Module, loss: nn.Module, optim
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def _of_modules(model: nn.Module, loss: nn.Module) -> dict[str, Tensor]:
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    return tensors | {f"loss.{name}": tensor for name, tensor in loss.state_dict().items()}
+
+
+def _of_adam(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What Adam and AdamW keep, by the names of `collect`: tensors of the shapes that its own will have."""
+    count = torch.zeros(())
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {
+        f"optimizer.{index}.{name}": like
+        for index, parameter in enumerate(parameters)
+        for name, like in (("step", count), ("exp_avg", parameter), ("exp_avg_sq", parameter))
+    }
+
+
+def _check_fit(
+    path: Path, tensors: dict[str, Tensor], modules: dict[str, Tensor], optimizer: dict[str, Tensor]
+) -> None:
+    """All tensors of the modules must be there; a parameter that no step has used has none of the optimiser's."""
+    known = modules | optimizer
+    odd = sorted(modules.keys() - tensors.keys()) + sorted(tensors.keys() - known.keys())
+    odd += sorted(
+        name
+        for name in known.keys() & tensors.keys()
+        if (known[name].shape, known[name].dtype) != (tensors[name].shape, tensors[name].dtype)
+    )
+    if odd:
+        raise RunError(
+            f"{path} does not fit config.yaml: {len(odd)} tensors are missing, foreign or of another shape, the first "
+            f"is {odd[0]!r}; restore the file that the run wrote, or start a new run"
+        )
+
+
 def checkpoint_path(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step lies."""
     return folder / _NAME.format(step)
 
 
-def last_step(folder: Path) -> int | None:
-    """The step of the newest checkpoint, or None where there is none."""
-    steps = [int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.safetensors")]
-    return max(steps, default=None)
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of which there is a checkpoint, ascending."""
+    found = (re.fullmatch(r"step-(\d{8,})\.safetensors", path.name) for path in folder.glob("step-*.safetensors"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def discard(folder: Path, step: int) -> None:
+    """Removes the checkpoint of a step, where there is one."""
+    checkpoint_path(folder, step).unlink(missing_ok=True)
 
 
 def prune(folder: Path, keep: set[int]) -> None:
-    """Removes all checkpoints but those of the steps in `keep`, and what a kill left half-written."""
-    kept = {checkpoint_path(folder, step) for step in keep}
-    for path in folder.glob("step-*.safetensors"):
-        if path not in kept:
-            path.unlink()
+    """Removes all checkpoints but the newest two and those of the steps in `keep`, and what a kill left half-written.
+
+    Two, because only the step after a checkpoint shows whether its weights are of any use.
+    """
+    steps = saved_steps(folder)
+    for step in set(steps[:-2]) - keep:
+        discard(folder, step)
     for path in folder.glob("*.partial-*"):
         path.unlink()

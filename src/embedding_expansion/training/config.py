@@ -7,6 +7,7 @@ sets, backbones) are checked when the run is set up.
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,9 @@ class DataConfig:
     name: Annotated[str, "data set by name (see `embex data list`), a folder of class folders, or a .csv"] = "glyphs"
     root: Annotated[str | None, "folder that holds the data set; default: where `embex data list` says"] = None
     part: Annotated[bool, "open a part of the set, and say so in every output"] = False
-    train_classes: Annotated[int | None, "folders and tables: this many classes train, the others test"] = None
+    train_classes: Annotated[int | None, "of a folder of class folders: this many classes train, the others test"] = (
+        None
+    )
     image_size: Annotated[int | None, "side in pixels; default: 32 for conv4, else what the backbone is made for"] = (
         None
     )
@@ -139,11 +142,17 @@ def parser() -> jsonargparse.ArgumentParser:
 
 
 def from_namespace(parsed: jsonargparse.Namespace) -> TrainConfig:
-    """The typed configuration in what `parser()` has parsed."""
+    """The typed configuration in what `parser()` has parsed.
+
+    Raises:
+        InvalidInput: a value that no run can use.
+    """
     values = parsed.as_dict()
     arguments: dict[str, Any] = {}
     for option in _options(TrainConfig()):
         given = values[option.name]
+        if option.section is not None and not isinstance(given, dict):
+            raise InvalidInput(f"{option.name} is {given!r}; pass entries, as {option.name}: {{name: value}}")
         arguments[option.name] = given if option.section is None else option.section(**given)
     return TrainConfig(**arguments)
 
@@ -170,11 +179,11 @@ def load(path: Path) -> TrainConfig:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror}); pass a run folder made by embex train") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read ({error}); pass a run folder made by embex train") from error
     try:
         return from_namespace(parser().parse_string(text))
-    except jsonargparse.ArgumentError as error:
+    except (jsonargparse.ArgumentError, InvalidInput) as error:
         raise RunError(f"{path} is no configuration of a run: {' '.join(str(error).split())}") from error
 
 
@@ -199,28 +208,49 @@ def _options(config: Any) -> list[_Option]:
 
 
 def _check_numbers(config: TrainConfig) -> None:
-    at_least_one = {
-        "steps": config.steps,
-        "eval_every": config.eval_every,
-        "checkpoint_every": config.checkpoint_every,
-        "log_every": config.log_every,
-        "patience": config.patience,
-        "threads": config.threads,
-        "sampler.classes_per_batch": config.sampler.classes_per_batch,
-        "sampler.images_per_class": config.sampler.images_per_class,
-        "model.dim": config.model.dim,
-        "data.image_size": config.data.image_size,
-    }
-    for name, value in at_least_one.items():
-        if value is not None and value < 1:
-            raise InvalidInput(f"{name} is {value}; pass a whole number of at least 1")
-    if isinstance(config.expansion.n, int) and config.expansion.n < 0:
-        raise InvalidInput(f"expansion.n is {config.expansion.n}; pass 0 or more, or none for the plain loss")
-    if not 0 <= config.seed < 2**63:
-        raise InvalidInput(f"seed is {config.seed}; pass a whole number from 0 to 2^63 - 1")
+    data, sampler, model, optimizer = config.data, config.sampler, config.model, config.optimizer
+    for name, value, low, high in (
+        ("steps", config.steps, 1, None),
+        ("eval_every", config.eval_every, 1, None),
+        ("checkpoint_every", config.checkpoint_every, 1, None),
+        ("log_every", config.log_every, 1, None),
+        ("patience", config.patience, 1, None),
+        ("threads", config.threads, 1, 1024),
+        ("seed", config.seed, 0, 2**63 - 1),
+        ("data.image_size", data.image_size, 1, None),
+        ("data.workers", data.workers, 0, 1024),
+        ("sampler.classes_per_batch", sampler.classes_per_batch, 1, None),
+        ("sampler.images_per_class", sampler.images_per_class, 1, None),
+        ("model.dim", model.dim, 1, None),
+        ("optimizer.weight_decay", optimizer.weight_decay, 0, 1),
+        ("optimizer.backbone_lr_factor", optimizer.backbone_lr_factor, 0, 1000),
+    ):
+        if value is not None and not low <= value <= (math.inf if high is None else high):
+            wanted = f"at least {low}" if high is None else f"{low} to {high}"
+            raise InvalidInput(f"{name} is {value}; pass a number of {wanted}")
+    for name, positive in (
+        ("optimizer.lr", optimizer.lr),
+        ("optimizer.gamma", optimizer.gamma),
+        ("optimizer.clip_norm", optimizer.clip_norm),
+    ):
+        if positive is not None and not 0 < positive < math.inf:
+            raise InvalidInput(f"{name} is {positive}; pass a number above 0")
     if not 0 < config.validation_share < 1:
         raise InvalidInput(f"validation_share is {config.validation_share}; pass a number between 0 and 1")
-    if not config.optimizer.lr > 0:
-        raise InvalidInput(f"optimizer.lr is {config.optimizer.lr}; pass a number above 0")
+    if model.channels not in (None, 1, 3):
+        raise InvalidInput(f"model.channels is {model.channels}; pass 1 (grey) or 3 (colour)")
     if "name" not in config.loss:
         raise InvalidInput("the loss has no name; pass one, as --loss multi_similarity")
+    _check_expansion(config.expansion, sampler)
+
+
+def _check_expansion(expansion: ExpansionConfig, sampler: SamplerConfig) -> None:
+    if expansion.n == "none":
+        return
+    if expansion.n < 0:
+        raise InvalidInput(f"expansion.n is {expansion.n}; pass 0 or more, or none for the plain loss")
+    if expansion.scope == "anchor" and sampler.images_per_class % 2:
+        raise InvalidInput(
+            f"sampler.images_per_class is {sampler.images_per_class}, but --expansion.scope anchor pairs the images of "
+            "a class; pass an even number, or --expansion.scope class_pair"
+        )

@@ -17,6 +17,7 @@ from embedding_expansion.errors import DataError
 from embedding_expansion.model import EmbeddingModel
 from embedding_expansion.retrieval.clustering import clustering_metrics
 from embedding_expansion.retrieval.metrics import retrieval_metrics
+from embedding_expansion.training.finite import check_embeddings
 
 RAW_SIZE = 32  # raw pixels are compared at this size: 12 kB an image, so that the largest sets fit into memory
 
@@ -55,11 +56,14 @@ def embed_images(
 
 
 def model_embedder(model: EmbeddingModel, device: torch.device, precision: str) -> Callable[[Tensor], Tensor]:
-    """Images -> L2-normalised embeddings of the model, in the precision that it was trained in."""
+    """Images -> L2-normalised embeddings of the model, in the precision that it was trained in.
+
+    What it gives raises NotFinite where they are NaN or infinite.
+    """
 
     def embed(images: Tensor) -> Tensor:
         with autocast(device, precision):
-            return model.embed(images.to(device))
+            return check_embeddings(model.embed(images.to(device)))
 
     return embed
 

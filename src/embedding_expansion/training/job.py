@@ -23,6 +23,7 @@ from embedding_expansion.model import EmbeddingModel
 from embedding_expansion.training.config import DataConfig, ModelConfig, Precision, TrainConfig
 from embedding_expansion.training.evaluation import embed_images, hold_out_classes, model_embedder
 from embedding_expansion.training.factory import make_loss, make_model, make_optimizer
+from embedding_expansion.training.finite import check_embeddings
 
 
 @dataclass
@@ -82,18 +83,22 @@ class Job:
         )
 
     def embed(self, images: ImageSet) -> tuple[Tensor, ImageSet]:
-        """The L2-normalised embeddings of a set by the model as it is now, and the images that they belong to."""
+        """The L2-normalised embeddings of a set by the model as it is now, and the images that they belong to.
+
+        Raises:
+            NotFinite: the model gives NaN or infinity.
+        """
         if self.config.model.freeze_backbone:
             features, images = self._cached(images)
             with torch.no_grad():
-                return functional.normalize(self.model.head(features).float(), dim=1), images
+                return check_embeddings(functional.normalize(self.model.head(features).float(), dim=1)), images
         return self.run_over(images, model_embedder(self.model, self.device, self.precision))
 
     def run_over(
         self, images: ImageSet, function: Callable[[Tensor], Tensor], transform: ImageTransform | None = None
     ) -> tuple[Tensor, ImageSet]:
         """Any function of uint8 images over a set as it is tested, and the images that could be read."""
-        transform = transform or self.test_transform
+        transform = self.test_transform if transform is None else transform
         return embed_images(function, images, transform, workers=self.workers, broken=self.broken)
 
     def _cached(self, images: ImageSet) -> tuple[Tensor, ImageSet]:
@@ -125,17 +130,14 @@ def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:
     loss = make_loss(config).to(device)
     dataset, train, validation = _open(config)
     make_sampler(train, config)  # too few classes are an error now, not after the first measures
-    torch.manual_seed(config.seed)
-    channels = dataset.train.channels if config.model.backbone == "conv4" else 3
-    model_config = dataclasses.replace(config.model, channels=config.model.channels or channels)
-    model = make_model(model_config, fetch_weights=fetch_weights).to(device)
-    model.to(memory_format=torch.channels_last)
-    size, transform = config.data.image_size or model.image_size, config.data.transform or dataset.transform
+    model, model_config = _make_network(config, dataset.train.channels, device, fetch_weights)
+    size = model.image_size if config.data.image_size is None else config.data.image_size
+    transform = dataset.transform if config.data.transform is None else config.data.transform
     _check_size(model, size, config.model.backbone)
     resolved = dataclasses.replace(
         config,
         data=_resolved_data(config.data, size, transform, dataset.train.pixels is not None),
-        model=_resolved_model(model_config, model),
+        model=model_config,
         device=device.type if config.device == "auto" else config.device,
         precision=precision,
         threads=torch.get_num_threads(),
@@ -156,11 +158,32 @@ def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:
     )
 
 
+def _make_network(
+    config: TrainConfig, data_channels: int, device: torch.device, fetch_weights: bool
+) -> tuple[EmbeddingModel, ModelConfig]:
+    """The model that the seed starts with, on its device, and its configuration with nothing left open."""
+    torch.manual_seed(config.seed)
+    given = config.model
+    default = data_channels if given.backbone == "conv4" else 3
+    given = dataclasses.replace(given, channels=default if given.channels is None else given.channels)
+    model = make_model(given, fetch_weights=fetch_weights).to(device)
+    model.to(memory_format=torch.channels_last)
+    mean, std = ([round(value, 6) for value in buffer.flatten().tolist()] for buffer in (model.mean, model.std))
+    return model, dataclasses.replace(
+        given,
+        mean=mean if given.mean is None else given.mean,
+        std=std if given.std is None else given.std,
+        weights=None if given.weights is None else str(Path(given.weights).resolve()),
+    )
+
+
 def _open(config: TrainConfig) -> tuple[Dataset, ImageSet, ImageSet | None]:
     """The data set, and its training side split into what trains and what is held out."""
     data = config.data
     root = None if data.root is None else Path(data.root)
     dataset = open_dataset(data.name, root=root, part=data.part, train_classes=data.train_classes)
+    if root is not None and data.name not in DATASETS:
+        raise InvalidInput(f"root is {root}, but {data.name} is a path and needs none; leave one of them out")
     if config.protocol != "validation":
         return dataset, dataset.train, None
     return dataset, *hold_out_classes(dataset.train, config.validation_share, config.seed)
@@ -193,6 +216,10 @@ def find_device(name: str) -> torch.device:
         raise InvalidInput(f"there is no device {name!r}; pass cpu, cuda or cuda:NUMBER") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InvalidInput(f"device is {name}, but torch finds no CUDA here; pass cpu")
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # each backend that is not there has its own
+        raise InvalidInput(f"device is {name}, which torch cannot use here; pass cpu, cuda or cuda:NUMBER") from error
     return device
 
 
@@ -227,9 +254,3 @@ def _resolved_data(data: DataConfig, size: int, transform: str, in_memory: bool)
         transform=transform,
         workers=workers if data.workers is None else data.workers,
     )
-
-
-def _resolved_model(config: ModelConfig, model: EmbeddingModel) -> ModelConfig:
-    mean, std = ([round(value, 6) for value in buffer.flatten().tolist()] for buffer in (model.mean, model.std))
-    weights = None if config.weights is None else str(Path(config.weights).resolve())
-    return dataclasses.replace(config, mean=config.mean or mean, std=config.std or std, weights=weights)

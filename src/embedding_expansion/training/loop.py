@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from embedding_expansion.data.images import ImageSet
-from embedding_expansion.errors import RunError
+from embedding_expansion.data.loader import broken_sentence
+from embedding_expansion.errors import DataError
 from embedding_expansion.training import checkpoint
 from embedding_expansion.training.evaluation import autocast, measure_retrieval
 from embedding_expansion.training.factory import set_learning_rate
+from embedding_expansion.training.finite import NotFinite, all_finite
 from embedding_expansion.training.job import Job
 from embedding_expansion.training.journal import Journal
 from embedding_expansion.training.ranks import Ranks
@@ -35,7 +37,8 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
         The number of the signal that stopped it, after saving, or 0 where it came to its end.
 
     Raises:
-        RunError: the loss or the embeddings are NaN or infinite. The last checkpoint stays as it is.
+        NotFinite: the weights of `state.step`, or what they lead to, are NaN or infinite.
+        DataError: broken images leave the ranks with parts of a batch that differ in size.
     """
     config = job.config
     network, loss = ranks.wrap(job.network, job.loss)
@@ -46,13 +49,12 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
     if state.stops_early(config):
         return 0
     with StopSignal() as signal, Journal(run if ranks.is_first else None, state.step, config.steps) as journal:
-        began = time.perf_counter()
-        for step, inputs, labels in job.batches(state.step, ranks.share(job.batch_size)):
+        began, share = time.perf_counter(), ranks.share(job.batch_size)
+        for step, inputs, labels in job.batches(state.step, share):
+            _check_share(len(labels), share, job, ranks)
             torch.manual_seed(step_seed(config.seed, step))
             lr = set_learning_rate(job.optimizer, config.optimizer, step, config.steps)
-            value = _optimize(job, network, loss, scaler, inputs.to(job.device), labels.to(job.device))
-            if not math.isfinite(value):
-                raise _diverged(value, step + 1, run)
+            value = _optimize(job, network, loss, scaler, ranks, inputs.to(job.device), labels.to(job.device))
             state.step = step + 1
             seconds = time.perf_counter() - began
             state.training_seconds += seconds
@@ -67,24 +69,40 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
     return 0
 
 
-def _diverged(value: float, step: int, run: RunFolder) -> RunError:
-    return RunError(
-        f"training diverged: the loss is {value} at step {step}; {run.path} keeps what was saved before; "
-        "train again with a smaller --optimizer.lr, or --optimizer.clip_norm 1"
-    )
+def _check_share(rows: int, share: slice, job: Job, ranks: Ranks) -> None:
+    """A class without a readable image leaves the batch. The ranks' loss, which gathers equal parts, cannot do so."""
+    if ranks.world > 1 and ranks.agree(rows < share.stop - share.start):
+        broken = {path: why for part in ranks.gather(job.broken) for path, why in part.items()}
+        raise DataError(
+            f"a class has no image that can be read, and {ranks.world} processes need equal parts of a batch; mend it, "
+            f"take it out, or train in one process: {broken_sentence(broken)}"
+        )
 
 
 def _optimize(
-    job: Job, network: nn.Module, loss: nn.Module, scaler: torch.amp.GradScaler, inputs: Tensor, labels: Tensor
+    job: Job,
+    network: nn.Module,
+    loss: nn.Module,
+    scaler: torch.amp.GradScaler,
+    ranks: Ranks,
+    inputs: Tensor,
+    labels: Tensor,
 ) -> float:
-    """One step of the optimiser; gives back the loss, NaN where the embeddings are no longer numbers."""
+    """One step of the optimiser; gives back the loss.
+
+    What it checks before it moves the weights vouches for them, and so for the checkpoint that holds them. All ranks
+    stop together: one that left alone would keep the others waiting.
+    """
     with autocast(job.device, job.precision):
         embeddings = network(inputs)
-    if not torch.isfinite(embeddings).all():
-        return math.nan
+    # By their norms, as the loss takes them. Batch norm can hide an overflow from them, but not from its statistics.
+    if ranks.agree(not all_finite([embeddings.detach().float().norm(dim=1), *network.buffers()])):
+        raise NotFinite("the embeddings or the statistics of batch norm are NaN or infinite")
     value: Tensor = loss(embeddings, labels)
     job.optimizer.zero_grad()
     scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+    if ranks.agree(not math.isfinite(value.item())):
+        raise NotFinite(f"the loss is {value.item()}")
     if job.config.optimizer.clip_norm is not None:
         scaler.unscale_(job.optimizer)
         parameters = [parameter for group in job.optimizer.param_groups for parameter in group["params"]]
@@ -136,9 +154,11 @@ def _evaluate(job: Job, judged: ImageSet, state: State, journal: Journal) -> dic
 
 
 def _save(job: Job, state: State, scaler: torch.amp.GradScaler, run: RunFolder) -> None:
-    """Writes the checkpoint of this step, and removes all but the best one's."""
+    """Writes the checkpoint of this step, and removes all but the newest two and the best one."""
     state.scaler = scaler.state_dict()
     state.broken = {str(path): reason for path, reason in job.broken.items()}
     tensors = checkpoint.collect(job.model, job.loss, job.optimizer)
+    if not all_finite(tensors.values()):
+        raise NotFinite("the weights are NaN or infinite")
     checkpoint.save_tensors(checkpoint.checkpoint_path(run.checkpoints, state.step), tensors, state.as_json())
-    checkpoint.prune(run.checkpoints, keep={state.step, state.best_step or state.step})
+    checkpoint.prune(run.checkpoints, keep=set() if state.best_step is None else {state.best_step})

@@ -73,6 +73,14 @@ class Ranks:
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared)
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on all of them."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
     def mean(self, value: float) -> float:
         """The mean over the ranks."""
         if self.world == 1:

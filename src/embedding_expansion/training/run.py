@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from embedding_expansion.data.transforms import test_transform
+from embedding_expansion.errors import RunError
 from embedding_expansion.training import checkpoint, report
 from embedding_expansion.training.config import TrainConfig
 from embedding_expansion.training.evaluation import RAW_SIZE, measure, raw_pixels
+from embedding_expansion.training.finite import NotFinite
 from embedding_expansion.training.job import Job, find_device, prepare
 from embedding_expansion.training.loop import run_steps
 from embedding_expansion.training.ranks import Ranks
@@ -53,12 +55,12 @@ def train(config: TrainConfig, *, command: tuple[str, ...] = ()) -> Outcome:
             run.create()
             run.write_config(dataclasses.replace(job.config, out=None))
             run.write_environment(job.config, list(command))
-        return _go_on(job, State(since=start), run, ranks)
+        return _go_on(job, State(config.optimizer.name, since=start), run, ranks)
     finally:
         ranks.stop()
 
 
-def resume(path: Path) -> Outcome:
+def resume(path: Path, *, command: tuple[str, ...] = ()) -> Outcome:
     """Goes on with a run as it was configured.
 
     On the CPU, with the same number of threads, it ends bit for bit as if it had never stopped. A run that is complete
@@ -66,12 +68,13 @@ def resume(path: Path) -> Outcome:
 
     Args:
         path: the run folder.
+        command: what the user typed, for environment.json.
 
     Returns:
         As `train`.
 
     Raises:
-        RunError: the folder is no run, or its checkpoint is broken.
+        RunError: the folder is no run, a file of it is broken, or the loss became NaN or infinite.
     """
     start = time.perf_counter()
     run = RunFolder(path)
@@ -81,17 +84,45 @@ def resume(path: Path) -> Outcome:
         return Outcome(path, metrics)
     ranks = Ranks.start(find_device(config.device))
     try:
-        step = checkpoint.last_step(run.checkpoints)
-        job, state = prepare(config, fetch_weights=step is None), State(since=start)
+        step = _last_step(run)
+        job, state = prepare(config, fetch_weights=step is None), State(config.optimizer.name)
         if step is not None:
-            tensors, about = checkpoint.load_tensors(checkpoint.checkpoint_path(run.checkpoints, step))
-            checkpoint.restore(tensors, job.model, job.loss, job.optimizer)
-            state = State.from_json(about)
-            state.since = start
+            state = _restore(job, run, step)
             job.broken = {Path(name): reason for name, reason in state.broken.items()}
+        state.since = start
+        if ranks.is_first:
+            run.cut_log(state.step if state.step else -1)
+            run.note_resumption(state.step, job.config, list(command))
         return _go_on(job, state, run, ranks)
     finally:
         ranks.stop()
+
+
+def _last_step(run: RunFolder) -> int | None:
+    """The step of the newest checkpoint, or None where the run was stopped before its first one."""
+    if not run.checkpoints.is_dir():
+        raise RunError(f"there is no folder {run.checkpoints} to resume from; restore it, or start a new run")
+    return max(checkpoint.saved_steps(run.checkpoints), default=None)
+
+
+def _restore(job: Job, run: RunFolder, step: int) -> State:
+    """Brings the job to where it was at a checkpoint; refuses one from which it would go on in another way."""
+    path = checkpoint.checkpoint_path(run.checkpoints, step)
+    tensors, about = checkpoint.load_tensors(path)
+    state = State.from_json(about, path)
+    if state.step != step:
+        raise RunError(f"{path} holds step {state.step}; give it back its name, or start a new run")
+    if state.optimizer != job.config.optimizer.name:
+        raise RunError(
+            f"{path} holds the state of {state.optimizer}, but config.yaml asks for {job.config.optimizer.name}; "
+            f"set optimizer.name back to {state.optimizer}, or start a new run"
+        )
+    if not any(name.startswith("optimizer.") for name in tensors):
+        raise RunError(f"{path} lacks the optimiser's state; restore it, or start a new run")
+    if state.best_step is not None and state.best_step not in checkpoint.saved_steps(run.checkpoints):
+        raise RunError(f"the best checkpoint, of step {state.best_step}, is gone; restore it, or start a new run")
+    checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer)
+    return state
 
 
 def _go_on(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
@@ -99,12 +130,19 @@ def _go_on(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
     before: dict[str, Any] = {}
     if ranks.is_first:
         report.say_what_runs(job, state, ranks.world)
-        run.cut_log(state.step if state.step else -1)
         before = _before(job, run)
-    stopped_by = run_steps(job, state, run, ranks)
-    if stopped_by or not ranks.is_first:
-        return Outcome(run.path, None, stopped_by)
-    metrics = _final(job, state, run) | {"before": before, "wall_seconds": round(state.clock(), 1)}
+    try:
+        stopped_by = run_steps(job, state, run, ranks)
+        if stopped_by or not ranks.is_first:
+            return Outcome(run.path, None, stopped_by)
+        metrics = _final(job, state, run) | {"before": before, "wall_seconds": round(state.clock(), 1)}
+    except NotFinite as error:
+        if ranks.is_first and state.step != state.best_step:  # nothing has vouched for the weights of this step
+            checkpoint.discard(run.checkpoints, state.step)
+        raise RunError(
+            f"training diverged: {error} after step {state.step}; {run.path} keeps what was saved before; "
+            "train again with a smaller --optimizer.lr, or --optimizer.clip_norm 1"
+        ) from error
     run.write_metrics(metrics)
     report.say_end(metrics, run)
     return Outcome(run.path, metrics)
@@ -133,15 +171,16 @@ def _before(job: Job, run: RunFolder) -> dict[str, Any]:
 
 
 def _final(job: Job, state: State, run: RunFolder) -> dict[str, Any]:
-    """Measures the weights that are kept on the test classes, and writes them to model.safetensors."""
+    """The measures of the weights that are kept, on the test classes; writes these weights to model.safetensors."""
     config = job.config
     selected = state.step if state.best_step is None else state.best_step
     if selected != state.step:
-        tensors, _ = checkpoint.load_tensors(checkpoint.checkpoint_path(run.checkpoints, selected))
-        checkpoint.restore(tensors, job.model, job.loss, job.optimizer)
+        path = checkpoint.checkpoint_path(run.checkpoints, selected)
+        tensors, _ = checkpoint.load_tensors(path)
+        checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer)
+    vectors, images = job.embed(job.dataset.test)
     about = {"step": selected, "selected_by": config.protocol, "data": job.dataset.name}
     checkpoint.save_tensors(run.model, job.model.state_dict(), about)
-    vectors, images = job.embed(job.dataset.test)
     measures: dict[str, Any] = measure(vectors, images, job.dataset.recall_at, seed=config.seed)
     return measures | {
         "data": job.dataset.name,

@@ -1,32 +1,39 @@
 """The folder of a run: what it holds, and how it is written so that a kill at any moment leaves it whole.
 
 config.yaml         the resolved configuration; --config reads it back
-environment.json    versions, seed, commit, machine, command line
+environment.json    versions, seed, commit, machine, command line; likewise for every time that the run was resumed
 log.jsonl           one line per logged step, step 0 being the measures before training
 metrics.json        the final measures
 model.safetensors   the weights that they were measured with
-checkpoints/        step-00000050.safetensors, ...: the last one and the best one
+checkpoints/        step-00000050.safetensors, ...: the last two and the best one
 tensorboard/        event files
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
-import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from embedding_expansion.errors import RunError
 from embedding_expansion.training import config as configuration
-from embedding_expansion.training.checkpoint import write_atomically, write_json
 from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.training.environment import environment
+from embedding_expansion.training.files import read_json, write_atomically, write_json
+
+# What is shown of a complete run, and so has to be there: report.say_end.
+_METRICS = {
+    "recall_at_1": float,
+    "nmi": float,
+    "f1": float,
+    "data": str,
+    "selected_by": str,
+    "selected_step": int,
+    "images_per_second": float,
+    "wall_seconds": float,
+    "broken_images": list,
+}
 
 
 class RunFolder:
@@ -39,6 +46,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self._log = path / "log.jsonl"
         self._metrics = path / "metrics.json"
+        self._environment = path / "environment.json"
 
     def create(self) -> None:
         """Makes the folder.
@@ -71,17 +79,39 @@ class RunFolder:
 
     def write_environment(self, config: TrainConfig, command: list[str]) -> None:
         """Writes environment.json."""
-        write_json(self.path / "environment.json", environment(config, command))
+        write_json(self._environment, environment(config, command))
+
+    def note_resumption(self, step: int, config: TrainConfig, command: list[str]) -> None:
+        """Enters in environment.json after which step the run was resumed, and with what.
+
+        Raises:
+            RunError: the file is broken.
+        """
+        remedy = "remove it to go on without it"
+        content = read_json(self._environment, remedy) if self._environment.exists() else {}
+        earlier = content.get("resumed", [])
+        if not isinstance(earlier, list):
+            raise RunError(f"{self._environment} holds no list of when the run was resumed; {remedy}")
+        entry = {"after_step": step} | environment(config, command)
+        write_json(self._environment, content | {"resumed": [*earlier, entry]})
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Writes metrics.json, the sign that a run is complete."""
         write_json(self._metrics, metrics)
 
     def read_metrics(self) -> dict[str, Any] | None:
-        """The final measures, or None where the run is not complete."""
+        """The final measures, or None where the run is not complete.
+
+        Raises:
+            RunError: the file is broken.
+        """
         if not self._metrics.exists():
             return None
-        content: dict[str, Any] = json.loads(self._metrics.read_text(encoding="utf-8"))
+        remedy = f"remove it, and embex train --resume {self.path} measures again"
+        content = read_json(self._metrics, remedy)
+        odd = [name for name, kind in _METRICS.items() if not isinstance(content.get(name), kind)]
+        if odd:
+            raise RunError(f"{self._metrics} lacks {', '.join(odd)}, or has them of another kind; {remedy}")
         return content
 
     def log(self, entry: dict[str, Any]) -> None:
@@ -90,11 +120,24 @@ class RunFolder:
             stream.write(json.dumps(entry) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The complete lines of log.jsonl."""
+        """The complete lines of log.jsonl.
+
+        Raises:
+            RunError: one of them is no entry of a step.
+        """
         if not self._log.exists():
             return []
-        lines = self._log.read_text(encoding="utf-8").split("\n")[:-1]  # behind the last line end: half a line
-        return [json.loads(line) for line in lines]
+        lines = self._log.read_bytes().split(b"\n")[:-1]  # behind the last line end: half a line
+        return [self._entry(number, line) for number, line in enumerate(lines, start=1)]
+
+    def _entry(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+            raise RunError(f"line {number} of {self._log} is no entry of a step; remove it to go on without it")
+        return entry
 
     def cut_log(self, step: int) -> None:
         """Drops what was logged after a step, and half a line that a kill may have left."""
@@ -108,44 +151,3 @@ def default_path(config: TrainConfig) -> str:
     name = f"{Path(config.data.name).stem}-{expansion}{config.loss['name']}-{time.strftime('%Y%m%d-%H%M%S')}"
     candidates = [Path("runs") / name, *(Path("runs") / f"{name}-{number}" for number in range(2, 100))]
     return str(next((path for path in candidates if not path.exists()), candidates[0]))
-
-
-def environment(config: TrainConfig, command: list[str]) -> dict[str, Any]:
-    """What a run depended on besides its configuration."""
-    device = torch.device(config.device)
-    return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
-        "seed": config.seed,
-        "commit": _commit(),
-        "machine": {
-            "system": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
-            "cpus": os.cpu_count(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        },
-        "threads": config.threads,
-        "command": command,
-        "executable": sys.executable,
-    }
-
-
-_LIBRARIES = ("embedding-expansion", "torch", "torchvision", "numpy", "scikit-learn", "safetensors", "pillow", "timm")
-
-
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this package runs from, or None where it was installed without one."""
-    folder = Path(__file__).parent
-    git = ["git", "-C", str(folder)]
-    try:
-        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
-        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
+import typing
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
 from typing import Any
 
+from embedding_expansion.errors import RunError
 from embedding_expansion.training.config import TrainConfig
 
 
@@ -15,6 +19,7 @@ from embedding_expansion.training.config import TrainConfig
 class State:
     """The progress of a run, as JSON in its checkpoints."""
 
+    optimizer: str  # by name: what one keeps per parameter is nothing to go on with for another
     step: int = 0  # steps done
     best_step: int | None = None
     best_value: float | None = None
@@ -31,8 +36,20 @@ class State:
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "since"}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> State:
-        """From what `as_json` gave."""
+    def from_json(cls, values: dict[str, Any], source: Path) -> State:
+        """From what `as_json` gave.
+
+        Raises:
+            RunError: a field is missing, of no such name, or of another kind; `source` is the file to blame.
+        """
+        kinds = {name: kind for name, kind in typing.get_type_hints(cls).items() if name != "since"}
+        odd = sorted(kinds.keys() ^ values.keys())
+        odd += [name for name, value in values.items() if name in kinds and not _is(value, kinds[name])]
+        if odd:
+            raise RunError(
+                f"{source} does not say how far the run has come: {', '.join(odd)} missing, unknown or of the wrong "
+                "kind; restore it, or start a new run"
+            )
         return cls(**values)
 
     def clock(self) -> float:
@@ -56,6 +73,11 @@ class State:
     def is_due(self, every: int, config: TrainConfig) -> bool:
         """Whether something that happens every so many steps, and at the last one, happens at this step."""
         return self.step % every == 0 or self.step == config.steps
+
+
+def _is(value: object, kind: Any) -> bool:
+    origin = typing.get_origin(kind)
+    return isinstance(value, kind if origin in (None, UnionType) else origin)
 
 
 def step_seed(seed: int, step: int) -> int:

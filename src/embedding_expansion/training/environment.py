@@ -1,0 +1,55 @@
+"""What a run depends on besides its configuration, for environment.json."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from embedding_expansion.training.config import TrainConfig
+
+_LIBRARIES = ("embedding-expansion", "torch", "torchvision", "numpy", "scikit-learn", "safetensors", "pillow", "timm")
+
+
+def environment(config: TrainConfig, command: list[str]) -> dict[str, Any]:
+    """Versions, commit, machine, threads and the command that the user typed."""
+    device = torch.device(config.device)
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
+        "seed": config.seed,
+        "commit": _commit(),
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cpus": os.cpu_count(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        },
+        "threads": config.threads,
+        "command": command,
+        "executable": sys.executable,
+    }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from, or None where it was installed without one."""
+    folder = Path(__file__).parent
+    git = ["git", "-C", str(folder)]
+    try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
+        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,71 @@
+"""Files written so that nobody sees half of one, and JSON read back with one sentence for whatever is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from embedding_expansion.errors import RunError
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` fill a file beside `path`, then puts it in place at once.
+
+    Raises:
+        RunError: it cannot be written, as on a full disk; what was there before stays.
+    """
+    partial = path.with_name(path.name + f".partial-{os.getpid()}")
+    try:
+        write(partial)
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:  # safetensors has its own for what the system refuses
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{path} cannot be written ({reason}); make room for it, or name another place") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def check_place(path: Path) -> None:
+    """Makes sure before any work is done that a file has a place to be written to.
+
+    Raises:
+        RunError: its folder does not exist, or it is a folder itself.
+    """
+    if path.is_dir():
+        raise RunError(f"{path} is a folder; name the file to write")
+    if not path.parent.is_dir():
+        raise RunError(f"{path} cannot be written, there is no folder {path.parent}; make it, or name another place")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes JSON atomically."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Reads a file that holds one JSON object.
+
+    Args:
+        path: of the file.
+        remedy: what to do about a broken one, as the end of the sentence.
+
+    Raises:
+        RunError: it holds something else, or cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} holds a {type(content).__name__} where a JSON object is expected; {remedy}")
+    return content
