@@ -109,6 +109,10 @@ def loaded_after(statement: str) -> set[str]:
 
 
 HEAVY = {
+    "scipy",
+    "tqdm",
+    "yaml",
+    "jsonargparse",
     "torch",
     "torchvision",
     "numpy",

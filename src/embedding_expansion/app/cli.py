@@ -6,6 +6,7 @@ Nothing heavy is imported before the arguments are known to be right, so that `-
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -32,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         a command that did its work but not on everything.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the name of a file may be no text
     try:
         return _dispatch(given)
     except (EmbeddingExpansionError, OSError) as error:  # a full disk or a forbidden folder is no bug of ours

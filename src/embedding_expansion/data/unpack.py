@@ -30,6 +30,8 @@ def unpack(archive: Path, folder: Path) -> None:
         if zipfile.is_zipfile(archive):
             _unzip(archive, temporary)
         else:
+            if not hasattr(tarfile, "data_filter"):
+                raise DataError(f"{archive} was not unpacked: that takes Python 3.11.4 or later; unpack it by hand")
             with tarfile.open(archive) as content:
                 content.extractall(temporary, filter="data")  # refuses "..", links out and devices, strips "/"
         for entry in sorted(temporary.iterdir()):
