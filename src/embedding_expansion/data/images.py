@@ -106,7 +106,8 @@ class Dataset:
         train: the side that is trained on.
         test: the side that is measured on.
         recall_at: the K of Recall@K that papers report on it.
-        transform: the name of the training transform that suits it (see `transforms.TRANSFORMS`).
+        transform: the name of the training transform that suits it (see `transforms.TRANSFORMS`); by default the
+            paper's, which cuts nothing off a test image.
 
     Raises:
         DataError: if a side has no image.
@@ -116,7 +117,7 @@ class Dataset:
     train: ImageSet
     test: ImageSet
     recall_at: tuple[int, ...] = (1, 2, 4, 8)
-    transform: str = "crop_flip"
+    transform: str = "paper"
 
     def __post_init__(self) -> None:
         for side, images in (("train", self.train), ("test", self.test)):
