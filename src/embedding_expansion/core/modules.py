@@ -32,7 +32,11 @@ class TripletLoss(PairLoss, function=losses.triplet, metric="euclidean"):
 
 
 class HPHNTripletLoss(PairLoss, function=losses.hphn_triplet, metric="euclidean"):
-    """Hard-positive hard-negative triplet loss (margin=0.2, soft_margin=False); see `losses.hphn_triplet`."""
+    """Hard-positive hard-negative triplet loss (margin=0.2, soft_margin=False); see `losses.hphn_triplet`.
+
+    Expanded, and trained from scratch, it lost 10 to 16 points of Recall@1 where it was measured (docs/results.md): the
+    loss sees nothing but the hardest negative, and that was a synthetic point nearly always.
+    """
 
 
 class NPairLoss(PairLoss, function=losses.n_pair, metric="inner", positive=("scale",)):

@@ -65,7 +65,10 @@ class ModelConfig:
 class ExpansionConfig:
     """Embedding expansion."""
 
-    n: Annotated[int | Literal["none"], "synthetic points per pair; 0: mining only; none: the plain loss"] = 2
+    n: Annotated[
+        int | Literal["none"],
+        "synthetic points per pair; 0: mining only; none: the plain loss (better from scratch with hphn_triplet)",
+    ] = 2
     scope: Annotated[Literal["class_pair", "anchor"], "the paper's formula, or the released program's"] = "class_pair"
     normalize_synthetic: Annotated[bool, "L2-normalise the synthetic points"] = True
 
