@@ -63,7 +63,7 @@ def test_the_written_configuration_is_complete_and_trains_the_same_again(small: 
     run = Path(str(small.out))
     written = configuration.load(run / "config.yaml")
     assert (written.data.transform, written.threads, written.device, written.precision) == (
-        "paper",
+        "crop_flip",
         1,
         "cpu",
         "float32",

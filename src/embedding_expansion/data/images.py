@@ -106,8 +106,7 @@ class Dataset:
         train: the side that is trained on.
         test: the side that is measured on.
         recall_at: the K of Recall@K that papers report on it.
-        transform: the name of the training transform that suits it (see `transforms.TRANSFORMS`); by default the
-            paper's, which cuts nothing off a test image.
+        transform: the name of the training transform that suits it (see `transforms.TRANSFORMS`).
 
     Raises:
         DataError: if a side has no image.
@@ -117,7 +116,7 @@ class Dataset:
     train: ImageSet
     test: ImageSet
     recall_at: tuple[int, ...] = (1, 2, 4, 8)
-    transform: str = "paper"
+    transform: str = "crop_flip"
 
     def __post_init__(self) -> None:
         for side, images in (("train", self.train), ("test", self.test)):

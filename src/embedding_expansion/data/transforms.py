@@ -8,7 +8,9 @@
 | `paper`     | half the time squashed to the square, else squashed to 255/227  | squashed to the square            |
 |             | of it and cropped at random; mirrored half the time             |                                   |
 
-A mirrored letter is another letter, hence `crop` without the mirror. Every resize is bilinear with antialiasing.
+`crop_flip` is the default for photographs; for images that are cropped to their object already take `paper`, since a
+centre crop would cut the object. A mirrored letter is another letter, hence `crop` without the mirror. Every resize
+is bilinear with antialiasing.
 """
 
 from __future__ import annotations
