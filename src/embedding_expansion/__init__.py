@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedding_expansion.core.distributed import DistributedLoss
+    from embedding_expansion.core.expanded_loss import EmbeddingExpansion
     from embedding_expansion.core.expansion import expand, hardest, synthesize
-    from embedding_expansion.core.losses import Terms
     from embedding_expansion.core.mining import Winners
     from embedding_expansion.core.modules import (
         LOSSES,
         ContrastiveLoss,
-        EmbeddingExpansion,
         HPHNTripletLoss,
         LiftedStructureLoss,
         MultiSimilarityLoss,
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     )
     from embedding_expansion.core.pair_loss import PairLoss
     from embedding_expansion.core.pairs import Pairs, compare
+    from embedding_expansion.core.terms import Terms
     from embedding_expansion.data.datasets import open_dataset
     from embedding_expansion.data.sampler import ClassBalancedSampler
     from embedding_expansion.model import EmbeddingModel
@@ -41,11 +41,11 @@ _MODULE_OF = {
     "expand": "core.expansion",
     "hardest": "core.expansion",
     "synthesize": "core.expansion",
-    "Terms": "core.losses",
+    "Terms": "core.terms",
     "Winners": "core.mining",
     "LOSSES": "core.modules",
     "ContrastiveLoss": "core.modules",
-    "EmbeddingExpansion": "core.modules",
+    "EmbeddingExpansion": "core.expanded_loss",
     "HPHNTripletLoss": "core.modules",
     "LiftedStructureLoss": "core.modules",
     "MultiSimilarityLoss": "core.modules",

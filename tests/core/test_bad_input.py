@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from embedding_expansion.core.distributed import DistributedLoss
+from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest, synthesize
 from embedding_expansion.core.modules import (
     LOSSES,
-    EmbeddingExpansion,
     HPHNTripletLoss,
     MultiSimilarityLoss,
     NPairLoss,

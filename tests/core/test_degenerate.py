@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from embedding_expansion.core.modules import LOSSES, EmbeddingExpansion
+from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.modules import LOSSES
 from embedding_expansion.errors import DegenerateBatchWarning
 
 from . import oracles

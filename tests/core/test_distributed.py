@@ -15,7 +15,8 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from embedding_expansion.core.distributed import DistributedLoss
-from embedding_expansion.core.modules import LOSSES, EmbeddingExpansion
+from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.modules import LOSSES
 
 WORLD = 2
 NAMES = ["contrastive", "triplet", "hphn_triplet", "n_pair", "lifted_structure", "multi_similarity"]

@@ -12,9 +12,11 @@ from torch import Tensor
 
 import embedding_expansion
 from embedding_expansion.core import losses
+from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand
 from embedding_expansion.core.losses import Terms
-from embedding_expansion.core.modules import LOSSES, EmbeddingExpansion, MultiSimilarityLoss, PairLoss
+from embedding_expansion.core.modules import LOSSES, MultiSimilarityLoss
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import compare
 
 from . import oracles

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest
-from embedding_expansion.core.modules import LOSSES, EmbeddingExpansion
+from embedding_expansion.core.modules import LOSSES
 
 from . import oracles
 from .batches import PAIRED, batch

@@ -68,7 +68,7 @@ def test_the_oracle_has_the_released_programs_loss() -> None:
     for case, arrays in cases_in(HERE):
         E, labels = inputs(arrays, torch.float64)
         table = oracles.expanded_table(E, labels.tolist(), case["n_inner_pts"], "anchor", case["l2_norm"])
-        total = oracles.totals(oracles.hphn_triplet(table, case["margin"]))[0].detach().numpy()
+        total = oracles.totals(oracles.ORACLES["hphn_triplet"](table, case["margin"]))[0].detach().numpy()
         np.testing.assert_allclose(total, arrays["loss"], atol=case["tol_value"], rtol=0)
 
 

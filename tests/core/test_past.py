@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from embedding_expansion.core import losses
+from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand
-from embedding_expansion.core.modules import LOSSES, EmbeddingExpansion
+from embedding_expansion.core.modules import LOSSES
 from embedding_expansion.core.pairs import Pairs, compare
 from embedding_expansion.errors import InvalidInput
 

@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from embedding_expansion.core.modules import EmbeddingExpansion, MultiSimilarityLoss, TripletLoss
+from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.modules import MultiSimilarityLoss, TripletLoss
 from embedding_expansion.errors import InvalidInput, UnknownName
 from embedding_expansion.model import EmbeddingModel
 from embedding_expansion.training.config import ExpansionConfig, OptimizerConfig, TrainConfig

@@ -7,7 +7,6 @@ only.
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -27,9 +26,10 @@ from embedding_expansion.core.inputs import (
     validates,
     whole_number,
 )
-from embedding_expansion.core.losses import Terms
 from embedding_expansion.core.pairs import Metric, Pairs, compare, widened
-from embedding_expansion.errors import DegenerateBatchWarning, InvalidInput, InvalidType, UnknownName
+from embedding_expansion.core.parameters import bind, parameters_of
+from embedding_expansion.core.terms import Terms
+from embedding_expansion.errors import DegenerateBatchWarning, InvalidType
 
 Reduction: TypeAlias = Literal["mean", "none"]
 REDUCTIONS: tuple[Reduction, ...] = ("mean", "none")
@@ -46,6 +46,7 @@ class PairLoss(nn.Module):
         ignore_index: a label whose rows take no part at all.
         check_finite: on CUDA, look for NaN and infinite embeddings, which makes the GPU wait; on CPU this is always
             done.
+        miner: narrows the table before the loss reads it, `Pairs -> Pairs` (see `miners`); all pairs by default.
         statistics: keep figures of the last batch in `last_statistics`, as detached scalar tensors: `active_share`, the
             share of anchors with a term above 0, and with expansion `synthetic_share`, the share of synthetic points
             among the points of the selected hardest pairs.
@@ -72,6 +73,8 @@ class PairLoss(nn.Module):
     reads_partner: ClassVar[bool]
     positive: ClassVar[tuple[str, ...]]
     monotone: ClassVar[bool]
+    statistic: ClassVar[Callable[..., Tensor] | None]
+    not_expandable: ClassVar[str]
     __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(
@@ -82,12 +85,28 @@ class PairLoss(nn.Module):
         reads_partner: bool = False,
         positive: tuple[str, ...] = (),
         monotone: bool = True,
+        statistic: Callable[..., Tensor] | None = None,
+        not_expandable: str = "",
     ) -> None:
+        """The line of the registry.
+
+        Args:
+            function: `Pairs -> Terms`; its parameters are the module's.
+            metric: which similarity it reads.
+            reads_partner: whether it reads the negatives of a positive as well.
+            positive: parameters that must be above 0.
+            monotone: whether the value never falls when negatives become more similar.
+            statistic: of a loss that looks at the whole batch: `Pairs -> Tensor`, with gradient, such that the sum over
+                blocks of anchors is the batch's. The function then takes that sum as the keyword `statistic`.
+            not_expandable: why the loss cannot be expanded; empty where it can.
+        """
         if function is None:
             return
         cls.function = staticmethod(function)
         cls.metric, cls.reads_partner, cls.positive, cls.monotone = metric, reads_partner, positive, monotone
-        parameters = [*list(inspect.signature(function).parameters.values())[1:], *OPTIONS]
+        cls.statistic = None if statistic is None else staticmethod(statistic)
+        cls.not_expandable = not_expandable
+        parameters = [*parameters_of(function).values(), *OPTIONS]
         cls.__signature__ = inspect.Signature(parameters)
 
     @validates
@@ -98,6 +117,7 @@ class PairLoss(nn.Module):
         reduction: Reduction = "mean",
         ignore_index: int | None = None,
         check_finite: bool = False,
+        miner: Callable[[Pairs], Pairs] | None = None,
         statistics: bool = False,
         **named: Any,
     ) -> None:
@@ -106,8 +126,13 @@ class PairLoss(nn.Module):
         if ignore_index is not None and whole_number(ignore_index) is None:
             raise InvalidType(f"ignore_index is {ignore_index!r}; pass the label that takes no part, a whole number")
         self.normalize, self.reduction, self.ignore_index = normalize, reduction, ignore_index
-        self.check_finite, self.statistics = check_finite, statistics
-        self.parameters_of_function = _bind(type(self), parameters, named)
+        if miner is not None and (isinstance(miner, type) or not callable(miner)):
+            raise InvalidType(f"miner is {miner!r}; pass an instance of a miner, a function of Pairs that gives Pairs")
+        self.check_finite, self.statistics, self.miner = check_finite, statistics, miner
+        self.parameters_of_function: dict[str, Any] = {}
+        if hasattr(type(self), "function"):
+            known = {option.name for option in OPTIONS}
+            self.parameters_of_function = bind(type(self), type(self).function, parameters, named, known)
         self.last_statistics: dict[str, Tensor] = {}
 
     @validates
@@ -147,6 +172,8 @@ class PairLoss(nn.Module):
             eps = 1e-4 if embeddings.dtype == torch.float16 else 1e-12
             embeddings = functional.normalize(widened(embeddings), dim=1, eps=eps)
         pairs = self.compare(embeddings, labels, rows, past)
+        if self.miner is not None:
+            pairs = self.miner(pairs)
         return pairs, labels[as_rows(rows, past, len(labels), labels.device)]
 
     @validates
@@ -154,9 +181,24 @@ class PairLoss(nn.Module):
         """The table of a batch that is ready: plain here, expanded in `EmbeddingExpansion`."""
         return compare(embeddings, labels, metric=self.metric, rows=rows, past=past, partners=self.reads_partner)
 
-    def terms(self, pairs: Pairs, anchor_labels: Int[Tensor, " a"]) -> Terms:
-        """The second step: what each anchor adds. The anchors' labels are there for parameters per class."""
-        return type(self).function(pairs, **self.parameters_of_function)
+    def batch_statistic(self, pairs: Pairs) -> Tensor | None:
+        """What a loss that looks at the whole batch sums over it; None for all other losses."""
+        statistic = type(self).statistic
+        if statistic is None:
+            return None
+        known = parameters_of(statistic)
+        return statistic(pairs, **{k: v for k, v in self.parameters_of_function.items() if k in known})
+
+    def terms(self, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None) -> Terms:
+        """The second step: what each anchor adds.
+
+        The anchors' labels are there for parameters per class. `statistic` is the whole batch's, where the pairs are a
+        part of one; by default it is that of the pairs.
+        """
+        if type(self).statistic is None:
+            return type(self).function(pairs, **self.parameters_of_function)
+        statistic = self.batch_statistic(pairs) if statistic is None else statistic
+        return type(self).function(pairs, **self.parameters_of_function, statistic=statistic)
 
     def note(self, terms: Terms) -> None:
         """Keep figures of the batch in `last_statistics`, where they were asked for."""
@@ -171,36 +213,6 @@ class PairLoss(nn.Module):
 
 
 OPTIONS = [p for p in inspect.signature(PairLoss.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
-
-
-def _bind(cls: type[PairLoss], parameters: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a loss function with its defaults, or an error that says which there are."""
-    if not hasattr(cls, "function"):
-        return {}
-    known = {p.name: p.default for p in list(inspect.signature(cls.function).parameters.values())[1:]}
-    if len(parameters) > len(known):
-        raise InvalidType(f"{cls.__name__} takes at most {len(known)} parameters, {len(parameters)} were given")
-    given = dict(zip(known, parameters, strict=False))
-    for name, value in named.items():
-        if name not in known:
-            raise UnknownName(f"parameter of {cls.__name__}", name, [*known, *(option.name for option in OPTIONS)])
-        if name in given:
-            raise InvalidType(f"{name} of {cls.__name__} is given twice, {given[name]!r} and {value!r}")
-        given[name] = value
-    for name, value in given.items():
-        _check_parameter(cls, name, value, known[name])
-    return known | given
-
-
-def _check_parameter(cls: type[PairLoss], name: str, value: object, default: object) -> None:
-    """Raise an error unless the value is of the default's kind, finite, and above 0 where it must be."""
-    wants_bool = isinstance(default, bool)
-    if isinstance(value, bool) is not wants_bool or not isinstance(value, (bool, int, float)):
-        wanted = "True or False" if wants_bool else "a number"
-        raise InvalidType(f"{name} of {cls.__name__} is {value!r}; pass {wanted}, by default {default}")
-    if not math.isfinite(value) or (name in cls.positive and value <= 0):
-        wanted = "above 0" if name in cls.positive else "finite"
-        raise InvalidInput(f"{name} of {cls.__name__} is {value}; pass a number that is {wanted}, by default {default}")
 
 
 def _without(

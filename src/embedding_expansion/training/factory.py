@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from embedding_expansion.core.modules import LOSSES, EmbeddingExpansion
+from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.modules import LOSSES
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.errors import InvalidInput, UnknownName
 from embedding_expansion.model import EmbeddingModel

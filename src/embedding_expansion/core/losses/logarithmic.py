@@ -1,0 +1,93 @@
+"""Losses of logarithms of sums of exponentials: N-pair, lifted structure, multi-similarity.
+
+Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anchor's positives and negatives.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.terms import (
+    Terms,
+    distance,
+    masked_logsumexp,
+    masked_sum,
+    negatives_of_anchors,
+    positive_pairs,
+)
+from embedding_expansion.errors import InvalidInput
+
+
+def n_pair(pairs: Pairs, scale: float = 1.0) -> Terms:
+    """N-pair loss: 1/|P| sum over (i, j) in P of log(1 + sum over k in N_i of exp(scale (s_ik - s_ij))).
+
+    Args:
+        pairs: from `compare` or `expand`, metric "inner".
+        scale: multiplies the similarities (an inverse temperature).
+
+    Returns:
+        Terms (1, a), weighing the positive pairs of each anchor; an anchor without negatives adds 0 to them.
+
+    Source: Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NIPS 2016, equation 4. Differs
+    from the source: every other point is a negative, not one per class; similarities of normalised embeddings are
+    scaled instead of regularising the norm.
+    """
+    negative, negative_mask = negatives_of_anchors(pairs)
+    against = masked_logsumexp(scale * negative, negative_mask)
+    term = functional.softplus(against[:, None] - scale * pairs.positive)
+    return Terms(masked_sum(term, pairs.positive_mask)[None], positive_pairs(pairs))
+
+
+def lifted_structure(pairs: Pairs, margin: float = 1.0) -> Terms:
+    """Lifted structure loss: 1/(2|P|) sum over P of [log(sum of exp(margin - d) over N_i and N_j) + d_ij]_+^2.
+
+    Where the negatives belong to the class (`pairs.per_class`, expansion in class-pair scope), both ends of a positive
+    pair share them and they count once; elsewhere the partner's row joins the anchor's.
+
+    Args:
+        pairs: from `compare` or `expand` with partners, metric "euclidean".
+        margin: distance that negatives should keep.
+
+    Returns:
+        Terms (1, a), weighing the positive pairs of each anchor; an anchor without negatives adds 0 to them.
+
+    Raises:
+        InvalidInput: if the pairs hold no partners and are not per class.
+
+    Source: Oh Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR 2016, equation 4; Ko
+    & Gu, CVPR 2020. Differs from the source: nothing.
+    """
+    row = masked_logsumexp(margin - distance(pairs.negative), pairs.negative_mask)
+    against = row[: len(pairs.positive), None]
+    if not pairs.per_class:
+        if pairs.partner is None:
+            raise InvalidInput("lifted_structure needs both ends' negatives; make the pairs with partners=True")
+        against = torch.logaddexp(against, row[pairs.partner])
+    term = functional.relu(against + distance(pairs.positive)).square() / 2
+    return Terms(masked_sum(term, pairs.positive_mask)[None], positive_pairs(pairs))
+
+
+def multi_similarity(pairs: Pairs, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5) -> Terms:
+    """Multi-similarity loss: the mean over anchors of a soft pull and a soft push around a base similarity.
+
+        1/alpha log(1 + sum over P_i of exp(-alpha (s_ij - base)))
+        + 1/beta log(1 + sum over N_i of exp(beta (s_ik - base)))
+
+    Args:
+        pairs: from `compare` or `expand`, metric "inner".
+        alpha: sharpness of the positive term.
+        beta: sharpness of the negative term.
+        base: the similarity around which pairs are weighed (lambda in the papers).
+
+    Returns:
+        Terms (1, a), weight 1 for every anchor, also one without positives or negatives.
+
+    Source: Wang et al., "Multi-Similarity Loss with General Pair Weighting", CVPR 2019, equation 15. Differs from the
+    source: no pair mining here.
+    """
+    negative, negative_mask = negatives_of_anchors(pairs)
+    pull = functional.softplus(masked_logsumexp(-alpha * (pairs.positive - base), pairs.positive_mask)) / alpha
+    push = functional.softplus(masked_logsumexp(beta * (negative - base), negative_mask)) / beta
+    return Terms((pull + push)[None], torch.ones_like(pull)[None])

@@ -1,0 +1,75 @@
+"""The parameters of a loss function, as a module takes them: bound by position or name, and checked once."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from embedding_expansion.core.inputs import check_name, whole_number
+from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
+
+
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters after the table; what is keyword-only (a batch's statistic) is none that a user sets."""
+    after = list(inspect.signature(function).parameters.values())[1:]
+    return {parameter.name: parameter for parameter in after if parameter.kind is not parameter.KEYWORD_ONLY}
+
+
+def bind(
+    owner: type, function: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any], others: Iterable[str]
+) -> dict[str, Any]:
+    """All parameters of a loss function, as given or by default.
+
+    Args:
+        owner: the module's class, for the sentences; its `positive` names the parameters that must be above 0.
+        function: the loss.
+        given: values by position.
+        named: values by name.
+        others: options of the module, which a mistyped name may have meant.
+
+    Raises:
+        UnknownName: no parameter has that name; says the nearest.
+        InvalidInput, InvalidType: a value is given twice, of the wrong kind, not finite, or not above 0.
+    """
+    known = parameters_of(function)
+    if len(given) > len(known):
+        raise InvalidType(f"{owner.__name__} takes at most {len(known)} parameters, {len(given)} were given")
+    values = dict(zip(known, given, strict=False))
+    for name, value in named.items():
+        if name not in known:
+            raise UnknownName(f"parameter of {owner.__name__}", name, [*known, *others])
+        if name in values:
+            raise InvalidType(f"{name} of {owner.__name__} is given twice, {values[name]!r} and {value!r}")
+        values[name] = value
+    checked = {name: _checked(owner, function, known[name], value) for name, value in values.items()}
+    return {name: parameter.default for name, parameter in known.items()} | checked
+
+
+def _checked(owner: type, function: Callable[..., Any], parameter: inspect.Parameter, value: Any) -> Any:
+    """The value as its parameter takes it: of the default's kind, finite, and above 0 where it must be."""
+    name, default = parameter.name, parameter.default
+    what = f"{name} of {owner.__name__}"
+    if isinstance(default, str):
+        check_name(what, value, typing.get_args(typing.get_type_hints(function)[name]))
+        return value
+    if isinstance(default, tuple):
+        entries = [whole_number(entry) for entry in value] if isinstance(value, (list, tuple)) else []
+        if not entries or any(entry is None or entry < 1 for entry in entries):
+            raise InvalidType(f"{what} is {value!r}; pass whole numbers above 0, by default {default}")
+        return tuple(entries)
+    wants_bool = isinstance(default, bool)
+    if isinstance(value, bool) is not wants_bool or not isinstance(value, (bool, int, float)):
+        wanted = "True or False" if wants_bool else "a number"
+        raise InvalidType(f"{what} is {value!r}; pass {wanted}, by default {default}")
+    if not math.isfinite(value) or (name in getattr(owner, "positive", ()) and value <= 0):
+        wanted = "above 0" if name in getattr(owner, "positive", ()) else "finite"
+        raise InvalidInput(f"{what} is {value}; pass a number that is {wanted}, by default {default}")
+    if wants_bool or not isinstance(default, int):
+        return value
+    whole = whole_number(value)
+    if whole is None:
+        raise InvalidInput(f"{what} is {value}; pass a whole number, by default {default}")
+    return whole
