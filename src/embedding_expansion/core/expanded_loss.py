@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from embedding_expansion.core.expansion import expand_with_winners
-from embedding_expansion.core.inputs import as_count, check_name, validates
-from embedding_expansion.core.mining import Winners
+from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.expanding import Expansion, expand_batch
+from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
 from embedding_expansion.core.pairs import Pairs
-from embedding_expansion.core.points import SCOPES, Scope
+from embedding_expansion.core.sides import Scope
 from embedding_expansion.core.terms import Terms
 from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
 
@@ -23,11 +22,13 @@ class EmbeddingExpansion(PairLoss):
 
     Args:
         loss: an instance of one of the pair losses.
-        n: synthetic points per pair of a class, a whole number; 0 is mining without synthetic points.
+        n: synthetic points per pair of a class, a whole number; 0 is mining without synthetic points, `math.inf` the
+            whole arc between the pair, exactly.
         scope: "class_pair", the paper's formula, or "anchor", the authors' released program; see `expand`.
         normalize_synthetic: L2-normalise the synthetic points.
-        **options: normalize, reduction, ignore_index, check_finite, statistics as in PairLoss; by default the loss's
-            own.
+        max_segments: expand at most so many pairs of a class; see `expand`.
+        **options: normalize, reduction, ignore_index, check_finite, miner, chunk, statistics as in PairLoss; by default
+            the loss's own.
 
     Raises:
         InvalidInput, InvalidType, UnknownName: if an option or a batch cannot be used.
@@ -47,9 +48,10 @@ class EmbeddingExpansion(PairLoss):
     def __init__(
         self,
         loss: PairLoss,
-        n: int = 2,
+        n: int | float = 2,
         scope: Scope = "class_pair",
         normalize_synthetic: bool = True,
+        max_segments: int | None = None,
         **options: Any,
     ) -> None:
         if isinstance(loss, type):
@@ -60,31 +62,25 @@ class EmbeddingExpansion(PairLoss):
             )
         if loss.not_expandable:
             raise InvalidInput(f"{type(loss).__name__} cannot be expanded: {loss.not_expandable}")
-        check_name("scope", scope, SCOPES)
+        expansion = Expansion.checked(n, scope, normalize_synthetic, loss.metric, max_segments)
         inherited = {option.name: getattr(loss, option.name) for option in OPTIONS}
         for name in options:
             if name not in inherited:
                 raise UnknownName("option of EmbeddingExpansion", name, inherited)
         super().__init__(**{**inherited, **options})
-        self.loss, self.n, self.scope, self.normalize_synthetic = loss, as_count(n), scope, normalize_synthetic
+        self.loss, self.expansion = loss, expansion
 
-    @validates
-    def compare(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None, past: Tensor | None) -> Pairs:
+    def compare(self, batch: Batch) -> Pairs:
         """The expanded table."""
-        pairs, winners = expand_with_winners(
-            embeddings,
-            labels,
-            self.n,
-            scope=self.scope,
-            normalize_synthetic=self.normalize_synthetic,
-            metric=self.loss.metric,
-            rows=rows,
-            past=past,
-            partners=self.loss.reads_partner,
-        )
+        expanded = expand_batch(batch, self.expansion, partners=self.loss.reads_partner)
         if self.statistics:
-            self.last_statistics["synthetic_share"] = _synthetic_share(pairs, winners)
-        return pairs
+            self.last_statistics["synthetic_share"] = expanded.synthetic_share()
+        return expanded.pairs
+
+    @property
+    def has_statistic(self) -> bool:
+        """Whether the loss that is expanded looks at the whole batch."""
+        return self.loss.has_statistic
 
     def batch_statistic(self, pairs: Pairs) -> Tensor | None:
         """Of the loss that is expanded."""
@@ -96,13 +92,6 @@ class EmbeddingExpansion(PairLoss):
 
     def extra_repr(self) -> str:
         """The parameters of the expansion."""
-        return f"n={self.n}, scope={self.scope!r}, normalize_synthetic={self.normalize_synthetic}"
-
-
-def _synthetic_share(pairs: Pairs, winners: Winners) -> Float[Tensor, ""]:
-    """The share of synthetic points among the points of the selected pairs of different classes."""
-    different = pairs.negative_mask
-    if pairs.per_class:
-        different = ~torch.eye(*winners.is_synthetic.shape[:2], dtype=torch.bool, device=different.device)
-    chosen = winners.is_synthetic & different[..., None]
-    return chosen.sum() / (2 * different.sum()).clamp(min=1)
+        given = self.expansion
+        limit = "" if given.max_segments is None else f", max_segments={given.max_segments}"
+        return f"n={given.n}, scope={given.scope!r}, normalize_synthetic={given.normalize_synthetic}{limit}"

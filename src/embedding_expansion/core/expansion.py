@@ -11,28 +11,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.expanding import Expansion, expand_batch, hardest_of_batch
 from embedding_expansion.core.grouping import group
-from embedding_expansion.core.inputs import (
-    Labels,
-    as_batch,
-    as_count,
-    as_past,
-    as_rows,
-    check_finite,
-    check_name,
-    validates,
-)
-from embedding_expansion.core.mining import Winners, read, search, smallest_square
-from embedding_expansion.core.pairs import (
-    METRICS,
-    Metric,
-    Pairs,
-    as_similarity,
-    inner_products,
-    nothing_to_compare,
-    with_partners,
-)
-from embedding_expansion.core.points import SCOPES, Scope, check_paired, interpolated
+from embedding_expansion.core.inputs import Labels, as_batch, as_count, check_finite, validates
+from embedding_expansion.core.mining import Winners
+from embedding_expansion.core.pairs import Metric, Pairs
+from embedding_expansion.core.problem import smallest_square
+from embedding_expansion.core.sides import Scope, interpolated
+from embedding_expansion.errors import InvalidInput
 
 
 @validates
@@ -65,7 +52,9 @@ def synthesize(
     expanded once, not once in each direction.
     """
     embeddings, labels = as_batch(embeddings, labels)
-    n = as_count(n)
+    count = as_count(n)
+    if not isinstance(count, int):
+        raise InvalidInput("n is infinity, and so many points cannot be made; pass a whole number")
     if embeddings.device.type == "cpu":
         check_finite(embeddings)
     classes = group(labels)
@@ -77,7 +66,7 @@ def synthesize(
     ]
     ends = torch.cat([labels.new_zeros(0, 2), *segments])
     ends = ends[torch.argsort(classes.of_row[ends[:, 0]], stable=True)]
-    ends, weights = interpolated(ends, n, embeddings.dtype)
+    ends, weights = interpolated(ends, count, embeddings.dtype)
     points = weights[:, :1] * embeddings[ends[:, 0]] + weights[:, 1:] * embeddings[ends[:, 1]]
     if normalize_synthetic:
         kept = (points * points).sum(dim=1) >= smallest_square(points.dtype)
@@ -89,12 +78,13 @@ def synthesize(
 def hardest(
     embeddings: Float[Tensor, "b d"],
     labels: Labels,
-    n: int,
+    n: int | float,
     *,
     scope: Scope = "class_pair",
     normalize_synthetic: bool = True,
     metric: Metric = "euclidean",
     past: Bool[Tensor, " b"] | None = None,
+    max_segments: int | None = None,
 ) -> Winners:
     """Find the hardest pair of points of every two classes, without gradient.
 
@@ -112,24 +102,25 @@ def hardest(
 
     Source: Ko & Gu, CVPR 2020, section 4.2.
     """
-    embeddings, labels = _checked(embeddings, labels, scope, metric)
-    past = as_past(past, embeddings)
-    rows = torch.arange(len(labels), device=labels.device)
-    product, _ = inner_products(embeddings.detach())
-    return search(product, group(labels), rows, as_count(n), scope, normalize_synthetic, metric, past)
+    expansion = Expansion.checked(n, scope, normalize_synthetic, metric, max_segments)
+    with torch.no_grad():
+        return hardest_of_batch(embeddings, labels, expansion, past)
 
 
 @validates
 def expand(
     embeddings: Float[Tensor, "b d"],
     labels: Labels,
-    n: int,
+    n: int | float,
     *,
     scope: Scope = "class_pair",
     normalize_synthetic: bool = True,
     metric: Metric = "euclidean",
     rows: Int[Tensor, " a"] | None = None,
     past: Bool[Tensor, " b"] | None = None,
+    reference: Float[Tensor, "g d"] | None = None,
+    reference_labels: Labels | None = None,
+    max_segments: int | None = None,
     partners: bool = True,
 ) -> Pairs:
     """Embedding expansion: the table of a pair loss whose negatives are the hardest pairs of points (m = classes).
@@ -141,7 +132,8 @@ def expand(
         embeddings: (b, d), floating, taken as they are; half precision is compared in float32. Any number of rows a
             class.
         labels: (b,), whole numbers: a tensor, a list or an array.
-        n: synthetic points per pair of a class, a whole number; 0 is mining without synthetic points.
+        n: synthetic points per pair of a class, a whole number; 0 is mining without synthetic points, infinity
+            (`math.inf`) the whole arc or segment between the pair, exactly.
         scope: "class_pair": all points of the anchor's class take part, and its anchors share the result, as in the
             paper. "anchor": the anchor itself and its own n points towards its partner, where rows (0,1), (2,3), ...
             are partners; only partners are expanded, as in the authors' released program.
@@ -151,6 +143,11 @@ def expand(
         rows: (a,), the rows that are anchors; all that are not past by default.
         past: (b,), marks rows that come from a memory: positives, negatives and ends of segments, never anchors; a
             point on the anchor's side has at least one end that is not past.
+        reference: (g, d), rows to compare the anchors with instead of the batch's own: the positives, and the points of
+            the negatives' side, are the reference's; the points of the anchor's side are the batch's.
+        reference_labels: (g,), their labels; the columns of `negative` are their classes.
+        max_segments: at most so many pairs of a class are expanded, those of neighbouring rows first, so that every
+            image takes part; by default all K (K - 1) / 2.
         partners: in anchor scope, whether `negative` gets the rows of positives that are no anchors, as in `compare`.
 
     Returns:
@@ -172,68 +169,6 @@ def expand(
     ties give the gradient of the first winner, where the released program gives every tied pair the full gradient and
     so doubles that of a synthetic one, which it holds twice.
     """
-    return expand_with_winners(
-        embeddings,
-        labels,
-        n,
-        scope=scope,
-        normalize_synthetic=normalize_synthetic,
-        metric=metric,
-        rows=rows,
-        past=past,
-        partners=partners,
-    )[0]
-
-
-@validates
-def expand_with_winners(
-    embeddings: Float[Tensor, "b d"],
-    labels: Labels,
-    n: int,
-    *,
-    scope: Scope,
-    normalize_synthetic: bool,
-    metric: Metric,
-    rows: Int[Tensor, " a"] | None,
-    past: Bool[Tensor, " b"] | None,
-    partners: bool,
-) -> tuple[Pairs, Winners]:
-    """`expand`, and the winners its negatives were read from: (c, c) in class-pair scope, (r, c) in anchor scope."""
-    embeddings, labels = _checked(embeddings, labels, scope, metric)
-    n, past = as_count(n), as_past(past, embeddings)
-    anchors = as_rows(rows, past, len(labels), labels.device)
-    classes = group(labels)
-    shared = scope == "class_pair"
-    if len(labels) == 0:
-        nobody = Winners(
-            labels.new_zeros(0, 0, 2, 2), embeddings.new_zeros(0, 0, 2, 2), labels.new_zeros(0, 0, 2).bool()
-        )
-        return nothing_to_compare(embeddings), nobody
-    needed, index, mask, partner = with_partners(classes, anchors, partners=partners and not shared)
-    product, square = inner_products(embeddings)
-    winners = search(product.detach(), classes, needed, n, scope, normalize_synthetic, metric, past)
-    negative = read(product, winners, normalize_synthetic, metric)
-    of_needed = classes.of_row[needed]
-    pairs = Pairs(
-        positive=as_similarity(product[anchors[:, None], index], square[anchors, None], square[index], metric),
-        positive_mask=mask,
-        negative=negative[of_needed] if shared else negative,
-        negative_mask=of_needed[:, None] != torch.arange(len(classes.label), device=labels.device),
-        partner=partner,
-        per_class=shared,
-    )
-    return pairs, winners
-
-
-@validates
-def _checked(
-    embeddings: Float[Tensor, "b d"], labels: Labels, scope: Scope, metric: Metric
-) -> tuple[Float[Tensor, "b d"], Int[Tensor, " b"]]:
-    check_name("scope", scope, SCOPES)
-    check_name("metric", metric, METRICS)
-    embeddings, labels = as_batch(embeddings, labels)
-    if embeddings.device.type == "cpu":
-        check_finite(embeddings)
-    if scope == "anchor":
-        check_paired(labels)
-    return embeddings, labels
+    expansion = Expansion.checked(n, scope, normalize_synthetic, metric, max_segments)
+    batch = Batch.checked(embeddings, labels, rows, past, reference, reference_labels)
+    return expand_batch(batch, expansion, partners=partners).pairs

@@ -22,22 +22,35 @@ class Classes:
     start: Int[Tensor, " c"]
     size: Int[Tensor, " c"]
 
-    def positives(self, rows: Int[Tensor, " a"]) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
-        """The other rows of each anchor's class, ascending, in as few slots as the largest class needs (at least one).
+    def find(self, labels: Int[Tensor, " a"]) -> Int[Tensor, " a"]:
+        """The class of each label; -1 where there is none."""
+        place = torch.searchsorted(self.label, labels).clamp(max=len(self.label) - 1)
+        return torch.where(self.label[place] == labels, place, -1)
 
-        An unused slot names the anchor itself and is masked.
+    def positives(
+        self, of_anchor: Int[Tensor, " a"], anchors: Int[Tensor, " a"] | None
+    ) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
+        """The rows of each anchor's class, ascending, in as few slots as the largest class needs (at least one).
+
+        Args:
+            of_anchor: the class of each anchor, -1 for none.
+            anchors: the anchors' own rows, which are no positives; None where the anchors are not among the rows.
+
+        Returns:
+            The rows, and which slots are used; an unused slot names the first row.
         """
-        of_anchor = self.of_row[rows]
-        start, size = self.start[of_anchor, None], self.size[of_anchor, None]
-        rank = torch.empty_like(self.order)
-        rank[self.order] = torch.arange(len(self.order), device=rank.device)
-        slots = max(1, int(size.max()) - 1) if len(rows) else 1
-        slot = torch.arange(slots, device=rows.device)
+        others = 0 if anchors is None else 1
+        start = self.start[of_anchor, None]
+        size = torch.where(of_anchor[:, None] < 0, 0, self.size[of_anchor, None]) - others
+        slots = max(1, int(size.max())) if len(of_anchor) else 1
+        slot = torch.arange(slots, device=of_anchor.device)
         position = start + slot
-        position = position + (position >= rank[rows, None])  # step over the anchor
-        mask = slot < size - 1
-        index = self.order[position.clamp(max=len(self.order) - 1)] if len(rows) else position
-        return torch.where(mask, index, rows[:, None]), mask
+        if anchors is not None:
+            rank = torch.empty_like(self.order)
+            rank[self.order] = torch.arange(len(self.order), device=rank.device)
+            position = position + (position >= rank[anchors, None])  # step over the anchor
+        mask = slot < size
+        return self.order[torch.where(mask, position, 0)], mask
 
     def by_size(self) -> list[tuple[Int[Tensor, " g"], Int[Tensor, "g k"]]]:
         """The classes in buckets of equal size, as (classes, their rows): padding to the largest costs its square."""

@@ -29,23 +29,26 @@ def validates(function: F) -> F:
 
 
 @validates
-def as_batch(embeddings: Float[Tensor, "b d"], labels: Labels) -> tuple[Float[Tensor, "b d"], Int[Tensor, " b"]]:
-    """The embeddings and their labels as an int64 tensor on the embeddings' device, or an error."""
+def as_batch(
+    embeddings: Float[Tensor, "b d"], labels: Labels, *, name: str = "embeddings"
+) -> tuple[Float[Tensor, "b d"], Int[Tensor, " b"]]:
+    """The embeddings and their labels as an int64 tensor on the embeddings' device, or an error that names them."""
+    of = "labels" if name == "embeddings" else f"{name}_labels"
     if not isinstance(embeddings, Tensor):
         raise InvalidType(
-            f"embeddings is a {type(embeddings).__name__}; pass a floating tensor of shape (batch, dimensions)"
+            f"{name} is a {type(embeddings).__name__}; pass a floating tensor of shape (batch, dimensions)"
         )
     if not embeddings.is_floating_point():
-        raise InvalidType(f"embeddings has dtype {embeddings.dtype}; pass floating values, e.g. embeddings.float()")
+        raise InvalidType(f"{name} has dtype {embeddings.dtype}; pass floating values, e.g. {name}.float()")
     if embeddings.dim() != 2:
         raise InvalidInput(
-            f"embeddings is {embeddings.dim()}-D, of shape {tuple(embeddings.shape)}; pass a 2-D tensor of shape "
+            f"{name} is {embeddings.dim()}-D, of shape {tuple(embeddings.shape)}; pass a 2-D tensor of shape "
             "(batch, dimensions)"
         )
     labels = as_labels(labels).to(embeddings.device)
     if len(labels) != len(embeddings):
         raise InvalidInput(
-            f"labels has {len(labels)} entries but embeddings has {len(embeddings)} rows; pass one label per row"
+            f"{of} has {len(labels)} entries but {name} has {len(embeddings)} rows; pass one label per row"
         )
     return embeddings, labels
 
@@ -113,6 +116,28 @@ def as_rows(rows: Int[Tensor, " a"] | None, past: Bool[Tensor, " b"] | None, b: 
     return rows
 
 
+@validates
+def as_reference(
+    reference: Float[Tensor, "g d"] | None,
+    reference_labels: Labels | None,
+    embeddings: Float[Tensor, "b d"],
+    labels: Int[Tensor, " b"],
+) -> tuple[Float[Tensor, "g d"], Int[Tensor, " g"]]:
+    """What the anchors are compared with, and its labels: the batch itself where there is no reference."""
+    if (reference is None) != (reference_labels is None):
+        missing = "reference_labels" if reference_labels is None else "reference"
+        raise InvalidInput(f"{missing} is missing; pass reference and reference_labels together, or neither")
+    if reference is None:
+        return embeddings, labels
+    reference, reference_labels = as_batch(reference, reference_labels, name="reference")
+    if len(reference) == 0 or reference.shape[1:] != embeddings.shape[1:]:
+        raise InvalidInput(
+            f"reference is of shape {tuple(reference.shape)}; pass at least one row of {embeddings.shape[1]} "
+            "dimensions, as the embeddings have"
+        )
+    return reference.to(embeddings.device), reference_labels.to(embeddings.device)
+
+
 def whole_number(value: object) -> int | None:
     """The value as an int where it is a whole number, also one written as a float such as 2.0; else None."""
     if isinstance(value, bool):
@@ -124,13 +149,38 @@ def whole_number(value: object) -> int | None:
 
 
 @validates
-def as_count(n: SupportsIndex | float) -> int:
-    """The number of synthetic points per pair as an int >= 0, or an error."""
+def as_count(n: SupportsIndex | float) -> int | float:
+    """The number of synthetic points per pair, an int >= 0 or infinity, or an error."""
+    if n == math.inf:
+        return math.inf
     count = whole_number(n)
     if count is None or count < 0:
         kind = InvalidInput if isinstance(n, (int, float)) else InvalidType
-        raise kind(f"n is {n!r}; pass a whole number of synthetic points, 0 or more")
+        raise kind(f"n is {n!r}; pass a whole number of synthetic points, 0 or more, or infinity")
     return count
+
+
+@validates
+def as_limit(name: str, given: SupportsIndex | float | None) -> int | None:
+    """A limit as an int >= 1, None for no limit, or an error."""
+    if given is None:
+        return None
+    limit = whole_number(given)
+    if limit is None or limit < 1:
+        raise InvalidInput(f"{name} is {given!r}; pass a whole number above 0, or None for no limit")
+    return limit
+
+
+def check_unit(embeddings: Float[Tensor, "b d"]) -> None:
+    """Raise InvalidInput where a row is not of unit norm (to 1e-3), which n = infinity on the sphere asks for."""
+    if torch.compiler.is_compiling() or embeddings.numel() == 0:
+        return
+    off = (embeddings.detach().norm(dim=1) - 1).abs()
+    if float(off.max()) > 1e-3:
+        raise InvalidInput(
+            f"n is infinity, but row {int(off.argmax())} has norm {float(embeddings[off.argmax()].norm()):.4g}; pass "
+            "L2-normalised rows, normalize_synthetic=False, or a finite n"
+        )
 
 
 @validates

@@ -16,17 +16,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedding_expansion.core.batch import Batch, widened
+from embedding_expansion.core.blocks import terms_in_blocks
 from embedding_expansion.core.inputs import (
     Labels,
     as_batch,
+    as_limit,
     as_past,
+    as_reference,
     as_rows,
     check_finite,
     check_name,
     validates,
     whole_number,
 )
-from embedding_expansion.core.pairs import Metric, Pairs, compare, widened
+from embedding_expansion.core.pairs import Metric, Pairs, compare_batch
 from embedding_expansion.core.parameters import bind, parameters_of
 from embedding_expansion.core.terms import Terms
 from embedding_expansion.errors import DegenerateBatchWarning, InvalidType
@@ -47,6 +51,8 @@ class PairLoss(nn.Module):
         check_finite: on CUDA, look for NaN and infinite embeddings, which makes the GPU wait; on CPU this is always
             done.
         miner: narrows the table before the loss reads it, `Pairs -> Pairs` (see `miners`); all pairs by default.
+        chunk: work on so many anchors at a time, and again in the backward pass, so that memory is that of a block and
+            not of the batch; by default all at once.
         statistics: keep figures of the last batch in `last_statistics`, as detached scalar tensors: `active_share`, the
             share of anchors with a term above 0, and with expansion `synthetic_share`, the share of synthetic points
             among the points of the selected hardest pairs.
@@ -73,8 +79,8 @@ class PairLoss(nn.Module):
     reads_partner: ClassVar[bool]
     positive: ClassVar[tuple[str, ...]]
     monotone: ClassVar[bool]
-    statistic: ClassVar[Callable[..., Tensor] | None]
-    not_expandable: ClassVar[str]
+    statistic: ClassVar[Callable[..., Tensor] | None] = None
+    not_expandable: ClassVar[str] = ""
     __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(
@@ -118,6 +124,7 @@ class PairLoss(nn.Module):
         ignore_index: int | None = None,
         check_finite: bool = False,
         miner: Callable[[Pairs], Pairs] | None = None,
+        chunk: int | None = None,
         statistics: bool = False,
         **named: Any,
     ) -> None:
@@ -129,6 +136,7 @@ class PairLoss(nn.Module):
         if miner is not None and (isinstance(miner, type) or not callable(miner)):
             raise InvalidType(f"miner is {miner!r}; pass an instance of a miner, a function of Pairs that gives Pairs")
         self.check_finite, self.statistics, self.miner = check_finite, statistics, miner
+        self.chunk = as_limit("chunk", chunk)
         self.parameters_of_function: dict[str, Any] = {}
         if hasattr(type(self), "function"):
             known = {option.name for option in OPTIONS}
@@ -143,10 +151,12 @@ class PairLoss(nn.Module):
         *,
         rows: Int[Tensor, " a"] | None = None,
         past: Bool[Tensor, " b"] | None = None,
+        reference: Float[Tensor, "g d"] | None = None,
+        reference_labels: Labels | None = None,
     ) -> Float[Tensor, ""] | Terms:
-        """The loss of a batch; `rows` and `past` as in `compare`."""
-        pairs, anchor_labels = self.table(embeddings, labels, rows=rows, past=past)
-        terms = self.terms(pairs, anchor_labels)
+        """The loss of a batch; `rows`, `past`, `reference` and `reference_labels` as in `compare`."""
+        batch = self.batch(embeddings, labels, rows, past, reference, reference_labels)
+        terms = terms_in_blocks(self, batch, self.chunk) if self.chunk is not None else self.terms(*self.pairs(batch))
         self.note(terms)
         return terms.mean() if self.reduction == "mean" else terms
 
@@ -158,28 +168,59 @@ class PairLoss(nn.Module):
         *,
         rows: Int[Tensor, " a"] | None = None,
         past: Bool[Tensor, " b"] | None = None,
+        reference: Float[Tensor, "g d"] | None = None,
+        reference_labels: Labels | None = None,
     ) -> tuple[Pairs, Int[Tensor, " a"]]:
         """The first step: the table of similarities, and the labels of its anchors."""
+        return self.pairs(self.batch(embeddings, labels, rows, past, reference, reference_labels))
+
+    @validates
+    def batch(
+        self,
+        embeddings: Float[Tensor, "b d"],
+        labels: Labels,
+        rows: Int[Tensor, " a"] | None,
+        past: Bool[Tensor, " b"] | None,
+        reference: Float[Tensor, "g d"] | None,
+        reference_labels: Labels | None,
+    ) -> Batch:
+        """The batch as the table takes it: checked, without ignored rows, normalised."""
         embeddings, labels = as_batch(embeddings, labels)
         past = as_past(past, embeddings)
         if self.ignore_index is not None:
             embeddings, labels, rows, past = _without(self.ignore_index, embeddings, labels, rows, past)
-        _warn_if_degenerate(labels, past)
+        if reference is not None or reference_labels is not None:
+            reference, reference_labels = as_reference(reference, reference_labels, embeddings, labels)
+            if self.ignore_index is not None:
+                keep = reference_labels != self.ignore_index
+                reference, reference_labels = reference[keep], reference_labels[keep]
+        _warn_if_degenerate(labels, past, reference_labels)
+        embeddings = self._prepared(embeddings)
+        reference = None if reference is None else self._prepared(reference)
+        return Batch.checked(embeddings, labels, rows, past, reference, reference_labels)
+
+    def _prepared(self, embeddings: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         if self.check_finite and embeddings.device.type != "cpu":
             check_finite(embeddings)
-        if self.normalize:
-            # A zero row's gradient is that of its direction times 1/eps, which half precision must be able to hold.
-            eps = 1e-4 if embeddings.dtype == torch.float16 else 1e-12
-            embeddings = functional.normalize(widened(embeddings), dim=1, eps=eps)
-        pairs = self.compare(embeddings, labels, rows, past)
-        if self.miner is not None:
-            pairs = self.miner(pairs)
-        return pairs, labels[as_rows(rows, past, len(labels), labels.device)]
+        if not self.normalize:
+            return embeddings
+        # A zero row's gradient is that of its direction times 1/eps, which half precision must be able to hold.
+        eps = 1e-4 if embeddings.dtype == torch.float16 else 1e-12
+        return functional.normalize(widened(embeddings), dim=1, eps=eps)
 
-    @validates
-    def compare(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None, past: Tensor | None) -> Pairs:
-        """The table of a batch that is ready: plain here, expanded in `EmbeddingExpansion`."""
-        return compare(embeddings, labels, metric=self.metric, rows=rows, past=past, partners=self.reads_partner)
+    def pairs(self, batch: Batch) -> tuple[Pairs, Int[Tensor, " a"]]:
+        """The table of a batch that is ready, and the labels of its anchors."""
+        pairs = self.compare(batch)
+        return pairs if self.miner is None else self.miner(pairs), batch.labels[batch.anchors]
+
+    def compare(self, batch: Batch) -> Pairs:
+        """The similarities of a batch: plain here, expanded in `EmbeddingExpansion`."""
+        return compare_batch(batch, self.metric, partners=self.reads_partner)
+
+    @property
+    def has_statistic(self) -> bool:
+        """Whether the loss looks at the whole batch."""
+        return type(self).statistic is not None
 
     def batch_statistic(self, pairs: Pairs) -> Tensor | None:
         """What a loss that looks at the whole batch sums over it; None for all other losses."""
@@ -226,18 +267,24 @@ def _without(
     return embeddings[keep], labels[keep], rows, None if past is None else past[keep]
 
 
-def _warn_if_degenerate(labels: Int[Tensor, " b"], past: Bool[Tensor, " b"] | None) -> None:
+def _warn_if_degenerate(
+    labels: Int[Tensor, " b"], past: Bool[Tensor, " b"] | None, reference: Int[Tensor, " g"] | None
+) -> None:
     """Warn of a batch that teaches little. The sentences are constant, so that a long run shows each once."""
     if torch.compiler.is_compiling():
         return
-    ordered = labels.sort().values
-    same = ordered[1:] == ordered[:-1]
+    reason = ""
     if len(labels) == 0 or (past is not None and bool(past.all())):
         reason = "the batch has no anchor, so the loss is 0"
-    elif not bool(same.any()):
-        reason = "no class of the batch has two images, so there is no positive pair and nothing is pulled together"
-    elif bool(same.all()):
-        reason = "the batch is of one class, so there is no negative pair and nothing is pushed apart"
+    elif reference is not None:
+        if not bool(torch.isin(labels, reference).any()):
+            reason = "no class of the batch is in the reference, so there is no positive pair"
     else:
-        return
-    warnings.warn(f"{reason}; {SAMPLER}", DegenerateBatchWarning, stacklevel=6)  # the line that calls the loss
+        ordered = labels.sort().values
+        same = ordered[1:] == ordered[:-1]
+        if not bool(same.any()):
+            reason = "no class of the batch has two images, so there is no positive pair and nothing is pulled together"
+        elif bool(same.all()):
+            reason = "the batch is of one class, so there is no negative pair and nothing is pushed apart"
+    if reason:
+        warnings.warn(f"{reason}; {SAMPLER}", DegenerateBatchWarning, stacklevel=6)  # the line that calls the loss

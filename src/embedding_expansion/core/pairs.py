@@ -10,16 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from embedding_expansion.core.grouping import Classes, group
-from embedding_expansion.core.inputs import (
-    Labels,
-    as_batch,
-    as_past,
-    as_rows,
-    check_finite,
-    check_name,
-    validates,
-)
+from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.inputs import Labels, check_name, validates
 
 Metric: TypeAlias = Literal["euclidean", "inner"]
 METRICS: tuple[Metric, ...] = ("euclidean", "inner")
@@ -57,24 +49,16 @@ class _Gram(torch.autograd.Function):
         return product
 
 
-def widened(embeddings: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-    """Half precision as float32: its rounding is larger than what tells the hardest pairs apart."""
-    return embeddings.float() if embeddings.dtype in (torch.float16, torch.bfloat16) else embeddings
+def inner_products(left: Float[Tensor, "s d"], right: Float[Tensor, "t d"]) -> Float[Tensor, "s t"]:
+    """Inner products of all rows of the one with all rows of the other, with autocast off."""
+    with torch.autocast(left.device.type, enabled=False):
+        product: Tensor = _Gram.apply(left) if left is right else left @ right.T
+        return product
 
 
-def inner_products(
-    embeddings: Float[Tensor, "b d"], rows: Int[Tensor, " r"] | None = None
-) -> tuple[Float[Tensor, "r b"], Float[Tensor, " b"]]:
-    """Inner products of the rows named (default all) with all rows, and the squared norm of every row.
-
-    Computed in float32 or better, with autocast off.
-    """
-    with torch.autocast(embeddings.device.type, enabled=False):
-        embeddings = widened(embeddings)
-        if rows is None:
-            product = _Gram.apply(embeddings)
-            return product, product.diagonal()
-        return embeddings[rows] @ embeddings.T, (embeddings * embeddings).sum(dim=1)
+def squared_norms(embeddings: Float[Tensor, "s d"]) -> Float[Tensor, " s"]:
+    """The squared norm of every row."""
+    return (embeddings * embeddings).sum(dim=1)
 
 
 def as_similarity(
@@ -84,18 +68,26 @@ def as_similarity(
     return product if metric == "inner" else product + (1 - (left + right) / 2)
 
 
-def with_partners(
-    classes: Classes, rows: Int[Tensor, " a"], *, partners: bool
-) -> tuple[Int[Tensor, " r"], Int[Tensor, "a p"], Bool[Tensor, "a p"], Int[Tensor, "a p"] | None]:
-    """The anchors' positives, and the rows whose negatives are needed: the anchors', then their positives'."""
-    index, mask = classes.positives(rows)
+def _with_partners(
+    batch: Batch, *, partners: bool
+) -> tuple[Float[Tensor, "r d"], Int[Tensor, " r"], Int[Tensor, "a p"] | None]:
+    """The rows whose negatives are needed, their classes, and the row of each positive's.
+
+    These are the anchors and, for losses that read them, those positives that are no anchors.
+    """
+    anchors = batch.embeddings if batch.every_row else batch.embeddings[batch.anchors]
     if not partners:
-        return rows, index, mask, None
-    row_of = torch.full_like(classes.of_row, -1)
-    row_of[rows] = torch.arange(len(rows), device=rows.device)
+        return anchors, batch.of_anchor, None
+    index, mask = batch.positives
+    row_of = torch.full_like(batch.classes.of_row, -1)
+    if not batch.has_reference:
+        row_of[batch.anchors] = torch.arange(len(anchors), device=row_of.device)
     missing = torch.unique(index[mask & (row_of[index] < 0)])
-    row_of[missing] = torch.arange(len(rows), len(rows) + len(missing), device=rows.device)
-    return torch.cat([rows, missing]), index, mask, row_of[index]
+    if len(missing) == 0:
+        return anchors, batch.of_anchor, row_of[index]
+    row_of[missing] = torch.arange(len(anchors), len(anchors) + len(missing), device=row_of.device)
+    needed = torch.cat([anchors, batch.gallery[missing]])
+    return needed, torch.cat([batch.of_anchor, batch.classes.of_row[missing]]), row_of[index]
 
 
 @validates
@@ -106,6 +98,8 @@ def compare(
     metric: Metric = "euclidean",
     rows: Int[Tensor, " a"] | None = None,
     past: Bool[Tensor, " b"] | None = None,
+    reference: Float[Tensor, "g d"] | None = None,
+    reference_labels: Labels | None = None,
     partners: bool = True,
 ) -> Pairs:
     """Compare every anchor with every other row: the table of a plain pair loss (m = b).
@@ -116,6 +110,9 @@ def compare(
         metric: what a similarity is: "euclidean", 1 - d^2/2, or "inner", the inner product.
         rows: (a,), the rows that are anchors; all that are not past by default.
         past: (b,), marks rows that come from a memory: positives and negatives, never anchors.
+        reference: (g, d), rows to compare the anchors with instead of the batch's own (another model's, another
+            tower's); all of one label are positives. An anchor is never left out of it: it does not hold the anchors.
+        reference_labels: (g,), their labels.
         partners: whether `negative` gets the rows of those positives that are no anchors as well, and `partner` says
             where each positive's row is. Only losses that look at both ends of a pair (lifted structure) need it.
 
@@ -129,37 +126,38 @@ def compare(
         >>> points = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
         >>> pairs = compare(points, [7, 7, 8])
         >>> pairs.positive.tolist(), pairs.positive_mask.tolist()
-        ([[0.0], [0.0], [1.0]], [[True], [True], [False]])
+        ([[0.0], [0.0], [-1.0]], [[True], [True], [False]])
         >>> pairs.negative[0].tolist(), pairs.negative_mask[0].tolist()
         ([1.0, 0.0, -1.0], [False, False, True])
 
     Source: the notation P_i, N_i of Ko & Gu, "Embedding Expansion", CVPR 2020, section 3. Differs from the source: the
     distance is kept as a similarity, so that one table serves losses on distances and on inner products.
     """
-    embeddings, labels = as_batch(embeddings, labels)
     check_name("metric", metric, METRICS)
-    past = as_past(past, embeddings)
-    anchors = as_rows(rows, past, len(labels), labels.device)
-    if embeddings.device.type == "cpu":
-        check_finite(embeddings)
-    if len(labels) == 0:
-        return nothing_to_compare(embeddings)
-    classes = group(labels)
-    needed, index, mask, partner = with_partners(classes, anchors, partners=partners)
-    product, square = inner_products(embeddings, None if rows is None and past is None else needed)
-    similarity = as_similarity(product, square[needed, None], square, metric)
+    batch = Batch.checked(embeddings, labels, rows, past, reference, reference_labels)
+    return compare_batch(batch, metric, partners=partners)
+
+
+def compare_batch(batch: Batch, metric: Metric, *, partners: bool) -> Pairs:
+    """`compare` of a batch that is checked."""
+    if batch.is_empty:
+        return nothing_to_compare(batch.embeddings)
+    index, mask = batch.positives
+    needed, of_needed, partner = _with_partners(batch, partners=partners)
+    product = inner_products(needed, batch.gallery)
+    similarity = as_similarity(product, squared_norms(needed)[:, None], squared_norms(batch.gallery), metric)
     return Pairs(
-        positive=similarity[: len(anchors)].gather(1, index),
+        positive=similarity[: len(index)].gather(1, index),
         positive_mask=mask,
         negative=similarity,
-        negative_mask=labels[needed, None] != labels,
+        negative_mask=of_needed[:, None] != batch.classes.of_row,
         partner=partner,
         per_class=False,
     )
 
 
 def nothing_to_compare(embeddings: Float[Tensor, "0 d"]) -> Pairs:
-    """The pairs of an empty batch, still tied to the embeddings so that a backward pass has somewhere to go."""
-    empty = widened(embeddings).sum() + embeddings.new_zeros(0, 1)
+    """The pairs of no anchors, still tied to the embeddings so that a backward pass has somewhere to go."""
+    empty = embeddings.sum() + embeddings.new_zeros(0, 1)
     nowhere = torch.zeros(0, 1, dtype=torch.bool, device=embeddings.device)
     return Pairs(empty, nowhere, empty, nowhere, nowhere.long(), per_class=False)

@@ -1,0 +1,88 @@
+"""A batch as it was checked: which rows are anchors, and what they are compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from embedding_expansion.core.grouping import Classes, group
+from embedding_expansion.core.inputs import (
+    Labels,
+    as_batch,
+    as_past,
+    as_reference,
+    as_rows,
+    check_finite,
+    validates,
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Anchors, and the gallery that holds their positives and negatives: the batch itself, or a reference."""
+
+    embeddings: Float[Tensor, "b d"]
+    labels: Int[Tensor, " b"]
+    anchors: Int[Tensor, " a"]
+    past: Bool[Tensor, " b"] | None
+    gallery: Float[Tensor, "g d"]
+    gallery_labels: Int[Tensor, " g"]
+    has_reference: bool
+    every_row: bool  # whether all rows are anchors, in their order
+
+    @classmethod
+    @validates
+    def checked(
+        cls,
+        embeddings: Float[Tensor, "b d"],
+        labels: Labels,
+        rows: Int[Tensor, " a"] | None,
+        past: Bool[Tensor, " b"] | None,
+        reference: Float[Tensor, "g d"] | None,
+        reference_labels: Labels | None,
+    ) -> Batch:
+        """The batch, or an error that says what cannot be used."""
+        embeddings, labels = as_batch(embeddings, labels)
+        past = as_past(past, embeddings)
+        if past is not None and not bool(past.any()):
+            past = None
+        anchors = as_rows(rows, past, len(labels), labels.device)
+        gallery, gallery_labels = as_reference(reference, reference_labels, embeddings, labels)
+        for vectors in (embeddings,) if reference is None else (embeddings, gallery):
+            if vectors.device.type == "cpu":
+                check_finite(vectors)
+        every_row = rows is None and past is None
+        embeddings = widened(embeddings)
+        gallery = embeddings if reference is None else widened(gallery).to(embeddings.dtype)
+        return cls(embeddings, labels, anchors, past, gallery, gallery_labels, reference is not None, every_row)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no anchor."""
+        return len(self.anchors) == 0
+
+    @cached_property
+    def classes(self) -> Classes:
+        """The classes of the gallery."""
+        return group(self.gallery_labels)
+
+    @cached_property
+    def of_anchor(self) -> Int[Tensor, " a"]:
+        """The class of each anchor among those of the gallery; -1 where the gallery has none such."""
+        if not self.has_reference:
+            return self.classes.of_row[self.anchors]
+        return self.classes.find(self.labels[self.anchors])
+
+    @cached_property
+    def positives(self) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
+        """The rows of the gallery that are each anchor's positives."""
+        return self.classes.positives(self.of_anchor, None if self.has_reference else self.anchors)
+
+
+def widened(embeddings: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """Half precision as float32: its rounding is larger than what tells the hardest pairs apart."""
+    return embeddings.float() if embeddings.dtype in (torch.float16, torch.bfloat16) else embeddings

@@ -1,0 +1,51 @@
+"""A loss in blocks of anchors: the value and gradient of the whole batch, with the memory of one block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.terms import Terms
+
+if TYPE_CHECKING:
+    from embedding_expansion.core.pair_loss import PairLoss
+
+
+def terms_in_blocks(loss: PairLoss, batch: Batch, chunk: int) -> Terms:
+    """What each anchor adds, computed for `chunk` anchors at a time and again in the backward pass.
+
+    Anchors of a class come together, since expansion looks at their class once a block.
+    """
+    order = torch.argsort(batch.labels[batch.anchors], stable=True)
+    blocks = torch.split(order, chunk)
+
+    def of_block(function: Callable[[Batch], tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+        def run(embeddings: Tensor, gallery: Tensor, block: Tensor) -> tuple[Tensor, ...]:
+            gallery = gallery if batch.has_reference else embeddings
+            part = replace(batch, embeddings=embeddings, gallery=gallery, anchors=batch.anchors[block], every_row=False)
+            return function(part)
+
+        return [checkpoint(run, batch.embeddings, batch.gallery, block, use_reentrant=False) for block in blocks]
+
+    def statistics(part: Batch) -> tuple[Tensor, ...]:
+        found = loss.batch_statistic(loss.pairs(part)[0])
+        return () if found is None else (found,)
+
+    statistic = None
+    if loss.has_statistic:
+        statistic = torch.stack([found for (found,) in of_block(statistics)]).sum(dim=0)
+
+    def terms(part: Batch) -> tuple[Tensor, ...]:
+        pairs, labels = loss.pairs(part)
+        found = loss.terms(pairs, labels, statistic)
+        return found.total, found.weight
+
+    parts = of_block(terms)
+    back = torch.argsort(order)
+    return Terms(*(torch.cat([part[k] for part in parts], dim=1)[:, back] for k in (0, 1)))

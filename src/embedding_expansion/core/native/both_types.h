@@ -1,0 +1,23 @@
+/* The search and its way back for float and double, for the instruction set that SET and TARGET name. */
+
+#define TYPE f32
+#define T float
+#define SQRT sqrtf
+#define ABS fabsf
+#include "hardest.h"
+#include "gradient.h"
+#undef TYPE
+#undef T
+#undef SQRT
+#undef ABS
+
+#define TYPE f64
+#define T double
+#define SQRT sqrt
+#define ABS fabs
+#include "hardest.h"
+#include "gradient.h"
+#undef TYPE
+#undef T
+#undef SQRT
+#undef ABS

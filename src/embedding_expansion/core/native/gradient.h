@@ -1,0 +1,82 @@
+/* The way back: what the similarity of every hardest pair, its winner held fixed, passes on to the inner products that
+   it was read off. Included once for every type and instruction set, after hardest.h. */
+
+typedef struct {
+  Rules rules;
+  FN(Side) left, right;
+  int64_t stride;
+  int32_t columns;
+  const int32_t *ends;
+  const T *weights, *value, *gradient; /* for every row and column of what was found */
+  T *product;              /* gradient of the product, added to */
+  T *left_own, *right_own; /* gradients of `own`, added to; the same array where both sides are the same */
+} FN(Passing);
+
+/* A point of a winning pair: its squared norm, its scale and its shift. */
+typedef struct {
+  T square, scale, shift;
+} FN(Point);
+
+TARGET static inline FN(Point) FN(point)(const Rules *rules, const T *own, int32_t k, const int32_t *ends, T u) {
+  T square = FN(square)(own, k, ends[0], ends[1], u);
+  int again = rules->normalize && ends[0] != ends[1];
+  return (FN(Point)){square, again ? 1 / SQRT(square) : 1, rules->euclidean && !again ? (1 - square) / 2 : 0};
+}
+
+/* What one point's squared norm gets, spread over the inner products that it is made of. */
+TARGET static inline void FN(pass_to_norm)(const Rules *rules, T *own, int32_t k, const int32_t *ends, T u,
+                                           const FN(Point) *point, T inner, T gradient) {
+  int again = rules->normalize && ends[0] != ends[1];
+  if (!again && !rules->euclidean) return;
+  T g = again ? -gradient * inner / (2 * point->square) : -gradient / 2, v = 1 - u;
+  own[(int64_t)ends[0] * k + ends[0]] += g * u * u;
+  if (ends[0] == ends[1]) return;
+  own[(int64_t)ends[0] * k + ends[1]] += 2 * g * u * v;
+  own[(int64_t)ends[1] * k + ends[1]] += g * v * v;
+}
+
+/* One pair, seen from the group of one side: that side's own norms, and for the left the product's entries. */
+TARGET static void FN(pass_pair)(const FN(Passing) *p, int32_t g, int32_t h, int to_left) {
+  if (p->left.label[g] == p->right.label[h]) return;
+  int64_t at = (int64_t)p->left.place[g] * p->columns + p->right.place[h];
+  T gradient = p->gradient[at];
+  if (gradient == 0) return;
+  const FN(Side) *l = &p->left, *r = &p->right;
+  int32_t left_first = l->first[g], right_first = r->first[h];
+  int32_t left_size = l->first[g + 1] - left_first, right_size = r->first[h + 1] - right_first;
+  const int32_t *a = p->ends + 4 * at, *b = a + 2;
+  T u = p->weights[2 * at], v = p->weights[2 * at + 1];
+  FN(Point) x = FN(point)(&p->rules, l->own + l->own_at[g], left_size, a, u);
+  FN(Point) y = FN(point)(&p->rules, r->own + r->own_at[h], right_size, b, v);
+  T inner = p->value[at] - x.shift - y.shift;
+  if (!to_left) {
+    FN(pass_to_norm)(&p->rules, p->right_own + r->own_at[h], right_size, b, v, &y, inner, gradient);
+    return;
+  }
+  FN(pass_to_norm)(&p->rules, p->left_own + l->own_at[g], left_size, a, u, &x, inner, gradient);
+  T scaled = gradient * x.scale * y.scale;
+  for (int i = 0; i < 2; i++) {
+    T *row = p->product + l->row[left_first + a[i]] * p->stride;
+    T weight = scaled * (i ? 1 - u : u);
+    row[r->row[right_first + b[0]]] += weight * v;
+    row[r->row[right_first + b[1]]] += weight * (1 - v);
+  }
+}
+
+TARGET static int FN(pass_left)(void *of, int32_t g) {
+  const FN(Passing) *p = of;
+  for (int32_t h = 0; h < p->right.groups; h++) FN(pass_pair)(p, g, h, 1);
+  return 1;
+}
+
+TARGET static int FN(pass_right)(void *of, int32_t h) {
+  const FN(Passing) *p = of;
+  for (int32_t g = 0; g < p->left.groups; g++) FN(pass_pair)(p, g, h, 0);
+  return 1;
+}
+
+/* Groups of the left that share rows (anchors and their partners) would write to the same places: one thread then. */
+static int FN(pass_back)(FN(Passing) *passing, int32_t threads, int32_t rows_are_shared) {
+  return share(FN(pass_left), passing, passing->left.groups, rows_are_shared ? 1 : threads) &&
+         share(FN(pass_right), passing, passing->right.groups, threads);
+}

@@ -1,0 +1,94 @@
+/* The search for the hardest pair of points of every two groups, and its way back. Plain C, called on pointers: it knows
+   neither Python nor torch. Compiled for several instruction sets; which one runs is decided when it is loaded. */
+
+#include <math.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#define MAX_THREADS 256
+#define NEVER (-1e30f) /* no value is smaller; finite, so that arithmetic on it stays plain */
+
+typedef struct {
+  int32_t n; /* points on a segment */
+  int32_t infinite, normalize, euclidean;
+  double smallest; /* squared norm under which a point has no direction */
+} Rules;
+
+/* Gives the tasks 0..count-1 out to threads, one at a time, until none is left. */
+typedef struct {
+  int (*task)(void *, int32_t);
+  void *of;
+  int32_t next, count, failed;
+} Work;
+
+static void *work(void *given) {
+  Work *w = given;
+  for (int32_t i; (i = __atomic_fetch_add(&w->next, 1, __ATOMIC_RELAXED)) < w->count;)
+    if (!w->task(w->of, i)) __atomic_store_n(&w->failed, 1, __ATOMIC_RELAXED);
+  return NULL;
+}
+
+static int share(int (*task)(void *, int32_t), void *of, int32_t count, int32_t threads) {
+  Work w = {task, of, 0, count, 0};
+  pthread_t others[MAX_THREADS];
+  int32_t started = 0, wanted = (threads < count ? threads : count) - 1;
+  while (started < wanted && started < MAX_THREADS && !pthread_create(&others[started], NULL, work, &w)) started++;
+  work(&w);
+  while (started > 0) pthread_join(others[--started], NULL);
+  return !w.failed;
+}
+
+#define PASTE_(name, type, set) name##_##type##_##set
+#define PASTE(name, type, set) PASTE_(name, type, set)
+#define FN(name) PASTE(name, TYPE, SET)
+
+#define SET plain
+#define TARGET
+#include "both_types.h"
+#undef SET
+#undef TARGET
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define SEVERAL_SETS
+
+#define SET avx2
+#define TARGET __attribute__((target("avx2,fma")))
+#include "both_types.h"
+#undef SET
+#undef TARGET
+
+#define SET avx512
+#define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")))
+#include "both_types.h"
+#undef SET
+#undef TARGET
+#endif
+
+/* 0: plain, 1: AVX2 and FMA, 2: AVX-512. */
+int32_t instruction_set(void) {
+#ifdef SEVERAL_SETS
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512bw"))
+    return 2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+  return 0;
+}
+
+#ifdef SEVERAL_SETS
+#define CHOOSE(name, type, ...)                                                    \
+  switch (instruction_set()) {                                                     \
+    case 2: return PASTE(name, type, avx512)(__VA_ARGS__);                         \
+    case 1: return PASTE(name, type, avx2)(__VA_ARGS__);                           \
+    default: return PASTE(name, type, plain)(__VA_ARGS__);                         \
+  }
+#else
+#define CHOOSE(name, type, ...) return PASTE(name, type, plain)(__VA_ARGS__);
+#endif
+
+int32_t search_f32(void *problem, int32_t threads) { CHOOSE(search, f32, problem, threads) }
+int32_t search_f64(void *problem, int32_t threads) { CHOOSE(search, f64, problem, threads) }
+int32_t pass_back_f32(void *passing, int32_t threads, int32_t shared) { CHOOSE(pass_back, f32, passing, threads, shared) }
+int32_t pass_back_f64(void *passing, int32_t threads, int32_t shared) { CHOOSE(pass_back, f64, passing, threads, shared) }

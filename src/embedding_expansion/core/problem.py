@@ -1,0 +1,59 @@
+"""What the search for the hardest pairs is given, and what it finds: the same for the native kernel and for torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from embedding_expansion.core.pairs import Metric
+from embedding_expansion.core.sides import Side
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a point is, and what is hardest."""
+
+    n: int | float  # points on a segment, or infinity
+    normalize: bool  # synthetic points, again
+    metric: Metric
+
+    @property
+    def count(self) -> int:
+        """Points to look at one by one."""
+        return 0 if math.isinf(self.n) else int(self.n)
+
+
+def smallest_square(dtype: torch.dtype) -> float:
+    """The squared norm under which a synthetic point has no direction."""
+    return 1e-10 if dtype == torch.float64 else 1e-4
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Two sides and the inner products of their rows."""
+
+    product: Float[Tensor, "s t"]
+    left: Side
+    right: Side
+    left_own: Float[Tensor, " o"]  # inner products of each group with itself, size x size, group by group
+    right_own: Float[Tensor, " p"]
+    rules: Rules
+    symmetric: bool  # both sides are the same: the pair (h, g) is that of (g, h) turned round
+
+
+@dataclass(frozen=True)
+class Found:
+    """The hardest pair for every row (of the left's `place`) and column (of the right's); 0 within a class."""
+
+    ends: Int[Tensor, "l c 4"]  # members of the left's group, then of the right's; an original is both its ends
+    weights: Float[Tensor, "l c 2"]  # of each first end
+    value: Float[Tensor, "l c"]
+
+    @property
+    def is_synthetic(self) -> Bool[Tensor, "l c 2"]:
+        """Which of the points are synthetic."""
+        return self.ends[..., 0::2] != self.ends[..., 1::2]
