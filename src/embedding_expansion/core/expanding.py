@@ -66,8 +66,9 @@ class Expanded:
 
     def synthetic_share(self) -> Float[Tensor, ""]:
         """The share of synthetic points among the points of the selected pairs of different classes."""
-        by_row = torch.argsort(self.left.place)
-        different = self.left.label[by_row][:, None] != self.right.label[torch.argsort(self.right.place)]
+        different = self.left.label[:, None] != self.right.label
+        if self.found.half:
+            different = different.triu()
         chosen = self.found.is_synthetic & different[..., None]
         return chosen.sum() / (2 * different.sum()).clamp(min=1)
 
@@ -80,7 +81,7 @@ def expand_batch(batch: Batch, expansion: Expansion, *, partners: bool) -> Expan
     anchors, of_needed, partner = _needed(batch, partners=partners and expansion.scope == "anchor")
     index, mask = batch.positives
     right = class_side(batch.classes, scope=expansion.scope, max_segments=expansion.max_segments)
-    left, row_of_anchor = _left(batch, expansion, right, anchors)
+    left, group_of_anchor = _left(batch, expansion, right, anchors)
     same = left.rows is right.rows
     x = batch.embeddings[left.rows]
     y = x if same else batch.gallery[right.rows]
@@ -90,17 +91,20 @@ def expand_batch(batch: Batch, expansion: Expansion, *, partners: bool) -> Expan
     positives = positives + _place(right.rows, len(batch.gallery))[index]
     symmetric = same and expansion.scope == "class_pair" and left.barred is None
     value, positive, ends, weights = Winning.apply(product, *own, positives, left, right, expansion.rules, symmetric)
+    found = Found(ends, weights, value.detach(), half=symmetric)
+    if len(right.segments) > 1:  # the groups of several sizes stand by size
+        value = value[:, torch.argsort(right.label)]
     square = squared_norms(batch.embeddings)
     theirs = squared_norms(batch.gallery) if batch.has_reference else square
     pairs = Pairs(
         positive=as_similarity(positive, square[batch.anchors, None], theirs[index], expansion.metric),
         positive_mask=mask,
-        negative=value if row_of_anchor is None else value[row_of_anchor],
+        negative=value if group_of_anchor is None else value[group_of_anchor],
         negative_mask=of_needed[:, None] != torch.arange(len(batch.classes.label), device=of_needed.device),
         partner=partner,
         per_class=expansion.scope == "class_pair",
     )
-    return Expanded(pairs, Found(ends, weights, value.detach()), left, right)
+    return Expanded(pairs, found, left, right)
 
 
 @validates
@@ -113,19 +117,20 @@ def hardest_of_batch(
     _check(batch, expansion, partners=False)
     if batch.is_empty:
         expanded = _nothing(batch)
-        return winners_of(expanded.found, expanded.left, expanded.right)
+        return winners_of(expanded.found, expanded.left, expanded.right, batch.anchors)
     right = class_side(batch.classes, scope=expansion.scope, max_segments=expansion.max_segments)
     everyone = torch.ones_like(batch.classes.label, dtype=torch.bool)
     if expansion.scope == "class_pair":
         left = some_classes(right, everyone, past)
+        order = torch.argsort(left.label)
     else:
         left = anchor_side(batch.classes, batch.anchors, right.rows)
+        order = torch.arange(len(batch.anchors), device=batch.anchors.device)
     product = inner_products(batch.embeddings[right.rows], batch.embeddings[right.rows])
     left_own, right_own = (product.flatten()[side.own_index(product.shape[1])] for side in (left, right))
     symmetric = expansion.scope == "class_pair" and past is None
-    return winners_of(
-        search(Problem(product, left, right, left_own, right_own, expansion.rules, symmetric)), left, right
-    )
+    found = search(Problem(product, left, right, left_own, right_own, expansion.rules, symmetric))
+    return winners_of(found, left, right, order)
 
 
 def _check(batch: Batch, expansion: Expansion, partners: bool) -> None:
@@ -147,9 +152,9 @@ def _check(batch: Batch, expansion: Expansion, partners: bool) -> None:
 
 def _nothing(batch: Batch) -> Expanded:
     none = batch.labels.new_zeros(0)
-    side = Side(none, none, none, none, none, None, ())
+    side = Side(none, none, none, none, None, ())
     empty = batch.embeddings.new_zeros(0, 0)
-    found = Found(none.new_zeros(0, 0, 4), empty.new_zeros(0, 0, 2), empty)
+    found = Found(none.new_zeros(0, 0, 4), empty.new_zeros(0, 0, 2), empty, half=False)
     return Expanded(nothing_to_compare(batch.embeddings), found, side, side)
 
 
@@ -169,7 +174,7 @@ def _needed(batch: Batch, *, partners: bool) -> tuple[Int[Tensor, " r"], Int[Ten
 def _left(
     batch: Batch, expansion: Expansion, right: Side, needed: Int[Tensor, " r"]
 ) -> tuple[Side, Int[Tensor, " r"] | None]:
-    """The anchors' side, and the row of what is found that belongs to each anchor (None: they are the same)."""
+    """The anchors' side, and its group that each anchor belongs to (None: each to its own)."""
     classes = group(batch.labels) if batch.has_reference else batch.classes
     if expansion.scope == "anchor":
         every_row = right.rows if len(needed) == len(batch.labels) and not batch.has_reference else None
@@ -181,9 +186,11 @@ def _left(
     of_anchor = classes.of_row[needed]
     chosen = torch.zeros_like(classes.label, dtype=torch.bool).index_fill_(0, of_anchor, True)
     left = some_classes(whole, chosen, batch.past)
+    group_of = torch.empty_like(classes.label)
+    group_of[left.label] = torch.arange(len(left.label), device=group_of.device)
     if batch.has_reference:
         left = replace(left, label=batch.classes.find(classes.label)[left.label])
-    return left, (chosen.cumsum(0) - 1)[of_anchor]
+    return left, group_of[of_anchor]
 
 
 def _place(rows: Int[Tensor, " s"], total: int) -> Int[Tensor, " b"]:

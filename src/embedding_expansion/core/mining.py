@@ -64,22 +64,25 @@ class Winning(torch.autograd.Function):
         problem = Problem(product, left, right, left_own, right_own, rules, symmetric)
         found = search(problem)
         ctx.save_for_backward(left_own, right_own, positives, found.ends, found.weights, found.value)
-        ctx.about = product.shape, own_index, left, right, rules
+        ctx.about = product.shape, own_index, left, right, rules, symmetric
         ctx.mark_non_differentiable(found.ends, found.weights)
+        ctx.set_materialize_grads(False)
         return found.value, product.flatten()[positives], found.ends, found.weights
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, of_positives: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, of_positives: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         """What the winners' ends and the positives get."""
         left_own, right_own, positives, ends, weights, value = ctx.saved_tensors
-        shape, own_index, left, right, rules = ctx.about
+        shape, own_index, left, right, rules, symmetric = ctx.about
         to_product = torch.zeros(shape, dtype=value.dtype, device=value.device)
-        problem = Problem(to_product, left, right, left_own, right_own, rules, symmetric=False)
+        gradient = torch.zeros_like(value) if gradient is None else gradient.contiguous()
+        problem = Problem(to_product, left, right, left_own, right_own, rules, symmetric)
         pass_back = native.pass_back if native.takes(to_product) else table_search.pass_back
-        to_left, to_right = pass_back(problem, Found(ends, weights, value), gradient.contiguous())
+        to_left, to_right = pass_back(problem, Found(ends, weights, value, symmetric), gradient)
         flat = to_product.view(-1)
-        flat.index_add_(0, positives.flatten(), of_positives.flatten())
+        if of_positives is not None:
+            flat.index_add_(0, positives.flatten(), of_positives.flatten())
         if own_index is None:
             return to_product, to_left, to_right, None, None, None, None, None
         for index, part in zip(own_index, (to_left, to_right), strict=True):
@@ -87,14 +90,13 @@ class Winning(torch.autograd.Function):
         return to_product, None, None, None, None, None, None, None
 
 
-def winners_of(found: Found, left: Side, right: Side) -> Winners:
-    """The winners in rows of the batch."""
+def winners_of(found: Found, left: Side, right: Side, order: Int[Tensor, " l"]) -> Winners:
+    """The winners in rows of the batch: of the left's groups in this order, of the right's in that of their classes."""
+    found = found.whole()
     sides = []
-    for k, side in enumerate((left, right)):
-        by_place = torch.empty_like(side.place)
-        by_place[side.place] = side.first
-        first = by_place[:, None] if k == 0 else by_place
-        sides.append(side.rows[side.member[first[..., None] + found.ends[..., 2 * k : 2 * k + 2]]])
-    ends = torch.stack(sides, dim=2)
-    first_weight = found.weights[..., None]
-    return Winners(ends, torch.cat([first_weight, 1 - first_weight], dim=-1), found.is_synthetic)
+    for k, (side, shape) in enumerate(((left, (-1, 1, 1)), (right, (1, -1, 1)))):
+        sides.append(side.rows[side.member[side.first.view(shape) + found.ends[..., 2 * k : 2 * k + 2]]])
+    at = order[:, None], torch.argsort(right.label)
+    first_weight = found.weights[at][..., None]
+    weights = torch.cat([first_weight, 1 - first_weight], dim=-1)
+    return Winners(torch.stack(sides, dim=2)[at], weights, found.is_synthetic[at])

@@ -47,13 +47,23 @@ class Problem:
 
 @dataclass(frozen=True)
 class Found:
-    """The hardest pair for every row (of the left's `place`) and column (of the right's); 0 within a class."""
+    """The hardest pair of every group of the left and every group of the right; value 0 within a class."""
 
-    ends: Int[Tensor, "l c 4"]  # members of the left's group, then of the right's; an original is both its ends
-    weights: Float[Tensor, "l c 2"]  # of each first end
-    value: Float[Tensor, "l c"]
+    ends: Int[Tensor, "g h 4"]  # members of the left's group, then of the right's; an original is both its ends
+    weights: Float[Tensor, "g h 2"]  # of each first end
+    value: Float[Tensor, "g h"]
+    half: bool  # where the problem is symmetric, ends and weights are there for pairs of a group and a later one only
+
+    def whole(self) -> Found:
+        """With ends and weights for every two groups."""
+        if not self.half:
+            return self
+        upper = torch.ones_like(self.value, dtype=torch.bool).triu()[..., None]
+        ends = torch.where(upper, self.ends, self.ends.transpose(0, 1)[..., [2, 3, 0, 1]])
+        weights = torch.where(upper, self.weights, self.weights.transpose(0, 1).flip(-1))
+        return Found(ends, weights, self.value, half=False)
 
     @property
-    def is_synthetic(self) -> Bool[Tensor, "l c 2"]:
+    def is_synthetic(self) -> Bool[Tensor, "g h 2"]:
         """Which of the points are synthetic."""
         return self.ends[..., 0::2] != self.ends[..., 1::2]

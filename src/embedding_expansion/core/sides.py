@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import torch
@@ -31,7 +32,6 @@ class Side:
     member: Int[Tensor, " m"]  # group by group, the place of each member in `rows`
     size: Int[Tensor, " g"]
     label: Int[Tensor, " g"]  # the class of each group; no pair is looked for within one
-    place: Int[Tensor, " g"]  # the row (left) or column (right) of each group in what is found
     originals: int | None  # how many members of each group are points themselves; None: all
     segments: tuple[Int[Tensor, "_ 2"], ...]  # for each size that occurs, ascending: between which members
     barred: Bool[Tensor, " m"] | None = None  # members that may not be both ends of a point
@@ -54,6 +54,22 @@ class Side:
         """Where each group's inner products with itself begin, where they stand group by group."""
         square = self.size * self.size
         return square.cumsum(0) - square
+
+    @cached_property
+    def layout(self) -> dict[str, Tensor]:
+        """The groups as the native kernel reads them: numbers of 32 bits, segments in one list for each size."""
+        lengths = torch.tensor([0, *(len(segments) for segments in self.segments)])
+        originals = self.size if self.originals is None else torch.full_like(self.size, self.originals)
+        numbers = {
+            "first": torch.cat([self.first, torch.tensor([len(self.member)])]),
+            "row": self.member,
+            "label": self.label,
+            "originals": originals,
+            "kind": torch.unique(self.size, return_inverse=True)[1],
+            "list": lengths.cumsum(0),
+            "segment": torch.cat([segments.flatten() for segments in self.segments]),
+        }
+        return {name: number.int().contiguous() for name, number in numbers.items()} | {"own_at": self.own_at}
 
     def own_index(self, stride: int) -> Int[Tensor, " o"]:
         """Where the inner products of every group with itself stand in the flattened product of `rows` with `rows`."""
@@ -104,7 +120,7 @@ def class_side(classes: Classes, *, scope: Scope, max_segments: int | None) -> S
             lists.append(torch.arange(k, device=size.device).reshape(k // 2, 2))
         else:
             lists.append(segments_between(k, max_segments, size.device))
-    return Side(classes.order[everyone + shift], everyone, size, by_size, by_size, None, tuple(lists))
+    return Side(classes.order[everyone + shift], everyone, size, by_size, None, tuple(lists))
 
 
 def some_classes(side: Side, chosen: Bool[Tensor, " c"], past: Bool[Tensor, " b"] | None) -> Side:
@@ -120,7 +136,6 @@ def some_classes(side: Side, chosen: Bool[Tensor, " c"], past: Bool[Tensor, " b"
             member=torch.arange(len(rows), device=rows.device),
             size=sizes,
             label=side.label[keep],
-            place=(chosen.cumsum(0) - 1)[side.label[keep]],
             originals=None,
             segments=tuple(segments for segments, is_there in zip(side.segments, there, strict=True) if is_there),
         )
@@ -144,7 +159,6 @@ def anchor_side(classes: Classes, rows: Int[Tensor, " a"], every_row: Int[Tensor
         where[both],
         torch.full_like(rows, 2),
         classes.of_row[rows],
-        torch.arange(len(rows), device=rows.device),
         1,
         (torch.tensor([[0, 1]], device=rows.device),),
     )

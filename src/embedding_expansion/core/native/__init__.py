@@ -20,6 +20,7 @@ from embedding_expansion.core.problem import Found, Problem, smallest_square
 from embedding_expansion.core.sides import Side
 
 INSTRUCTION_SETS = ("plain", "AVX2", "AVX-512")
+WORTH_THREADS = 1 << 19  # entries of a product; of less a second thread gains nothing
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 _off = False
 
@@ -79,7 +80,7 @@ class _Rules(ctypes.Structure):
 class _Side(ctypes.Structure):
     _fields_ = (
         ("groups", ctypes.c_int32),
-        *((name, ctypes.c_void_p) for name in ("first", "row", "label", "place", "originals", "kind", "list")),
+        *((name, ctypes.c_void_p) for name in ("first", "row", "label", "originals", "kind", "list")),
         *((name, ctypes.c_void_p) for name in ("segment", "own_at", "own", "barred")),
     )
 
@@ -92,7 +93,6 @@ class _Problem(ctypes.Structure):
         ("left", _Side),
         ("right", _Side),
         ("symmetric", ctypes.c_int32),
-        ("columns", ctypes.c_int32),
         ("ends", ctypes.c_void_p),
         ("weights", ctypes.c_void_p),
         ("value", ctypes.c_void_p),
@@ -105,7 +105,7 @@ class _Passing(ctypes.Structure):
         ("left", _Side),
         ("right", _Side),
         ("stride", ctypes.c_int64),
-        ("columns", ctypes.c_int32),
+        ("symmetric", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("ends", "weights", "value", "gradient")),
         *((name, ctypes.c_void_p) for name in ("product", "left_own", "right_own")),
     )
@@ -114,36 +114,34 @@ class _Passing(ctypes.Structure):
 def search(problem: Problem) -> Found:
     """The hardest pairs; the same as `table_search.search`, but for rounding."""
     product = problem.product.contiguous()
-    rows, columns = len(problem.left.place), len(problem.right.place)
-    ends = torch.zeros(rows, columns, 4, dtype=torch.int32)
-    weights, value = product.new_zeros(rows, columns, 2), product.new_zeros(rows, columns)
-    kept: list[Tensor] = []
+    shape = len(problem.left.size), len(problem.right.size)
+    ends = torch.zeros(*shape, 4, dtype=torch.int32)
+    weights, value = product.new_ones(*shape, 2), product.new_zeros(*shape)
     given = _Problem(
         rules=_rules(problem),
         product=product.data_ptr(),
         stride=product.shape[1],
-        left=_side(problem.left, problem.left_own, kept),
-        right=_side(problem.right, problem.right_own, kept),
+        left=_side(problem.left, problem.left_own),
+        right=_side(problem.right, problem.right_own),
         symmetric=problem.symmetric,
-        columns=columns,
         ends=ends.data_ptr(),
         weights=weights.data_ptr(),
         value=value.data_ptr(),
     )
-    _call("search", product, ctypes.byref(given), torch.get_num_threads())
-    return Found(ends, weights, value)
+    threads = torch.get_num_threads() if product.numel() > WORTH_THREADS else 1
+    _call("search", product, ctypes.byref(given), threads)
+    return Found(ends, weights, value, half=problem.symmetric)
 
 
 def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Adds to `problem.product` what the gradient of the values passes on, and gives back that of each `own`."""
     to_left, to_right = torch.zeros_like(problem.left_own), torch.zeros_like(problem.right_own)
-    kept: list[Tensor] = []
     given = _Passing(
         rules=_rules(problem),
-        left=_side(problem.left, problem.left_own, kept),
-        right=_side(problem.right, problem.right_own, kept),
+        left=_side(problem.left, problem.left_own),
+        right=_side(problem.right, problem.right_own),
         stride=problem.product.shape[1],
-        columns=len(problem.right.place),
+        symmetric=problem.symmetric,
         ends=found.ends.data_ptr(),
         weights=found.weights.data_ptr(),
         value=found.value.data_ptr(),
@@ -152,8 +150,7 @@ def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor,
         left_own=to_left.data_ptr(),
         right_own=to_right.data_ptr(),
     )
-    anchors_share_rows = problem.left.originals is not None
-    _call("pass_back", problem.product, ctypes.byref(given), torch.get_num_threads(), int(anchors_share_rows))
+    _call("pass_back", problem.product, ctypes.byref(given))
     return to_left, to_right
 
 
@@ -173,23 +170,8 @@ def _rules(problem: Problem) -> _Rules:
     )
 
 
-def _side(side: Side, own: Tensor, kept: list[Tensor]) -> _Side:
-    """The side as the kernel reads it; the tensors that it points to are added to `kept`."""
-    counts = torch.tensor([0, *(len(segments) for segments in side.segments)])
-    fields = {
-        "first": torch.cat([side.first, torch.tensor([len(side.member)])]).int(),
-        "row": side.member.int(),
-        "label": side.label.int(),
-        "place": side.place.int(),
-        "originals": (side.size if side.originals is None else torch.full_like(side.size, side.originals)).int(),
-        "kind": torch.unique(side.size, return_inverse=True)[1].int(),
-        "list": counts.cumsum(0).int(),
-        "segment": torch.cat([segments.flatten() for segments in side.segments]).int(),
-        "own_at": side.own_at,
-        "own": own,
-        "barred": None if side.barred is None else side.barred.to(torch.uint8),
-    }
-    fields = {name: None if tensor is None else tensor.contiguous() for name, tensor in fields.items()}
-    kept += [tensor for tensor in fields.values() if tensor is not None]
-    pointers = {name: None if tensor is None else tensor.data_ptr() for name, tensor in fields.items()}
-    return _Side(groups=len(side.size), **pointers)
+def _side(side: Side, own: Tensor) -> _Side:
+    """The side as the kernel reads it. The pointers are good as long as `side` and `own` are there."""
+    pointers = {name: tensor.data_ptr() for name, tensor in side.layout.items()}
+    barred = None if side.barred is None else side.barred.data_ptr()
+    return _Side(groups=len(side.size), own=own.data_ptr(), barred=barred, **pointers)

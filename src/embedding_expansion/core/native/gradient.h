@@ -5,11 +5,11 @@ typedef struct {
   Rules rules;
   FN(Side) left, right;
   int64_t stride;
-  int32_t columns;
+  int32_t symmetric;
   const int32_t *ends;
-  const T *weights, *value, *gradient; /* for every row and column of what was found */
+  const T *weights, *value, *gradient; /* for every group of the left and of the right */
   T *product;              /* gradient of the product, added to */
-  T *left_own, *right_own; /* gradients of `own`, added to; the same array where both sides are the same */
+  T *left_own, *right_own; /* gradients of `own`, added to */
 } FN(Passing);
 
 /* A point of a winning pair: its squared norm, its scale and its shift. */
@@ -35,13 +35,11 @@ TARGET static inline void FN(pass_to_norm)(const Rules *rules, T *own, int32_t k
   own[(int64_t)ends[1] * k + ends[1]] += g * v * v;
 }
 
-/* One pair, seen from the group of one side: that side's own norms, and for the left the product's entries. */
-TARGET static void FN(pass_pair)(const FN(Passing) *p, int32_t g, int32_t h, int to_left) {
-  if (p->left.label[g] == p->right.label[h]) return;
-  int64_t at = (int64_t)p->left.place[g] * p->columns + p->right.place[h];
-  T gradient = p->gradient[at];
-  if (gradient == 0) return;
+TARGET static void FN(pass_pair)(const FN(Passing) *p, int32_t g, int32_t h) {
   const FN(Side) *l = &p->left, *r = &p->right;
+  int64_t at = (int64_t)g * r->groups + h;
+  T gradient = p->gradient[at] + (p->symmetric ? p->gradient[(int64_t)h * r->groups + g] : 0);
+  if (gradient == 0 || l->label[g] == r->label[h]) return;
   int32_t left_first = l->first[g], right_first = r->first[h];
   int32_t left_size = l->first[g + 1] - left_first, right_size = r->first[h + 1] - right_first;
   const int32_t *a = p->ends + 4 * at, *b = a + 2;
@@ -49,11 +47,8 @@ TARGET static void FN(pass_pair)(const FN(Passing) *p, int32_t g, int32_t h, int
   FN(Point) x = FN(point)(&p->rules, l->own + l->own_at[g], left_size, a, u);
   FN(Point) y = FN(point)(&p->rules, r->own + r->own_at[h], right_size, b, v);
   T inner = p->value[at] - x.shift - y.shift;
-  if (!to_left) {
-    FN(pass_to_norm)(&p->rules, p->right_own + r->own_at[h], right_size, b, v, &y, inner, gradient);
-    return;
-  }
   FN(pass_to_norm)(&p->rules, p->left_own + l->own_at[g], left_size, a, u, &x, inner, gradient);
+  FN(pass_to_norm)(&p->rules, p->right_own + r->own_at[h], right_size, b, v, &y, inner, gradient);
   T scaled = gradient * x.scale * y.scale;
   for (int i = 0; i < 2; i++) {
     T *row = p->product + l->row[left_first + a[i]] * p->stride;
@@ -63,20 +58,9 @@ TARGET static void FN(pass_pair)(const FN(Passing) *p, int32_t g, int32_t h, int
   }
 }
 
-TARGET static int FN(pass_left)(void *of, int32_t g) {
-  const FN(Passing) *p = of;
-  for (int32_t h = 0; h < p->right.groups; h++) FN(pass_pair)(p, g, h, 1);
+/* On one thread: it writes to few places of large tables, and others would write to the same. */
+TARGET static int FN(pass_back)(const FN(Passing) *p) {
+  for (int32_t g = 0; g < p->left.groups; g++)
+    for (int32_t h = p->symmetric ? g + 1 : 0; h < p->right.groups; h++) FN(pass_pair)(p, g, h);
   return 1;
-}
-
-TARGET static int FN(pass_right)(void *of, int32_t h) {
-  const FN(Passing) *p = of;
-  for (int32_t g = 0; g < p->left.groups; g++) FN(pass_pair)(p, g, h, 0);
-  return 1;
-}
-
-/* Groups of the left that share rows (anchors and their partners) would write to the same places: one thread then. */
-static int FN(pass_back)(FN(Passing) *passing, int32_t threads, int32_t rows_are_shared) {
-  return share(FN(pass_left), passing, passing->left.groups, rows_are_shared ? 1 : threads) &&
-         share(FN(pass_right), passing, passing->right.groups, threads);
 }

@@ -90,5 +90,5 @@ int32_t instruction_set(void) {
 
 int32_t search_f32(void *problem, int32_t threads) { CHOOSE(search, f32, problem, threads) }
 int32_t search_f64(void *problem, int32_t threads) { CHOOSE(search, f64, problem, threads) }
-int32_t pass_back_f32(void *passing, int32_t threads, int32_t shared) { CHOOSE(pass_back, f32, passing, threads, shared) }
-int32_t pass_back_f64(void *passing, int32_t threads, int32_t shared) { CHOOSE(pass_back, f64, passing, threads, shared) }
+int32_t pass_back_f32(void *passing) { CHOOSE(pass_back, f32, passing) }
+int32_t pass_back_f64(void *passing) { CHOOSE(pass_back, f64, passing) }

@@ -15,7 +15,6 @@ typedef struct {
   const int32_t *first;      /* of each group, and one past the last: its members in `row` */
   const int32_t *row;        /* of each member: its row (left) or column (right; consecutive) in the product */
   const int32_t *label;      /* of each group: its class; no pair is looked for within one */
-  const int32_t *place;      /* of each group: its row (left) or column (right) in what is found */
   const int32_t *originals;  /* of each group: how many of its members are points themselves */
   const int32_t *kind;       /* of each group: which list of segments it has */
   const int32_t *list;       /* of each kind, and one past the last: where its segments begin */
@@ -40,11 +39,10 @@ typedef struct {
   const T *product; /* rows of the left by rows of the right */
   int64_t stride;
   FN(Side) left, right;
-  int32_t symmetric; /* both sides are the same, so the pair (h, g) is that of (g, h) turned round */
-  int32_t columns;
-  int32_t *ends;  /* found: two members of each side's group, for every row and column */
+  int32_t symmetric; /* both sides are the same: only pairs of a group and a later one are looked for */
+  int32_t *ends;  /* found: two members of each side's group, for every group of the left and of the right */
   T *weights;     /* found: how much of each side's first end */
-  T *value;       /* found: the similarity */
+  T *value;       /* found: the similarity; of both halves where it is symmetric */
 } FN(Problem);
 
 typedef struct {
@@ -216,15 +214,14 @@ TARGET static void FN(hardest_arcs)(const FN(Task) *task, int32_t g, int32_t h, 
   (void)task, (void)g, (void)h, (void)best; 
 }
 
-TARGET static void FN(keep)(const FN(Problem) *problem, int32_t g, int32_t h, int turned, const FN(Best) *best) {
-  int64_t at = turned ? (int64_t)problem->left.place[h] * problem->columns + problem->right.place[g]
-                      : (int64_t)problem->left.place[g] * problem->columns + problem->right.place[h];
-  const int32_t *a = turned ? best->right : best->left, *b = turned ? best->left : best->right;
+TARGET static void FN(keep)(const FN(Problem) *problem, int32_t g, int32_t h, const FN(Best) *best) {
+  int64_t at = (int64_t)g * problem->right.groups + h;
   int32_t *ends = problem->ends + 4 * at;
-  ends[0] = a[0], ends[1] = a[1], ends[2] = b[0], ends[3] = b[1];
-  problem->weights[2 * at] = turned ? best->right_weight : best->left_weight;
-  problem->weights[2 * at + 1] = turned ? best->left_weight : best->right_weight;
+  ends[0] = best->left[0], ends[1] = best->left[1], ends[2] = best->right[0], ends[3] = best->right[1];
+  problem->weights[2 * at] = best->left_weight;
+  problem->weights[2 * at + 1] = best->right_weight;
   problem->value[at] = best->value;
+  if (problem->symmetric) problem->value[(int64_t)h * problem->right.groups + g] = best->value;
 }
 
 /* Everything that group g of the left has to look for. Returns 0 where memory is out. */
@@ -244,8 +241,7 @@ TARGET static int FN(search_group)(void *of, int32_t g) {
     FN(Best) best;
     if (problem->rules.infinite) FN(hardest_arcs)(task, g, h, &best);
     else FN(hardest_pair)(task, g, h, row, &best);
-    FN(keep)(problem, g, h, 0, &best);
-    if (problem->symmetric) FN(keep)(problem, g, h, 1, &best);
+    FN(keep)(problem, g, h, &best);
   }
   free(row);
   return 1;
