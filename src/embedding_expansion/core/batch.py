@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.grouping import Classes, group
+from embedding_expansion.core.grouping import Classes, group, partners, positives
 from embedding_expansion.core.inputs import (
     Labels,
     as_batch,
@@ -48,7 +48,7 @@ class Batch:
         """The batch, or an error that says what cannot be used."""
         embeddings, labels = as_batch(embeddings, labels)
         past = as_past(past, embeddings)
-        if past is not None and not bool(past.any()):
+        if past is not None and not torch.compiler.is_compiling() and not bool(past.any()):
             past = None
         anchors = as_rows(rows, past, len(labels), labels.device)
         gallery, gallery_labels = as_reference(reference, reference_labels, embeddings, labels)
@@ -63,24 +63,38 @@ class Batch:
     @property
     def is_empty(self) -> bool:
         """Whether there is no anchor."""
-        return len(self.anchors) == 0
+        return not torch.compiler.is_compiling() and len(self.anchors) == 0
 
     @cached_property
     def classes(self) -> Classes:
         """The classes of the gallery."""
         return group(self.gallery_labels)
 
-    @cached_property
+    @property
     def of_anchor(self) -> Int[Tensor, " a"]:
         """The class of each anchor among those of the gallery; -1 where the gallery has none such."""
         if not self.has_reference:
             return self.classes.of_row[self.anchors]
         return self.classes.find(self.labels[self.anchors])
 
-    @cached_property
     def positives(self) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
-        """The rows of the gallery that are each anchor's positives."""
-        return self.classes.positives(self.of_anchor, None if self.has_reference else self.anchors)
+        """The rows of the gallery that are each anchor's positives, and which slots are used."""
+        anchors = None if self.has_reference else self.anchors
+        if torch.compiler.is_compiling():
+            index, mask = positives(self.gallery_labels, self.labels[self.anchors], anchors)
+            return index, mask
+        return self.classes.positives(self.of_anchor, anchors)
+
+    def partners(
+        self, index: Int[Tensor, "a p"], mask: Bool[Tensor, "a p"]
+    ) -> tuple[Int[Tensor, " m"], Int[Tensor, "a p"]]:
+        """The positives that are no anchors, once each, and which row of a table belongs to each positive.
+
+        The table's first rows are the anchors', those of the positives that are no anchors follow.
+        """
+        anchors = None if self.has_reference else self.anchors
+        missing, row = partners(index, mask, anchors, self.anchors.shape[0], self.gallery_labels.shape[0])
+        return missing, row
 
 
 def widened(embeddings: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:

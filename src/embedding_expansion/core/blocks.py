@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from embedding_expansion.core.pair_loss import PairLoss
 
 
-def terms_in_blocks(loss: PairLoss, batch: Batch, chunk: int) -> Terms:
+def terms_in_blocks(loss: PairLoss, batch: Batch, chunk: int) -> tuple[Terms, Tensor | None]:
     """What each anchor adds, computed for `chunk` anchors at a time and again in the backward pass.
 
-    Anchors of a class come together, since expansion looks at their class once a block.
+    Anchors of a class come together, since expansion looks at their class once a block. Also gives the mean of the
+    blocks' shares of synthetic points.
     """
     order = torch.argsort(batch.labels[batch.anchors], stable=True)
     blocks = torch.split(order, chunk)
@@ -44,8 +45,11 @@ def terms_in_blocks(loss: PairLoss, batch: Batch, chunk: int) -> Terms:
     def terms(part: Batch) -> tuple[Tensor, ...]:
         pairs, labels = loss.pairs(part)
         found = loss.terms(pairs, labels, statistic)
-        return found.total, found.weight
+        share = () if pairs.synthetic_share is None else (pairs.synthetic_share,)
+        return found.total, found.weight, *share
 
     parts = of_block(terms)
     back = torch.argsort(order)
-    return Terms(*(torch.cat([part[k] for part in parts], dim=1)[:, back] for k in (0, 1)))
+    total, weight = (torch.cat([part[k] for part in parts], dim=1)[:, back] for k in (0, 1))
+    shares = [share for part in parts for share in part[2:]]
+    return Terms(total, weight), torch.stack(shares).mean() if shares else None

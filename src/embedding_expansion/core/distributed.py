@@ -78,8 +78,9 @@ class DistributedLoss(nn.Module):
         parts = [torch.empty_like(labels) for _ in range(world)]
         dist.all_gather(parts, labels.contiguous())
         rows = torch.arange(b, device=labels.device) + b * dist.get_rank()
-        terms = self.loss.terms(*self.loss.table(_Gather.apply(embeddings), torch.cat(parts), rows=rows))
-        self.loss.note(terms)
+        pairs, anchor_labels = self.loss.table(_Gather.apply(embeddings), torch.cat(parts), rows=rows)
+        terms = self.loss.terms(pairs, anchor_labels)
+        self.loss.note(terms, pairs.synthetic_share)
         weight = terms.weight.sum(dim=1)
         dist.all_reduce(weight)
         return world * (terms.total.sum(dim=1) / torch.where(weight > 0, weight, 1)).sum()

@@ -72,10 +72,8 @@ class EmbeddingExpansion(PairLoss):
 
     def compare(self, batch: Batch) -> Pairs:
         """The expanded table."""
-        expanded = expand_batch(batch, self.expansion, partners=self.loss.reads_partner)
-        if self.statistics:
-            self.last_statistics["synthetic_share"] = expanded.synthetic_share()
-        return expanded.pairs
+        partners = self.loss.reads_partner
+        return expand_batch(batch, self.expansion, partners=partners, statistics=self.statistics)
 
     @property
     def has_statistic(self) -> bool:

@@ -171,4 +171,4 @@ def expand(
     """
     expansion = Expansion.checked(n, scope, normalize_synthetic, metric, max_segments)
     batch = Batch.checked(embeddings, labels, rows, past, reference, reference_labels)
-    return expand_batch(batch, expansion, partners=partners).pairs
+    return expand_batch(batch, expansion, partners=partners)

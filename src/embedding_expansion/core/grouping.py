@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import no_type_check
 
 import torch
 from jaxtyping import Bool, Int
@@ -66,3 +67,50 @@ def group(labels: Int[Tensor, " b"]) -> Classes:
     """Group the rows of a batch by label."""
     label, of_row, size = torch.unique(labels, return_inverse=True, return_counts=True)
     return Classes(label, of_row, torch.argsort(of_row, stable=True), size.cumsum(0) - size, size)
+
+
+@torch.library.custom_op("embedding_expansion::rows_where", mutates_args=())
+@no_type_check  # a checked function has no signature to read
+def rows_where(mask: Tensor) -> Tensor:
+    """The rows (k,) where a mask (b,) is true. An operator, since its size is that of no input.
+
+    Compiled code takes it that there is one such row at least.
+    """
+    return mask.nonzero().flatten()
+
+
+@rows_where.register_fake
+def _(mask):  # type: ignore[no-untyped-def]
+    return mask.new_empty(torch.library.get_ctx().new_dynamic_size(min=1), dtype=torch.int64)
+
+
+@torch.library.custom_op("embedding_expansion::positives", mutates_args=())
+@no_type_check  # a checked function has no signature to read
+def positives(of_gallery: Tensor, of_anchor: Tensor, anchors: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`Classes.positives` from labels, as an operator."""
+    classes = group(of_gallery)
+    found = classes.of_row[anchors] if anchors is not None else classes.find(of_anchor)
+    return classes.positives(found, anchors)
+
+
+@positives.register_fake
+def _(of_gallery, of_anchor, anchors):  # type: ignore[no-untyped-def]
+    shape = of_anchor.shape[0], torch.library.get_ctx().new_dynamic_size(min=1)
+    return of_anchor.new_empty(shape), of_anchor.new_empty(shape, dtype=torch.bool)
+
+
+@torch.library.custom_op("embedding_expansion::partners", mutates_args=())
+@no_type_check  # a checked function has no signature to read
+def partners(index: Tensor, mask: Tensor, anchors: Tensor | None, a: int, g: int) -> tuple[Tensor, Tensor]:
+    """See `Batch.partners`."""
+    row_of = index.new_full((g,), -1)
+    if anchors is not None:
+        row_of[anchors] = torch.arange(a, device=index.device)
+    missing = torch.unique(index[mask & (row_of[index] < 0)])
+    row_of[missing] = torch.arange(len(missing), device=index.device) + a
+    return missing, row_of[index]
+
+
+@partners.register_fake
+def _(index, mask, anchors, a, g):  # type: ignore[no-untyped-def]
+    return index.new_empty(torch.library.get_ctx().new_dynamic_size()), torch.empty_like(index)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from embedding_expansion.core.grouping import rows_where
 from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
 
 Labels: TypeAlias = Int[Tensor, " b"] | Sequence[int] | Any  # `Any`: NumPy's integers, without importing NumPy
@@ -103,7 +104,7 @@ def as_rows(rows: Int[Tensor, " a"] | None, past: Bool[Tensor, " b"] | None, b: 
     """Which rows are anchors: those given, by default all that are not past."""
     if rows is None:
         everything = torch.arange(b, device=device)
-        return everything if past is None else everything[~past]
+        return everything if past is None else rows_where(~past)
     if not isinstance(rows, Tensor) or rows.dim() != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
         raise InvalidInput("rows must be a 1-D tensor of row numbers; for a mask pass mask.nonzero().flatten()")
     rows = rows.to(device).long()

@@ -6,8 +6,9 @@ of the two sides: with W the weights, the expanded table is W G W^T. No point is
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,8 +16,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from embedding_expansion.core import native, table_search
+from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.inputs import check_unit
+from embedding_expansion.core.plan import Plan, plan_of
 from embedding_expansion.core.problem import Found, Problem, Rules
-from embedding_expansion.core.sides import Side
+from embedding_expansion.core.sides import Scope
 
 
 @dataclass(frozen=True)
@@ -37,66 +41,142 @@ def search(problem: Problem) -> Found:
     return native.search(problem) if native.takes(problem.product) else table_search.search(problem)
 
 
-class Winning(torch.autograd.Function):
-    """The similarity of every hardest pair, its winner held fixed, and the product's entries at the positives.
+class Mined(NamedTuple):
+    """What an expanded table is read off: shapes and meanings as in `Plan` and `Found`."""
 
-    Keeps the winners and nothing that grows with the number of points. Once differentiable.
+    products: Float[Tensor, "a p"]  # of the positives
+    value: Float[Tensor, "g h"]  # of the hardest pairs
+    positives: Int[Tensor, "a p"]
+    positive_mask: Bool[Tensor, "a p"]
+    negative_mask: Bool[Tensor, "r c"]
+    partner: Int[Tensor, "a p"] | None
+    groups: Int[Tensor, " r"] | None
+    order: Int[Tensor, " c"] | None
+    synthetic_share: Float[Tensor, ""] | None
+
+
+def mine(
+    batch: Batch, rules: Rules, scope: Scope, max_segments: int | None, *, partners: bool, statistics: bool
+) -> Mined:
+    """Plan and search of a batch with anchors; the share of synthetic points only with `statistics`."""
+    plan = plan_of(batch, scope, max_segments, partners=partners)
+    gallery = batch.gallery if batch.has_reference else None
+    products, value, ends, weights = Winning.apply(batch.embeddings, gallery, plan, rules)
+    share = synthetic_share(plan, Found(ends, weights, value, half=plan.symmetric)) if statistics else None
+    masks = plan.positives, plan.positive_mask, plan.negative_mask
+    return Mined(products, value, *masks, plan.partner, plan.groups, plan.order, share)
+
+
+def find(
+    embeddings: Float[Tensor, "b d"], gallery: Float[Tensor, "g d"] | None, plan: Plan, rules: Rules
+) -> tuple[Float[Tensor, "a p"], Found]:
+    """The inner products of the positives, and the hardest pairs; without a gallery the batch is its own.
+
+    Raises:
+        InvalidInput: if there are infinitely many points on arcs, and rows are not unit vectors.
+    """
+    if rules.normalize and math.isinf(rules.n):
+        check_unit(embeddings)
+        if gallery is not None:
+            check_unit(gallery)
+    left, right = plan.left, plan.right
+    with torch.autocast(embeddings.device.type, enabled=False):
+        x = embeddings[left.rows]
+        y = x if plan.same_rows else (embeddings if gallery is None else gallery)[right.rows]
+        product = x @ y.T
+        found = search(Problem(product, left, right, *_own(plan, x, y, product), rules, plan.symmetric))
+    return product.flatten()[plan.positives_at], found
+
+
+def _own(plan: Plan, x: Tensor, y: Tensor, product: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The inner products of every group of either side with itself."""
+    if plan.same_rows and product is not None:
+        left = product.flatten()[plan.left.own_index(product.shape[1])]
+        return left, left if plan.symmetric else product.flatten()[plan.right.own_index(product.shape[1])]
+    left = plan.left.own_products(x)
+    return left, left if plan.symmetric else plan.right.own_products(y)
+
+
+def gradient(
+    embeddings: Float[Tensor, "b d"],
+    gallery: Float[Tensor, "g d"] | None,
+    plan: Plan,
+    rules: Rules,
+    found: Found,
+    of_positives: Float[Tensor, "a p"],
+    of_value: Float[Tensor, "g h"],
+) -> tuple[Float[Tensor, "b d"], Float[Tensor, "g d"] | None]:
+    """What `find` passes back to the embeddings and the gallery, the winners held fixed.
+
+    Nothing that `find` has computed is kept for it but the winners: what a group's inner products with itself are is
+    computed again.
+    """
+    left, right = plan.left, plan.right
+    with torch.autocast(embeddings.device.type, enabled=False):
+        x = embeddings[left.rows]
+        y = x if plan.same_rows else (embeddings if gallery is None else gallery)[right.rows]
+        to_product = x.new_zeros(len(x), len(y))
+        problem = Problem(to_product, left, right, *_own(plan, x, y, None), rules, plan.symmetric)
+        pass_back = native.pass_back if native.takes(to_product) else table_search.pass_back
+        to_left_own, to_right_own = pass_back(problem, found, of_value.contiguous())
+        to_product.view(-1).index_add_(0, plan.positives_at.flatten(), of_positives.flatten())
+        if plan.same_rows:
+            for side, to_own in ((left, to_left_own), (right, to_right_own)):
+                to_product.view(-1).index_add_(0, side.own_index(len(y)), to_own)
+            return torch.zeros_like(embeddings).index_copy_(0, left.rows, (to_product + to_product.T) @ x), None
+        to_embeddings = torch.zeros_like(embeddings)
+        to_gallery = to_embeddings if gallery is None else torch.zeros_like(gallery)
+        to_embeddings.index_add_(0, left.rows, to_product @ y + left.own_products_back(to_left_own, x))
+        to_gallery.index_add_(0, right.rows, to_product.T @ x + right.own_products_back(to_right_own, y))
+    return to_embeddings, None if gallery is None else to_gallery
+
+
+class Winning(torch.autograd.Function):
+    """`find` with its gradient. Keeps the winners and nothing that grows with the number of points.
+
+    Once differentiable.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        product: Tensor,
-        left_own: Tensor | None,
-        right_own: Tensor | None,
-        positives: Tensor,
-        left: Side,
-        right: Side,
-        rules: Rules,
-        symmetric: bool,
+        ctx: Any, embeddings: Tensor, gallery: Tensor | None, plan: Plan, rules: Rules
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The values (l, c), the positives' entries, and the winners' ends and weights."""
-        own_index = None
-        if left_own is None or right_own is None:  # both sides hold the same rows: the product has their norms
-            stride = product.shape[1]
-            own_index = left.own_index(stride), right.own_index(stride)
-            left_own, right_own = (product.flatten()[index] for index in own_index)
-        problem = Problem(product, left, right, left_own, right_own, rules, symmetric)
-        found = search(problem)
-        ctx.save_for_backward(left_own, right_own, positives, found.ends, found.weights, found.value)
-        ctx.about = product.shape, own_index, left, right, rules, symmetric
+        """The positives' inner products, the hardest pairs' values, ends and weights."""
+        products, found = find(embeddings, gallery, plan, rules)
+        ctx.save_for_backward(embeddings, gallery, found.ends, found.weights, found.value)
+        ctx.plan, ctx.rules = plan, rules
         ctx.mark_non_differentiable(found.ends, found.weights)
         ctx.set_materialize_grads(False)
-        return found.value, product.flatten()[positives], found.ends, found.weights
+        return products, found.value, found.ends, found.weights
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor | None, of_positives: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        """What the winners' ends and the positives get."""
-        left_own, right_own, positives, ends, weights, value = ctx.saved_tensors
-        shape, own_index, left, right, rules, symmetric = ctx.about
-        to_product = torch.zeros(shape, dtype=value.dtype, device=value.device)
-        gradient = torch.zeros_like(value) if gradient is None else gradient.contiguous()
-        problem = Problem(to_product, left, right, left_own, right_own, rules, symmetric)
-        pass_back = native.pass_back if native.takes(to_product) else table_search.pass_back
-        to_left, to_right = pass_back(problem, Found(ends, weights, value, symmetric), gradient)
-        flat = to_product.view(-1)
-        if of_positives is not None:
-            flat.index_add_(0, positives.flatten(), of_positives.flatten())
-        if own_index is None:
-            return to_product, to_left, to_right, None, None, None, None, None
-        for index, part in zip(own_index, (to_left, to_right), strict=True):
-            flat.index_add_(0, index, part)
-        return to_product, None, None, None, None, None, None, None
+    def backward(ctx: Any, of_positives: Tensor | None, of_value: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        """What the rows of the winners and of the positives get."""
+        embeddings, gallery, ends, weights, value = ctx.saved_tensors
+        found = Found(ends, weights, value, half=ctx.plan.symmetric)
+        of_value = torch.zeros_like(value) if of_value is None else of_value
+        if of_positives is None:
+            of_positives = value.new_zeros(ctx.plan.positives_at.shape)
+        return *gradient(embeddings, gallery, ctx.plan, ctx.rules, found, of_positives, of_value), None, None
 
 
-def winners_of(found: Found, left: Side, right: Side, order: Int[Tensor, " l"]) -> Winners:
-    """The winners in rows of the batch: of the left's groups in this order, of the right's in that of their classes."""
-    found = found.whole()
+def winners_of(plan: Plan, found: Found) -> Winners:
+    """The winners in rows of the batch, class by class, or in anchor scope row by class."""
+    left, right, found = plan.left, plan.right, found.whole()
     sides = []
     for k, (side, shape) in enumerate(((left, (-1, 1, 1)), (right, (1, -1, 1)))):
         sides.append(side.rows[side.member[side.first.view(shape) + found.ends[..., 2 * k : 2 * k + 2]]])
-    at = order[:, None], torch.argsort(right.label)
+    rows = torch.arange(len(left.label), device=left.label.device) if plan.groups is None else left.label.argsort()
+    at = rows[:, None], right.label.argsort()
     first_weight = found.weights[at][..., None]
     weights = torch.cat([first_weight, 1 - first_weight], dim=-1)
     return Winners(torch.stack(sides, dim=2)[at], weights, found.is_synthetic[at])
+
+
+def synthetic_share(plan: Plan, found: Found) -> Float[Tensor, ""]:
+    """The share of synthetic points among the points of the selected pairs."""
+    different = plan.left.label[:, None] != plan.right.label
+    if found.half:
+        different = different.triu()
+    return (found.is_synthetic & different[..., None]).sum() / (2 * different.sum()).clamp(min=1)

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from embedding_expansion.core.batch import Batch, widened
 from embedding_expansion.core.blocks import terms_in_blocks
+from embedding_expansion.core.grouping import rows_where
 from embedding_expansion.core.inputs import (
     Labels,
     as_batch,
@@ -156,8 +157,12 @@ class PairLoss(nn.Module):
     ) -> Float[Tensor, ""] | Terms:
         """The loss of a batch; `rows`, `past`, `reference` and `reference_labels` as in `compare`."""
         batch = self.batch(embeddings, labels, rows, past, reference, reference_labels)
-        terms = terms_in_blocks(self, batch, self.chunk) if self.chunk is not None else self.terms(*self.pairs(batch))
-        self.note(terms)
+        if self.chunk is None:
+            pairs, anchor_labels = self.pairs(batch)
+            terms, synthetic_share = self.terms(pairs, anchor_labels), pairs.synthetic_share
+        else:
+            terms, synthetic_share = terms_in_blocks(self, batch, self.chunk)
+        self.note(terms, synthetic_share)
         return terms.mean() if self.reduction == "mean" else terms
 
     @validates
@@ -192,7 +197,7 @@ class PairLoss(nn.Module):
         if reference is not None or reference_labels is not None:
             reference, reference_labels = as_reference(reference, reference_labels, embeddings, labels)
             if self.ignore_index is not None:
-                keep = reference_labels != self.ignore_index
+                keep = rows_where(reference_labels != self.ignore_index)
                 reference, reference_labels = reference[keep], reference_labels[keep]
         _warn_if_degenerate(labels, past, reference_labels)
         embeddings = self._prepared(embeddings)
@@ -241,12 +246,14 @@ class PairLoss(nn.Module):
         statistic = self.batch_statistic(pairs) if statistic is None else statistic
         return type(self).function(pairs, **self.parameters_of_function, statistic=statistic)
 
-    def note(self, terms: Terms) -> None:
+    def note(self, terms: Terms, synthetic_share: Float[Tensor, ""] | None) -> None:
         """Keep figures of the batch in `last_statistics`, where they were asked for."""
         if self.statistics:
             counts = terms.weight.detach() > 0
             active = (terms.total.detach() > 0) & counts
             self.last_statistics["active_share"] = active.sum() / counts.sum().clamp(min=1)
+            if synthetic_share is not None:
+                self.last_statistics["synthetic_share"] = synthetic_share
 
     def extra_repr(self) -> str:
         """The parameters, as they were resolved."""
@@ -263,8 +270,9 @@ def _without(
     keep = labels != ignored
     if rows is not None:
         rows = as_rows(rows, past, len(labels), labels.device)
-        rows = (keep.cumsum(0) - 1)[rows[keep[rows]]]
-    return embeddings[keep], labels[keep], rows, None if past is None else past[keep]
+        rows = (keep.cumsum(0) - 1)[rows[rows_where(keep[rows])]]
+    kept = rows_where(keep)
+    return embeddings[kept], labels[kept], rows, None if past is None else past[kept]
 
 
 def _warn_if_degenerate(

@@ -31,6 +31,7 @@ class Pairs:
     negative_mask: Bool[Tensor, "r m"]
     partner: Int[Tensor, "a p"] | None  # the row of `negative` that belongs to that positive
     per_class: bool  # the negatives belong to the anchor's class: its anchors share them
+    synthetic_share: Float[Tensor, ""] | None = None  # of synthetic points in the selected pairs, where asked for
 
 
 class _Gram(torch.autograd.Function):
@@ -66,28 +67,6 @@ def as_similarity(
 ) -> Float[Tensor, "*t"]:
     """An inner product as the metric's similarity, given the squared norms of the two points."""
     return product if metric == "inner" else product + (1 - (left + right) / 2)
-
-
-def _with_partners(
-    batch: Batch, *, partners: bool
-) -> tuple[Float[Tensor, "r d"], Int[Tensor, " r"], Int[Tensor, "a p"] | None]:
-    """The rows whose negatives are needed, their classes, and the row of each positive's.
-
-    These are the anchors and, for losses that read them, those positives that are no anchors.
-    """
-    anchors = batch.embeddings if batch.every_row else batch.embeddings[batch.anchors]
-    if not partners:
-        return anchors, batch.of_anchor, None
-    index, mask = batch.positives
-    row_of = torch.full_like(batch.classes.of_row, -1)
-    if not batch.has_reference:
-        row_of[batch.anchors] = torch.arange(len(anchors), device=row_of.device)
-    missing = torch.unique(index[mask & (row_of[index] < 0)])
-    if len(missing) == 0:
-        return anchors, batch.of_anchor, row_of[index]
-    row_of[missing] = torch.arange(len(anchors), len(anchors) + len(missing), device=row_of.device)
-    needed = torch.cat([anchors, batch.gallery[missing]])
-    return needed, torch.cat([batch.of_anchor, batch.classes.of_row[missing]]), row_of[index]
 
 
 @validates
@@ -142,15 +121,21 @@ def compare_batch(batch: Batch, metric: Metric, *, partners: bool) -> Pairs:
     """`compare` of a batch that is checked."""
     if batch.is_empty:
         return nothing_to_compare(batch.embeddings)
-    index, mask = batch.positives
-    needed, of_needed, partner = _with_partners(batch, partners=partners)
+    index, mask = batch.positives()
+    needed = batch.embeddings if batch.every_row else batch.embeddings[batch.anchors]
+    of_needed, partner = batch.labels[batch.anchors], None
+    if partners:
+        missing, partner = batch.partners(index, mask)
+        if torch.compiler.is_compiling() or len(missing):
+            needed = torch.cat([needed, batch.gallery[missing]])
+            of_needed = torch.cat([of_needed, batch.gallery_labels[missing]])
     product = inner_products(needed, batch.gallery)
     similarity = as_similarity(product, squared_norms(needed)[:, None], squared_norms(batch.gallery), metric)
     return Pairs(
         positive=similarity[: len(index)].gather(1, index),
         positive_mask=mask,
         negative=similarity,
-        negative_mask=of_needed[:, None] != batch.classes.of_row,
+        negative_mask=of_needed[:, None] != batch.gallery_labels,
         partner=partner,
         per_class=False,
     )

@@ -87,6 +87,17 @@ class Side:
             parts.append((of_group @ of_group.mT).flatten())
         return torch.cat(parts)
 
+    def own_products_back(self, gradient: Float[Tensor, " o"], embeddings: Float[Tensor, "s d"]) -> Tensor:
+        """What these pass back to the rows' embeddings, (s, d)."""
+        result, at = torch.zeros_like(embeddings), 0
+        for groups, members, k, _ in self.buckets():
+            count = groups.stop - groups.start
+            of_products = gradient[at : at + count * k * k].view(count, k, k)
+            of_group = embeddings[self.member[members]].reshape(count, k, -1)
+            result.index_add_(0, self.member[members], ((of_products + of_products.mT) @ of_group).flatten(0, 1))
+            at += count * k * k
+        return result
+
 
 def interpolated(
     segments: Int[Tensor, "s 2"], n: int, dtype: torch.dtype

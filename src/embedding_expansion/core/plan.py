@@ -1,0 +1,106 @@
+"""What is compared with what in an expanded table: told by the labels alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.grouping import group
+from embedding_expansion.core.sides import Scope, Side, anchor_side, check_paired, class_side, some_classes
+from embedding_expansion.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The two sides of the search, and how a table is read off what it finds."""
+
+    left: Side
+    right: Side
+    positives: Int[Tensor, "a p"]  # rows of the gallery
+    positive_mask: Bool[Tensor, "a p"]
+    positives_at: Int[Tensor, "a p"]  # where they stand in the flattened product of the sides' rows
+    negative_mask: Bool[Tensor, "r c"]
+    partner: Int[Tensor, "a p"] | None  # as in Pairs
+    groups: Int[Tensor, " r"] | None  # the left's group of every row of the table; None: as they are
+    order: Int[Tensor, " c"] | None  # the right's groups in the order of their classes; None: as they are
+
+    @property
+    def same_rows(self) -> bool:
+        """Whether the same rows stand on both sides, so that their product holds their squared norms."""
+        return self.left.rows is self.right.rows
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the pair (h, g) is that of (g, h) turned round."""
+        return self.left is self.right
+
+
+def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: bool) -> Plan:
+    """The plan of a batch with anchors; `partners` as in `expand`.
+
+    Raises:
+        InvalidInput: if the batch cannot be expanded by anchor.
+    """
+    if scope == "anchor":
+        _check_by_anchor(batch, partners=partners)
+    index, mask = batch.positives()
+    needed, of_needed, partner = batch.anchors, batch.of_anchor, None
+    if partners and scope == "anchor":
+        missing, partner = batch.partners(index, mask)
+        needed = torch.cat([batch.anchors, missing])
+        of_needed = batch.classes.of_row[needed]
+    right = class_side(batch.classes, scope=scope, max_segments=max_segments)
+    left, groups = _left(batch, scope, max_segments, right, needed)
+    return Plan(
+        left=left,
+        right=right,
+        positives=index,
+        positive_mask=mask,
+        positives_at=_place(left.rows, len(batch.labels))[batch.anchors][:, None] * len(right.rows)
+        + _place(right.rows, len(batch.gallery_labels))[index],
+        negative_mask=of_needed[:, None] != torch.arange(len(batch.classes.label), device=of_needed.device),
+        partner=partner,
+        groups=groups,
+        order=torch.argsort(right.label) if len(right.segments) > 1 else None,  # groups of several sizes stand by size
+    )
+
+
+def _check_by_anchor(batch: Batch, *, partners: bool) -> None:
+    check_paired(batch.labels)
+    if batch.has_reference:
+        check_paired(batch.gallery_labels)
+        if partners:
+            raise InvalidInput(
+                "a loss that reads both ends of a positive pair cannot be expanded by anchor against a reference; "
+                "use scope='class_pair'"
+            )
+
+
+def _left(
+    batch: Batch, scope: Scope, max_segments: int | None, right: Side, needed: Int[Tensor, " r"]
+) -> tuple[Side, Int[Tensor, " r"] | None]:
+    """The anchors' side, and its group that each anchor belongs to (None: each to its own)."""
+    classes = group(batch.labels) if batch.has_reference else batch.classes
+    if scope == "anchor":
+        every_row = right.rows if len(needed) == len(batch.labels) and not batch.has_reference else None
+        side = anchor_side(classes, needed, every_row)
+        return (replace(side, label=batch.of_anchor) if batch.has_reference else side), None
+    whole = class_side(classes, scope=scope, max_segments=max_segments) if batch.has_reference else right
+    of_anchor = classes.of_row[needed]
+    chosen = torch.zeros_like(classes.label, dtype=torch.bool).index_fill_(0, of_anchor, True)
+    left = some_classes(whole, chosen, batch.past)
+    groups = _place(left.label, len(classes.label))[of_anchor]
+    if batch.has_reference:
+        left = replace(left, label=batch.classes.find(classes.label)[left.label])
+    return left, groups
+
+
+def _place(members: Int[Tensor, " s"], total: int) -> Int[Tensor, " b"]:
+    """Where each of `total` numbers stands among the members."""
+    place = members.new_zeros(total)
+    place[members] = torch.arange(len(members), device=members.device)
+    return place
