@@ -14,7 +14,6 @@ from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.inputs import Labels, as_count, as_limit, as_past, check_name, validates
 from embedding_expansion.core.mining import Winners
 from embedding_expansion.core.pairs import (
-    METRICS,
     Metric,
     Pairs,
     as_similarity,
@@ -25,6 +24,8 @@ from embedding_expansion.core.plan import plan_of
 from embedding_expansion.core.problem import Rules
 from embedding_expansion.core.sides import SCOPES, Scope
 from embedding_expansion.errors import InvalidInput
+
+EXPANDABLE: tuple[Metric, ...] = ("euclidean", "inner")  # in which a similarity is told by inner products
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Expansion:
     ) -> Expansion:
         """The options, or an error that says which cannot be used."""
         check_name("scope", scope, SCOPES)
-        check_name("metric", metric, METRICS)
+        check_name("metric", metric, EXPANDABLE)
         if as_count(n) == math.inf:
             raise InvalidInput("n is inf, which is not there yet; pass a whole number, e.g. 8")
         return cls(as_count(n), scope, normalize_synthetic, metric, as_limit("max_segments", max_segments))

@@ -108,7 +108,7 @@ def partners(index: Tensor, mask: Tensor, anchors: Tensor | None, a: int, g: int
         row_of[anchors] = torch.arange(a, device=index.device)
     missing = torch.unique(index[mask & (row_of[index] < 0)])
     row_of[missing] = torch.arange(len(missing), device=index.device) + a
-    return missing, row_of[index]
+    return missing, row_of[index].clamp(min=0)  # slots that are not used name some row
 
 
 @partners.register_fake

@@ -190,3 +190,15 @@ def check_name(kind: str, given: str, known: Iterable[str]) -> None:
     known = tuple(known)
     if given not in known:
         raise UnknownName(kind, given, known)
+
+
+def check_classes(labels: Int[Tensor, " b"], num_classes: int, name: str) -> None:
+    """Raise InvalidInput unless labels are 0 to num_classes - 1; `name` is the option that says how many."""
+    if torch.compiler.is_compiling() or len(labels) == 0:
+        return
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= num_classes:
+        raise InvalidInput(
+            f"labels run from {lowest} to {highest}, but {name} is {num_classes}; number the classes from 0 to "
+            f"{num_classes - 1}"
+        )

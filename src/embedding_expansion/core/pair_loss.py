@@ -113,8 +113,10 @@ class PairLoss(nn.Module):
         cls.metric, cls.reads_partner, cls.positive, cls.monotone = metric, reads_partner, positive, monotone
         cls.statistic = None if statistic is None else staticmethod(statistic)
         cls.not_expandable = not_expandable
-        parameters = [*parameters_of(function).values(), *OPTIONS]
-        cls.__signature__ = inspect.Signature(parameters)
+        own = inspect.signature(cls.__init__).parameters.values()
+        known = {option.name for option in OPTIONS}
+        more = [p for p in own if p.kind is p.KEYWORD_ONLY and p.name not in known]
+        cls.__signature__ = inspect.Signature([*parameters_of(function).values(), *more, *OPTIONS])
 
     @validates
     def __init__(

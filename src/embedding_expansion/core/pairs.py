@@ -13,8 +13,11 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.inputs import Labels, check_name, validates
 
-Metric: TypeAlias = Literal["euclidean", "inner"]
-METRICS: tuple[Metric, ...] = ("euclidean", "inner")
+Metric: TypeAlias = Literal["euclidean", "inner", "snr"]
+METRICS: tuple[Metric, ...] = ("euclidean", "inner", "snr")
+
+
+SILENCE = 1e-12  # the least variance of an anchor's coordinates, times their number
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Pairs:
     """The similarities of a batch: a anchors, p slots for positives, m negatives. Larger is closer.
 
     With the metric "inner" an entry is the inner product, with "euclidean" 1 - d^2/2 of the distance d; for unit
-    vectors these are the same. Masked entries are finite and mean nothing.
+    vectors these are the same. With "snr" it is 1 - d/2 of the signal-to-noise distance d. Masked entries are finite
+    and mean nothing.
     """
 
     positive: Float[Tensor, "a p"]  # anchor i against its positives; p is the most that any anchor has, at least 1
@@ -66,6 +70,8 @@ def as_similarity(
     product: Float[Tensor, "*t"], left: Float[Tensor, "*#t"], right: Float[Tensor, "*#t"], metric: Metric
 ) -> Float[Tensor, "*t"]:
     """An inner product as the metric's similarity, given the squared norms of the two points."""
+    if metric == "snr":
+        return 1 - (left + right - 2 * product) / (2 * left.clamp(min=SILENCE))
     return product if metric == "inner" else product + (1 - (left + right) / 2)
 
 
@@ -86,7 +92,8 @@ def compare(
     Args:
         embeddings: (b, d), floating, taken as they are; half precision is compared in float32.
         labels: (b,), whole numbers: a tensor, a list or an array.
-        metric: what a similarity is: "euclidean", 1 - d^2/2, or "inner", the inner product.
+        metric: what a similarity is: "euclidean", 1 - d^2/2, "inner", the inner product, or "snr", 1 - d/2 of the
+            signal-to-noise distance d, the variance of the difference over the anchor's (over coordinates).
         rows: (a,), the rows that are anchors; all that are not past by default.
         past: (b,), marks rows that come from a memory: positives and negatives, never anchors.
         reference: (g, d), rows to compare the anchors with instead of the batch's own (another model's, another
@@ -129,8 +136,11 @@ def compare_batch(batch: Batch, metric: Metric, *, partners: bool) -> Pairs:
         if torch.compiler.is_compiling() or len(missing):
             needed = torch.cat([needed, batch.gallery[missing]])
             of_needed = torch.cat([of_needed, batch.gallery_labels[missing]])
-    product = inner_products(needed, batch.gallery)
-    similarity = as_similarity(product, squared_norms(needed)[:, None], squared_norms(batch.gallery), metric)
+    gallery = batch.gallery
+    if metric == "snr":  # a row's variance over its coordinates is its squared norm about their mean
+        needed, gallery = (rows - rows.mean(dim=1, keepdim=True) for rows in (needed, gallery))
+    product = inner_products(needed, gallery)
+    similarity = as_similarity(product, squared_norms(needed)[:, None], squared_norms(gallery), metric)
     return Pairs(
         positive=similarity[: len(index)].gather(1, index),
         positive_mask=mask,

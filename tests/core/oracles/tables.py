@@ -22,6 +22,8 @@ from ..explicit import Point, points_of_class, points_of_paired_class, points_of
 def similarity(p: Tensor, q: Tensor, metric: str) -> Tensor:
     if metric == "inner":
         return (p * q).sum()
+    if metric == "snr":
+        return 1 - (p - q).var(correction=0) / p.var(correction=0) / 2
     return 1 - ((p - q) ** 2).sum() / 2
 
 

@@ -1,4 +1,4 @@
-"""Losses of logarithms of sums of exponentials: N-pair, lifted structure, multi-similarity.
+"""Losses of logarithms of sums of exponentials: N-pair, lifted structure and its general form, multi-similarity.
 
 Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anchor's positives and negatives.
 """
@@ -69,6 +69,29 @@ def lifted_structure(pairs: Pairs, margin: float = 1.0) -> Terms:
     return Terms(masked_sum(term, pairs.positive_mask)[None], positive_pairs(pairs))
 
 
+def generalized_lifted_structure(pairs: Pairs, margin: float = 1.0, positive_margin: float = 0.0) -> Terms:
+    """Generalised lifted structure loss: mean over anchors of a hinge of all positives against all negatives.
+
+        [log sum over P_i of exp(d_ij - positive_margin) + log sum over N_i of exp(margin - d_ik)]_+
+
+    Args:
+        pairs: from `compare` or `expand`, metric "euclidean".
+        margin: distance that negatives should keep.
+        positive_margin: distance that positives may keep; 0 in the paper.
+
+    Returns:
+        Terms (1, a), weight 1 for every anchor with a positive and a negative.
+
+    Source: Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, section 2
+    (L_LG). Differs from the source: nothing.
+    """
+    negative, negative_mask = negatives_of_anchors(pairs)
+    pull = masked_logsumexp(distance(pairs.positive) - positive_margin, pairs.positive_mask)
+    push = masked_logsumexp(margin - distance(negative), negative_mask)
+    counts = pairs.positive_mask.any(dim=1) & negative_mask.any(dim=1)
+    return Terms(functional.relu(torch.where(counts, pull + push, 0))[None], counts.to(pull.dtype)[None])
+
+
 def multi_similarity(pairs: Pairs, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5) -> Terms:
     """Multi-similarity loss: the mean over anchors of a soft pull and a soft push around a base similarity.
 
@@ -85,7 +108,7 @@ def multi_similarity(pairs: Pairs, alpha: float = 2.0, beta: float = 50.0, base:
         Terms (1, a), weight 1 for every anchor, also one without positives or negatives.
 
     Source: Wang et al., "Multi-Similarity Loss with General Pair Weighting", CVPR 2019, equation 15. Differs from the
-    source: no pair mining here.
+    source: no pair mining here; for that give the module the miner `MultiSimilarityMiner`.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     pull = functional.softplus(masked_logsumexp(-alpha * (pairs.positive - base), pairs.positive_mask)) / alpha

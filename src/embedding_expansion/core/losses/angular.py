@@ -1,0 +1,86 @@
+"""Angular loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, no_type_check
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.terms import NOTHING, Terms, masked_logsumexp, masked_sum, positive_pairs
+from embedding_expansion.errors import InvalidInput
+
+
+def angular(pairs: Pairs, angle: float = 45.0) -> Terms:
+    """Angular loss: 1/|P| sum over P of log(1 + sum over N_i of exp(4 t (s_ik + s_jk) - 2 (1 + t) s_ij)).
+
+    t is the squared tangent of the angle. Where the negatives belong to the class (`pairs.per_class`, expansion in
+    class-pair scope), both ends of a positive pair share them: s_jk = s_ik.
+
+    Args:
+        pairs: from `compare` or `expand` with partners, metric "inner".
+        angle: the most that the triangle of a negative and the two ends may have at the negative, in degrees.
+
+    Returns:
+        Terms (1, a), weighing the positive pairs of each anchor; an anchor without negatives adds 0 to them.
+
+    Raises:
+        InvalidInput: if the pairs hold no partners and are not per class.
+
+    Source: Wang et al., "Deep Metric Learning with Angular Loss", ICCV 2017, equation 8. Differs from the source: every
+    other point is a negative, not one per class.
+    """
+    tangent = math.tan(math.radians(angle)) ** 2
+    if pairs.per_class:
+        a = len(pairs.positive)
+        against = masked_logsumexp(8 * tangent * pairs.negative[:a], pairs.negative_mask[:a])[:, None]
+    elif pairs.partner is None:
+        raise InvalidInput("angular needs both ends' negatives; make the pairs with partners=True")
+    else:
+        rows = torch.where(pairs.negative_mask, 4 * tangent * pairs.negative, NOTHING)
+        against = _sums_of_both_ends(rows, pairs.partner)
+    term = functional.softplus(against - 2 * (1 + tangent) * pairs.positive)
+    return Terms(masked_sum(term, pairs.positive_mask)[None], positive_pairs(pairs))
+
+
+@torch.library.custom_op("embedding_expansion::sums_of_both_ends", mutates_args=())
+@no_type_check  # a checked function has no signature to read
+def _sums_of_both_ends(rows: Tensor, partner: Tensor) -> Tensor:
+    """Log sum over k of exp(rows[i, k] + rows[partner[i, j], k]), (a, p), one slot at a time: no table of triplets."""
+    mine = rows[: len(partner)]
+    return torch.stack([(mine + rows[partner[:, j]]).logsumexp(dim=1) for j in range(partner.shape[1])], dim=1)
+
+
+@_sums_of_both_ends.register_fake
+def _(rows, partner):  # type: ignore[no-untyped-def]
+    return rows.new_empty(partner.shape)
+
+
+@torch.library.custom_op("embedding_expansion::sums_of_both_ends_back", mutates_args=())
+@no_type_check
+def _back(gradient: Tensor, rows: Tensor, partner: Tensor) -> Tensor:
+    mine, result = rows[: len(partner)], torch.zeros_like(rows)
+    for j in range(partner.shape[1]):
+        share = (mine + rows[partner[:, j]]).softmax(dim=1) * gradient[:, j, None]
+        result[: len(partner)] += share
+        result.index_add_(0, partner[:, j], share)
+    return result
+
+
+@_back.register_fake
+def _(gradient, rows, partner):  # type: ignore[no-untyped-def]
+    return torch.empty_like(rows)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _pass_back(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return _back(gradient, *ctx.saved_tensors), None
+
+
+_sums_of_both_ends.register_autograd(_pass_back, setup_context=_keep)

@@ -1,0 +1,118 @@
+"""Losses that stand for a measure of the ranking: FastAP, SmoothAP, Recall@K.
+
+Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anchor's positives and negatives.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from embedding_expansion.core.losses.pairwise import sum_over_negatives
+from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.terms import Terms, masked_sum, negatives_of_anchors, squared_distance
+
+FURTHEST = 4.0  # the squared distance of opposite unit vectors
+
+
+def fast_ap(pairs: Pairs, bins: int = 10) -> Terms:
+    """FastAP: the mean over anchors of 1 - 1/|P_i| sum over r of h+_r H+_r / H_r, average precision on a histogram.
+
+    h+ is the soft histogram of the squared distances to the positives, H+ its running sum, H that of all.
+
+    Args:
+        pairs: from `compare` or `expand`, metric "euclidean", of unit vectors.
+        bins: how many, between squared distances of 0 and 4; every distance is shared between its two nearest edges.
+
+    Returns:
+        Terms (1, a), weight 1 for every anchor with a positive.
+
+    Source: Cakir et al., "Deep Metric Learning to Rank", CVPR 2019, equations 8 to 10. Differs from the source:
+    anchors without positives are left out of the mean.
+    """
+    negative, negative_mask = negatives_of_anchors(pairs)
+    positives = _histogram(squared_distance(pairs.positive), pairs.positive_mask, bins)
+    above = positives.cumsum(dim=1)
+    everything = above + _histogram(squared_distance(negative), negative_mask, bins).cumsum(dim=1)
+    precision = above / torch.where(everything > 0, everything, 1)
+    count = pairs.positive_mask.sum(dim=1)
+    counts = (count > 0).to(above.dtype)
+    return Terms((counts - (positives * precision).sum(dim=1) / count.clamp(min=1))[None], counts[None])
+
+
+def _histogram(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"], bins: int) -> Float[Tensor, "a edges"]:
+    """How many of the values lie near each edge, a value between two edges shared linearly."""
+    place = values.clamp(max=FURTHEST) * (bins / FURTHEST)
+    lower = place.detach().floor().clamp(max=bins - 1)
+    share = place - lower
+    edge = lower.long()
+    found = values.new_zeros(len(values), bins + 1).scatter_add(1, edge, torch.where(mask, 1 - share, 0))
+    return found.scatter_add(1, edge + 1, torch.where(mask, share, 0))
+
+
+def smooth_ap(pairs: Pairs, temperature: float = 0.01, query_counts: bool = False) -> Terms:
+    """Smooth AP: the mean over anchors of 1 - 1/|P_i| sum over P_i of (1 + R+_ij) / (1 + R+_ij + R-_ij).
+
+    R+_ij and R-_ij are the soft numbers of positives and of negatives ranked before j: sums of
+    sigmoid((s_ik - s_ij) / temperature).
+
+    Args:
+        pairs: from `compare` or `expand`, metric "inner".
+        temperature: of the sigmoid, above 0.
+        query_counts: the anchor itself is one more positive, of similarity 1, as in the authors' program and
+            pytorch-metric-learning.
+
+    Returns:
+        Terms (1, a), weight 1 for every anchor with a positive.
+
+    Source: Brown et al., "Smooth-AP: Smoothing the Path Towards Large-Scale Image Retrieval", ECCV 2020, equation 4.
+    Differs from the source: nothing.
+    """
+    positive, mask = pairs.positive, pairs.positive_mask
+    counts = mask.any(dim=1)
+    if query_counts:
+        positive = torch.cat([positive, torch.ones_like(positive[:, :1])], dim=1)
+        mask = torch.cat([mask, counts[:, None]], dim=1)
+    before, wrong = _ranked_before(pairs, positive, mask, temperature)
+    precision = (1 + before) / (1 + before + wrong)
+    total = counts.to(positive.dtype) - masked_sum(precision, mask) / mask.sum(dim=1).clamp(min=1)
+    return Terms(total[None], counts.to(total.dtype)[None])
+
+
+def recall_at_k(
+    pairs: Pairs, ks: tuple[int, ...] = (1, 2, 4, 8, 16), rank_temperature: float = 1.0, temperature: float = 0.01
+) -> Terms:
+    """Recall@K surrogate: the mean over anchors and K of 1 - 1/|P_i| sum over P_i of sigmoid((K - r_ij) / t_1).
+
+    r_ij, the soft rank of positive j, is 1 + the sum over all others of sigmoid((s_ik - s_ij) / t_2).
+
+    Args:
+        pairs: from `compare` or `expand`, metric "inner".
+        ks: the K.
+        rank_temperature: t_1, of the step at rank K, above 0.
+        temperature: t_2, of the ranks, above 0.
+
+    Returns:
+        Terms (1, a), weight 1 for every anchor with a positive.
+
+    Source: Patel, Tolias & Matas, "Recall@k Surrogate Loss with Large Batches and Similarity Mixup", CVPR 2022,
+    equations 4 to 7. Differs from the source: without its similarity mixup, for which embedding expansion stands here.
+    """
+    before, wrong = _ranked_before(pairs, pairs.positive, pairs.positive_mask, temperature)
+    rank = 1 + before + wrong
+    reached = torch.stack([((k - rank) / rank_temperature).sigmoid() for k in ks]).mean(dim=0)
+    count = pairs.positive_mask.sum(dim=1)
+    counts = (count > 0).to(rank.dtype)
+    return Terms((counts - masked_sum(reached, pairs.positive_mask) / count.clamp(min=1))[None], counts[None])
+
+
+def _ranked_before(
+    pairs: Pairs, positive: Float[Tensor, "a p"], mask: Bool[Tensor, "a p"], temperature: float
+) -> tuple[Float[Tensor, "a p"], Float[Tensor, "a p"]]:
+    """The soft numbers of other positives, and of negatives, that are ranked before each positive."""
+    negative, negative_mask = negatives_of_anchors(pairs)
+    near, away = -positive / temperature, -negative / temperature
+    before, _ = sum_over_negatives("sigmoid", near, near, mask, mask)
+    wrong, _ = sum_over_negatives("sigmoid", near, away, mask, negative_mask)
+    return before - 0.5, wrong  # a positive is not ranked before itself, where the sigmoid is 1/2

@@ -1,0 +1,144 @@
+"""Losses of a softmax over an anchor's positives and negatives: NT-Xent, SupCon, NCA, tuplet margin, circle.
+
+Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anchor's positives and negatives.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import torch
+from torch.nn import functional
+
+from embedding_expansion.core.losses.logarithmic import n_pair
+from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.terms import (
+    Terms,
+    masked_logsumexp,
+    masked_sum,
+    negatives_of_anchors,
+    positive_pairs,
+    squared_distance,
+)
+
+Objective: TypeAlias = Literal["log", "probability"]
+ON_THE_CIRCLE = 1e-7  # how near to 1 a cosine may come before its angle has no gradient
+
+
+def nt_xent(pairs: Pairs, temperature: float = 0.07) -> Terms:
+    """NT-Xent, or InfoNCE: 1/|P| sum over P of -log(exp(s_ij / t) / (exp(s_ij / t) + sum over N_i of exp(s_ik / t))).
+
+    Other positives are not in the denominator. It is `n_pair` with the scale 1 / temperature.
+
+    Args:
+        pairs: from `compare` or `expand`, metric "inner".
+        temperature: t, above 0.
+
+    Returns:
+        Terms (1, a), weighing the positive pairs of each anchor; an anchor without negatives adds 0 to them.
+
+    Source: van den Oord, Li & Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018, equation 4;
+    Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations" (SimCLR), ICML 2020, equation
+    1. Differs from the source: any number of positives, each a pair of its own.
+    """
+    return n_pair(pairs, scale=1 / temperature)
+
+
+def sup_con(pairs: Pairs, temperature: float = 0.1) -> Terms:
+    """Supervised contrastive loss: mean over anchors of -1/|P_i| sum over P_i of log softmax(s / t) at j.
+
+    The softmax is over the anchor's positives and negatives.
+
+    Args:
+        pairs: from `compare` or `expand`, metric "inner".
+        temperature: t, above 0.
+
+    Returns:
+        Terms (1, a), weight 1 for every anchor with a positive.
+
+    Source: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2 (L_out). Differs from the source:
+    anchors without positives are left out of the mean.
+    """
+    negative, negative_mask = negatives_of_anchors(pairs)
+    positive = pairs.positive / temperature
+    everything = torch.logaddexp(
+        masked_logsumexp(positive, pairs.positive_mask), masked_logsumexp(negative / temperature, negative_mask)
+    )
+    count = pairs.positive_mask.sum(dim=1)
+    total = masked_sum(everything[:, None] - positive, pairs.positive_mask) / count.clamp(min=1)
+    return Terms(total[None], (count > 0).to(total.dtype)[None])
+
+
+def nca(pairs: Pairs, scale: float = 1.0, objective: Objective = "log") -> Terms:
+    """Neighbourhood components analysis: mean over anchors of -log p_i, p_i the share of P_i in all exp(-scale d^2).
+
+    Args:
+        pairs: from `compare` or `expand`, metric "euclidean".
+        scale: of squared distances (the source has none, its map scales).
+        objective: "log", -log p_i, or "probability", 1 - p_i.
+
+    Returns:
+        Terms (1, a), weight 1 for every anchor with a positive.
+
+    Source: Goldberger et al., "Neighbourhood Components Analysis", NIPS 2004, equations 2 to 4 ("probability") and
+    section 2 (the sum of log p_i). Differs from the source: a mean to be minimised instead of a sum to be maximised.
+    """
+    negative, negative_mask = negatives_of_anchors(pairs)
+    near = masked_logsumexp(-scale * squared_distance(pairs.positive), pairs.positive_mask)
+    away = masked_logsumexp(-scale * squared_distance(negative), negative_mask)
+    counts = pairs.positive_mask.any(dim=1)
+    term = functional.softplus(away - near) if objective == "log" else (away - near).sigmoid()
+    return Terms(torch.where(counts, term, 0)[None], counts.to(term.dtype)[None])
+
+
+def tuplet_margin(pairs: Pairs, margin: float = 5.73, scale: float = 64.0) -> Terms:
+    """Tuplet margin loss: 1/|P| sum over P of log(1 + sum over N_i of exp(scale (cos a_ik - cos(a_ij - margin)))).
+
+    a is the angle between two rows, which have to be unit vectors.
+
+    Args:
+        pairs: from `compare` or `expand`, metric "inner" (of unit vectors "euclidean" is the same).
+        margin: in degrees.
+        scale: of cosines.
+
+    Returns:
+        Terms (1, a), weighing the positive pairs of each anchor; an anchor without negatives adds 0 to them. The
+        gradient of an angle is cut off within 1e-7 of a cosine of 1.
+
+    Source: Yu & Tao, "Deep Metric Learning with Tuplet Margin Loss", ICCV 2019, equation 4. Differs from the source:
+    every other point is a negative, not one per class; without the intra-pair variance, see `intra_pair_variance`.
+    """
+    negative, negative_mask = negatives_of_anchors(pairs)
+    against = masked_logsumexp(scale * negative, negative_mask)
+    angle = math.radians(margin)
+    cosine = pairs.positive.clamp(-1 + ON_THE_CIRCLE, 1 - ON_THE_CIRCLE)
+    eased = math.cos(angle) * cosine + math.sin(angle) * (1 - cosine * cosine).sqrt()
+    term = functional.softplus(against[:, None] - scale * eased)
+    return Terms(masked_sum(term, pairs.positive_mask)[None], positive_pairs(pairs))
+
+
+def circle(pairs: Pairs, margin: float = 0.4, scale: float = 80.0) -> Terms:
+    """Circle loss: the mean over anchors of log(1 + sum over P_i of exp(l_ij) x sum over N_i of exp(l_ik)).
+
+        l_ij = -scale [1 + margin - s_ij]_+ (s_ij - 1 + margin),   l_ik = scale [s_ik + margin]_+ (s_ik - margin)
+
+    The weights in brackets pass no gradient on.
+
+    Args:
+        pairs: from `compare` or `expand`, metric "inner".
+        margin: m in the paper.
+        scale: gamma in the paper.
+
+    Returns:
+        Terms (1, a), weight 1 for every anchor with a positive and a negative.
+
+    Source: Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization", CVPR 2020, equations 4 to
+    8, and 10 for the gradient. Differs from the source: nothing.
+    """
+    negative, negative_mask = negatives_of_anchors(pairs)
+    pull = -scale * functional.relu(1 + margin - pairs.positive.detach()) * (pairs.positive - 1 + margin)
+    push = scale * functional.relu(negative.detach() + margin) * (negative - margin)
+    counts = pairs.positive_mask.any(dim=1) & negative_mask.any(dim=1)
+    gap = masked_logsumexp(pull, pairs.positive_mask) + masked_logsumexp(push, negative_mask)
+    return Terms(functional.softplus(torch.where(counts, gap, -torch.inf))[None], counts.to(gap.dtype)[None])
