@@ -26,13 +26,19 @@ def terms_in_blocks(loss: PairLoss, batch: Batch, chunk: int) -> tuple[Terms, Te
     order = torch.argsort(batch.labels[batch.anchors], stable=True)
     blocks = torch.split(order, chunk)
 
+    # Compiled, blocks that are read twice cannot be computed again: torch 2.15 does not partition such a graph.
+    keep = torch.compiler.is_compiling() and loss.has_statistic
+
     def of_block(function: Callable[[Batch], tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
         def run(embeddings: Tensor, gallery: Tensor, block: Tensor) -> tuple[Tensor, ...]:
             gallery = gallery if batch.has_reference else embeddings
             part = replace(batch, embeddings=embeddings, gallery=gallery, anchors=batch.anchors[block], every_row=False)
             return function(part)
 
-        return [checkpoint(run, batch.embeddings, batch.gallery, block, use_reentrant=False) for block in blocks]
+        given = batch.embeddings, batch.gallery
+        if keep:
+            return [run(*given, block) for block in blocks]
+        return [checkpoint(run, *given, block, use_reentrant=False) for block in blocks]
 
     def statistics(part: Batch) -> tuple[Tensor, ...]:
         found = loss.batch_statistic(loss.pairs(part)[0])

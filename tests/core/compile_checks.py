@@ -1,0 +1,115 @@
+"""torch.compile without graph breaks: every function of a table, and every module. Run by test_compile.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from embedding_expansion.core import losses
+from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.modules import LOSSES, MultiSimilarityLoss
+from embedding_expansion.core.pair_loss import PairLoss
+from embedding_expansion.core.pairs import compare
+
+from . import oracles
+from .batches import batch_for
+
+# torch warns of its own code as it compiles; what ours warns of is tested elsewhere.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def assert_compiles(loss: PairLoss, E: Tensor, labels: Tensor, backend: str = "aot_eager", **options: Any) -> None:
+    found = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend=backend)):
+        rows = E.clone().requires_grad_()
+        value = function(rows, labels, **options)
+        value.backward()
+        found.append((value.detach(), rows.grad))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_every_function_of_a_table_compiles(name: str) -> None:
+    E, labels = batch_for(None)
+    pairs = compare(E, labels, metric=oracles.METRICS[name])
+    function = getattr(losses, name)
+    found = []
+    for run in (function, torch.compile(function, fullgraph=True, backend="aot_eager")):
+        positive, negative = (x.clone().requires_grad_() for x in (pairs.positive, pairs.negative))
+        terms = run(replace(pairs, positive=positive, negative=negative))
+        found.append((terms.total.detach(), terms.weight, *torch.autograd.grad(terms.mean(), (positive, negative))))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("triplet", {"mining": "semihard", "average": "active"}),
+        ("triplet", {"mining": "easy_positive", "soft_margin": True}),
+        ("margin", {"count": "triplets"}),
+        ("smooth_ap", {"query_counts": True}),
+    ],
+)
+def test_options_compile(name: str, parameters: dict[str, Any]) -> None:
+    assert_compiles(LOSSES[name](**parameters), *batch_for(None))
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_every_plain_module_compiles(name: str) -> None:
+    assert_compiles(LOSSES[name](), *batch_for(None))
+
+
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    [
+        *((name, "class_pair") for name in oracles.EXPANDABLE),
+        *((name, "anchor") for name in ("multi_similarity", "lifted_structure", "histogram")),
+    ],
+)
+def test_every_expanded_module_compiles(name: str, scope: str) -> None:
+    assert_compiles(EmbeddingExpansion(LOSSES[name](), n=2, scope=scope, statistics=True), *batch_for(scope))
+
+
+@pytest.mark.parametrize(("name", "expanded"), [("lifted_structure", False), ("histogram", True)])
+def test_options_of_the_call_compile(name: str, expanded: bool) -> None:
+    E, labels = batch_for(None)
+    past = torch.zeros(len(E), dtype=torch.bool)
+    past[[1, 4]] = True
+    calls: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {"past": past}),
+        ({}, {"rows": torch.tensor([5, 0, 2])}),
+        ({}, {"reference": E.flip(0) * 0.9, "reference_labels": labels.flip(0)}),
+        ({"ignore_index": int(labels[0])}, {}),
+        ({"chunk": 4}, {}),
+    ]
+    for options, given in calls:
+        torch.compiler.reset()
+        loss = LOSSES[name](**options)
+        assert_compiles(EmbeddingExpansion(loss) if expanded else loss, E, labels, **given)
+
+
+@pytest.mark.parametrize(
+    "loss", [MultiSimilarityLoss(), EmbeddingExpansion(MultiSimilarityLoss())], ids=["plain", "expanded"]
+)
+def test_the_default_compiler_takes_it(loss: PairLoss) -> None:
+    assert_compiles(loss, *batch_for(None), backend="inductor")
+
+
+def test_a_compiled_loss_takes_batches_of_other_classes_and_sizes() -> None:
+    loss = EmbeddingExpansion(MultiSimilarityLoss())
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)
+    for seed in range(4):
+        E, labels = batch_for("class_pair", seed)
+        torch.testing.assert_close(compiled(E, labels), loss(E, labels))

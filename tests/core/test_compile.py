@@ -1,0 +1,15 @@
+"""torch.compile, in a process of its own: the run-time checks of this suite are no code that it can look into."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_function_and_module_compiles_without_graph_breaks() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "tests/core/compile_checks.py"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-10000:] + result.stderr[-2000:]
