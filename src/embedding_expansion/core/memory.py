@@ -1,0 +1,141 @@
+"""Cross-batch memory: a pair loss that also compares a batch with the embeddings of batches before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.inputs import Labels, as_limit, validates, whole_number
+from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
+from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.terms import Terms
+from embedding_expansion.errors import InvalidInput, InvalidType
+
+
+class CrossBatchMemory(PairLoss):
+    """Adds a queue of past embeddings to a pair loss: they are positives, negatives and, expanded, ends of segments.
+
+    Past embeddings are constants and never anchors. Expanded, a synthetic point on the anchor's side of a class pair
+    has at least one end in the batch. A batch enters the queue after its loss was computed, in training mode only; the
+    oldest embeddings make room for it.
+
+    The queue, its labels and its counts are in the state dict. It holds `size` x (`embedding_size` x 4 + 8) bytes, and
+    the table of similarities has b x (b + size) entries.
+
+    Args:
+        loss: a pair loss, or an `EmbeddingExpansion` of one.
+        embedding_size: dimensions of the embeddings.
+        size: how many embeddings the queue holds.
+        start: batches before the queue is compared with; it fills from the first.
+        **options: as in PairLoss; by default the loss's own. `rows` of a call are rows of the batch.
+
+    Raises:
+        InvalidInput, InvalidType: if an option or a batch cannot be used; `past` and `reference` are not taken.
+
+    On several ranks it is `DistributedLoss(CrossBatchMemory(loss, ...))`: every rank enters the embeddings of all ranks
+    in the order of ranks, so that all hold the same queue.
+
+    Source: Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020, algorithm 1. Differs from the source: a
+    batch is compared with itself and the queue by one loss with one mean, not by two losses that are added, and is in
+    the queue once it was used, not before.
+
+    Example:
+        >>> from embedding_expansion import ContrastiveLoss, EmbeddingExpansion
+        >>> memory = CrossBatchMemory(EmbeddingExpansion(ContrastiveLoss()), embedding_size=2, size=8)
+        >>> for _ in range(3):
+        ...     value = memory(torch.eye(2).repeat(2, 1), [0, 1, 0, 1])
+        >>> int(memory.entered), memory.queue()[1].tolist()
+        (12, [0, 1, 0, 1, 0, 1, 0, 1])
+    """
+
+    not_expandable = "expand the loss inside it, CrossBatchMemory(EmbeddingExpansion(loss), ...)"
+    rows: Tensor
+    labels: Tensor
+    entered: Tensor
+    batches: Tensor
+
+    @validates
+    def __init__(self, loss: PairLoss, embedding_size: int, size: int = 1024, start: int = 0, **options: Any) -> None:
+        if isinstance(loss, CrossBatchMemory) or not isinstance(loss, PairLoss):
+            raise InvalidType(
+                f"loss is a {type(loss).__name__}; pass one of this package's pair losses, plain or expanded; on "
+                "several ranks it is DistributedLoss(CrossBatchMemory(loss, ...))"
+            )
+        if whole_number(start) is None or start < 0:
+            raise InvalidInput(f"start is {start!r}; pass a whole number of batches, 0 or more")
+        super().__init__(**{**{option.name: getattr(loss, option.name) for option in OPTIONS}, **options})
+        dimensions, length = as_limit("embedding_size", embedding_size), as_limit("size", size)
+        if dimensions is None or length is None:
+            raise InvalidInput("embedding_size or size is None; pass whole numbers above 0")
+        self.loss, self.start = loss, int(start)
+        self.register_buffer("rows", torch.zeros(length, dimensions))
+        self.register_buffer("labels", torch.zeros(length, dtype=torch.int64))
+        self.register_buffer("entered", torch.zeros((), dtype=torch.int64))  # embeddings, in all
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def queue(self) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
+        """The embeddings that are there, and their labels."""
+        there = min(int(self.entered), len(self.labels))
+        return self.rows[:there], self.labels[:there]
+
+    @validates
+    def batch(
+        self,
+        embeddings: Float[Tensor, "b d"],
+        labels: Labels,
+        rows: Int[Tensor, " a"] | None,
+        past: Tensor | None,
+        reference: Tensor | None,
+        reference_labels: Labels | None,
+    ) -> Batch:
+        """The batch with the queue behind it; the batch then enters the queue."""
+        if past is not None or reference is not None or reference_labels is not None:
+            raise InvalidInput("past or reference is given to a CrossBatchMemory, which brings its own; leave it out")
+        alone = super().batch(embeddings, labels, rows, None, None, None)
+        if alone.embeddings.shape[1] != self.rows.shape[1]:
+            raise InvalidInput(
+                f"embeddings has {alone.embeddings.shape[1]} dimensions, but embedding_size is {self.rows.shape[1]}"
+            )
+        old, old_labels = (tensor.clone() for tensor in self.queue())
+        waiting = int(self.batches) < self.start
+        if self.training:
+            self._enter(alone.embeddings.detach(), alone.labels)
+        if waiting or len(old_labels) == 0:
+            return alone
+        past = torch.arange(len(alone.labels) + len(old_labels), device=alone.labels.device) >= len(alone.labels)
+        together = torch.cat([alone.embeddings, old.to(alone.embeddings.dtype)])
+        anchors = None if alone.every_row else alone.anchors
+        return Batch.checked(together, torch.cat([alone.labels, old_labels]), anchors, past, None, None)
+
+    def _enter(self, rows: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> None:
+        size = len(self.labels)
+        rows, labels = rows[-size:], labels[-size:]
+        place = (self.entered + torch.arange(len(labels), device=labels.device)) % size
+        self.rows[place], self.labels[place] = rows.to(self.rows.dtype), labels
+        self.entered += len(labels)
+        self.batches += 1
+
+    def compare(self, batch: Batch) -> Pairs:
+        """By the loss inside."""
+        return self.loss.compare(batch)
+
+    @property
+    def has_statistic(self) -> bool:
+        """Whether the loss inside looks at the whole batch."""
+        return self.loss.has_statistic
+
+    def batch_statistic(self, pairs: Pairs) -> Tensor | None:
+        """Of the loss inside."""
+        return self.loss.batch_statistic(pairs)
+
+    def terms(self, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None) -> Terms:
+        """What each anchor adds, by the loss inside."""
+        return self.loss.terms(pairs, anchor_labels, statistic)
+
+    def extra_repr(self) -> str:
+        """The size of the queue."""
+        return f"embedding_size={self.rows.shape[1]}, size={len(self.labels)}, start={self.start}"
