@@ -289,7 +289,7 @@ def test_good_input_of_every_entry_is_taken() -> None:
         (lambda: TripletLoss(margin="a"), "a number"),
         (lambda: TripletLoss(margin=math.nan), "finite"),
         (lambda: TripletLoss(0.1, margin=0.3), "twice"),
-        (lambda: TripletLoss(0.1, 0.2), "at most 1"),
+        (lambda: NPairLoss(1.0, 2.0), "at most 1"),
         (lambda: HPHNTripletLoss(soft_margin=1), "True or False"),
         (lambda: MultiSimilarityLoss(alpha=0), "above 0"),
         (lambda: MultiSimilarityLoss(beta=-1.0), "above 0"),

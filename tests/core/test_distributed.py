@@ -19,9 +19,14 @@ from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.modules import LOSSES
 
 WORLD = 2
-NAMES = ["contrastive", "triplet", "hphn_triplet", "n_pair", "lifted_structure", "multi_similarity"]
 SCOPES = [None, "class_pair", "anchor"]
-CASES = [(name, scope, kind) for name in NAMES for scope in SCOPES for kind in ("mixed", "apart")]
+CASES = [
+    (name, scope, kind)
+    for name in LOSSES
+    for scope in SCOPES
+    for kind in ("mixed", "apart")
+    if scope is None or not LOSSES[name].not_expandable
+]
 
 
 def loss_for(name: str, scope: str | None) -> torch.nn.Module:

@@ -19,13 +19,7 @@ from embedding_expansion.core.pairs import Pairs, compare
 from . import explicit, oracles
 from .batches import batch, batch_for, seeds
 
-CASES = [
-    (name, scope)
-    for name in oracles.ORACLES
-    for scope in (None, "class_pair", "anchor")
-    if scope is None or name in oracles.EXPANDABLE
-]
-every_case = pytest.mark.parametrize(("name", "scope"), CASES)
+every_case = pytest.mark.parametrize(("name", "scope"), oracles.CASES)
 
 
 def terms_of(name: str, scope: str | None) -> Callable[..., Terms]:
@@ -78,7 +72,7 @@ def test_renaming_the_classes_changes_nothing(name: str, scope: str | None, seed
     assert_equal(terms(E, renamed), terms(E, labels))
 
 
-@pytest.mark.parametrize(("name", "scope"), [case for case in CASES if case[0] != "snr_contrastive"])
+@pytest.mark.parametrize(("name", "scope"), [case for case in oracles.CASES if case[0] != "snr_contrastive"])
 @given(seed=seeds, d=st.integers(2, 6))
 def test_rotating_the_space_changes_nothing(name: str, scope: str | None, seed: int, d: int) -> None:
     E, labels = batch_for(scope, seed, d=d)

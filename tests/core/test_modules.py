@@ -84,13 +84,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "smooth_ap": {"temperature": 0.1},
     "recall_at_k": {"ks": (1, 3), "temperature": 0.1},
 }
-CASES = [
-    (name, scope)
-    for name in DEFAULTS
-    for scope in (None, "class_pair", "anchor")
-    if scope is None or name in oracles.EXPANDABLE
-]
-every_case = pytest.mark.parametrize(("name", "scope"), CASES)
+every_case = pytest.mark.parametrize(("name", "scope"), oracles.CASES)
 every_loss = pytest.mark.parametrize("name", list(DEFAULTS))
 every_scope = pytest.mark.parametrize("scope", [None, "class_pair", "anchor"])
 

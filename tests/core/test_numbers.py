@@ -16,6 +16,7 @@ from . import oracles
 from .batches import PAIRED, batch
 
 every_loss = pytest.mark.parametrize("name", list(oracles.ORACLES))
+every_case = pytest.mark.parametrize(("name", "scope"), oracles.CASES)
 every_scope = pytest.mark.parametrize("scope", [None, "class_pair", "anchor"])
 
 
@@ -74,8 +75,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@every_scope
-@every_loss
+@every_case
 def test_value_and_gradient_are_finite(name: str, scope: str | None, kind: str) -> None:
     E, labels = awkward(kind)
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
@@ -107,8 +107,7 @@ def test_awkward_points_do_not_change_a_smooth_loss(name: str, scope: str | None
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float16, 5e-3), (torch.bfloat16, 3e-2)])
-@every_scope
-@every_loss
+@every_case
 def test_half_precision_is_near_float32(name: str, scope: str | None, dtype: torch.dtype, rtol: float) -> None:
     E, labels = batch((4, 4, 4), d=16, seed=8, paired=True)
     half = E.to(dtype)
@@ -123,8 +122,7 @@ def test_half_precision_is_near_float32(name: str, scope: str | None, dtype: tor
     assert error < 5 * rtol
 
 
-@every_scope
-@every_loss
+@every_case
 def test_autocast_does_not_reach_into_a_loss(name: str, scope: str | None) -> None:
     E, labels = batch((4, 2, 2), d=16, seed=8, paired=True)
     E = E.float()
@@ -151,8 +149,7 @@ def test_autocast_does_not_reach_into_mining(scope: str) -> None:
     assert torch.equal(given.positive, expected.positive)
 
 
-@every_scope
-@every_loss
+@every_case
 def test_a_distance_of_a_ten_thousandth_is_no_zero_in_float64(name: str, scope: str | None) -> None:
     E, labels = batch((4, 4), d=8, seed=2, paired=True)
     E = torch.nn.functional.normalize(E[:1] + 1e-4 * E, dim=1)

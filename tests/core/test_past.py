@@ -20,7 +20,7 @@ from .batches import batch, batch_for
 from .test_losses import assert_same_terms
 from .test_pairs import assert_same_table
 
-every_loss = pytest.mark.parametrize("name", list(oracles.ORACLES))
+every_case = pytest.mark.parametrize(("name", "scope"), oracles.CASES)
 SCOPES = ["class_pair", "anchor"]
 
 
@@ -64,8 +64,7 @@ def test_a_segment_between_past_rows_counts_on_the_other_side_only() -> None:
     assert ours[1] < theirs[0]
 
 
-@pytest.mark.parametrize("scope", [None, *SCOPES])
-@every_loss
+@every_case
 def test_losses_with_a_memory_equal_their_formulas(name: str, scope: str | None) -> None:
     E, labels, past = with_memory(scope, 4)
     metric = oracles.METRICS[name]
@@ -78,10 +77,9 @@ def test_losses_with_a_memory_equal_their_formulas(name: str, scope: str | None)
     assert_same_terms(getattr(losses, name)(pairs), oracles.ORACLES[name](table), E)
 
 
-@pytest.mark.parametrize("scope", [None, *SCOPES])
-@every_loss
+@every_case
 def test_past_rows_are_not_detached(name: str, scope: str | None) -> None:
-    E, labels, past = with_memory(scope)
+    E, labels, past = with_memory(scope, 2)
     loss = LOSSES[name](margin=4.0) if "margin" in LOSSES[name]().__dict__ else LOSSES[name]()
     if scope is not None:
         loss = EmbeddingExpansion(loss, n=2, scope=scope)

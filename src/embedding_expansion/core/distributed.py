@@ -32,11 +32,29 @@ class _Gather(torch.autograd.Function):
         return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over ranks of what each has; its gradient is the sum of what every rank's share of the loss asks for."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, own: Tensor) -> Tensor:
+        total = own.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)
+        return grad
+
+
 class DistributedLoss(nn.Module):
     """The loss of the whole batch, each rank adding the terms of its own rows.
 
     The value is world size x this rank's total / the weight of all ranks, so that gradients averaged over the ranks, as
-    DistributedDataParallel does, are those of one process on the whole batch. Without a process group it is the loss.
+    DistributedDataParallel does, are those of one process on the whole batch. A statistic of the batch (histogram,
+    intra-pair variance) is summed over the ranks, with gradient. Without a process group it is the loss.
 
     Args:
         loss: a pair loss or `EmbeddingExpansion`, with reduction "mean".
@@ -79,7 +97,8 @@ class DistributedLoss(nn.Module):
         dist.all_gather(parts, labels.contiguous())
         rows = torch.arange(b, device=labels.device) + b * dist.get_rank()
         pairs, anchor_labels = self.loss.table(_Gather.apply(embeddings), torch.cat(parts), rows=rows)
-        terms = self.loss.terms(pairs, anchor_labels)
+        statistic = self.loss.batch_statistic(pairs)
+        terms = self.loss.terms(pairs, anchor_labels, None if statistic is None else _Sum.apply(statistic))
         self.loss.note(terms, pairs.synthetic_share)
         weight = terms.weight.sum(dim=1)
         dist.all_reduce(weight)

@@ -212,7 +212,7 @@ class PairLoss(nn.Module):
         if not self.normalize:
             return embeddings
         # A zero row's gradient is that of its direction times 1/eps, which half precision must be able to hold.
-        eps = 1e-4 if embeddings.dtype == torch.float16 else 1e-12
+        eps = 1e-3 if embeddings.dtype == torch.float16 else 1e-12
         return functional.normalize(widened(embeddings), dim=1, eps=eps)
 
     def pairs(self, batch: Batch) -> tuple[Pairs, Int[Tensor, " a"]]:

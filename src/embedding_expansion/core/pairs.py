@@ -15,9 +15,7 @@ from embedding_expansion.core.inputs import Labels, check_name, validates
 
 Metric: TypeAlias = Literal["euclidean", "inner", "snr"]
 METRICS: tuple[Metric, ...] = ("euclidean", "inner", "snr")
-
-
-SILENCE = 1e-12  # the least variance of an anchor's coordinates, times their number
+SILENCE = 1e-12  # an anchor whose variance, times d, is no more has no signal: all its snr distances are 0
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,8 @@ def as_similarity(
 ) -> Float[Tensor, "*t"]:
     """An inner product as the metric's similarity, given the squared norms of the two points."""
     if metric == "snr":
-        return 1 - (left + right - 2 * product) / (2 * left.clamp(min=SILENCE))
+        heard = left > SILENCE
+        return torch.where(heard, 1 - (left + right - 2 * product) / (2 * torch.where(heard, left, 1)), 1)
     return product if metric == "inner" else product + (1 - (left + right) / 2)
 
 

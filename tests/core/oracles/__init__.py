@@ -9,6 +9,7 @@ from .tables import Table, expanded_table, hardest_pair, plain_table, similarity
 from .terms import ZERO, Term, gradient, mean, totals, weights
 
 __all__ = [
+    "CASES",
     "EXPANDABLE",
     "METRICS",
     "NOT_EXPANDABLE",
@@ -69,3 +70,6 @@ METRICS = dict.fromkeys(ORACLES, "euclidean") | dict.fromkeys(
 METRICS["snr_contrastive"] = "snr"
 NOT_EXPANDABLE = {"snr_contrastive"}
 EXPANDABLE = [name for name in ORACLES if name not in NOT_EXPANDABLE]
+CASES = [  # every loss plain, and expanded in either scope where it can be
+    (name, scope) for name in ORACLES for scope in (None, "class_pair", "anchor") if scope is None or name in EXPANDABLE
+]

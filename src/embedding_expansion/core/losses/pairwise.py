@@ -6,6 +6,8 @@ pass again, so that memory is that of the negatives.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any, no_type_check
 
 import torch
@@ -14,12 +16,12 @@ from torch.nn import functional
 
 
 def _value(kind: str, gap: Tensor) -> Tensor:
-    return functional.softplus(gap) if kind == "softplus" else gap.sigmoid()
+    return functional.softplus(gap) if kind == "softplus" else gap.sigmoid_()
 
 
 def _slope(kind: str, gap: Tensor) -> Tensor:
-    share = gap.sigmoid()
-    return share if kind == "softplus" else share * (1 - share)
+    share = gap.sigmoid_()
+    return share if kind == "softplus" else torch.addcmul(share, share, share, value=-1)
 
 
 def sum_over_negatives(
@@ -49,10 +51,14 @@ def sum_over_negatives(
     return total, count.detach()
 
 
-def _slots(near: Tensor, away: Tensor, near_mask: Tensor, away_mask: Tensor, lowest: float, highest: float) -> Any:
+def _gaps(near: Tensor, away: Tensor, away_mask: Tensor, lowest: float, highest: float) -> Iterator[tuple[int, Tensor]]:
+    """Slot by slot the differences, minus infinity, of which f and its slope are 0, where there is no pair."""
+    away = torch.where(away_mask, away, torch.inf)
     for j in range(near.shape[1]):
         gap = near[:, j, None] - away
-        yield j, gap, near_mask[:, j, None] & away_mask & (gap > lowest) & (gap < highest)
+        if math.isfinite(lowest) or math.isfinite(highest):
+            gap.masked_fill_((gap <= lowest) | (gap >= highest), -torch.inf)
+        yield j, gap
 
 
 @torch.library.custom_op("embedding_expansion::sum_over_negatives", mutates_args=())
@@ -67,10 +73,10 @@ def _sum(
     highest: float,
 ) -> tuple[Tensor, Tensor]:
     total, count = torch.zeros_like(near), torch.zeros_like(near)
-    for j, gap, mask in _slots(near, away, near_mask, away_mask, lowest, highest):
-        total[:, j] = torch.where(mask, _value(kind, gap), 0).sum(dim=1)
-        count[:, j] = mask.sum(dim=1)
-    return total, count
+    for j, gap in _gaps(near, away, away_mask, lowest, highest):
+        count[:, j] = (gap > -torch.inf).sum(dim=1)
+        total[:, j] = _value(kind, gap).sum(dim=1)
+    return torch.where(near_mask, total, 0), torch.where(near_mask, count, 0)
 
 
 @_sum.register_fake
@@ -91,8 +97,9 @@ def _back(
     highest: float,
 ) -> tuple[Tensor, Tensor]:
     to_near, to_away = torch.zeros_like(near), torch.zeros_like(away)
-    for j, gap, mask in _slots(near, away, near_mask, away_mask, lowest, highest):
-        slope = torch.where(mask, _slope(kind, gap), 0) * gradient[:, j, None]
+    gradient = torch.where(near_mask, gradient, 0)
+    for j, gap in _gaps(near, away, away_mask, lowest, highest):
+        slope = _slope(kind, gap).mul_(gradient[:, j, None])
         to_near[:, j] = slope.sum(dim=1)
         to_away -= slope
     return to_near, to_away
