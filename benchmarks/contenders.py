@@ -142,9 +142,7 @@ def searching(name: str) -> contextlib.AbstractContextManager[Any]:
     return native.disabled() if name == "torch" and native is not None else contextlib.nullcontext()
 
 
-def step(
-    loss: Callable[[Tensor, Tensor], Tensor], embeddings: Tensor, labels: Tensor, search: str = "native"
-) -> Step:
+def step(loss: Callable[[Tensor, Tensor], Tensor], embeddings: Tensor, labels: Tensor, search: str = "native") -> Step:
     """Forward and backward, to the embeddings and to whatever the loss learns; no gradient is accumulated."""
     inputs = [embeddings]
     if isinstance(loss, nn.Module):

@@ -21,8 +21,9 @@ import torch
 
 import harness
 from contenders import Ours, choose, searches
+from embedding_expansion.errors import EmbeddingExpansionError
 from harness import Batch, table
-from limits import Beat, attempt
+from limits import Beat, attempt, reason
 
 EXPANDED = "multi_similarity"
 PLAIN = ("triplet", "margin", "lifted_structure", "nt_xent")  # where others form batch cubed
@@ -48,7 +49,9 @@ def passes(given: Namespace) -> Iterator[Pass]:
     for k in given.per_class:
         for n in given.n:
             yield from (Pass("expanded", EXPANDED, n, Batch(b, k, d), form) for form in forms)
-    plain = choose(given.losses)[0]
+    plain, left_out = choose(given.losses)
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}", file=sys.stderr)
     yield from (Pass("plain", row.name, None, Batch(b, 4, d)) for row in plain)
     yield from (Pass("curve", EXPANDED, 2, Batch(size, 4, d), forms[0]) for size in given.curve)
     blocks = {"chunk": given.chunk}
@@ -90,23 +93,21 @@ def _status(name: str) -> float:
     return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def blocks_differ(given: Namespace) -> dict[str, str]:
+def differences(given: Namespace) -> Iterator[list[str]]:
     """By how much the value and the gradient in row blocks differ from those in one piece, relative to the largest."""
-    rows = [(row, None) for row in choose(given.losses)[0]] + [(row, 2) for row in choose([EXPANDED])[0]]
-    batch = Batch(4 * given.check_chunk, 4, given.d)
-    embeddings, labels = batch.make()
-    found = {}
-    for row, n in rows:
+    rows = choose([*given.losses, EXPANDED])[0]
+    embeddings, labels = Batch(given.same, 4, given.d).make()
+    for row in rows:
+        n, blocks = 2 if row.name == EXPANDED else None, {"chunk": given.same // 4}
         try:
-            sides = [Ours(row, n, options=some).build()(embeddings, labels) for some in ({}, given.check_blocks)]
-        except Exception as error:
-            found[row.name] = str(error)
+            sides = [Ours(row, n, options=options).build()(embeddings, labels) for options in ({}, blocks)]
+        except EmbeddingExpansionError as error:
+            yield [row.name, reason(error), "-"]
             continue
-        one, blocks = (torch.autograd.grad(value, embeddings)[0] for value in sides)
-        value = abs(float(sides[0] - sides[1])) / max(abs(float(sides[0])), 1e-30)
-        gradient = float((one - blocks).abs().max() / one.abs().max().clamp(min=1e-30))
-        found[row.name] = f"value {value:.1e}, gradient {gradient:.1e}"
-    return found
+        whole, pieces = (torch.autograd.grad(value, embeddings)[0] for value in sides)
+        scale = whole.abs().max().clamp(min=1e-30)
+        value = abs(float(sides[1].detach() / sides[0].detach()) - 1)
+        yield [row.name, f"{value:.1e}", f"{float((whole - pieces).abs().max() / scale):.1e}"]
 
 
 def shown(one: Pass, measured: dict[str, float]) -> list[str]:
@@ -118,3 +119,43 @@ def shown(one: Pass, measured: dict[str, float]) -> list[str]:
     if one.part == "expanded":
         return [f"{growth:.2f}", f"{total:.2f}", f"{MOST:g} b^2", "yes" if growth <= MOST else "NO"]
     return [f"{growth:.2f}", f"{total:.2f}", "-", "-"]
+
+
+def main() -> None:
+    options = harness.parser(__doc__)
+    options.add_argument("--size", type=int, default=4096)
+    options.add_argument("--large", type=int, default=16384, help="rows of the batches that are taken in row blocks")
+    options.add_argument("--chunk", type=int, default=1024, help="rows of a block")
+    options.add_argument("--losses", nargs="+", default=list(PLAIN), help="plain ones")
+    options.set_defaults(
+        per_class=[2, 4, 32], n=[0, 2, 8, math.inf], curve=[512, 1024, 2048, 4096, 8192], same=1024, d=512, seconds=WAIT
+    )
+    given = options.parse_args()
+    if given.quick:
+        given.size, given.large, given.chunk, given.d, given.same = 64, 64, 32, 16, 32
+        given.per_class, given.n, given.curve, given.losses = [4], [2], [], []
+    results: list[dict[str, Any]] = []
+    torch.set_num_threads(given.threads)
+    same = list(differences(given))
+    report = {
+        "what": "bytes resident before one forward + backward pass and at its peak, float32, clustered embeddings",
+        "machine": harness.machine(given.threads),
+        "row_blocks_against_one_piece": same,
+        "results": results,
+    }
+    rows = []
+    for one in passes(given):
+        ended = attempt(peak, one, given.threads, limits=harness.limits(given), fresh=True)
+        results.append({**asdict(one), "bytes": ended.result, "why_not": ended.why_not})
+        harness.write(given.out, report)
+        form = f"n = {one.n}, {one.search}" if one.n is not None else "plain"
+        cells = [ended.why_not, "-", "-", "-"] if ended.why_not else shown(one, ended.result)
+        rows.append([one.part, f"{one.loss}, {form}", one.batch.b, one.batch.k, *cells])
+        print(*rows[-1], sep="; ", file=sys.stderr)
+    print(table(["part", "loss", "b", "K", "growth, b^2 floats", "total, GB", "bar", "met"], rows))
+    print(f"\nIn row blocks of {given.same // 4} against in one piece, b = {given.same}:\n")
+    print(table(["loss", "value differs by", "gradient differs by"], same))
+
+
+if __name__ == "__main__":
+    main()
