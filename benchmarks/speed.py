@@ -1,0 +1,177 @@
+"""Time every loss, expanded, against the incumbent's without expansion and against the bare Gram product.
+
+    python benchmarks/speed.py --out speed.json --check
+
+Forward and backward on the CPU, float32; medians of interleaved rounds in one process, with their spread.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+from bars import verdicts
+from contenders import ROWS, GramProduct, Incumbent, Ours, Row, choose, searches
+from harness import Batch, Contender, milliseconds, race, ratio, table
+from limits import OUT_OF_MEMORY
+
+SCALED = next(row for row in ROWS if row.name == "multi_similarity")
+MANY = 1024  # segments of a class that count where there are too many
+
+
+def comparisons(rows: list[Row], given: Namespace) -> Iterator[tuple[dict[str, Any], list[Contender], Batch]]:
+    """Every loss, n = 2, beside the incumbent's and the Gram product."""
+    for clustered in given.embeddings:
+        for k in given.per_class:
+            for b in given.sizes:
+                for row in rows:
+                    ours = [Ours(row, 2, search) for search in searches()] if row.expandable else [Ours(row, None)]
+                    theirs = [Incumbent(row)] if row.peer else []
+                    about = {"part": "losses", "loss": row.name, "most": row.most, "expandable": row.expandable}
+                    yield about, [GramProduct(), *theirs, *ours], Batch(b, k, given.d, clustered)
+
+
+def scaling(given: Namespace) -> Iterator[tuple[dict[str, Any], list[Contender], Batch]]:
+    """One loss with more points and with more images of a class, beside the Gram product."""
+    b = max(given.sizes)
+    about = {"part": "scaling", "loss": SCALED.name, "expandable": True}
+    for clustered in given.embeddings:
+        for k in (2, 4):
+            ours = [Ours(SCALED, n, search) for search in searches() for n in (2, 8, math.inf)]
+            yield about, [GramProduct(), *ours], Batch(b, k, given.d, clustered)
+        for k in (k for k in (8, 16, 32, 64) if k < b // 2):
+            ours = [Ours(SCALED, 2, search) for search in searches()]
+            yield about, [GramProduct(), *ours], Batch(b, k, given.d, clustered)
+        options = ({"max_segments": MANY}, {})
+        ours = [Ours(SCALED, 2, search, some) for search in searches() for some in options]
+        yield about, [GramProduct(), *ours], Batch(b, b // 2, given.d, clustered)
+
+
+def measure(given: Namespace) -> dict[str, Any]:
+    """All measurements; the JSON is written after each, so that an interrupted run leaves what it has."""
+    rows, left_out = choose(given.losses)
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}", file=sys.stderr)
+    work = list(comparisons(rows, given)) if "losses" in given.parts else []
+    work += list(scaling(given)) if "scaling" in given.parts else []
+    results: list[dict[str, Any]] = []
+    report = {
+        "what": "forward + backward, float32, seconds per call in every round",
+        "machine": harness.machine(given.threads),
+        "searches": searches(),
+        "left_out": left_out,
+        "results": results,
+    }
+    for i, (about, contenders, batch) in enumerate(work, start=1):
+        outcome = race(contenders, batch, given.repeats, given.threads, harness.limits(given))
+        results.append({**about, **vars(batch), "times": outcome.times, "failures": outcome.failures})
+        harness.write(given.out, report)
+        progress = f"{i}/{len(work)} {about['loss']}, b = {batch.b}, K = {batch.k}, {_kind(batch.clustered)}"
+        print(progress, *(f"{name}: {why}" for name, why in outcome.failures.items()), sep="; ", file=sys.stderr)
+    return report
+
+
+def _kind(clustered: bool) -> str:
+    return "clustered" if clustered else "unclustered"
+
+
+def tables(report: dict[str, Any]) -> str:
+    """Markdown: the losses, a table per kind of embeddings and images per class; then the scaling."""
+    parts = []
+    results = report["results"]
+    groups = {(r["clustered"], r["k"]): None for r in results if r["part"] == "losses"}
+    for clustered, k in groups:
+        chosen = [r for r in results if (r["part"], r["clustered"], r["k"]) == ("losses", clustered, k)]
+        parts.append(f"### {k} images of each class, {_kind(clustered)} embeddings, n = 2")
+        parts.append(_losses(chosen, report["searches"]))
+    scaled = [r for r in results if r["part"] == "scaling"]
+    if scaled:
+        parts += [f"### {SCALED.name}, more points and more images of a class, b = {scaled[0]['b']}", _scaled(scaled)]
+    not_run = report["left_out"] | {
+        name: why for r in results for name, why in r["failures"].items() if not _brief(why)
+    }
+    if not_run:
+        parts += ["### Not run", "\n".join(f"- {name}: {why}" for name, why in not_run.items())]
+    return "\n\n".join(parts)
+
+
+def _losses(results: list[dict[str, Any]], forms: list[str]) -> str:
+    header = ["loss", "b", "incumbent, ms", "incumbent / Gram"]
+    header += [f"{form} {what}" for form in forms for what in ("ms", "/ incumbent", "/ Gram")]
+    rows = []
+    for r in results:
+        row = [r["loss"], r["b"], _ms(r, "incumbent"), _ratio(r, "incumbent", "gram")]
+        for form in forms:
+            name = f"{form} n=2" if r["expandable"] else "plain"
+            row += [_ms(r, name), _ratio(r, name, "incumbent"), _ratio(r, name, "gram")]
+        rows.append(row if r["expandable"] else [f"{row[0]} (plain)", *row[1:]])
+    return table(header, rows)
+
+
+def _scaled(results: list[dict[str, Any]]) -> str:
+    rows = [
+        [_kind(r["clustered"]), r["k"], name, _ms(r, name), _ratio(r, name, "gram")]
+        for r in results
+        for name in [*r["times"], *r["failures"]]
+        if name != "gram"
+    ]
+    return table(["embeddings", "images of a class", "search, points", "ms", "/ Gram"], rows)
+
+
+def _ms(result: dict[str, Any], name: str) -> str:
+    if name in result["failures"]:
+        why: str = result["failures"][name]
+        return why if _brief(why) else "not run"
+    return milliseconds(result["times"][name]) if name in result["times"] else "-"
+
+
+def _ratio(result: dict[str, Any], of: str, to: str) -> str:
+    return str(ratio(result["times"], of, to) or "-")
+
+
+def _brief(why: str) -> bool:
+    """Whether it is a limit that ended it, which fits in a cell, and no error."""
+    return why == OUT_OF_MEMORY or why.startswith(">")
+
+
+def arguments() -> Namespace:
+    options = harness.parser(__doc__)
+    options.add_argument("--losses", nargs="+", help="names of rows or of the registry; default: all")
+    options.add_argument("--sizes", nargs="+", type=int, default=[128, 512, 1024])
+    options.add_argument("--per-class", nargs="+", type=int, default=[4, 2])
+    options.add_argument("--embeddings", nargs="+", choices=["clustered", "unclustered"])
+    options.add_argument("--parts", nargs="+", choices=["losses", "scaling"], default=["losses", "scaling"])
+    options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--check", action="store_true", help="compare with the bars; exit with 1 where one is missed")
+    options.add_argument("--report", type=Path, help="measure nothing, print the tables of this JSON")
+    given = options.parse_args()
+    given.d = 512
+    given.embeddings = [kind == "clustered" for kind in given.embeddings or ["clustered", "unclustered"]]
+    if given.quick:
+        given.sizes, given.d, given.repeats, given.embeddings = [32], 16, 2, [True]
+        given.losses = given.losses or ["contrastive", "multi_similarity"]
+    return given
+
+
+def main() -> int:
+    given = arguments()
+    report = json.loads(given.report.read_text(encoding="utf-8")) if given.report else measure(given)
+    print(tables(report))
+    if not given.check:
+        return 0
+    checked = verdicts(report)
+    print("\n### Bars\n")
+    print(table(["bar", "what", "measured", "met"], [[*v[:3], "yes" if v[3] else "NO"] for v in checked]))
+    missed = sum(not v.met for v in checked)
+    print(f"\n{len(checked) - missed} of {len(checked)} met, {missed} missed.")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
