@@ -42,6 +42,16 @@ if TYPE_CHECKING:
     )
     from embedding_expansion.core.pair_loss import PairLoss
     from embedding_expansion.core.pairs import Pairs, compare
+    from embedding_expansion.core.proxy_losses import (
+        PROXY_LOSSES,
+        ArcFaceLoss,
+        CosFaceLoss,
+        NormalizedSoftmaxLoss,
+        ProxyAnchorLoss,
+        ProxyNCALoss,
+        SoftTripleLoss,
+        SubCenterArcFaceLoss,
+    )
     from embedding_expansion.core.terms import Terms
     from embedding_expansion.data.datasets import open_dataset
     from embedding_expansion.data.sampler import ClassBalancedSampler
@@ -83,6 +93,14 @@ _MODULE_OF = {
     "EmbeddingExpansion": "core.expanded_loss",
     "PairLoss": "core.pair_loss",
     "Pairs": "core.pairs",
+    "PROXY_LOSSES": "core.proxy_losses",
+    "ArcFaceLoss": "core.proxy_losses",
+    "CosFaceLoss": "core.proxy_losses",
+    "NormalizedSoftmaxLoss": "core.proxy_losses",
+    "ProxyAnchorLoss": "core.proxy_losses",
+    "ProxyNCALoss": "core.proxy_losses",
+    "SoftTripleLoss": "core.proxy_losses",
+    "SubCenterArcFaceLoss": "core.proxy_losses",
     "compare": "core.pairs",
     "open_dataset": "data.datasets",
     "ClassBalancedSampler": "data.sampler",
@@ -93,10 +111,13 @@ _MODULE_OF = {
 
 __all__ = [
     "LOSSES",
+    "PROXY_LOSSES",
     "AngularLoss",
+    "ArcFaceLoss",
     "CircleLoss",
     "ClassBalancedSampler",
     "ContrastiveLoss",
+    "CosFaceLoss",
     "DistributedLoss",
     "EmbeddingExpansion",
     "EmbeddingModel",
@@ -111,12 +132,17 @@ __all__ = [
     "NCALoss",
     "NPairLoss",
     "NTXentLoss",
+    "NormalizedSoftmaxLoss",
     "PairLoss",
     "Pairs",
+    "ProxyAnchorLoss",
+    "ProxyNCALoss",
     "RankedListLoss",
     "RecallAtKLoss",
     "SignalToNoiseRatioContrastiveLoss",
     "SmoothAPLoss",
+    "SoftTripleLoss",
+    "SubCenterArcFaceLoss",
     "SupConLoss",
     "Terms",
     "TripletLoss",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,6 +34,7 @@ class Batch:
     gallery_labels: Int[Tensor, " g"]
     has_reference: bool
     every_row: bool  # whether all rows are anchors, in their order
+    proxies: Literal["anchors", "gallery"] | None = None  # which side are proxies: no points lie between two of them
 
     @classmethod
     @validates
@@ -59,6 +61,16 @@ class Batch:
         embeddings = widened(embeddings)
         gallery = embeddings if reference is None else widened(gallery).to(embeddings.dtype)
         return cls(embeddings, labels, anchors, past, gallery, gallery_labels, reference is not None, every_row)
+
+    def against_proxies(self) -> Batch:
+        """This batch, whose reference are proxies."""
+        return replace(self, proxies="gallery")
+
+    def turned(self) -> Batch:
+        """The proxies that were the reference, all of them, as anchors against this batch."""
+        everyone = torch.arange(len(self.gallery_labels), device=self.labels.device)
+        sides = (self.gallery, self.gallery_labels, everyone, None, self.embeddings, self.labels)
+        return Batch(*sides, has_reference=True, every_row=True, proxies="anchors")
 
     @property
     def is_empty(self) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.expanding import Expansion, expand_batch
-from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.inputs import Labels, validates
 from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.sides import Scope
@@ -69,6 +69,17 @@ class EmbeddingExpansion(PairLoss):
                 raise UnknownName("option of EmbeddingExpansion", name, inherited)
         super().__init__(**{**inherited, **options})
         self.loss, self.expansion = loss, expansion
+
+    @validates
+    def reference(
+        self, embeddings: Tensor, labels: Tensor, reference: Tensor | None, reference_labels: Labels | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """That of the loss that is expanded: its proxies, where it has some."""
+        return self.loss.reference(embeddings, labels, reference, reference_labels)
+
+    def oriented(self, batch: Batch) -> Batch:
+        """As the loss that is expanded has it."""
+        return self.loss.oriented(batch)
 
     def compare(self, batch: Batch) -> Pairs:
         """The expanded table."""

@@ -104,7 +104,7 @@ def gradient(
     rules: Rules,
     found: Found,
     of_positives: Float[Tensor, "a p"],
-    of_value: Float[Tensor, "g h"],
+    of_value: Float[Tensor, "l r"],
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "g d"] | None]:
     """What `find` passes back to the embeddings and the gallery, the winners held fixed.
 

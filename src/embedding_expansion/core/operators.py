@@ -29,7 +29,7 @@ def mine(
     gallery = (batch.gallery, batch.gallery_labels) if batch.has_reference else (None, None)
     given = (batch.embeddings, batch.labels, batch.anchors, batch.past, *gallery)
     products, value, _, _, positives, positive_mask, negative_mask, partner, groups, order, share = _mine(
-        *given, n, rules.normalize, rules.metric, scope, max_segments, partners
+        *given, batch.proxies, n, rules.normalize, rules.metric, scope, max_segments, partners
     )
     with_partner = partner if partners and scope == "anchor" else None
     return Mined(
@@ -45,10 +45,20 @@ def mine(
     )
 
 
-def _batch(embeddings: Tensor, labels: Tensor, anchors: Tensor, past: Tensor | None, *gallery: Tensor | None) -> Batch:
-    rows, of_rows = gallery
-    rows, of_rows = (embeddings, labels) if rows is None or of_rows is None else (rows, of_rows)
-    return Batch(embeddings, labels, anchors, past, rows, of_rows, gallery[0] is not None, every_row=False)
+def _batch(
+    embeddings: Tensor,
+    labels: Tensor,
+    anchors: Tensor,
+    past: Tensor | None,
+    gallery: Tensor | None,
+    gallery_labels: Tensor | None,
+    proxies: Any,
+) -> Batch:
+    has_reference = gallery is not None and gallery_labels is not None
+    if gallery is None or gallery_labels is None:
+        gallery, gallery_labels = embeddings, labels
+    sides = embeddings, labels, anchors, past, gallery, gallery_labels
+    return Batch(*sides, has_reference=has_reference, every_row=False, proxies=proxies)
 
 
 def _rules(n: int, normalize: bool, metric: Any) -> Rules:
@@ -64,6 +74,7 @@ def _mine(
     past: Tensor | None,
     gallery: Tensor | None,
     gallery_labels: Tensor | None,
+    proxies: str | None,
     n: int,
     normalize: bool,
     metric: str,
@@ -71,7 +82,7 @@ def _mine(
     max_segments: int | None,
     partners: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch = _batch(embeddings, labels, anchors, past, gallery, gallery_labels)
+    batch = _batch(embeddings, labels, anchors, past, gallery, gallery_labels, proxies)
     plan = plan_of(batch, scope, max_segments, partners=partners)
     products, found = find(embeddings, gallery, plan, _rules(n, normalize, metric))
     groups, order = (
@@ -86,7 +97,19 @@ def _mine(
 
 @_mine.register_fake
 def _(  # type: ignore[no-untyped-def]
-    embeddings, labels, anchors, past, gallery, gallery_labels, n, normalize, metric, scope, max_segments, partners
+    embeddings,
+    labels,
+    anchors,
+    past,
+    gallery,
+    gallery_labels,
+    proxies,
+    n,
+    normalize,
+    metric,
+    scope,
+    max_segments,
+    partners,
 ):
     size = torch.library.get_ctx().new_dynamic_size
     a, p, c, h = anchors.shape[0], size(min=1), size(min=1), size(min=1)
@@ -123,6 +146,7 @@ def _mine_back(
     past: Tensor | None,
     gallery: Tensor | None,
     gallery_labels: Tensor | None,
+    proxies: str | None,
     n: int,
     normalize: bool,
     metric: str,
@@ -130,7 +154,7 @@ def _mine_back(
     max_segments: int | None,
     partners: bool,
 ) -> tuple[Tensor, Tensor]:
-    batch = _batch(embeddings, labels, anchors, past, gallery, gallery_labels)
+    batch = _batch(embeddings, labels, anchors, past, gallery, gallery_labels, proxies)
     plan = plan_of(batch, scope, max_segments, partners=partners)
     found = Found(ends, weights, value, half=plan.symmetric)
     rules = _rules(n, normalize, metric)

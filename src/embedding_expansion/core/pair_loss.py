@@ -196,15 +196,31 @@ class PairLoss(nn.Module):
         past = as_past(past, embeddings)
         if self.ignore_index is not None:
             embeddings, labels, rows, past = _without(self.ignore_index, embeddings, labels, rows, past)
-        if reference is not None or reference_labels is not None:
-            reference, reference_labels = as_reference(reference, reference_labels, embeddings, labels)
-            if self.ignore_index is not None:
-                keep = rows_where(reference_labels != self.ignore_index)
-                reference, reference_labels = reference[keep], reference_labels[keep]
+        reference, reference_labels = self.reference(embeddings, labels, reference, reference_labels)
+        if reference is not None and reference_labels is not None and self.ignore_index is not None:
+            keep = rows_where(reference_labels != self.ignore_index)
+            reference, reference_labels = reference[keep], reference_labels[keep]
         _warn_if_degenerate(labels, past, reference_labels)
         embeddings = self._prepared(embeddings)
         reference = None if reference is None else self._prepared(reference)
-        return Batch.checked(embeddings, labels, rows, past, reference, reference_labels)
+        return self.oriented(Batch.checked(embeddings, labels, rows, past, reference, reference_labels))
+
+    @validates
+    def reference(
+        self,
+        embeddings: Float[Tensor, "b d"],
+        labels: Int[Tensor, " b"],
+        reference: Float[Tensor, "g d"] | None,
+        reference_labels: Labels | None,
+    ) -> tuple[Float[Tensor, "g d"] | None, Int[Tensor, " g"] | None]:
+        """What the batch is compared with where it is not the batch itself: what was given, or a loss's own proxies."""
+        if reference is None and reference_labels is None:
+            return None, None
+        return as_reference(reference, reference_labels, embeddings, labels)
+
+    def oriented(self, batch: Batch) -> Batch:
+        """The batch with its anchors in place: its rows, unless a loss turns it round."""
+        return batch
 
     def _prepared(self, embeddings: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         if self.check_finite and embeddings.device.type != "cpu":

@@ -53,7 +53,7 @@ def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: b
         missing, partner = batch.partners(index, mask)
         needed = torch.cat([batch.anchors, missing])
         of_needed = batch.classes.of_row[needed]
-    right = class_side(batch.classes, scope=scope, max_segments=max_segments)
+    right = _right(batch, scope, max_segments)
     left, groups = _left(batch, scope, max_segments, right, needed)
     return Plan(
         left=left,
@@ -70,14 +70,23 @@ def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: b
 
 
 def _check_by_anchor(batch: Batch, *, partners: bool) -> None:
+    if batch.proxies == "anchors":
+        raise InvalidInput("proxies are the anchors of this loss and have no partners; use scope='class_pair'")
     check_paired(batch.labels)
-    if batch.has_reference:
+    if batch.has_reference and batch.proxies is None:
         check_paired(batch.gallery_labels)
         if partners:
             raise InvalidInput(
                 "a loss that reads both ends of a positive pair cannot be expanded by anchor against a reference; "
                 "use scope='class_pair'"
             )
+
+
+def _right(batch: Batch, scope: Scope, max_segments: int | None) -> Side:
+    """The negatives' side. Proxies offer themselves only: a point between two of a class was never learnt."""
+    if batch.proxies == "gallery":
+        return class_side(batch.classes, scope="class_pair", max_segments=0)
+    return class_side(batch.classes, scope=scope, max_segments=max_segments)
 
 
 def _left(

@@ -80,7 +80,8 @@ class OptimizerConfig:
     name: Annotated[Literal["adam", "adamw"], "optimiser"] = "adam"
     lr: Annotated[float, "learning rate (of the head, where the backbone has its own)"] = 1e-3
     backbone_lr_factor: Annotated[float, "the backbone's learning rate as a factor of lr"] = 1.0
-    weight_decay: Annotated[float, "weight decay"] = 5e-4
+    loss_lr_factor: Annotated[float, "that of what the loss learns (proxies, margins) as a factor of lr"] = 10.0
+    weight_decay: Annotated[float, "weight decay (none on what the loss learns)"] = 5e-4
     schedule: Annotated[Literal["none", "cosine", "step"], "cosine falls to 0; step multiplies at milestones"] = "none"
     milestones: Annotated[list[int], "steps at which `step` multiplies by gamma"] = field(default_factory=list)
     gamma: Annotated[float, "factor of `step`"] = 0.5
@@ -227,6 +228,7 @@ def _check_numbers(config: TrainConfig) -> None:
         ("model.dim", model.dim, 1, None),
         ("optimizer.weight_decay", optimizer.weight_decay, 0, 1),
         ("optimizer.backbone_lr_factor", optimizer.backbone_lr_factor, 0, 1000),
+        ("optimizer.loss_lr_factor", optimizer.loss_lr_factor, 0, 1000),
     ):
         if value is not None and not low <= value <= (math.inf if high is None else high):
             wanted = f"at least {low}" if high is None else f"{low} to {high}"

@@ -11,36 +11,48 @@ from torch import nn
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.modules import LOSSES
-from embedding_expansion.core.pair_loss import PairLoss
+from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
+from embedding_expansion.core.proxy_losses import PROXY_LOSSES
 from embedding_expansion.errors import InvalidInput, UnknownName
 from embedding_expansion.model import EmbeddingModel
 from embedding_expansion.training.config import ExpansionConfig, ModelConfig, OptimizerConfig, TrainConfig
 
+BY_NAME: dict[str, type[PairLoss]] = {**LOSSES, **PROXY_LOSSES}
 
-def make_loss(config: TrainConfig) -> PairLoss:
+
+def make_loss(config: TrainConfig, num_classes: int) -> PairLoss:
     """The loss, expanded unless `expansion.n` is none.
+
+    Args:
+        config: of the run.
+        num_classes: training classes, for losses with parameters per class; the batches number them from 0.
 
     Raises:
         UnknownName: no loss, or no parameter of the loss, has the given name; says the nearest.
-        InvalidInput: a parameter's value is of the wrong kind.
+        InvalidInput: a parameter's value is of the wrong kind, or the loss cannot be expanded.
     """
     parameters: dict[str, Any] = dict(config.loss)
     name = str(parameters.pop("name"))
-    if name not in LOSSES:
-        raise UnknownName("loss", name, LOSSES)
-    loss = LOSSES[name](**_checked(name, parameters), statistics=True)
+    if name not in BY_NAME:
+        raise UnknownName("loss", name, BY_NAME)
+    known = inspect.signature(BY_NAME[name]).parameters
+    sizes = {"num_classes": num_classes, "embedding_size": config.model.dim}
+    filled_in: dict[str, Any] = {size: value for size, value in sizes.items() if size in known}
+    options = {option.name for option in OPTIONS}
+    parameters = _checked(name, parameters, {key: known[key].default for key in known.keys() - filled_in - options})
+    loss = BY_NAME[name](**filled_in, **parameters, statistics=True)
     expansion: ExpansionConfig = config.expansion
     if expansion.n == "none":
         return loss
+    if loss.not_expandable:
+        raise InvalidInput(f"the loss {name} cannot be expanded: {loss.not_expandable}; pass --expansion none")
     return EmbeddingExpansion(
         loss, n=expansion.n, scope=expansion.scope, normalize_synthetic=expansion.normalize_synthetic, statistics=True
     )
 
 
-def _checked(name: str, given: dict[str, Any]) -> dict[str, Any]:
+def _checked(name: str, given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a loss as it takes them: known by name, and of the kind of their defaults."""
-    known = list(inspect.signature(LOSSES[name].function).parameters.values())[1:]
-    defaults = {parameter.name: parameter.default for parameter in known}
     for parameter, value in given.items():
         if parameter not in defaults:
             raise UnknownName(f"parameter of the loss {name}", parameter, defaults)
@@ -48,7 +60,7 @@ def _checked(name: str, given: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, str) or isinstance(value, bool) is not wants_bool:
             wanted = "true or false" if wants_bool else "a number"
             raise InvalidInput(f"loss.{parameter} is {value!r}; pass {wanted}, by default {defaults[parameter]}")
-    return {parameter: type(defaults[parameter])(value) for parameter, value in given.items()}
+    return {key: float(value) if isinstance(defaults[key], float) else value for key, value in given.items()}
 
 
 def make_model(config: ModelConfig, *, fetch_weights: bool = True) -> EmbeddingModel:
@@ -68,13 +80,18 @@ def make_model(config: ModelConfig, *, fetch_weights: bool = True) -> EmbeddingM
 
 
 def make_optimizer(config: OptimizerConfig, model: EmbeddingModel, loss: nn.Module) -> torch.optim.Optimizer:
-    """Adam or AdamW over two groups: head, pooling and the loss's parameters at lr, the backbone at its share."""
-    backbone = [parameter for parameter in model.trunk.parameters() if parameter.requires_grad]
-    rest = [parameter for part in (model.pooling, model.head, loss) for parameter in part.parameters()]
-    groups = [
-        {"params": [parameter for parameter in rest if parameter.requires_grad], "factor": 1.0},
-        {"params": backbone, "factor": config.backbone_lr_factor},
+    """Adam or AdamW over three groups: head and pooling at lr, the backbone and the loss's parameters at their shares.
+
+    What a loss learns is not decayed: proxies are normalised, so that decay would only speed them up, and a margin of 0
+    is no better than another one.
+    """
+    groups: list[dict[str, Any]] = [
+        {"params": [*model.pooling.parameters(), *model.head.parameters()], "factor": 1.0},
+        {"params": list(model.trunk.parameters()), "factor": config.backbone_lr_factor},
+        {"params": list(loss.parameters()), "factor": config.loss_lr_factor, "weight_decay": 0.0},
     ]
+    for group in groups:
+        group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     return kind([group for group in groups if group["params"]], lr=config.lr, weight_decay=config.weight_decay)
 

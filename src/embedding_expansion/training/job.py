@@ -61,7 +61,16 @@ class Job:
         return self.model.head if self.config.model.freeze_backbone else self.model
 
     def batches(self, start: int, share: slice) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(step, images or cached features, labels) from a step on: a rank's share of what seed and step determine."""
+        """(step, images or cached features, labels) from a step on: a rank's share of what seed and step determine.
+
+        The training classes are numbered from 0 in the order of their labels, as losses with proxies ask for; a set
+        whose validation classes are held out has gaps.
+        """
+        classes = torch.from_numpy(self.train.classes)
+        for step, inputs, labels in self._drawn(start, share):
+            yield step, inputs, torch.searchsorted(classes, labels)
+
+    def _drawn(self, start: int, share: slice) -> Iterator[tuple[int, Tensor, Tensor]]:
         config = self.config
         if config.model.freeze_backbone:
             features, images = self._cached(self.train)
@@ -127,9 +136,10 @@ def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:
     precision = _precision(config.precision, device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    loss = make_loss(config).to(device)
     dataset, train, validation = _open(config)
     make_sampler(train, config)  # too few classes are an error now, not after the first measures
+    torch.manual_seed(config.seed)
+    loss = make_loss(config, len(train.classes)).to(device)
     model, model_config = _make_network(config, dataset.train.channels, device, fetch_weights)
     size = model.image_size if config.data.image_size is None else config.data.image_size
     transform = dataset.transform if config.data.transform is None else config.data.transform

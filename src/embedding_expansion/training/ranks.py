@@ -63,7 +63,10 @@ class Ranks:
         """The network and the loss as they are called in a step: with gradients averaged over the ranks."""
         if self.world == 1:
             return network, loss
-        return DistributedDataParallel(network), DistributedLoss(loss)
+        shared: nn.Module = DistributedLoss(loss)
+        if any(parameter.requires_grad for parameter in loss.parameters()):  # what the loss learns, on all ranks alike
+            shared = DistributedDataParallel(shared)
+        return DistributedDataParallel(network), shared
 
     def agree(self, value: int) -> int:
         """The largest value of any rank: a signal that one of them got reaches all at the same step."""

@@ -12,6 +12,16 @@ from embedding_expansion.core.losses.logarithmic import (
     multi_similarity,
     n_pair,
 )
+from embedding_expansion.core.losses.proxy import (
+    arcface,
+    cosface,
+    nearest_center,
+    normalized_softmax,
+    proxy_anchor,
+    proxy_nca,
+    soft_centers,
+    soft_triple,
+)
 from embedding_expansion.core.losses.ranked_list import ranked_list
 from embedding_expansion.core.losses.ranking import fast_ap, recall_at_k, smooth_ap
 from embedding_expansion.core.losses.signal_to_noise import snr_contrastive
@@ -23,8 +33,10 @@ from embedding_expansion.core.terms import Terms
 __all__ = [
     "Terms",
     "angular",
+    "arcface",
     "circle",
     "contrastive",
+    "cosface",
     "fast_ap",
     "generalized_lifted_structure",
     "histogram",
@@ -35,11 +47,17 @@ __all__ = [
     "multi_similarity",
     "n_pair",
     "nca",
+    "nearest_center",
+    "normalized_softmax",
     "nt_xent",
+    "proxy_anchor",
+    "proxy_nca",
     "ranked_list",
     "recall_at_k",
     "smooth_ap",
     "snr_contrastive",
+    "soft_centers",
+    "soft_triple",
     "sup_con",
     "triplet",
     "tuplet_margin",

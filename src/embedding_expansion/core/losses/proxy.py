@@ -1,0 +1,214 @@
+"""Losses on proxies, learnt points that stand for classes: Proxy-NCA, softmax and its margins, Proxy-Anchor.
+
+The table is `compare(embeddings, labels, reference=proxies, reference_labels=...)`: an anchor's positives are the
+proxies of its class, its negatives those of all others. Proxy-Anchor reads the same table turned round: the anchors are
+the proxies, the reference is the batch.
+
+Notation: s is a similarity of the table, d^2 = 2 - 2s; y is the anchor's class, z runs over the other classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.terms import (
+    SMALLEST_SQUARE,
+    Terms,
+    masked_logsumexp,
+    negatives_of_anchors,
+    squared_distance,
+)
+
+
+def _own(pairs: Pairs) -> tuple[Float[Tensor, " a"], Bool[Tensor, " a"]]:
+    """The similarity to the proxy of the anchor's class, the nearest of several; and whether there is one."""
+    there = pairs.positive_mask.any(dim=1)
+    nearest = torch.where(pairs.positive_mask, pairs.positive, -torch.inf).max(dim=1).values
+    return torch.where(there, nearest, 0), there
+
+
+def _cross_entropy(own: Float[Tensor, " a"], there: Bool[Tensor, " a"], pairs: Pairs, scale: float) -> Terms:
+    """-log softmax of the own class among all, of similarities times scale: a mean over the anchors."""
+    negative, negative_mask = negatives_of_anchors(pairs)
+    against = masked_logsumexp(scale * negative, negative_mask)
+    term = torch.where(there, functional.softplus(against - scale * own), 0)
+    return Terms(term[None], there.to(term.dtype)[None])
+
+
+def proxy_nca(pairs: Pairs, scale: float = 1.0, whole_softmax: bool = False) -> Terms:
+    """Proxy-NCA: the mean over anchors of -log(exp(-scale d_y^2) / sum over z of exp(-scale d_z^2)).
+
+    Args:
+        pairs: anchors against proxies, one a class, metric "euclidean".
+        scale: multiplies the squared distances (an inverse temperature).
+        whole_softmax: the own class joins the sum, as in pytorch-metric-learning and in Proxy-NCA++.
+
+    Returns:
+        Terms (1, a), weight 1 for every anchor whose class has a proxy and which has a negative. They can be negative,
+        but not with `whole_softmax`.
+
+    Source: Movshovitz-Attias et al., "No Fuss Distance Metric Learning using Proxies", ICCV 2017, equation 4 with
+    proxies in place of points (section 3.2). Differs from the source: nothing; the source has no scale.
+    """
+    own, there = _own(pairs)
+    negative, negative_mask = negatives_of_anchors(pairs)
+    counts = there & negative_mask.any(dim=1)
+    pull = scale * squared_distance(own)
+    against = masked_logsumexp(-scale * squared_distance(negative), negative_mask)
+    term = functional.softplus(pull + against) if whole_softmax else pull + against
+    return Terms(torch.where(counts, term, 0)[None], counts.to(term.dtype)[None])
+
+
+def normalized_softmax(pairs: Pairs, temperature: float = 0.05) -> Terms:
+    """Normalised softmax: the mean over anchors of -log(exp(s_y / t) / (exp(s_y / t) + sum over z of exp(s_z / t))).
+
+    Args:
+        pairs: anchors against proxies, one a class, metric "inner".
+        temperature: t; small is sharp.
+
+    Returns:
+        Terms (1, a), weight 1 for every anchor whose class has a proxy.
+
+    Source: Zhai & Wu, "Classification is a Strong Baseline for Deep Metric Learning", BMVC 2019, section 3, the
+    normalised softmax loss with a temperature. Differs from the source: the layer normalisation before it is the
+    model's affair.
+    """
+    return _cross_entropy(*_own(pairs), pairs, 1 / temperature)
+
+
+def cosface(pairs: Pairs, margin: float = 0.35, scale: float = 64.0) -> Terms:
+    """CosFace, large margin cosine loss: softmax cross-entropy of scale * s_z against scale * (s_y - margin).
+
+    Args:
+        pairs: anchors against proxies, one a class, metric "inner", of unit rows.
+        margin: on the cosine.
+        scale: the norm to which embeddings are taken.
+
+    Returns:
+        Terms (1, a), weight 1 for every anchor whose class has a proxy.
+
+    Source: Wang et al., "CosFace: Large Margin Cosine Loss for Deep Face Recognition", CVPR 2018, equation 4. Differs
+    from the source: nothing.
+    """
+    own, there = _own(pairs)
+    return _cross_entropy(own - margin, there, pairs, scale)
+
+
+def arcface(pairs: Pairs, margin: float = 0.5, scale: float = 64.0) -> Terms:
+    """ArcFace, angular margin loss: softmax cross-entropy of scale * s_z against scale * cos(angle_y + margin).
+
+    Args:
+        pairs: anchors against proxies, one a class, metric "inner", of unit rows.
+        margin: on the angle, in radians.
+        scale: the norm to which embeddings are taken.
+
+    Returns:
+        Terms (1, a), weight 1 for every anchor whose class has a proxy.
+
+    Source: Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", CVPR 2019, equation 3.
+    Differs from the source: where the angle and the margin together exceed pi, and the cosine would rise again, it is
+    s_y - margin sin(margin), as in the authors' program.
+    """
+    own, there = _own(pairs)
+    cosine = own.clamp(-1, 1)
+    sine = (1 - cosine.square()).clamp(min=SMALLEST_SQUARE).sqrt()
+    widened = cosine * math.cos(margin) - sine * math.sin(margin)
+    narrow_enough = cosine >= -math.cos(margin)  # angle <= pi - margin
+    return _cross_entropy(torch.where(narrow_enough, widened, cosine - margin * math.sin(margin)), there, pairs, scale)
+
+
+def nearest_center(pairs: Pairs) -> Pairs:
+    """One similarity a class: that of the nearest of its k proxies.
+
+    Args:
+        pairs: anchors against the k proxies of every class, those of a class together, k positives for each anchor.
+
+    Returns:
+        Pairs with one positive and one negative a class. `arcface` of them is SubCenter-ArcFace.
+
+    Source: Deng et al., "Sub-center ArcFace: Boosting Face Recognition by Large-scale Noisy Web Faces", ECCV 2020,
+    the max pooling over sub-centres. Differs from the source: nothing.
+    """
+    return _one_a_class(pairs, lambda similarity: similarity.max(dim=-1).values)
+
+
+def soft_centers(pairs: Pairs, gamma: float = 0.1) -> Pairs:
+    """One similarity a class: the mean over its k proxies, weighted by the softmax of their similarities / gamma.
+
+    Args:
+        pairs: anchors against the k proxies of every class, those of a class together, k positives for each anchor.
+        gamma: small prefers the nearest.
+
+    Returns:
+        Pairs with one positive and one negative a class. `cosface` of them is SoftTriple.
+
+    Source: Qian et al., "SoftTriple Loss: Deep Metric Learning Without Triplet Sampling", ICCV 2019, the
+    relaxed similarity of an example to a class. Differs from the source: nothing.
+    """
+    return _one_a_class(pairs, lambda similarity: (torch.softmax(similarity / gamma, dim=-1) * similarity).sum(dim=-1))
+
+
+def _one_a_class(pairs: Pairs, reading: Callable[[Tensor], Tensor]) -> Pairs:
+    """The similarities to the k proxies of a class, read as one."""
+    negative, negative_mask = negatives_of_anchors(pairs)
+    k = pairs.positive.shape[1]
+    return Pairs(
+        positive=reading(pairs.positive)[:, None],
+        positive_mask=pairs.positive_mask.any(dim=1, keepdim=True),
+        negative=reading(torch.unflatten(negative, 1, (-1, k))),
+        negative_mask=negative_mask[:, ::k],
+        partner=None,
+        per_class=pairs.per_class,
+    )
+
+
+def soft_triple(pairs: Pairs, margin: float = 0.01, scale: float = 20.0, gamma: float = 0.1) -> Terms:
+    """SoftTriple: softmax cross-entropy of scale * S_z against scale * (S_y - margin), S as in `soft_centers`.
+
+    Args:
+        pairs: anchors against the k proxies of every class, those of a class together, metric "inner".
+        margin: on the similarity (delta in the paper).
+        scale: sharpness of the softmax over classes (lambda in the paper).
+        gamma: of the softmax over a class's proxies; small prefers the nearest.
+
+    Returns:
+        Terms (1, a), weight 1 for every anchor whose class has a proxy.
+
+    Source: Qian et al., "SoftTriple Loss: Deep Metric Learning Without Triplet Sampling", ICCV 2019, the
+    loss of the title. Differs from the source: what draws a class's proxies together reads no similarity of the batch,
+    so that it is a part of the module (`SoftTripleLoss`).
+    """
+    return cosface(soft_centers(pairs, gamma), margin, scale)
+
+
+def proxy_anchor(pairs: Pairs, margin: float = 0.1, alpha: float = 32.0) -> Terms:
+    """Proxy-Anchor: every proxy pulls the batch's rows of its class and pushes the others, the hardest the most.
+
+        mean over proxies with positives of log(1 + sum over P of exp(-alpha (s - margin)))
+        + mean over all proxies of log(1 + sum over N of exp(alpha (s + margin)))
+
+    Args:
+        pairs: proxies, one a class, against the batch, metric "inner".
+        margin: on the similarity (delta in the paper).
+        alpha: sharpness.
+
+    Returns:
+        Terms (2, a): the pull weighs the proxies of classes that are in the batch, the push all.
+
+    Source: Kim et al., "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020, equation 4. Differs from the source:
+    nothing.
+    """
+    pull = functional.softplus(masked_logsumexp(-alpha * (pairs.positive - margin), pairs.positive_mask))
+    negative, negative_mask = negatives_of_anchors(pairs)
+    push = functional.softplus(masked_logsumexp(alpha * (negative + margin), negative_mask))
+    return Terms(
+        torch.stack([pull, push]),
+        torch.stack([pairs.positive_mask.any(dim=1).to(pull.dtype), torch.ones_like(push)]),
+    )
