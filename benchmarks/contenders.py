@@ -18,7 +18,7 @@ from embedding_expansion.errors import EmbeddingExpansionError
 from harness import Step
 
 try:
-    native: Any = importlib.import_module("embedding_expansion.core.native")
+    native: Any = importlib.import_module("embedding_expansion.core.search.native")
 except ModuleNotFoundError:  # a package without the compiled search
     native = None
 

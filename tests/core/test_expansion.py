@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from embedding_expansion.core import table_search
 from embedding_expansion.core.expansion import expand, hardest, synthesize
+from embedding_expansion.core.search import table
 
 from . import explicit, oracles
 from .batches import UNEQUAL, batch, batch_for, seeds
@@ -199,7 +199,7 @@ def test_the_search_finds_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) ->
         E, labels = batch((4, 4, 2, 2, 2), paired=True)
         whole = expand(E, labels, 3, scope=scope)
         with monkeypatch.context() as patch:
-            patch.setattr(table_search, "TABLE_LIMIT", 1)
+            patch.setattr(table, "LIMIT", 1)
             pieces = expand(E, labels, 3, scope=scope)
         torch.testing.assert_close(pieces.negative, whole.negative, rtol=0, atol=1e-12)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,9 +20,8 @@ from embedding_expansion.core.pairs import (
     squared_norms,
 )
 from embedding_expansion.core.plan import plan_of
-from embedding_expansion.core.problem import Rules
+from embedding_expansion.core.search.problem import Rules
 from embedding_expansion.core.sides import SCOPES, Scope
-from embedding_expansion.errors import InvalidInput
 
 EXPANDABLE: tuple[Metric, ...] = ("euclidean", "inner")  # in which a similarity is told by inner products
 
@@ -46,8 +44,6 @@ class Expansion:
         """The options, or an error that says which cannot be used."""
         check_name("scope", scope, SCOPES)
         check_name("metric", metric, EXPANDABLE)
-        if as_count(n) == math.inf:
-            raise InvalidInput("n is inf, which is not there yet; pass a whole number, e.g. 8")
         return cls(as_count(n), scope, normalize_synthetic, metric, as_limit("max_segments", max_segments))
 
     @property

@@ -17,7 +17,7 @@ from embedding_expansion.core.grouping import group
 from embedding_expansion.core.inputs import Labels, as_batch, as_count, check_finite, validates
 from embedding_expansion.core.mining import Winners
 from embedding_expansion.core.pairs import Metric, Pairs
-from embedding_expansion.core.problem import smallest_square
+from embedding_expansion.core.search.problem import smallest_square
 from embedding_expansion.core.sides import Scope, interpolated
 from embedding_expansion.errors import InvalidInput
 

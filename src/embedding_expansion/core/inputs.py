@@ -173,13 +173,17 @@ def as_limit(name: str, given: SupportsIndex | float | None) -> int | None:
 
 
 def check_unit(embeddings: Float[Tensor, "b d"]) -> None:
-    """Raise InvalidInput where a row is not of unit norm (to 1e-3), which n = infinity on the sphere asks for."""
+    """Raise InvalidInput where a row is not of unit norm (to 1e-3), which n = infinity on the sphere asks for.
+
+    A row of zeros passes: normalising it has left it as it was, and it spans no arc.
+    """
     if torch.compiler.is_compiling() or embeddings.numel() == 0:
         return
-    off = (embeddings.detach().norm(dim=1) - 1).abs()
+    norms = embeddings.detach().norm(dim=1)
+    off = torch.where(norms == 0, 0, (norms - 1).abs())
     if float(off.max()) > 1e-3:
         raise InvalidInput(
-            f"n is infinity, but row {int(off.argmax())} has norm {float(embeddings[off.argmax()].norm()):.4g}; pass "
+            f"n is infinity, but row {int(off.argmax())} has norm {float(norms[off.argmax()]):.4g}; pass "
             "L2-normalised rows, normalize_synthetic=False, or a finite n"
         )
 

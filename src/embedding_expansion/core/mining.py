@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from embedding_expansion.core import native, table_search
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.inputs import check_unit
 from embedding_expansion.core.plan import Plan, plan_of
-from embedding_expansion.core.problem import Found, Problem, Rules
+from embedding_expansion.core.search import native, pass_back, table
+from embedding_expansion.core.search.problem import Found, Problem, Rules
 from embedding_expansion.core.sides import Scope
 
 
@@ -38,7 +38,7 @@ class Winners:
 
 def search(problem: Problem) -> Found:
     """The hardest pairs: by the native kernel where it is there, else by looking at the whole expanded table."""
-    return native.search(problem) if native.takes(problem.product) else table_search.search(problem)
+    return native.search(problem) if native.takes(problem.product) else table.search(problem)
 
 
 class Mined(NamedTuple):
@@ -117,8 +117,8 @@ def gradient(
         y = x if plan.same_rows else (embeddings if gallery is None else gallery)[right.rows]
         to_product = x.new_zeros(len(x), len(y))
         problem = Problem(to_product, left, right, *_own(plan, x, y, None), rules, plan.symmetric)
-        pass_back = native.pass_back if native.takes(to_product) else table_search.pass_back
-        to_left_own, to_right_own = pass_back(problem, found, of_value.contiguous())
+        back = native.pass_back if native.takes(to_product) else pass_back.pass_back
+        to_left_own, to_right_own = back(problem, found, of_value.contiguous())
         to_product.view(-1).index_add_(0, plan.positives_at.flatten(), of_positives.flatten())
         if plan.same_rows:
             for side, to_own in ((left, to_left_own), (right, to_right_own)):

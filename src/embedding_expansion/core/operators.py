@@ -15,7 +15,7 @@ from torch import Tensor
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.mining import Mined, find, gradient, synthetic_share
 from embedding_expansion.core.plan import plan_of
-from embedding_expansion.core.problem import Found, Rules
+from embedding_expansion.core.search.problem import Found, Rules
 from embedding_expansion.core.sides import Scope
 
 INFINITY = -1  # as n, which is passed as a whole number

@@ -87,15 +87,20 @@ class Side:
             parts.append((of_group @ of_group.mT).flatten())
         return torch.cat(parts)
 
+    def by_size(self, own: Float[Tensor, " o"]) -> Iterator[Float[Tensor, "g k k"]]:
+        """What stands group by group, as a block for each size."""
+        at = 0
+        for groups, _, k, _ in self.buckets():
+            count = groups.stop - groups.start
+            yield own[at : at + count * k * k].reshape(count, k, k)
+            at += count * k * k
+
     def own_products_back(self, gradient: Float[Tensor, " o"], embeddings: Float[Tensor, "s d"]) -> Tensor:
         """What these pass back to the rows' embeddings, (s, d)."""
-        result, at = torch.zeros_like(embeddings), 0
-        for groups, members, k, _ in self.buckets():
-            count = groups.stop - groups.start
-            of_products = gradient[at : at + count * k * k].view(count, k, k)
-            of_group = embeddings[self.member[members]].reshape(count, k, -1)
+        result = torch.zeros_like(embeddings)
+        for (_, members, k, _), of_products in zip(self.buckets(), self.by_size(gradient), strict=True):
+            of_group = embeddings[self.member[members]].reshape(-1, k, embeddings.shape[1])
             result.index_add_(0, self.member[members], ((of_products + of_products.mT) @ of_group).flatten(0, 1))
-            at += count * k * k
         return result
 
 

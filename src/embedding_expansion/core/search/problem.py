@@ -12,6 +12,8 @@ from torch import Tensor
 from embedding_expansion.core.pairs import Metric
 from embedding_expansion.core.sides import Side
 
+NEVER = -1e30  # the value of a point that takes no part: no other is smaller
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -30,6 +32,11 @@ class Rules:
 def smallest_square(dtype: torch.dtype) -> float:
     """The squared norm under which a synthetic point has no direction."""
     return 1e-10 if dtype == torch.float64 else 1e-4
+
+
+def least_length(dtype: torch.dtype) -> float:
+    """The squared norm under which the ends of an arc are one point, or opposite ones: a multiple of rounding."""
+    return 1e-14 if dtype == torch.float64 else 1e-6
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 /* The way back: what the similarity of every hardest pair, its winner held fixed, passes on to the inner products that
-   it was read off. Included once for every type and instruction set, after hardest.h. */
+   it was read off. Included once for every type and instruction set, after points.h. */
 
 typedef struct {
   Rules rules;

@@ -4,7 +4,10 @@
 #define T float
 #define SQRT sqrtf
 #define ABS fabsf
-#include "hardest.h"
+#include "points.h"
+#include "pairs.h"
+#include "arcs.h"
+#include "search.h"
 #include "gradient.h"
 #undef TYPE
 #undef T
@@ -15,7 +18,10 @@
 #define T double
 #define SQRT sqrt
 #define ABS fabs
-#include "hardest.h"
+#include "points.h"
+#include "pairs.h"
+#include "arcs.h"
+#include "search.h"
 #include "gradient.h"
 #undef TYPE
 #undef T

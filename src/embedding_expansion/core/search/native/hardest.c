@@ -12,7 +12,8 @@
 typedef struct {
   int32_t n; /* points on a segment */
   int32_t infinite, normalize, euclidean;
-  double smallest; /* squared norm under which a point has no direction */
+  double smallest;     /* squared norm under which a point has no direction */
+  double least_length; /* squared norm under which two ends are one, or opposite */
 } Rules;
 
 /* Gives the tasks 0..count-1 out to threads, one at a time, until none is left. */

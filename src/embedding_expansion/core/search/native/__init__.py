@@ -1,6 +1,6 @@
 """The native form of the search: a small C library, compiled when the package is installed and a compiler is there.
 
-Where it is not, or is turned off, `table_search` does the same with torch alone.
+Where it is not, or is turned off, `table` does the same with torch alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedding_expansion.core.problem import Found, Problem, smallest_square
+from embedding_expansion.core.search.problem import Found, Problem, least_length, smallest_square
 from embedding_expansion.core.sides import Side
 
 INSTRUCTION_SETS = ("plain", "AVX2", "AVX-512")
@@ -74,6 +74,7 @@ class _Rules(ctypes.Structure):
         ("normalize", ctypes.c_int32),
         ("euclidean", ctypes.c_int32),
         ("smallest", ctypes.c_double),
+        ("least_length", ctypes.c_double),
     )
 
 
@@ -112,7 +113,7 @@ class _Passing(ctypes.Structure):
 
 
 def search(problem: Problem) -> Found:
-    """The hardest pairs; the same as `table_search.search`, but for rounding."""
+    """The hardest pairs; the same as `table.search`, but for rounding."""
     product = problem.product.contiguous()
     shape = len(problem.left.size), len(problem.right.size)
     ends = torch.zeros(*shape, 4, dtype=torch.int32)
@@ -167,6 +168,7 @@ def _rules(problem: Problem) -> _Rules:
         normalize=rules.normalize,
         euclidean=rules.metric == "euclidean",
         smallest=smallest_square(problem.product.dtype),
+        least_length=least_length(problem.product.dtype),
     )
 
 

@@ -1,0 +1,1 @@
+"""The search for the hardest pairs in inner products: in torch, and the same natively."""

@@ -1,0 +1,64 @@
+"""The way back in torch: what the values of the hardest pairs, winners held fixed, pass on to inner products."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from embedding_expansion.core.search.problem import Found, Problem, Rules
+from embedding_expansion.core.sides import Side
+
+
+def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Adds to `problem.product` what the gradient of the values passes on, and gives back that of each `own`."""
+    left, right, rules = problem.left, problem.right, problem.rules
+    gradient = gradient.masked_fill(left.label[:, None] == right.label, 0)
+    rows, columns = gradient.shape
+    if problem.symmetric:  # a pair and the same turned round are one
+        gradient = gradient + gradient.T
+        g, h = torch.triu_indices(rows, columns, offset=1, device=gradient.device, dtype=torch.int32)
+    else:
+        g = torch.arange(rows, device=gradient.device, dtype=torch.int32).repeat_interleave(columns)
+        h = torch.arange(columns, device=gradient.device, dtype=torch.int32).repeat(rows)
+    pair = g * columns + h
+    gradient, value = (entry.flatten().index_select(0, pair) for entry in (gradient, found.value))
+    ends, weights = (entry.flatten(0, 1).index_select(0, pair).T for entry in (found.ends, found.weights))
+    x = _Ends(left, problem.left_own, g, ends[:2], weights[0], rules)
+    y = _Ends(right, problem.right_own, h, ends[2:], weights[1], rules)
+    inner = value - x.shift - y.shift
+    scaled = gradient * x.scale * y.scale
+    flat, stride = problem.product.view(-1), problem.product.shape[1]
+    for row, u in x.members:
+        first, weight = row * stride, scaled * u
+        for column, v in y.members:
+            flat.index_add_(0, first + column, weight * v)
+    return x.of_own(gradient, inner), y.of_own(gradient, inner)
+
+
+class _Ends:
+    """The winning points of one side: their members' places and weights, squared norms, scale and shift."""
+
+    def __init__(self, side: Side, own: Tensor, group: Tensor, ends: Tensor, u: Tensor, rules: Rules) -> None:
+        # Numbers of 32 bits: the arithmetic is bound by memory. There are less members than that, and less in `own`.
+        first, size, at = (entry.int().index_select(0, group) for entry in (side.first, side.size, side.own_at))
+        i, j = ends
+        self.own, v = own, 1 - u
+        self.weights = (u * u, 2 * u * v, v * v)
+        row = at + i * size
+        self.places = (row + i, row + j, at + j * (size + 1))
+        self.members = tuple((side.member.index_select(0, first + end), w) for end, w in ((i, u), (j, v)))
+        norms = [own.index_select(0, place) for place in self.places]
+        self.square = sum(norm * weight for norm, weight in zip(norms, self.weights, strict=True))
+        self.again = (i != j) if rules.normalize else torch.zeros_like(i, dtype=torch.bool)
+        self.scale = torch.where(self.again, self.square, 1).rsqrt()
+        self.euclidean = rules.metric == "euclidean"
+        self.shift = torch.where(self.again, 0, (1 - self.square) / 2) if self.euclidean else 0
+
+    def of_own(self, gradient: Tensor, inner: Tensor) -> Tensor:
+        """What the squared norms pass on to the inner products of each group with itself."""
+        result = torch.zeros_like(self.own)
+        unchanged = -gradient / 2 if self.euclidean else 0
+        of_square = torch.where(self.again, -gradient * inner / (2 * self.square), unchanged)
+        for place, weight in zip(self.places, self.weights, strict=True):
+            result.index_add_(0, place, of_square * weight)
+        return result

@@ -1,0 +1,277 @@
+"""Infinitely many points: the hardest pair of whole arcs, or of whole segments, held against a search that zooms in."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from embedding_expansion.core import losses
+from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.expansion import expand, hardest
+from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.pair_loss import PairLoss
+from embedding_expansion.errors import InvalidInput
+
+from . import explicit, oracles
+from .batches import batch_for, seeds
+
+SCOPES = ["class_pair", "anchor"]
+RULES = [(True, "euclidean"), (True, "inner"), (False, "euclidean"), (False, "inner")]
+every_rule = pytest.mark.parametrize(("normalize", "metric"), RULES)
+every_scope = pytest.mark.parametrize("scope", SCOPES)
+
+
+def on_segment(E: Tensor, ends: tuple[int, int], u: Tensor, normalize: bool) -> Tensor:
+    """Points of a segment as vectors; ends and singles stay as they are."""
+    i, j = ends
+    points = u[:, None] * E[i] + (1 - u[:, None]) * E[j]
+    inside = ((u > 0) & (u < 1))[:, None]
+    return torch.where(inside & normalize & (i != j), points / points.norm(dim=1, keepdim=True), points)
+
+
+def zoomed(E: Tensor, a: tuple[int, int], b: tuple[int, int], normalize: bool, metric: str) -> float:
+    """The hardest pair of two segments: a grid, then ever finer ones about the best of it."""
+    (low, high), (left, right) = (0.0, 1.0), (0.0, 1.0)
+    best = -math.inf
+    for _ in range(11):
+        u, v = torch.linspace(low, high, 25).double(), torch.linspace(left, right, 25).double()
+        x, y = on_segment(E, a, u, normalize), on_segment(E, b, v, normalize)
+        table = x @ y.T if metric == "inner" else 1 - ((x[:, None] - y) ** 2).sum(-1) / 2
+        at = int(table.argmax())
+        best = max(best, float(table.max()))
+        i, j = at // 25, at % 25
+        low, high = float(u[max(0, i - 2)]), float(u[min(24, i + 2)])
+        left, right = float(v[max(0, j - 2)]), float(v[min(24, j + 2)])
+    return best
+
+
+def whole_segments(rows: Sequence[int]) -> list[tuple[int, int]]:
+    return [(i, j) for i, j in itertools.combinations(rows, 2)] or [(rows[0], rows[0])]
+
+
+def oracle(E: Tensor, labels: list[int], scope: str, normalize: bool, metric: str) -> Tensor:
+    """The expanded negatives, row by class; -1 within a class."""
+    classes = sorted(set(labels))
+    rows = [explicit.rows_of_class(labels, label) for label in classes]
+    nearest = functools.cache(lambda a, b: zoomed(E, a, b, normalize, metric))
+    found = torch.full((len(labels), len(classes)), -1.0, dtype=E.dtype)
+    for i, label in enumerate(labels):
+        for c, other in enumerate(classes):
+            if label == other:
+                continue
+            if scope == "anchor":
+                pairs = [((i, explicit.mate(i)), (j, explicit.mate(j))) for j in rows[c] if j % 2 == 0]
+            else:
+                pairs = list(itertools.product(whole_segments(rows[classes.index(label)]), whole_segments(rows[c])))
+            found[i, c] = max(nearest(*sorted(pair)) for pair in pairs)
+    return found
+
+
+@every_scope
+@every_rule
+@pytest.mark.parametrize(("d", "seed"), [(2, 0), (3, 1), (64, 2)])
+def test_the_value_is_that_of_the_nearest_points_of_whole_segments(
+    d: int, seed: int, scope: str, normalize: bool, metric: str
+) -> None:
+    E, labels = batch_for(scope, seed, d=d, unit=normalize)
+    pairs = expand(E, labels, math.inf, scope=scope, normalize_synthetic=normalize, metric=metric)
+    expected = oracle(E, labels.tolist(), scope, normalize, metric)
+    a = len(E)
+    torch.testing.assert_close(pairs.negative[:a][pairs.negative_mask[:a]], expected[pairs.negative_mask[:a]])
+
+
+@every_scope
+@every_rule
+@given(seed=seeds, d=st.sampled_from([2, 3, 5, 32]), n=st.integers(0, 40))
+def test_no_finite_number_of_points_is_harder(
+    scope: str, normalize: bool, metric: str, seed: int, d: int, n: int
+) -> None:
+    E, labels = batch_for(scope, seed, d=d, unit=normalize)
+    options: dict[str, Any] = {"scope": scope, "normalize_synthetic": normalize, "metric": metric}
+    for dtype, slack in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
+        some, all_of_them = (expand(E.to(dtype), labels, k, **options).negative for k in (n, math.inf))
+        assert (all_of_them >= some - slack * (1 + some.abs())).all()
+
+
+def test_more_and_more_points_come_nearer_and_nearer_to_it() -> None:
+    E, labels = batch_for("class_pair", 5, d=3)
+    limit = expand(E, labels, math.inf).negative
+    gaps = [float((limit - expand(E, labels, n).negative).max()) for n in (1, 7, 63, 511)]
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[0] > 1e-3
+    assert gaps[-1] < 1e-5
+
+
+@every_scope
+@every_rule
+def test_the_winners_are_points_of_their_segments_and_have_the_value(scope: str, normalize: bool, metric: str) -> None:
+    E, labels = batch_for(scope, 3, unit=normalize)
+    options: dict[str, Any] = {"scope": scope, "normalize_synthetic": normalize, "metric": metric}
+    winners = hardest(E, labels, math.inf, **options)
+    pairs = expand(E, labels, math.inf, **options)
+    classes = torch.unique(labels)
+    inside = 0
+    for i, label in enumerate(labels):
+        row = i if scope == "anchor" else int((classes == label).nonzero())
+        for c in pairs.negative_mask[i].nonzero()[:, 0].tolist():
+            points = []
+            for which in (0, 1):
+                ends, weights = winners.ends[row, c, which], winners.weights[row, c, which]
+                assert (labels[ends] == (label, classes[c])[which]).all()
+                assert ((weights >= 0) & (weights <= 1)).all()
+                assert bool(winners.is_synthetic[row, c, which]) == bool(ends[0] != ends[1])
+                inside += int(ends[0] != ends[1])
+                points.append(on_segment(E, (int(ends[0]), int(ends[1])), weights[:1], normalize)[0])
+            value = oracles.similarity(*points, metric)
+            torch.testing.assert_close(value, pairs.negative[i, c])
+    assert inside > 0 or (not normalize and metric == "inner")
+
+
+@every_scope
+@every_rule
+def test_gradcheck(scope: str, normalize: bool, metric: str) -> None:
+    E, labels = batch_for(scope, 1, d=3, unit=normalize)
+
+    def negatives(rows: Tensor) -> Tensor:
+        rows = rows / rows.norm(dim=1, keepdim=True) if normalize else rows
+        pairs = expand(rows, labels, math.inf, scope=scope, normalize_synthetic=normalize, metric=metric)
+        return pairs.negative[pairs.negative_mask]
+
+    assert torch.autograd.gradcheck(negatives, E.requires_grad_())
+
+
+@pytest.mark.parametrize("name", [name for name in oracles.EXPANDABLE if name != "circle"])  # its weights are constants
+def test_every_loss_has_its_gradient(name: str) -> None:
+    E, labels = batch_for("class_pair", 2, d=3)
+    loss = EmbeddingExpansion(LOSSES[name](), n=math.inf)
+    assert torch.autograd.gradcheck(lambda rows: loss(rows, labels), E.requires_grad_(), atol=1e-4)
+
+
+@every_scope
+@pytest.mark.parametrize("name", [name for name in oracles.EXPANDABLE if LOSSES[name].monotone])
+@given(seed=seeds, n=st.integers(0, 20))
+def test_every_monotone_loss_is_hardest_in_the_limit(name: str, scope: str, seed: int, n: int) -> None:
+    E, labels = batch_for(scope, seed)
+
+    def totals(k: float) -> Tensor:
+        table = expand(E, labels, k, scope=scope, metric=LOSSES[name].metric)
+        return getattr(losses, name)(table).total
+
+    assert (totals(math.inf) >= totals(n) - 1e-9).all()
+
+
+def test_inner_products_gain_nothing_without_normalising_again() -> None:
+    E, labels = batch_for("class_pair", unit=False)
+    limit, mined = (expand(E, labels, n, normalize_synthetic=False, metric="inner").negative for n in (math.inf, 0))
+    torch.testing.assert_close(limit, mined)
+
+
+def test_in_anchor_scope_the_segment_ends_in_the_partner() -> None:
+    """The partner of row 0 is nearest to the other class, and no point between them is."""
+    E = torch.tensor([[0, 1], [1, 0], [1, 0], [1, 0]], dtype=torch.float64)
+    labels = [0, 0, 1, 1]
+    assert expand(E, labels, 50, scope="anchor").negative[0, 1] < 1
+    assert expand(E, labels, math.inf, scope="anchor").negative[0, 1] == 1
+    winner = hardest(E, labels, math.inf, scope="anchor")
+    assert winner.ends[0, 1].tolist() == [[1, 1], [2, 2]]
+
+
+def test_with_a_memory_one_end_of_a_segment_is_current() -> None:
+    """Class 0: its past rows span the arc nearest to class 1, and with its current row arcs that come less near."""
+    E = torch.tensor([[1, 1, 0.2], [1, -1, 0.2], [-1, 0.3, 0.1], [1, 0, 1]], dtype=torch.float64)
+    E = E / E.norm(dim=1, keepdim=True)
+    labels, past = [0, 0, 0, 1], torch.tensor([True, True, False, False])
+    ours, theirs = expand(E, labels, math.inf, past=past).negative
+    for finite in (3, 50):
+        assert (expand(E, labels, finite, past=past).negative[0] <= ours + 1e-12).all()
+    arcs = [zoomed(E, ends, (3, 3), True, "euclidean") for ends in ((0, 2), (1, 2), (0, 1))]
+    torch.testing.assert_close(float(ours[1]), max(arcs[:2]))
+    torch.testing.assert_close(float(theirs[0]), max(arcs))
+
+
+def degenerate(kind: str) -> Tensor:
+    E, _ = batch_for("anchor", 1)
+    E = E.clone()
+    match kind:
+        case "equal ends":
+            E[1] = E[0]
+        case "nearly equal ends":
+            E[1] = E[0] + 1e-9 * E[2]
+        case "opposite ends":
+            E[1] = -E[0]
+        case "nearly opposite ends":
+            E[1] = -E[0] + 1e-9 * E[2]
+        case "the same arc in two classes":
+            E[2:4] = E[0:2]
+        case "arcs of one great circle":
+            E[:, 2:] = 0
+        case "arcs at right angles":
+            E = torch.eye(8, dtype=E.dtype)
+        case "all rows equal":
+            E[:] = E[0]
+        case "a row of zeros":
+            E[0] = 0
+    norms = E.norm(dim=1, keepdim=True)
+    return E / torch.where(norms > 0, norms, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "equal ends",
+        "nearly equal ends",
+        "opposite ends",
+        "nearly opposite ends",
+        "the same arc in two classes",
+        "arcs of one great circle",
+        "arcs at right angles",
+        "all rows equal",
+        "a row of zeros",
+    ],
+)
+@every_scope
+@pytest.mark.parametrize(("normalize", "metric"), [(True, "inner"), (False, "euclidean")])
+def test_degenerate_segments_have_values_and_gradients(
+    kind: str, dtype: torch.dtype, scope: str, normalize: bool, metric: str
+) -> None:
+    E, labels = degenerate(kind).to(dtype).requires_grad_(), [0, 0, 1, 1, 2, 2, 3, 3]
+    options: dict[str, Any] = {"scope": scope, "normalize_synthetic": normalize, "metric": metric}
+    pairs = expand(E, labels, math.inf, **options)
+    (gradient,) = torch.autograd.grad(pairs.negative[pairs.negative_mask].sum(), E)
+    assert pairs.negative.isfinite().all()
+    assert gradient.isfinite().all()
+    assert (pairs.negative <= 1 + 1e-5).all()
+    slack = 1e-5 if dtype == torch.float32 else 1e-9
+    for n in (0, 1, 2, 7, 20):
+        assert (pairs.negative >= expand(E, labels, n, **options).negative - slack).all()
+
+
+def test_rows_off_the_sphere_are_refused_where_arcs_are_meant() -> None:
+    E, labels = batch_for("class_pair", unit=False)
+    with pytest.raises(InvalidInput, match=r"n is infinity, but row \d has norm .*; pass L2-normalised rows"):
+        expand(E, labels, math.inf)
+    assert EmbeddingExpansion(LOSSES["triplet"](), n=math.inf)(E, labels).isfinite()  # modules normalise first
+
+
+@pytest.mark.parametrize("options", [{"chunk": 3}, {"max_segments": 2}], ids=str)
+def test_blocks_and_fewer_segments_go_with_it(options: dict[str, Any]) -> None:
+    E, labels = batch_for("class_pair")
+
+    def value(**more: Any) -> Tensor:
+        loss: PairLoss = EmbeddingExpansion(LOSSES["multi_similarity"](), n=math.inf, **more)
+        return loss(E, labels)
+
+    if "chunk" in options:
+        torch.testing.assert_close(value(**options), value())
+    else:
+        assert value(**options) < value()
