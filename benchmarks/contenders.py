@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -13,14 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.miners import MultiSimilarityMiner
 from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.search import native
 from embedding_expansion.errors import EmbeddingExpansionError
 from harness import Step
-
-try:
-    native: Any = importlib.import_module("embedding_expansion.core.search.native")
-except ModuleNotFoundError:  # a package without the compiled search
-    native = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +55,10 @@ class Row:
     peer: Peer | None = None
     options: dict[str, Any] = field(default_factory=dict)
     most: float | None = 1.0  # times the incumbent's time that it may take expanded; None: only reported
+    miner: Callable[[Pairs], Pairs] | None = None
 
     def module(self, **more: Any) -> nn.Module:
-        return LOSSES[self.key](**self.options, **more)
+        return LOSSES[self.key](**self.options, miner=self.miner, **more)
 
     @property
     def expandable(self) -> bool:
@@ -89,7 +87,7 @@ ROWS = (
         "multi_similarity, mined",
         "multi_similarity",
         Peer("MultiSimilarityLoss", miner="MultiSimilarityMiner"),
-        {"mining": True},
+        miner=MultiSimilarityMiner(),
     ),
     _row("circle", "CircleLoss"),
     _row("sup_con", "SupConLoss"),
@@ -108,16 +106,16 @@ ROWS = (
 
 
 def choose(names: Iterable[str] | None) -> tuple[list[Row], dict[str, str]]:
-    """The rows asked for, by their own or the registry's name (default: all), and why some of them cannot be run.
+    """The rows asked for by name (default: all), and why some of them cannot be run.
 
     A loss of the registry that has no row here is compared with the Gram product alone.
     """
     rows = [*ROWS, *(Row(key, key, most=None) for key in LOSSES if key not in {row.key for row in ROWS})]
     if names is not None:
-        unknown = set(names) - {row.name for row in rows} - {row.key for row in rows}
+        unknown = set(names) - {row.name for row in rows}
         if unknown:
             raise SystemExit(f"no loss is named {', '.join(sorted(unknown))}; known: {', '.join(r.name for r in rows)}")
-        rows = [row for row in rows if row.name in names or row.key in names]
+        rows = [row for row in rows if row.name in names]
     left_out = {row.name: why for row in rows if (why := _why_not(row))}
     return [row for row in rows if row.name not in left_out], left_out
 
@@ -134,12 +132,12 @@ def _why_not(row: Row) -> str:
 
 def searches() -> tuple[str, ...]:
     """The two forms of the search for the hardest pairs, the one in use first."""
-    return ("native", "torch") if native is not None and native.available() else ("torch",)
+    return ("native", "torch") if native.available() else ("torch",)
 
 
 def searching(name: str) -> contextlib.AbstractContextManager[Any]:
     """While it is entered, the search has that form."""
-    return native.disabled() if name == "torch" and native is not None else contextlib.nullcontext()
+    return native.disabled() if name == "torch" else contextlib.nullcontext()
 
 
 def step(loss: Callable[[Tensor, Tensor], Tensor], embeddings: Tensor, labels: Tensor, search: str = "native") -> Step:
