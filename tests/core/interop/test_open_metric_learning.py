@@ -6,6 +6,7 @@ It asks for NumPy 1, so it lives in an environment of its own, which .ci/run mak
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,7 @@ with warnings.catch_warnings():
     from oml.interfaces.models import IExtractor
     from oml.lightning.modules.extractor import ExtractorModule
     from oml.lightning.pipelines.train import extractor_training_pipeline
-    from oml.registry.losses import LOSSES_REGISTRY
+    from oml.registry.losses import LOSSES_REGISTRY, get_criterion_by_cfg
     from oml.samplers import BalanceSampler
     from torchvision.transforms import Compose, ToTensor
 
@@ -151,3 +152,15 @@ def test_its_pipeline_trains_with_a_loss_that_its_configuration_names(
     (watched,) = made
     assert len(watched.check(EmbeddingExpansion(TripletLoss(0.3), n=2))) == 6
     assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_the_examples_of_the_page_run() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page.partition("## Open Metric Learning")[2], re.DOTALL)
+    names: dict[str, Any] = {"extractor": Extractor()}
+    for block in blocks:
+        exec(compile(block, "docs/integrations.md", "exec"), names)
+    assert len(blocks) == 2
+    assert names["module"].criterion is names["criterion"]
+    assert isinstance(get_criterion_by_cfg({"name": "expanded_triplet", "args": {"margin": 0.3}}), EmbeddingExpansion)
+    del LOSSES_REGISTRY["expanded_triplet"]
