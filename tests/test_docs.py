@@ -6,7 +6,9 @@ import doctest
 import importlib
 import pkgutil
 import re
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,6 +44,38 @@ def test_the_readme_example_runs() -> None:
         names: dict[str, object] = {"model": torch.nn.Linear(6, 4), "images": torch.randn(8, 6)}
         names["labels"] = torch.arange(8) // 2
         exec(compile(block, "README.md", "exec"), names)
+
+
+def blocks_of_integrations() -> list[tuple[str, str]]:
+    """The heading and the code of every example on the page."""
+    page = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
+    sections = [section.partition("\n") for section in page.split("\n## ")]
+    code = re.compile(r"```python\n(.*?)```", re.DOTALL)
+    return [(heading, block) for heading, _, text in sections for block in code.findall(text)]
+
+
+# Lightning: the data is loaded in the training process, and a name of torch is called by what it was before.
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers:UserWarning")
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("heading", "block"),
+    # Open Metric Learning's have an environment of their own: tests/core/interop/test_open_metric_learning.py
+    [(heading, block) for heading, block in blocks_of_integrations() if heading != "Open Metric Learning"],
+)
+def test_the_examples_for_other_trainers_run(heading: str, block: str, tmp_path: Path) -> None:
+    images, labels = torch.randn(8, 6), torch.arange(8) // 2
+    names: dict[str, Any] = {"torch": torch, "model": torch.nn.Linear(6, 4), "images": images, "labels": labels}
+    names["loader"] = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=8)
+    if heading == "sentence-transformers":
+        from core.interop.sentences import texts, tiny_model, train
+
+        sentences, topics = texts()
+        names["sentence_model"] = tiny_model()
+        names["train"] = partial(train, columns={"sentence": sentences, "label": topics}, folder=tmp_path, steps=2)
+    exec(compile(block, "docs/integrations.md", "exec"), names)
+    if "MetricTrainer" in names:
+        value = names["MetricTrainer"].compute_loss(names["MetricTrainer"], names["model"], names)
+        assert value.requires_grad
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.name)

@@ -1,0 +1,1 @@
+"""Adapters to other libraries' losses and trainers; none of them is imported here."""
