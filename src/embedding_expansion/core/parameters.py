@@ -44,12 +44,16 @@ def bind(
         if name in values:
             raise InvalidType(f"{name} of {owner.__name__} is given twice, {values[name]!r} and {value!r}")
         values[name] = value
-    checked = {name: _checked(owner, function, known[name], value) for name, value in values.items()}
-    return {name: parameter.default for name, parameter in known.items()} | checked
+    good = {name: checked(owner, function, known[name], value) for name, value in values.items()}
+    return {name: parameter.default for name, parameter in known.items()} | good
 
 
-def _checked(owner: type, function: Callable[..., Any], parameter: inspect.Parameter, value: Any) -> Any:
-    """The value as its parameter takes it: of the default's kind, finite, and above 0 where it must be."""
+def checked(owner: type, function: Callable[..., Any], parameter: inspect.Parameter, value: Any) -> Any:
+    """The value as its parameter takes it: of the default's kind, finite, and above 0 where it must be.
+
+    Raises:
+        UnknownName, InvalidInput, InvalidType: it cannot be used; says what can.
+    """
     name, default = parameter.name, parameter.default
     what = f"{name} of {owner.__name__}"
     if isinstance(default, str):
