@@ -71,8 +71,10 @@ def checked(owner: type, function: Callable[..., Any], parameter: inspect.Parame
     if not math.isfinite(value) or (name in getattr(owner, "positive", ()) and value <= 0):
         wanted = "above 0" if name in getattr(owner, "positive", ()) else "finite"
         raise InvalidInput(f"{what} is {value}; pass a number that is {wanted}, by default {default}")
-    if wants_bool or not isinstance(default, int):
+    if wants_bool:
         return value
+    if isinstance(default, float):
+        return float(value)
     whole = whole_number(value)
     if whole is None:
         raise InvalidInput(f"{what} is {value}; pass a whole number, by default {default}")
