@@ -67,22 +67,22 @@ def peak(beat: Beat, one: Pass, threads: int) -> dict[str, float]:
     beat("warm-up")
     contender.step(*Batch(4 * one.batch.k, one.batch.k, one.batch.d).make())()
     step = contender.step(*one.batch.make())
-    before = _forget_the_peak()
+    before = forget_the_peak()
     beat("pass")
     step()
-    return {"before": before, "peak": _peak()}
+    return {"before": before, "peak": resident_peak()}
 
 
-def _forget_the_peak() -> float:
+def forget_the_peak() -> float:
     """Bytes resident now. Linux can start the peak afresh; elsewhere it is the peak so far."""
     status = Path("/proc/self/clear_refs")
     if not status.exists():
-        return _peak()
+        return resident_peak()
     status.write_text("5", encoding="ascii")
     return _status("VmRSS")
 
 
-def _peak() -> float:
+def resident_peak() -> float:
     if sys.platform == "linux":  # ru_maxrss there begins with the parent's
         return _status("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -89,7 +89,8 @@ def test_the_options_that_the_pages_name_are_options(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         run_train(["--help"])
     known = set(re.findall(r"--[\w.]+", capsys.readouterr().out)) | {"--data", "--loss", "--model", "--expansion"}
-    for page in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+    known |= {"--memory", "--miner"}
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for command in re.findall(r"embex train (.*)|compare_losses.py .* -- (.*)", text):
             for option in re.findall(r"--[\w.]+", " ".join(command)):

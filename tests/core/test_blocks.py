@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.miners import DistanceWeightedMiner
 from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.errors import InvalidInput
 
 from . import oracles
 from .batches import batch_for
@@ -48,3 +51,34 @@ def test_a_statistic_of_part_of_the_batch_would_be_another_loss(name: str) -> No
     torch.testing.assert_close(torch.stack(parts).sum(dim=0), whole)
     ours, theirs = (loss.terms(pairs, anchor_labels, statistic).total for statistic in (whole, None))
     assert (ours - theirs).abs().max() > 1e-6
+
+
+class Recorded:
+    """A miner that draws, and notes what it drew."""
+
+    def __init__(self) -> None:
+        self.drawn: list[Tensor] = []
+
+    def __call__(self, pairs: Pairs) -> Pairs:
+        found = DistanceWeightedMiner(4)(pairs)
+        self.drawn.append(found.negative_mask)
+        return found
+
+
+@pytest.mark.parametrize("scope", [None, "class_pair"])
+@pytest.mark.parametrize("name", ["multi_similarity", "histogram"])
+def test_a_block_that_is_computed_again_gets_the_same_draws(name: str, scope: str | None) -> None:
+    """Once more for the backward pass, and in a loss with a statistic of the batch twice as often."""
+    E, labels = batch_for(scope, seed=2)
+    miner = Recorded()
+    loss_of(name, scope, chunk=4, miner=miner)(E.requires_grad_(), labels).backward()
+    first, *again = [miner.drawn[k : k + 3] for k in range(0, len(miner.drawn), 3)]
+    assert len(again) == (3 if name == "histogram" else 1)
+    for blocks in again:
+        seen = [any(torch.equal(one, other) for other in first) for one in blocks]
+        assert all(seen)  # in the backward pass the blocks come in another order
+
+
+def test_a_miner_with_a_generator_of_its_own_is_refused_in_blocks() -> None:
+    with pytest.raises(InvalidInput, match="the miner's generator would draw anew"):
+        loss_of("triplet", None, chunk=4, miner=DistanceWeightedMiner(4, torch.Generator()))

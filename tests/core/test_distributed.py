@@ -20,29 +20,31 @@ from embedding_expansion.core.modules import LOSSES
 
 WORLD = 2
 SCOPES = [None, "class_pair", "anchor"]
+IN_BLOCKS = ("multi_similarity", "lifted_structure", "histogram")  # plain, reads partners, has a statistic
 CASES = [
     (name, scope, kind)
     for name in LOSSES
     for scope in SCOPES
-    for kind in ("mixed", "apart")
-    if scope is None or not LOSSES[name].not_expandable
+    for kind in ("mixed", "apart", "blocks")
+    if (scope is None or not LOSSES[name].not_expandable) and (kind != "blocks" or name in IN_BLOCKS)
 ]
 
 
-def loss_for(name: str, scope: str | None) -> torch.nn.Module:
-    loss = LOSSES[name]()
+def loss_for(name: str, scope: str | None, kind: str = "mixed") -> torch.nn.Module:
+    loss = LOSSES[name](chunk=4 if kind == "blocks" else None)
     return loss if scope is None else EmbeddingExpansion(loss, n=2, scope=scope)
 
 
 def whole_batch(kind: str) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, labels and the model's weight.
 
-    mixed: classes reach over both processes; apart: each process has classes of its own.
+    mixed: classes reach over both processes; apart: each process has classes of its own; blocks: mixed, four anchors at
+    a time.
     """
     generator = torch.Generator().manual_seed(5)
     inputs = torch.randn(12, 6, generator=generator, dtype=torch.float64)
     weight = torch.randn(6, 4, generator=generator, dtype=torch.float64)
-    labels = [7, 7, 7, 7, 1, 1] + ([7, 7, 1, 1, 3, 3] if kind == "mixed" else [3, 3, 4, 4, 4, 4])
+    labels = [7, 7, 7, 7, 1, 1] + ([7, 7, 1, 1, 3, 3] if kind != "apart" else [3, 3, 4, 4, 4, 4])
     return inputs, torch.tensor(labels), weight
 
 
@@ -55,7 +57,7 @@ def work(rank: int, folder: str) -> None:
             inputs, labels, weight = whole_batch(kind)
             mine = slice(6 * rank, 6 * rank + 6)
             weight.requires_grad_()
-            value = DistributedLoss(loss_for(name, scope))(inputs[mine] @ weight, labels[mine])
+            value = DistributedLoss(loss_for(name, scope, kind))(inputs[mine] @ weight, labels[mine])
             value.backward()
             gradient = weight.grad.clone()
             dist.all_reduce(gradient)

@@ -14,6 +14,8 @@ from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.training.config import (
     DataConfig,
     ExpansionConfig,
+    MemoryConfig,
+    MinerConfig,
     ModelConfig,
     OptimizerConfig,
     SamplerConfig,
@@ -28,7 +30,10 @@ UNUSUAL = TrainConfig(
     data=DataConfig(name="a: b # c", root="/x y", part=True, train_classes=3, workers=2, image_size=64),
     model=ModelConfig(backbone="timm/resnet18", mean=[0.5, 0.25, 0.125], std=[1.0, 2.0, 3.0], freeze_batch_norm=True),
     loss={"name": "hphn_triplet", "margin": 0.3, "soft_margin": True},
-    expansion=ExpansionConfig(n="none", scope="anchor", normalize_synthetic=False),
+    expansion=ExpansionConfig(n="none", scope="anchor", normalize_synthetic=False, max_segments=5),
+    miner=MinerConfig("multi_similarity", epsilon=0.25),
+    memory=MemoryConfig(size=100, start=7),
+    chunk=16,
     optimizer=OptimizerConfig(lr=1e-5, schedule="step", milestones=[10, 20], clip_norm=1.0),
     protocol="paper",
     patience=3,
@@ -53,6 +58,16 @@ def test_options_override_the_file_and_leave_the_rest_of_it(tmp_path: Path) -> N
     config = from_namespace(parser().parse_args(given))
     assert (config.steps, config.model.dim, config.model.backbone) == (7, 10, "conv4")
     assert config.loss == {"name": "triplet", "margin": 0.75}
+
+
+def test_infinity_is_read_from_the_command_line_and_from_yaml_and_written_as_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("expansion: {n: inf}\n")
+    given = [load(path), from_namespace(parser().parse_args(["--expansion.n", "inf"]))]
+    for config in given:
+        assert config.expansion == ExpansionConfig(n="inf")
+        path.write_text(dump(config), encoding="utf-8")
+        assert load(path) == config
 
 
 def test_every_option_says_in_the_help_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +102,16 @@ def said_of(config: type, field: str) -> str:
         {"loss": {"margin": 1.0}},
         {"seed": -1},
         {"expansion": ExpansionConfig(n=-1)},
+        {"expansion": ExpansionConfig(max_segments=0)},
+        {"chunk": 0},
+        {"miner": MinerConfig(epsilon=math.nan)},
+        {"miner": MinerConfig(epsilon=math.inf)},
+        {"memory": MemoryConfig(size=0)},
+        {"memory": MemoryConfig(size=-3)},
+        {"memory": MemoryConfig(start=3)},
+        {"memory": MemoryConfig(size=8, start=-1)},
+        {"memory": MemoryConfig(size=8, start=300)},
+        {"memory": MemoryConfig(size=7), "expansion": ExpansionConfig(scope="anchor")},
         {"optimizer": OptimizerConfig(lr=float("nan"))},
         {"model": ModelConfig(dim=0)},
         {"model": ModelConfig(channels=0)},

@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.memory import CrossBatchMemory
+from embedding_expansion.core.miners import (
+    BatchHardMiner,
+    DistanceWeightedMiner,
+    EasyPositiveMiner,
+    MultiSimilarityMiner,
+)
 from embedding_expansion.core.modules import MultiSimilarityLoss, TripletLoss
-from embedding_expansion.core.proxy_losses import SubCenterArcFaceLoss
-from embedding_expansion.errors import InvalidInput, UnknownName
+from embedding_expansion.core.pair_loss import PairLoss
+from embedding_expansion.core.proxy_losses import PROXY_LOSSES, SubCenterArcFaceLoss
+from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
 from embedding_expansion.model import EmbeddingModel
-from embedding_expansion.training.config import ExpansionConfig, ModelConfig, OptimizerConfig, TrainConfig
+from embedding_expansion.training import factory
+from embedding_expansion.training.config import (
+    ExpansionConfig,
+    MemoryConfig,
+    MinerConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    dump,
+    from_namespace,
+    load,
+    parser,
+)
 from embedding_expansion.training.factory import make_loss, make_optimizer, set_learning_rate
 
 
@@ -42,16 +63,144 @@ def test_names_that_are_none_come_back_with_the_nearest(loss: dict[str, object],
 
 
 @pytest.mark.parametrize(
-    "loss",
+    ("loss", "message"),
     [
-        {"name": "triplet", "margin": "wide"},
-        {"name": "triplet", "margin": True},
-        {"name": "hphn_triplet", "soft_margin": 1.0},
+        ({"name": "triplet", "margin": "wide"}, "margin of TripletLoss is 'wide'; pass a number"),
+        ({"name": "triplet", "margin": True}, "margin of TripletLoss is True; pass a number"),
+        (
+            {"name": "triplet", "mining": "semihart"},
+            "named 'semihart'; did you mean 'semihard'",
+        ),
+        ({"name": "triplet", "mining": 3}, "no mining of TripletLoss named 3"),
+        ({"name": "hphn_triplet", "soft_margin": 1.0}, "soft_margin of HPHNTripletLoss is 1.0; pass True or False"),
+        ({"name": "recall_at_k", "ks": [1, 0]}, r"ks of RecallAtKLoss is \[1, 0\]; pass whole numbers above 0"),
+        ({"name": "recall_at_k", "ks": 4}, "ks of RecallAtKLoss is 4; pass whole numbers"),
+        ({"name": "histogram", "bins": 2.5}, "bins of HistogramLoss is 2.5; pass a whole number"),
+        ({"name": "histogram", "bins": 0}, "bins of HistogramLoss is 0; pass a number that is above 0"),
+        ({"name": "multi_similarity", "alpha": [2]}, r"alpha of MultiSimilarityLoss is \[2\]; pass a number"),
+        ({"name": "margin", "learn_beta": "maybe"}, "learn_beta of MarginLoss is 'maybe'; pass True or False"),
+        ({"name": "margin", "nu": "much"}, "nu of MarginLoss is 'much'; pass a number"),
+        ({"name": "sub_center_arcface", "sub_centers": "three"}, "sub_centers is 'three'; pass a whole number"),
+        ({"name": "soft_triple", "tau": True}, "tau of SoftTripleLoss is True; pass a number"),
     ],
 )
-def test_parameters_of_the_wrong_kind_are_refused(loss: dict[str, object]) -> None:
-    with pytest.raises(InvalidInput, match="pass"):
-        make_loss(config(loss), 9)
+def test_a_value_that_a_parameter_cannot_take_is_refused_by_the_loss_itself(
+    loss: dict[str, object], message: str
+) -> None:
+    with pytest.raises((InvalidInput, InvalidType), match=message):
+        make_loss(config(loss, n="none"), 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "given", "taken"),
+    [
+        ("triplet", "mining", "semihard", "semihard"),
+        ("margin", "count", "triplets", "triplets"),
+        ("recall_at_k", "ks", [1, 4], (1, 4)),
+        ("histogram", "bins", 20, 20),
+        ("fast_ap", "bins", 20.0, 20),
+        ("multi_similarity", "alpha", 3, 3.0),
+        ("hphn_triplet", "soft_margin", True, True),
+    ],
+)
+def test_names_lists_and_whole_numbers_reach_the_loss_from_the_command_line_and_from_yaml(
+    name: str, parameter: str, given: object, taken: object, tmp_path: Path
+) -> None:
+    text = f"{str(given).lower() if isinstance(given, bool) else given}"
+    typed = from_namespace(parser().parse_args(["--loss.name", name, f"--loss.{parameter}", text]))
+    (tmp_path / "config.yaml").write_text(dump(typed), encoding="utf-8")
+    for described in (typed, load(tmp_path / "config.yaml")):
+        assert described.loss == {"name": name, parameter: given}
+        found = make_loss(described, 9).loss.parameters_of_function[parameter]
+        assert found == taken
+        assert type(found) is type(taken)
+
+
+def test_a_boundary_that_is_learnt_has_an_entry_for_each_class_and_is_in_the_losses_group() -> None:
+    assert list(make_loss(config({"name": "margin"}), 9).parameters()) == []
+    loss = make_loss(config({"name": "margin", "learn_beta": True, "beta": 1, "nu": 0.1}), 9)
+    (beta,) = loss.parameters()
+    assert beta.tolist() == [1.0] * 9
+    settings = OptimizerConfig(lr=0.1, loss_lr_factor=20.0, weight_decay=0.25)
+    optimizer = make_optimizer(settings, EmbeddingModel("conv4", 6), loss)
+    set_learning_rate(optimizer, settings, 0, 5)
+    (group,) = [group for group in optimizer.param_groups if group["params"][0] is beta]
+    assert (len(group["params"]), group["lr"], group["weight_decay"]) == (1, 2.0, 0.0)
+    with pytest.raises(UnknownName, match="num_classes"):
+        make_loss(config({"name": "margin", "learn_beta": True, "num_classes": 3}), 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "miner"),
+    [
+        ("multi_similarity", MultiSimilarityMiner(0.25)),
+        ("easy_positive", EasyPositiveMiner()),
+        ("batch_hard", BatchHardMiner()),
+        ("distance_weighted", DistanceWeightedMiner(128)),
+        ("none", None),
+    ],
+)
+@pytest.mark.parametrize("n", [2, "none"])
+def test_the_configured_miner_narrows_what_the_loss_gets_to_see(name: str, miner: object, n: object) -> None:
+    described = dataclasses.replace(config({"name": "triplet"}, n), miner=MinerConfig(name, epsilon=0.25))
+    loss = make_loss(described, 9)
+    assert loss.miner == miner
+    embeddings, labels = torch.randn(12, 128), torch.arange(12) // 3
+    expected = TripletLoss(miner=miner) if n == "none" else EmbeddingExpansion(TripletLoss(miner=miner), n=2)
+    torch.manual_seed(1)
+    value = loss(embeddings, labels)
+    torch.manual_seed(1)
+    assert torch.equal(value, expected(embeddings, labels))
+
+
+def test_a_miner_that_is_none_comes_back_with_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'multi_similarity'"):
+        make_loss(dataclasses.replace(TrainConfig(), miner=MinerConfig("multi_similarty")), 9)
+    flat = dataclasses.replace(TrainConfig(), miner=MinerConfig("distance_weighted"), model=ModelConfig(dim=2))
+    with pytest.raises(InvalidInput, match="3 or more"):
+        make_loss(flat, 9)
+
+
+@pytest.mark.parametrize("n", [2, "none"])
+def test_the_configured_memory_is_around_the_loss_and_has_its_options(n: object) -> None:
+    described = dataclasses.replace(
+        config({"name": "triplet"}, n),
+        memory=MemoryConfig(size=10, start=2),
+        miner=MinerConfig("easy_positive"),
+        model=ModelConfig(dim=6),
+        chunk=3,
+    )
+    loss = make_loss(described, 9)
+    assert isinstance(loss, CrossBatchMemory)
+    assert isinstance(loss.loss, TripletLoss if n == "none" else EmbeddingExpansion)
+    assert (loss.rows.shape, loss.start, loss.chunk, loss.miner) == ((10, 6), 2, 3, EasyPositiveMiner())
+    for _ in range(3):
+        loss(torch.randn(8, 6), torch.arange(8) // 2)
+    assert set(loss.last_statistics) == {"active_share"} | (set() if n == "none" else {"synthetic_share"})
+
+
+def test_a_loss_on_proxies_takes_no_memory() -> None:
+    for name in PROXY_LOSSES:
+        described = dataclasses.replace(config({"name": name}, n="none"), memory=MemoryConfig(size=10))
+        with pytest.raises(InvalidInput, match="takes no memory; leave it out"):
+            make_loss(described, 9)
+
+
+def test_the_options_of_the_expansion_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    described = dataclasses.replace(TrainConfig(), expansion=ExpansionConfig(max_segments=3), chunk=5)
+    loss = make_loss(described, 9)
+    assert isinstance(loss, EmbeddingExpansion)
+    assert (loss.expansion.max_segments, loss.expansion.n, loss.chunk) == (3, 2, 5)
+    passed = []
+
+    def expansion(inner: PairLoss, **options: object) -> PairLoss:
+        passed.append(options["n"])
+        return inner
+
+    monkeypatch.setattr(factory, "EmbeddingExpansion", expansion)
+    for n in ("inf", 3):
+        make_loss(dataclasses.replace(TrainConfig(), expansion=ExpansionConfig(n=n)), 9)
+    assert passed == [math.inf, 3]
 
 
 def test_the_schedules_are_functions_of_the_step_alone_and_keep_the_factors() -> None:

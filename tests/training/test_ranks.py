@@ -15,7 +15,14 @@ import torch
 from safetensors.torch import load_file
 
 from embedding_expansion.errors import DataError, InvalidInput
-from embedding_expansion.training.config import ModelConfig, OptimizerConfig, TrainConfig
+from embedding_expansion.training.config import (
+    ExpansionConfig,
+    MemoryConfig,
+    MinerConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from embedding_expansion.training.finite import NotFinite, all_finite
 from embedding_expansion.training.job import prepare
 from embedding_expansion.training.loop import _check_share, _optimize
@@ -29,12 +36,27 @@ def steps(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("loss", ["multi_similarity", "proxy_anchor", "proxy_nca"])
-def test_two_processes_give_the_losses_and_weights_of_one(small: TrainConfig, tmp_path: Path, loss: str) -> None:
+PLAIN, REMEMBERING = ExpansionConfig(n="none"), MemoryConfig(size=20, start=1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": {"name": "multi_similarity"}},
+        {"loss": {"name": "proxy_anchor"}},
+        {"loss": {"name": "proxy_nca"}},
+        {"loss": {"name": "multi_similarity"}, "memory": REMEMBERING, "miner": MinerConfig("multi_similarity")},
+        {"loss": {"name": "margin", "learn_beta": True}, "memory": REMEMBERING, "expansion": PLAIN, "chunk": 3},
+    ],
+    ids=["multi_similarity", "proxy_anchor", "proxy_nca", "memory", "plain_memory"],
+)
+def test_two_processes_give_the_losses_and_weights_of_one(
+    small: TrainConfig, tmp_path: Path, changes: dict[str, Any]
+) -> None:
     # Batch norm is frozen: its statistics would be those of each rank's half of the batch.
     config = dataclasses.replace(
         small,
-        loss={"name": loss},
+        **changes,
         model=ModelConfig(dim=8, freeze_batch_norm=True),
         optimizer=OptimizerConfig(lr=1e-3, clip_norm=1.0),
         measure_before=False,
@@ -51,7 +73,7 @@ def test_two_processes_give_the_losses_and_weights_of_one(small: TrainConfig, tm
     for first, second in zip(steps(one), steps(two), strict=True):
         assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
         assert second.get("validation") == first.get("validation")
-    last = "checkpoints/step-00000006.safetensors"  # which has what the loss learnt
+    last = "checkpoints/step-00000006.safetensors"  # which has what the loss learnt and remembers
     for file, prefix in (("model.safetensors", ""), (last, "loss.")):
         expected, found = load_file(one / file), load_file(two / file)
         assert expected.keys() == found.keys()

@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from embedding_expansion.core.modules import MultiSimilarityLoss
 from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.training import config as configuration
-from embedding_expansion.training.config import DataConfig, ModelConfig, OptimizerConfig, SamplerConfig, TrainConfig
+from embedding_expansion.training.config import DataConfig, OptimizerConfig, SamplerConfig, TrainConfig
 from embedding_expansion.training.job import find_device
 from embedding_expansion.training.run import resume, train
 
@@ -235,12 +235,3 @@ def test_broken_images_do_not_stop_a_run_and_are_named_at_its_end(
 def test_a_device_that_is_not_here_is_refused(device: str) -> None:
     with pytest.raises(InvalidInput, match=f"device is {device}.*pass cpu"):
         find_device(device)
-
-
-@pytest.mark.parametrize("loss", ["contrastive", "triplet", "hphn_triplet", "n_pair", "lifted_structure"])
-@pytest.mark.parametrize("n", ["none", 2])
-def test_every_loss_trains_plain_and_expanded(small: TrainConfig, loss: str, n: int | str) -> None:
-    expansion = dataclasses.replace(small.expansion, n=n)
-    quick = dataclasses.replace(small, steps=2, protocol="last", measure_before=False, model=ModelConfig(dim=4))
-    outcome = train(dataclasses.replace(quick, loss={"name": loss}, expansion=expansion))
-    assert all(torch.isfinite(tensor).all() for tensor in load_file(outcome.run / "model.safetensors").values())

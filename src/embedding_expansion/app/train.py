@@ -14,6 +14,8 @@ _SHORT = {
     "--loss": "--loss.name",
     "--model": "--model.backbone",
     "--expansion": "--expansion.n",
+    "--memory": "--memory.size",
+    "--miner": "--miner.name",
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.grouping import Classes, group, partners, positives
+from embedding_expansion.core.grouping import Classes, group, partners, positives, rows_where
 from embedding_expansion.core.inputs import (
     Labels,
     as_batch,
@@ -112,3 +112,15 @@ class Batch:
 def widened(embeddings: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
     """Half precision as float32: its rounding is larger than what tells the hardest pairs apart."""
     return embeddings.float() if embeddings.dtype in (torch.float16, torch.bfloat16) else embeddings
+
+
+def without(
+    ignored: int, embeddings: Tensor, labels: Tensor, rows: Tensor | None, past: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """The batch without the rows of one label; the rows that are anchors are renumbered."""
+    keep = labels != ignored
+    if rows is not None:
+        rows = as_rows(rows, past, len(labels), labels.device)
+        rows = (keep.cumsum(0) - 1)[rows[rows_where(keep[rows])]]
+    kept = rows_where(keep)
+    return embeddings[kept], labels[kept], rows, None if past is None else past[kept]

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from embedding_expansion.core.pair_loss import PairLoss
 
 
-def terms_in_blocks(loss: PairLoss, batch: Batch, chunk: int) -> tuple[Terms, Tensor | None]:
+def terms_in_blocks(
+    loss: PairLoss, batch: Batch, chunk: int, across: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Terms, Tensor | None]:
     """What each anchor adds, computed for `chunk` anchors at a time and again in the backward pass.
 
-    Anchors of a class come together, since expansion looks at their class once a block. Also gives the mean of the
-    blocks' shares of synthetic points.
+    Anchors of a class come together, since expansion looks at their class once a block. `across` sums a batch-wide
+    statistic over processes. Also gives the mean of the blocks' shares of synthetic points.
     """
     order = torch.argsort(batch.labels[batch.anchors], stable=True)
     blocks = torch.split(order, chunk)
@@ -46,7 +48,10 @@ def terms_in_blocks(loss: PairLoss, batch: Batch, chunk: int) -> tuple[Terms, Te
 
     statistic = None
     if loss.has_statistic:
-        statistic = torch.stack([found for (found,) in of_block(statistics)]).sum(dim=0)
+        devices = [batch.embeddings.device] if batch.embeddings.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # a miner that draws shall draw the same for the terms
+            statistic = torch.stack([found for (found,) in of_block(statistics)]).sum(dim=0)
+        statistic = statistic if across is None else across(statistic)
 
     def terms(part: Batch) -> tuple[Tensor, ...]:
         pairs, labels = loss.pairs(part)

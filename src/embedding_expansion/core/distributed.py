@@ -96,10 +96,8 @@ class DistributedLoss(nn.Module):
         parts = [torch.empty_like(labels) for _ in range(world)]
         dist.all_gather(parts, labels.contiguous())
         rows = torch.arange(b, device=labels.device) + b * dist.get_rank()
-        pairs, anchor_labels = self.loss.table(_Gather.apply(embeddings), torch.cat(parts), rows=rows)
-        statistic = self.loss.batch_statistic(pairs)
-        terms = self.loss.terms(pairs, anchor_labels, None if statistic is None else _Sum.apply(statistic))
-        self.loss.note(terms, pairs.synthetic_share)
+        batch = self.loss.batch(_Gather.apply(embeddings), torch.cat(parts), rows, None, None, None)
+        terms = self.loss.terms_of(batch, across=_Sum.apply)
         weight = terms.weight.sum(dim=1)
         dist.all_reduce(weight)
         return world * (terms.total.sum(dim=1) / torch.where(weight > 0, weight, 1)).sum()

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.batch import Batch, widened
+from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.inputs import Labels, as_limit, validates, whole_number
 from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
 from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.proxy_losses import ProxyLoss
 from embedding_expansion.core.terms import Terms
 from embedding_expansion.errors import InvalidInput, InvalidType
 
@@ -20,14 +22,16 @@ class CrossBatchMemory(PairLoss):
     """Adds a queue of past embeddings to a pair loss: they are positives, negatives and, expanded, ends of segments.
 
     Past embeddings are constants and never anchors. Expanded, a synthetic point on the anchor's side of a class pair
-    has at least one end in the batch. A batch enters the queue after its loss was computed, in training mode only; the
-    oldest embeddings make room for it.
+    has at least one end in the batch. A batch is compared with the queue as it was before, and then enters it, in
+    training mode only; the oldest embeddings make room for it.
 
     The queue, its labels and its counts are in the state dict. It holds `size` x (`embedding_size` x 4 + 8) bytes, and
-    the table of similarities has b x (b + size) entries.
+    the table of similarities has b x (b + size) entries. Expanded, a class with k embeddings has k (k - 1) / 2
+    segments: where the queue holds many of each class, limit them with `max_segments`.
 
     Args:
-        loss: a pair loss, or an `EmbeddingExpansion` of one.
+        loss: a pair loss, or an `EmbeddingExpansion` of one. Losses on proxies are refused: a proxy already stands for
+            all images of its class. Expanded with scope "anchor" the size must be even, as rows are paired.
         embedding_size: dimensions of the embeddings.
         size: how many embeddings the queue holds.
         start: batches before the queue is compared with; it fills from the first.
@@ -44,7 +48,7 @@ class CrossBatchMemory(PairLoss):
     the queue once it was used, not before.
 
     Example:
-        >>> from embedding_expansion import ContrastiveLoss, EmbeddingExpansion
+        >>> from embedding_expansion import ContrastiveLoss
         >>> memory = CrossBatchMemory(EmbeddingExpansion(ContrastiveLoss()), embedding_size=2, size=8)
         >>> for _ in range(3):
         ...     value = memory(torch.eye(2).repeat(2, 1), [0, 1, 0, 1])
@@ -65,13 +69,22 @@ class CrossBatchMemory(PairLoss):
                 f"loss is a {type(loss).__name__}; pass one of this package's pair losses, plain or expanded; on "
                 "several ranks it is DistributedLoss(CrossBatchMemory(loss, ...))"
             )
+        expansion = loss.expansion if isinstance(loss, EmbeddingExpansion) else None
+        inner = loss.loss if isinstance(loss, EmbeddingExpansion) else loss
+        if isinstance(inner, ProxyLoss):
+            raise InvalidInput(
+                f"{type(inner).__name__} compares with proxies of all classes and takes no memory; leave it out"
+            )
         if whole_number(start) is None or start < 0:
             raise InvalidInput(f"start is {start!r}; pass a whole number of batches, 0 or more")
         super().__init__(**{**{option.name: getattr(loss, option.name) for option in OPTIONS}, **options})
         dimensions, length = as_limit("embedding_size", embedding_size), as_limit("size", size)
         if dimensions is None or length is None:
             raise InvalidInput("embedding_size or size is None; pass whole numbers above 0")
+        if expansion is not None and expansion.scope == "anchor" and length % 2:
+            raise InvalidInput(f"size is {length}, but anchor scope pairs the rows of the queue; pass an even number")
         self.loss, self.start = loss, int(start)
+        loss.statistics = self.statistics  # it is the expansion inside that knows its winners
         self.register_buffer("rows", torch.zeros(length, dimensions))
         self.register_buffer("labels", torch.zeros(length, dtype=torch.int64))
         self.register_buffer("entered", torch.zeros((), dtype=torch.int64))  # embeddings, in all
@@ -83,33 +96,37 @@ class CrossBatchMemory(PairLoss):
         return self.rows[:there], self.labels[:there]
 
     @validates
-    def batch(
-        self,
-        embeddings: Float[Tensor, "b d"],
-        labels: Labels,
-        rows: Int[Tensor, " a"] | None,
-        past: Tensor | None,
-        reference: Tensor | None,
-        reference_labels: Labels | None,
-    ) -> Batch:
-        """The batch with the queue behind it; the batch then enters the queue."""
-        if past is not None or reference is not None or reference_labels is not None:
-            raise InvalidInput("past or reference is given to a CrossBatchMemory, which brings its own; leave it out")
-        alone = super().batch(embeddings, labels, rows, None, None, None)
-        if alone.embeddings.shape[1] != self.rows.shape[1]:
+    def reference(
+        self, embeddings: Tensor, labels: Tensor, reference: Tensor | None, reference_labels: Labels | None
+    ) -> tuple[None, None]:
+        """None: the batch is compared with itself and the queue."""
+        if reference is not None or reference_labels is not None:
+            raise InvalidInput("reference is given to a CrossBatchMemory, which compares with its queue; leave it out")
+        return None, None
+
+    def with_past(
+        self, embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"], past: Bool[Tensor, " b"] | None
+    ) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"], Bool[Tensor, " k"] | None]:
+        """The batch, and behind it the queue, which is past."""
+        if past is not None:
+            raise InvalidInput("past is given to a CrossBatchMemory, which brings its own; leave it out")
+        if embeddings.shape[1] != self.rows.shape[1]:
             raise InvalidInput(
-                f"embeddings has {alone.embeddings.shape[1]} dimensions, but embedding_size is {self.rows.shape[1]}"
+                f"embeddings has {embeddings.shape[1]} dimensions, but embedding_size is {self.rows.shape[1]}"
             )
-        old, old_labels = (tensor.clone() for tensor in self.queue())
-        waiting = int(self.batches) < self.start
+        old, old_labels = self.queue()
+        if int(self.batches) < self.start or len(old_labels) == 0:
+            return embeddings, labels, None
+        rows = widened(embeddings)
+        past = torch.arange(len(labels) + len(old_labels), device=labels.device) >= len(labels)
+        return torch.cat([rows, old.to(rows.dtype)]), torch.cat([labels, old_labels]), past
+
+    def oriented(self, batch: Batch) -> Batch:
+        """The batch as it is. What is not past of it enters the queue, now that it has passed every check."""
         if self.training:
-            self._enter(alone.embeddings.detach(), alone.labels)
-        if waiting or len(old_labels) == 0:
-            return alone
-        past = torch.arange(len(alone.labels) + len(old_labels), device=alone.labels.device) >= len(alone.labels)
-        together = torch.cat([alone.embeddings, old.to(alone.embeddings.dtype)])
-        anchors = None if alone.every_row else alone.anchors
-        return Batch.checked(together, torch.cat([alone.labels, old_labels]), anchors, past, None, None)
+            b = len(batch.labels) if batch.past is None else int((~batch.past).sum())
+            self._enter(batch.embeddings[:b].detach(), batch.labels[:b])
+        return batch
 
     def _enter(self, rows: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> None:
         size = len(self.labels)

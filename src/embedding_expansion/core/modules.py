@@ -6,6 +6,7 @@ parameters must be above 0, and whether the loss is monotone in its negatives (a
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from embedding_expansion.core.inputs import as_limit, check_classes, validates
 from embedding_expansion.core.losses.statistical import pair_sums, positive_histogram
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.parameters import checked
 from embedding_expansion.core.terms import Terms
 from embedding_expansion.errors import InvalidInput
 
@@ -80,10 +82,13 @@ class MarginLoss(PairLoss, function=losses.margin, metric="euclidean", positive=
         **named: Any,
     ) -> None:
         super().__init__(*parameters, **named)
+        own = inspect.signature(MarginLoss.__init__).parameters
+        learn_beta = checked(type(self), MarginLoss.__init__, own["learn_beta"], learn_beta)
+        nu = checked(type(self), MarginLoss.__init__, own["nu"], nu)
         count = as_limit("num_classes", num_classes)
         if count is not None and not learn_beta:
             raise InvalidInput("num_classes is given, but learn_beta is not; a beta for each class is a learnt one")
-        if not nu >= 0:
+        if nu < 0:
             raise InvalidInput(f"nu is {nu!r}; pass 0 or a number above")
         self.nu, self.beta = nu, None
         if learn_beta:

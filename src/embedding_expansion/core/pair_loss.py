@@ -7,7 +7,6 @@ only.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -16,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedding_expansion.core.batch import Batch, widened
+from embedding_expansion.core.batch import Batch, widened, without
 from embedding_expansion.core.blocks import terms_in_blocks
 from embedding_expansion.core.grouping import rows_where
 from embedding_expansion.core.inputs import (
@@ -25,20 +24,19 @@ from embedding_expansion.core.inputs import (
     as_limit,
     as_past,
     as_reference,
-    as_rows,
     check_finite,
     check_name,
     validates,
+    warn_if_degenerate,
     whole_number,
 )
 from embedding_expansion.core.pairs import Metric, Pairs, compare_batch
 from embedding_expansion.core.parameters import bind, parameters_of
 from embedding_expansion.core.terms import Terms
-from embedding_expansion.errors import DegenerateBatchWarning, InvalidType
+from embedding_expansion.errors import InvalidInput, InvalidType
 
 Reduction: TypeAlias = Literal["mean", "none"]
 REDUCTIONS: tuple[Reduction, ...] = ("mean", "none")
-SAMPLER = "sample several classes and at least 2 images of each, e.g. with ClassBalancedSampler"
 
 
 class PairLoss(nn.Module):
@@ -138,6 +136,10 @@ class PairLoss(nn.Module):
         self.normalize, self.reduction, self.ignore_index = normalize, reduction, ignore_index
         if miner is not None and (isinstance(miner, type) or not callable(miner)):
             raise InvalidType(f"miner is {miner!r}; pass an instance of a miner, a function of Pairs that gives Pairs")
+        if chunk is not None and getattr(miner, "generator", None) is not None:
+            raise InvalidInput(
+                "chunk computes a block again, for which the miner's generator would draw anew; leave it out"
+            )
         self.check_finite, self.statistics, self.miner = check_finite, statistics, miner
         self.chunk = as_limit("chunk", chunk)
         self.parameters_of_function: dict[str, Any] = {}
@@ -159,13 +161,21 @@ class PairLoss(nn.Module):
     ) -> Float[Tensor, ""] | Terms:
         """The loss of a batch; `rows`, `past`, `reference` and `reference_labels` as in `compare`."""
         batch = self.batch(embeddings, labels, rows, past, reference, reference_labels)
+        terms = self.terms_of(batch)
+        return terms.mean() if self.reduction == "mean" else terms
+
+    def terms_of(self, batch: Batch, across: Callable[[Tensor], Tensor] | None = None) -> Terms:
+        """Both steps, in blocks where `chunk` asks for them; `across` sums a batch-wide statistic over processes."""
         if self.chunk is None:
             pairs, anchor_labels = self.pairs(batch)
-            terms, synthetic_share = self.terms(pairs, anchor_labels), pairs.synthetic_share
+            statistic = None if across is None else self.batch_statistic(pairs)
+            if across is not None and statistic is not None:
+                statistic = across(statistic)
+            terms, synthetic_share = self.terms(pairs, anchor_labels, statistic), pairs.synthetic_share
         else:
-            terms, synthetic_share = terms_in_blocks(self, batch, self.chunk)
+            terms, synthetic_share = terms_in_blocks(self, batch, self.chunk, across)
         self.note(terms, synthetic_share)
-        return terms.mean() if self.reduction == "mean" else terms
+        return terms
 
     @validates
     def table(
@@ -195,14 +205,15 @@ class PairLoss(nn.Module):
         embeddings, labels = as_batch(embeddings, labels)
         past = as_past(past, embeddings)
         if self.ignore_index is not None:
-            embeddings, labels, rows, past = _without(self.ignore_index, embeddings, labels, rows, past)
+            embeddings, labels, rows, past = without(self.ignore_index, embeddings, labels, rows, past)
         reference, reference_labels = self.reference(embeddings, labels, reference, reference_labels)
         if reference is not None and reference_labels is not None and self.ignore_index is not None:
             keep = rows_where(reference_labels != self.ignore_index)
             reference, reference_labels = reference[keep], reference_labels[keep]
-        _warn_if_degenerate(labels, past, reference_labels)
         embeddings = self._prepared(embeddings)
         reference = None if reference is None else self._prepared(reference)
+        embeddings, labels, past = self.with_past(embeddings, labels, past)
+        warn_if_degenerate(labels, past, reference_labels)
         return self.oriented(Batch.checked(embeddings, labels, rows, past, reference, reference_labels))
 
     @validates
@@ -218,8 +229,14 @@ class PairLoss(nn.Module):
             return None, None
         return as_reference(reference, reference_labels, embeddings, labels)
 
+    def with_past(
+        self, embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"], past: Bool[Tensor, " b"] | None
+    ) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"], Bool[Tensor, " k"] | None]:
+        """The rows, those that a memory has behind them, and which are past."""
+        return embeddings, labels, past
+
     def oriented(self, batch: Batch) -> Batch:
-        """The batch with its anchors in place: its rows, unless a loss turns it round."""
+        """The batch with its anchors in place: its rows, unless a loss turns it round. It has passed every check."""
         return batch
 
     def _prepared(self, embeddings: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
@@ -279,38 +296,3 @@ class PairLoss(nn.Module):
 
 
 OPTIONS = [p for p in inspect.signature(PairLoss.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
-
-
-def _without(
-    ignored: int, embeddings: Tensor, labels: Tensor, rows: Tensor | None, past: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """The batch without the rows of one label; the rows that are anchors are renumbered."""
-    keep = labels != ignored
-    if rows is not None:
-        rows = as_rows(rows, past, len(labels), labels.device)
-        rows = (keep.cumsum(0) - 1)[rows[rows_where(keep[rows])]]
-    kept = rows_where(keep)
-    return embeddings[kept], labels[kept], rows, None if past is None else past[kept]
-
-
-def _warn_if_degenerate(
-    labels: Int[Tensor, " b"], past: Bool[Tensor, " b"] | None, reference: Int[Tensor, " g"] | None
-) -> None:
-    """Warn of a batch that teaches little. The sentences are constant, so that a long run shows each once."""
-    if torch.compiler.is_compiling():
-        return
-    reason = ""
-    if len(labels) == 0 or (past is not None and bool(past.all())):
-        reason = "the batch has no anchor, so the loss is 0"
-    elif reference is not None:
-        if not bool(torch.isin(labels, reference).any()):
-            reason = "no class of the batch is in the reference, so there is no positive pair"
-    else:
-        ordered = labels.sort().values
-        same = ordered[1:] == ordered[:-1]
-        if not bool(same.any()):
-            reason = "no class of the batch has two images, so there is no positive pair and nothing is pulled together"
-        elif bool(same.all()):
-            reason = "the batch is of one class, so there is no negative pair and nothing is pushed apart"
-    if reason:
-        warnings.warn(f"{reason}; {SAMPLER}", DegenerateBatchWarning, stacklevel=6)  # the line that calls the loss

@@ -150,7 +150,7 @@ def compare_batch(batch: Batch, metric: Metric, *, partners: bool) -> Pairs:
     )
 
 
-def nothing_to_compare(embeddings: Float[Tensor, "0 d"]) -> Pairs:
+def nothing_to_compare(embeddings: Float[Tensor, "b d"]) -> Pairs:
     """The pairs of no anchors, still tied to the embeddings so that a backward pass has somewhere to go."""
     empty = embeddings.sum() + embeddings.new_zeros(0, 1)
     nowhere = torch.zeros(0, 1, dtype=torch.bool, device=embeddings.device)

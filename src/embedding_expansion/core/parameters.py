@@ -44,12 +44,16 @@ def bind(
         if name in values:
             raise InvalidType(f"{name} of {owner.__name__} is given twice, {values[name]!r} and {value!r}")
         values[name] = value
-    checked = {name: _checked(owner, function, known[name], value) for name, value in values.items()}
-    return {name: parameter.default for name, parameter in known.items()} | checked
+    good = {name: checked(owner, function, known[name], value) for name, value in values.items()}
+    return {name: parameter.default for name, parameter in known.items()} | good
 
 
-def _checked(owner: type, function: Callable[..., Any], parameter: inspect.Parameter, value: Any) -> Any:
-    """The value as its parameter takes it: of the default's kind, finite, and above 0 where it must be."""
+def checked(owner: type, function: Callable[..., Any], parameter: inspect.Parameter, value: Any) -> Any:
+    """The value as its parameter takes it: of the default's kind, finite, and above 0 where it must be.
+
+    Raises:
+        UnknownName, InvalidInput, InvalidType: it cannot be used; says what can.
+    """
     name, default = parameter.name, parameter.default
     what = f"{name} of {owner.__name__}"
     if isinstance(default, str):
@@ -67,8 +71,10 @@ def _checked(owner: type, function: Callable[..., Any], parameter: inspect.Param
     if not math.isfinite(value) or (name in getattr(owner, "positive", ()) and value <= 0):
         wanted = "above 0" if name in getattr(owner, "positive", ()) else "finite"
         raise InvalidInput(f"{what} is {value}; pass a number that is {wanted}, by default {default}")
-    if wants_bool or not isinstance(default, int):
+    if wants_bool:
         return value
+    if isinstance(default, float):
+        return float(value)
     whole = whole_number(value)
     if whole is None:
         raise InvalidInput(f"{what} is {value}; pass a whole number, by default {default}")

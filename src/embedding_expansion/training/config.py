@@ -7,7 +7,6 @@ sets, backbones) are checked when the run is set up.
 from __future__ import annotations
 
 import dataclasses
-import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import jsonargparse
 
 from embedding_expansion.errors import InvalidInput, RunError
+from embedding_expansion.training.limits import check_numbers
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -66,11 +66,33 @@ class ExpansionConfig:
     """Embedding expansion."""
 
     n: Annotated[
-        int | Literal["none"],
-        "synthetic points per pair; 0: mining only; none: the plain loss (better from scratch with hphn_triplet)",
+        int | Literal["inf", "none"],
+        "synthetic points per pair; inf: the whole arc; 0: mining only; none: the plain loss (better from scratch with "
+        "hphn_triplet)",
     ] = 2
     scope: Annotated[Literal["class_pair", "anchor"], "the paper's formula, or the released program's"] = "class_pair"
     normalize_synthetic: Annotated[bool, "L2-normalise the synthetic points"] = True
+    max_segments: Annotated[int | None, "expand at most so many pairs of a class (scope class_pair); default: all"] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class MinerConfig:
+    """Which pairs the loss gets to see."""
+
+    name: Annotated[str, "multi_similarity, easy_positive, batch_hard or distance_weighted; none: all pairs"] = "none"
+    epsilon: Annotated[float, "of multi_similarity: by how much a pair may be easier than the hardest"] = 0.1
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Cross-batch memory."""
+
+    size: Annotated[
+        int | Literal["none"], "so many embeddings of the batches before are compared with as well; none: of none"
+    ] = "none"
+    start: Annotated[int, "steps before they are"] = 0
 
 
 @dataclass(frozen=True)
@@ -95,12 +117,20 @@ class TrainConfig:
     data: Annotated[DataConfig, "data"] = field(default_factory=DataConfig)
     sampler: Annotated[SamplerConfig, "batches"] = field(default_factory=SamplerConfig)
     model: Annotated[ModelConfig, "model"] = field(default_factory=ModelConfig)
-    loss: Annotated[dict[str, bool | int | float | str], "name of the loss, and its parameters as --loss.alpha 2"] = (
-        field(default_factory=lambda: {"name": "multi_similarity"})
-    )
+    loss: Annotated[
+        dict[str, bool | int | float | str | list[int]],
+        "name of the loss, and its parameters as --loss.alpha 2, --loss.mining semihard, --loss.ks [1,4]",
+    ] = field(default_factory=lambda: {"name": "multi_similarity"})
     expansion: Annotated[
         ExpansionConfig, "expansion (from scratch it can also do harm, with triplet for one: compare --expansion none)"
     ] = field(default_factory=ExpansionConfig)
+    miner: Annotated[MinerConfig, "miner"] = field(default_factory=MinerConfig)
+    memory: Annotated[MemoryConfig, "memory of past embeddings (not with losses on proxies)"] = field(
+        default_factory=MemoryConfig
+    )
+    chunk: Annotated[
+        int | None, "the loss in blocks of so many anchors, with the memory of one and twice the work; default: at once"
+    ] = None
     optimizer: Annotated[OptimizerConfig, "optimizer"] = field(default_factory=OptimizerConfig)
     steps: Annotated[int, "training steps"] = 300
     protocol: Annotated[
@@ -122,7 +152,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuses numbers that no run can use."""
-        _check_numbers(self)
+        check_numbers(self)
 
 
 def parser() -> jsonargparse.ArgumentParser:
@@ -209,53 +239,3 @@ def _options(config: Any) -> list[_Option]:
         section: type[Any] | None = kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
         options.append(_Option(name, kind, section, getattr(config, name), text))
     return options
-
-
-def _check_numbers(config: TrainConfig) -> None:
-    data, sampler, model, optimizer = config.data, config.sampler, config.model, config.optimizer
-    for name, value, low, high in (
-        ("steps", config.steps, 1, None),
-        ("eval_every", config.eval_every, 1, None),
-        ("checkpoint_every", config.checkpoint_every, 1, None),
-        ("log_every", config.log_every, 1, None),
-        ("patience", config.patience, 1, None),
-        ("threads", config.threads, 1, 1024),
-        ("seed", config.seed, 0, 2**63 - 1),
-        ("data.image_size", data.image_size, 1, None),
-        ("data.workers", data.workers, 0, 1024),
-        ("sampler.classes_per_batch", sampler.classes_per_batch, 1, None),
-        ("sampler.images_per_class", sampler.images_per_class, 1, None),
-        ("model.dim", model.dim, 1, None),
-        ("optimizer.weight_decay", optimizer.weight_decay, 0, 1),
-        ("optimizer.backbone_lr_factor", optimizer.backbone_lr_factor, 0, 1000),
-        ("optimizer.loss_lr_factor", optimizer.loss_lr_factor, 0, 1000),
-    ):
-        if value is not None and not low <= value <= (math.inf if high is None else high):
-            wanted = f"at least {low}" if high is None else f"{low} to {high}"
-            raise InvalidInput(f"{name} is {value}; pass a number of {wanted}")
-    for name, positive in (
-        ("optimizer.lr", optimizer.lr),
-        ("optimizer.gamma", optimizer.gamma),
-        ("optimizer.clip_norm", optimizer.clip_norm),
-    ):
-        if positive is not None and not 0 < positive < math.inf:
-            raise InvalidInput(f"{name} is {positive}; pass a number above 0")
-    if not 0 < config.validation_share < 1:
-        raise InvalidInput(f"validation_share is {config.validation_share}; pass a number between 0 and 1")
-    if model.channels not in (None, 1, 3):
-        raise InvalidInput(f"model.channels is {model.channels}; pass 1 (grey) or 3 (colour)")
-    if "name" not in config.loss:
-        raise InvalidInput("the loss has no name; pass one, as --loss multi_similarity")
-    _check_expansion(config.expansion, sampler)
-
-
-def _check_expansion(expansion: ExpansionConfig, sampler: SamplerConfig) -> None:
-    if expansion.n == "none":
-        return
-    if expansion.n < 0:
-        raise InvalidInput(f"expansion.n is {expansion.n}; pass 0 or more, or none for the plain loss")
-    if expansion.scope == "anchor" and sampler.images_per_class % 2:
-        raise InvalidInput(
-            f"sampler.images_per_class is {sampler.images_per_class}, but --expansion.scope anchor pairs the images of "
-            "a class; pass an even number, or --expansion.scope class_pair"
-        )

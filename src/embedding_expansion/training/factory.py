@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.memory import CrossBatchMemory
+from embedding_expansion.core.miners import (
+    BatchHardMiner,
+    DistanceWeightedMiner,
+    EasyPositiveMiner,
+    MultiSimilarityMiner,
+)
 from embedding_expansion.core.modules import LOSSES
 from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
+from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.proxy_losses import PROXY_LOSSES
 from embedding_expansion.errors import InvalidInput, UnknownName
 from embedding_expansion.model import EmbeddingModel
@@ -19,48 +28,77 @@ from embedding_expansion.training.config import ExpansionConfig, ModelConfig, Op
 
 BY_NAME: dict[str, type[PairLoss]] = {**LOSSES, **PROXY_LOSSES}
 
+Miner: TypeAlias = Callable[[Pairs], Pairs]
+MINERS: dict[str, Callable[[TrainConfig], Miner | None]] = {
+    "none": lambda config: None,
+    "multi_similarity": lambda config: MultiSimilarityMiner(config.miner.epsilon),
+    "easy_positive": lambda config: EasyPositiveMiner(),
+    "batch_hard": lambda config: BatchHardMiner(),
+    "distance_weighted": lambda config: DistanceWeightedMiner(config.model.dim),
+}
+
 
 def make_loss(config: TrainConfig, num_classes: int) -> PairLoss:
-    """The loss, expanded unless `expansion.n` is none.
+    """The loss, expanded unless `expansion.n` is none, with its miner and its memory.
 
     Args:
         config: of the run.
         num_classes: training classes, for losses with parameters per class; the batches number them from 0.
 
     Raises:
-        UnknownName: no loss, or no parameter of the loss, has the given name; says the nearest.
-        InvalidInput: a parameter's value is of the wrong kind, or the loss cannot be expanded.
+        UnknownName: no loss, no parameter of the loss, or no miner has the given name; says the nearest.
+        InvalidInput, InvalidType: a parameter's value cannot be used, the loss cannot be expanded, or takes no memory.
     """
-    parameters: dict[str, Any] = dict(config.loss)
-    name = str(parameters.pop("name"))
+    given: dict[str, Any] = dict(config.loss)
+    name = str(given.pop("name"))
     if name not in BY_NAME:
         raise UnknownName("loss", name, BY_NAME)
     known = inspect.signature(BY_NAME[name]).parameters
-    sizes = {"num_classes": num_classes, "embedding_size": config.model.dim}
-    filled_in: dict[str, Any] = {size: value for size, value in sizes.items() if size in known}
-    options = {option.name for option in OPTIONS}
-    parameters = _checked(name, parameters, {key: known[key].default for key in known.keys() - filled_in - options})
-    loss = BY_NAME[name](**filled_in, **parameters, statistics=True)
-    expansion: ExpansionConfig = config.expansion
+    sizes: dict[str, Any] = {"num_classes": num_classes, "embedding_size": config.model.dim}
+    own = known.keys() - sizes.keys() - {option.name for option in OPTIONS}
+    for parameter in given:
+        if parameter not in own:
+            raise UnknownName(f"parameter of the loss {name}", parameter, own)
+    # A size that may be left out is that of a boundary for each class, which only one that is learnt can have.
+    learnt = given.get("learn_beta") is True
+    needed = {size for size in sizes.keys() & known.keys() if learnt or known[size].default is inspect.Parameter.empty}
+    options: dict[str, Any] = {"miner": make_miner(config), "chunk": config.chunk, "statistics": True}
+    loss = BY_NAME[name](**{size: sizes[size] for size in needed}, **given, **options)
+    return _with_memory(_expanded(loss, name, config.expansion), config)
+
+
+def make_miner(config: TrainConfig) -> Miner | None:
+    """The miner, or None where the loss gets to see all pairs.
+
+    Raises:
+        UnknownName: there is none of that name; says the nearest.
+        InvalidInput: the embeddings have too few dimensions for it.
+    """
+    name = config.miner.name
+    if name not in MINERS:
+        raise UnknownName("miner", name, MINERS)
+    return MINERS[name](config)
+
+
+def _expanded(loss: PairLoss, name: str, expansion: ExpansionConfig) -> PairLoss:
     if expansion.n == "none":
         return loss
     if loss.not_expandable:
         raise InvalidInput(f"the loss {name} cannot be expanded: {loss.not_expandable}; pass --expansion none")
     return EmbeddingExpansion(
-        loss, n=expansion.n, scope=expansion.scope, normalize_synthetic=expansion.normalize_synthetic, statistics=True
+        loss,
+        n=math.inf if expansion.n == "inf" else expansion.n,
+        scope=expansion.scope,
+        normalize_synthetic=expansion.normalize_synthetic,
+        max_segments=expansion.max_segments,
     )
 
 
-def _checked(name: str, given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a loss as it takes them: known by name, and of the kind of their defaults."""
-    for parameter, value in given.items():
-        if parameter not in defaults:
-            raise UnknownName(f"parameter of the loss {name}", parameter, defaults)
-        wants_bool = isinstance(defaults[parameter], bool)
-        if isinstance(value, str) or isinstance(value, bool) is not wants_bool:
-            wanted = "true or false" if wants_bool else "a number"
-            raise InvalidInput(f"loss.{parameter} is {value!r}; pass {wanted}, by default {defaults[parameter]}")
-    return {key: float(value) if isinstance(defaults[key], float) else value for key, value in given.items()}
+def _with_memory(loss: PairLoss, config: TrainConfig) -> PairLoss:
+    memory = config.memory
+    if memory.size == "none":
+        return loss
+    return CrossBatchMemory(loss, config.model.dim, size=memory.size, start=memory.start)
 
 
 def make_model(config: ModelConfig, *, fetch_weights: bool = True) -> EmbeddingModel:

@@ -65,7 +65,7 @@ class Ranks:
             return network, loss
         shared: nn.Module = DistributedLoss(loss)
         if any(parameter.requires_grad for parameter in loss.parameters()):  # what the loss learns, on all ranks alike
-            shared = DistributedDataParallel(shared)
+            shared = DistributedDataParallel(shared, broadcast_buffers=False)  # all ranks fill a memory alike
         return DistributedDataParallel(network), shared
 
     def agree(self, value: int) -> int:

@@ -23,7 +23,9 @@ def say_what_runs(job: Job, state: State, world: int) -> None:
     kind = "normalised" if expansion.normalize_synthetic else "not normalised"
     expanded = f"embedding expansion, n = {expansion.n}, scope {expansion.scope}, synthetic points {kind}"
     given = "".join(f", {name} {value}" for name, value in config.loss.items() if name != "name")
-    print(f"loss: {config.loss['name']}{given}; {'plain' if expansion.n == 'none' else expanded}")
+    more = "" if config.miner.name == "none" else f", miner {config.miner.name}"
+    more += "" if config.memory.size == "none" else f", memory of {config.memory.size} embeddings"
+    print(f"loss: {config.loss['name']}{given}; {'plain' if expansion.n == 'none' else expanded}{more}")
     print(f"model: {config.model.backbone}, {config.model.dim} dimensions, images of {config.data.image_size} pixels")
     batch = f"{config.sampler.classes_per_batch} classes x {config.sampler.images_per_class} images"
     optimizer = f"{config.optimizer.name} at {config.optimizer.lr}"
