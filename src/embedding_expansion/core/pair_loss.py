@@ -7,7 +7,6 @@ only.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -18,6 +17,7 @@ from torch.nn import functional
 
 from embedding_expansion.core.batch import Batch, widened
 from embedding_expansion.core.blocks import terms_in_blocks
+from embedding_expansion.core.degenerate import warn_if_degenerate
 from embedding_expansion.core.grouping import rows_where
 from embedding_expansion.core.inputs import (
     Labels,
@@ -31,14 +31,14 @@ from embedding_expansion.core.inputs import (
     validates,
     whole_number,
 )
+from embedding_expansion.core.interop.mined import is_foreign_miner, mined
 from embedding_expansion.core.pairs import Metric, Pairs, compare_batch
 from embedding_expansion.core.parameters import bind, parameters_of
 from embedding_expansion.core.terms import Terms
-from embedding_expansion.errors import DegenerateBatchWarning, InvalidType
+from embedding_expansion.errors import InvalidInput, InvalidType
 
 Reduction: TypeAlias = Literal["mean", "none"]
 REDUCTIONS: tuple[Reduction, ...] = ("mean", "none")
-SAMPLER = "sample several classes and at least 2 images of each, e.g. with ClassBalancedSampler"
 
 
 class PairLoss(nn.Module):
@@ -51,7 +51,8 @@ class PairLoss(nn.Module):
         ignore_index: a label whose rows take no part at all.
         check_finite: on CUDA, look for NaN and infinite embeddings, which makes the GPU wait; on CPU this is always
             done.
-        miner: narrows the table before the loss reads it, `Pairs -> Pairs` (see `miners`); all pairs by default.
+        miner: narrows the table before the loss reads it, `Pairs -> Pairs` (see `miners`), or a miner of
+            pytorch-metric-learning (see `mined`); all pairs by default.
         chunk: work on so many anchors at a time, and again in the backward pass, so that memory is that of a block and
             not of the batch; by default all at once.
         statistics: keep figures of the last batch in `last_statistics`, as detached scalar tensors: `active_share`, the
@@ -76,7 +77,7 @@ class PairLoss(nn.Module):
     """
 
     function: ClassVar[Callable[..., Terms]]
-    metric: ClassVar[Metric]
+    metric: Metric  # of the class, or of a loss of another library
     reads_partner: ClassVar[bool]
     positive: ClassVar[tuple[str, ...]]
     monotone: ClassVar[bool]
@@ -126,7 +127,7 @@ class PairLoss(nn.Module):
         reduction: Reduction = "mean",
         ignore_index: int | None = None,
         check_finite: bool = False,
-        miner: Callable[[Pairs], Pairs] | None = None,
+        miner: Callable[..., Any] | None = None,
         chunk: int | None = None,
         statistics: bool = False,
         **named: Any,
@@ -138,6 +139,10 @@ class PairLoss(nn.Module):
         self.normalize, self.reduction, self.ignore_index = normalize, reduction, ignore_index
         if miner is not None and (isinstance(miner, type) or not callable(miner)):
             raise InvalidType(f"miner is {miner!r}; pass an instance of a miner, a function of Pairs that gives Pairs")
+        if is_foreign_miner(miner) and chunk is not None:
+            raise InvalidInput(
+                f"{type(miner).__name__} mines whole batches, but chunk is {chunk!r}; leave one of them out"
+            )
         self.check_finite, self.statistics, self.miner = check_finite, statistics, miner
         self.chunk = as_limit("chunk", chunk)
         self.parameters_of_function: dict[str, Any] = {}
@@ -161,7 +166,7 @@ class PairLoss(nn.Module):
         batch = self.batch(embeddings, labels, rows, past, reference, reference_labels)
         if self.chunk is None:
             pairs, anchor_labels = self.pairs(batch)
-            terms, synthetic_share = self.terms(pairs, anchor_labels), pairs.synthetic_share
+            terms, synthetic_share = self.read(batch, pairs, anchor_labels), pairs.synthetic_share
         else:
             terms, synthetic_share = terms_in_blocks(self, batch, self.chunk)
         self.note(terms, synthetic_share)
@@ -200,7 +205,7 @@ class PairLoss(nn.Module):
         if reference is not None and reference_labels is not None and self.ignore_index is not None:
             keep = rows_where(reference_labels != self.ignore_index)
             reference, reference_labels = reference[keep], reference_labels[keep]
-        _warn_if_degenerate(labels, past, reference_labels)
+        warn_if_degenerate(labels, past, reference_labels)
         embeddings = self._prepared(embeddings)
         reference = None if reference is None else self._prepared(reference)
         return self.oriented(Batch.checked(embeddings, labels, rows, past, reference, reference_labels))
@@ -234,11 +239,27 @@ class PairLoss(nn.Module):
     def pairs(self, batch: Batch) -> tuple[Pairs, Int[Tensor, " a"]]:
         """The table of a batch that is ready, and the labels of its anchors."""
         pairs = self.compare(batch)
-        return pairs if self.miner is None else self.miner(pairs), batch.labels[batch.anchors]
+        if self.miner is not None:
+            foreign = is_foreign_miner(self.miner)
+            pairs = mined(self.miner, pairs, batch, self.columns(batch)) if foreign else self.miner(pairs)
+        return pairs, batch.labels[batch.anchors]
 
     def compare(self, batch: Batch) -> Pairs:
         """The similarities of a batch: plain here, expanded in `EmbeddingExpansion`."""
         return compare_batch(batch, self.metric, partners=self.reads_partner)
+
+    def columns(self, batch: Batch) -> Int[Tensor, " g"]:
+        """The column of the negatives that each row of the gallery belongs to: its own, or expanded its class's."""
+        return torch.arange(len(batch.gallery_labels), device=batch.labels.device)
+
+    def measured(self, batch: Batch) -> Batch:
+        """The batch as its expansion takes it: another library's loss may normalise the rows by itself."""
+        return batch
+
+    @property
+    def undivided(self) -> str:
+        """Why the loss has no terms per anchor, so that blocks, ranks and memories cannot share it; empty if it has."""
+        return ""
 
     @property
     def has_statistic(self) -> bool:
@@ -264,12 +285,17 @@ class PairLoss(nn.Module):
         statistic = self.batch_statistic(pairs) if statistic is None else statistic
         return type(self).function(pairs, **self.parameters_of_function, statistic=statistic)
 
+    def read(self, batch: Batch, pairs: Pairs, anchor_labels: Int[Tensor, " a"]) -> Terms:
+        """The second step, where the whole batch is at hand."""
+        return self.terms(pairs, anchor_labels)
+
     def note(self, terms: Terms, synthetic_share: Float[Tensor, ""] | None) -> None:
         """Keep figures of the batch in `last_statistics`, where they were asked for."""
         if self.statistics:
             counts = terms.weight.detach() > 0
             active = (terms.total.detach() > 0) & counts
-            self.last_statistics["active_share"] = active.sum() / counts.sum().clamp(min=1)
+            if not self.undivided:
+                self.last_statistics["active_share"] = active.sum() / counts.sum().clamp(min=1)
             if synthetic_share is not None:
                 self.last_statistics["synthetic_share"] = synthetic_share
 
@@ -291,26 +317,3 @@ def _without(
         rows = (keep.cumsum(0) - 1)[rows[rows_where(keep[rows])]]
     kept = rows_where(keep)
     return embeddings[kept], labels[kept], rows, None if past is None else past[kept]
-
-
-def _warn_if_degenerate(
-    labels: Int[Tensor, " b"], past: Bool[Tensor, " b"] | None, reference: Int[Tensor, " g"] | None
-) -> None:
-    """Warn of a batch that teaches little. The sentences are constant, so that a long run shows each once."""
-    if torch.compiler.is_compiling():
-        return
-    reason = ""
-    if len(labels) == 0 or (past is not None and bool(past.all())):
-        reason = "the batch has no anchor, so the loss is 0"
-    elif reference is not None:
-        if not bool(torch.isin(labels, reference).any()):
-            reason = "no class of the batch is in the reference, so there is no positive pair"
-    else:
-        ordered = labels.sort().values
-        same = ordered[1:] == ordered[:-1]
-        if not bool(same.any()):
-            reason = "no class of the batch has two images, so there is no positive pair and nothing is pulled together"
-        elif bool(same.all()):
-            reason = "the batch is of one class, so there is no negative pair and nothing is pushed apart"
-    if reason:
-        warnings.warn(f"{reason}; {SAMPLER}", DegenerateBatchWarning, stacklevel=6)  # the line that calls the loss

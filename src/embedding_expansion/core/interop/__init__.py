@@ -1,0 +1,1 @@
+"""Losses and miners of other libraries, taken as ours."""
