@@ -27,10 +27,11 @@ def is_foreign_miner(miner: object) -> bool:
 def mined(miner: Any, pairs: Pairs, batch: Batch, columns: Int[Tensor, " g"]) -> Pairs:
     """The table with the pairs that a miner of pytorch-metric-learning chooses.
 
-    It sees the plain batch, as miner(embeddings, labels), and with a reference that as well. A positive pair that it
-    chooses keeps its slot. A negative pair keeps the column of the negative, which in an expanded table is that of its
-    class. Of triplets the pairs (a, p) and (a, n) are kept that occur in some triplet: which of them occurred together,
-    and how often, is lost.
+    It sees the plain batch, as miner(embeddings, labels), and with a reference that as well: the rows as the loss takes
+    them, which are normalised unless the loss has normalize=False or is of that library, and numbers of classes in the
+    place of labels. A positive pair that it chooses keeps its slot. A negative pair keeps the column of the negative,
+    which in an expanded table is that of its class. Of triplets the pairs (a, p) and (a, n) are kept that occur in some
+    triplet: which of them occurred together, and how often, is lost.
 
     Args:
         miner: an instance of one of its miners.

@@ -96,6 +96,7 @@ class Trial:
 
     def verdict(self, own: Tensor) -> tuple[Form, bool]:
         """How the loss is to be given a table, or an error that says why it cannot be."""
+        self.check_distance()
         again = self.value(self.plain)
         if again is None or not same(again, own):
             raise self.refusal(self.reason or "gives another value for the table of its distance than by itself")
@@ -104,6 +105,14 @@ class Trial:
         if expanded is None or (plain is not None and same(plain, expanded)):
             raise self.refusal(self.reason or "gives the same value for an expanded table as for a plain one")
         return form, form != "table" and self.crosses(form)
+
+    def check_distance(self) -> None:
+        """Raise InvalidInput where the loss's distance gives another table than the one that stands in for it."""
+        own = copy.deepcopy(self.loss.loss.distance)
+        table = own(self.batch.embeddings, self.batch.embeddings)
+        different = ~torch.eye(len(table), dtype=torch.bool, device=table.device)  # of a row to itself is rounding
+        if not torch.allclose(table[different], self.plain[different], rtol=TOLERANCE, atol=TOLERANCE):
+            raise self.refusal(f"has a {type(own).__name__}, which is not told by inner products as its bases are")
 
     def form(self) -> Form:
         """In which form the loss takes the pairs that it is to read."""

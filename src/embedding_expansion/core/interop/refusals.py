@@ -56,7 +56,7 @@ def check_distance(name: str, distance: Any) -> Scale:
             raise InvalidInput(f"{refused}it normalises by the norm of p={p}; use p=2")
         if power <= 0 or power % 2 != 1:
             raise InvalidInput(f"{refused}to the power {power}, larger is not always closer; use an odd power")
-        return Scale("inner", power)
+        return Scale("inner", float(power))
     if "LpDistance" not in bases:
         raise InvalidInput(
             f"{refused}that distance is not told by inner products; use CosineSimilarity, DotProductSimilarity or "
@@ -66,7 +66,7 @@ def check_distance(name: str, distance: Any) -> Scale:
         raise InvalidInput(f"{refused}a distance of p={p} is not told by inner products; use p=2")
     if power <= 0:
         raise InvalidInput(f"{refused}to the power {power}, larger is not further; use a power above 0")
-    return Scale("euclidean", power)
+    return Scale("euclidean", float(power))
 
 
 @validates
