@@ -102,9 +102,9 @@ def lifted(E: Tensor, labels: Tensor) -> Tensor:
     return mean(terms)
 
 
-def pnp(E: Tensor, labels: Tensor) -> Tensor:
+def pnp(E: Tensor, labels: Tensor, scope: str = "class_pair") -> Tensor:
     """The negatives before each image of the class, itself included, on sigmoids of differences over 0.01."""
-    table = explicit(E, labels, "inner")
+    table = explicit(E, labels, "inner", scope)
     one = torch.ones((), dtype=torch.float64)
     terms = []
     for positives, negatives in zip(table.positives, table.negatives, strict=True):
@@ -115,9 +115,9 @@ def pnp(E: Tensor, labels: Tensor) -> Tensor:
     return mean(terms)
 
 
-def dynamic_soft_margin(E: Tensor, labels: Tensor) -> Tensor:
+def dynamic_soft_margin(E: Tensor, labels: Tensor, scope: str = "class_pair") -> Tensor:
     """The first call: differences weighed by the share of smaller ones in a histogram of 10 bins of 0.4 from -2."""
-    table = explicit(E, labels, "euclidean")
+    table = explicit(E, labels, "euclidean", scope)
     differences = [
         distance(s) - distance(t)
         for positives, negatives in zip(table.positives, table.negatives, strict=True)
@@ -147,7 +147,7 @@ def triplet_with_swap(E: Tensor, labels: Tensor) -> Tensor:
     )
 
 
-LOOPS: dict[str, tuple[Callable[[], Any], Callable[[Tensor, Tensor], Tensor]]] = {
+LOOPS: dict[str, tuple[Callable[[], Any], Callable[..., Tensor]]] = {
     "LiftedStructureLoss": (peers.LiftedStructureLoss, lifted),
     "PNPLoss": (peers.PNPLoss, pnp),
     "DynamicSoftMarginLoss": (peers.DynamicSoftMarginLoss, dynamic_soft_margin),

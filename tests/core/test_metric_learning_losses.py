@@ -73,6 +73,21 @@ def test_value_and_gradient_are_those_of_loops_where_ours_have_no_double(name: s
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("name", ["PNPLoss", "DynamicSoftMarginLoss"])
+def test_in_anchor_scope_each_row_reads_its_own_hardest_pairs(name: str) -> None:
+    peer, oracle = LOOPS[name]
+    E, labels = peer_batch(name, "anchor", seed=1)
+    value = EmbeddingExpansion(peer(), scope="anchor")(E, labels)
+    torch.testing.assert_close(value, oracle(E, labels, "anchor"), rtol=1e-7, atol=1e-9)
+    assert abs(value - EmbeddingExpansion(peer())(E, labels)) > 1e-6
+
+
+def test_lifted_structure_in_anchor_scope_reads_both_ends_and_is_ours() -> None:
+    E, labels = peer_batch("", "anchor", seed=1)
+    theirs = EmbeddingExpansion(peers.LiftedStructureLoss(), scope="anchor")(E, labels)
+    torch.testing.assert_close(theirs, EmbeddingExpansion(LOSSES["lifted_structure"](), scope="anchor")(E, labels))
+
+
 DISTANCES: dict[str, tuple[Any, str, Callable[[Tensor], Tensor]]] = {
     "cosine": (distances.CosineSimilarity(), "inner", lambda s: s),
     "cosine to the third": (distances.CosineSimilarity(power=3), "inner", lambda s: s**3),

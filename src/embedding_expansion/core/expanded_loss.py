@@ -22,7 +22,8 @@ class EmbeddingExpansion(PairLoss):
     """A pair loss whose negatives are the hardest pairs of original and synthetic points of every two classes.
 
     Args:
-        loss: an instance of one of the pair losses, or a loss of pytorch-metric-learning, as its page in docs/ says.
+        loss: an instance of one of the pair losses, or a loss of pytorch-metric-learning, of which
+            docs/from-pytorch-metric-learning.md says which work.
         n: synthetic points per pair of a class, a whole number; 0 is mining without synthetic points, `math.inf` the
             whole arc between the pair, exactly.
         scope: "class_pair", the paper's formula, or "anchor", the authors' released program; see `expand`.

@@ -139,7 +139,8 @@ class PairLoss(nn.Module):
         self.normalize, self.reduction, self.ignore_index = normalize, reduction, ignore_index
         if miner is not None and (isinstance(miner, type) or not callable(miner)):
             raise InvalidType(f"miner is {miner!r}; pass an instance of a miner, a function of Pairs that gives Pairs")
-        if is_foreign_miner(miner) and chunk is not None:
+        self._foreign_miner = is_foreign_miner(miner)
+        if self._foreign_miner and chunk is not None:
             raise InvalidInput(
                 f"{type(miner).__name__} mines whole batches, but chunk is {chunk!r}; leave one of them out"
             )
@@ -240,7 +241,7 @@ class PairLoss(nn.Module):
         """The table of a batch that is ready, and the labels of its anchors."""
         pairs = self.compare(batch)
         if self.miner is not None:
-            foreign = is_foreign_miner(self.miner)
+            foreign = self._foreign_miner
             pairs = mined(self.miner, pairs, batch, self.columns(batch)) if foreign else self.miner(pairs)
         return pairs, batch.labels[batch.anchors]
 

@@ -71,7 +71,7 @@ class Trial:
 
     def value(self, table: Tensor | None = None, chosen: Indices | None = None) -> Tensor | None:
         """The loss's value, by itself or of a table; None, and the reason, where it has none."""
-        torch.manual_seed(0)
+        self.seed()
         given = self.batch.embeddings.clone(), self.batch.labels.clone(), chosen
         try:
             loss: Any = copy.deepcopy(self.loss.loss)  # some change with every call
@@ -93,6 +93,13 @@ class Trial:
             self.reason = "gives no finite number"
             return None
         return value.double().reshape(())
+
+    def seed(self) -> None:
+        """The same random numbers for every value, of those generators alone that are put back."""
+        torch.default_generator.manual_seed(0)
+        device = self.batch.labels.device
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index].manual_seed(0)
 
     def verdict(self, own: Tensor) -> tuple[Form, bool]:
         """How the loss is to be given a table, or an error that says why it cannot be."""
