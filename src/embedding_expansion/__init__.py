@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from embedding_expansion.core.distributed import DistributedLoss
     from embedding_expansion.core.expanded_loss import EmbeddingExpansion
     from embedding_expansion.core.expansion import expand, hardest, synthesize
+    from embedding_expansion.core.memory import CrossBatchMemory
+    from embedding_expansion.core.miners import (
+        BatchHardMiner,
+        DistanceWeightedMiner,
+        EasyPositiveMiner,
+        MultiSimilarityMiner,
+    )
     from embedding_expansion.core.mining import Winners
     from embedding_expansion.core.modules import (
         LOSSES,
@@ -67,6 +74,11 @@ _MODULE_OF = {
     "hardest": "core.expansion",
     "synthesize": "core.expansion",
     "Terms": "core.terms",
+    "CrossBatchMemory": "core.memory",
+    "BatchHardMiner": "core.miners",
+    "DistanceWeightedMiner": "core.miners",
+    "EasyPositiveMiner": "core.miners",
+    "MultiSimilarityMiner": "core.miners",
     "Winners": "core.mining",
     "LOSSES": "core.modules",
     "AngularLoss": "core.modules",
@@ -114,11 +126,15 @@ __all__ = [
     "PROXY_LOSSES",
     "AngularLoss",
     "ArcFaceLoss",
+    "BatchHardMiner",
     "CircleLoss",
     "ClassBalancedSampler",
     "ContrastiveLoss",
     "CosFaceLoss",
+    "CrossBatchMemory",
+    "DistanceWeightedMiner",
     "DistributedLoss",
+    "EasyPositiveMiner",
     "EmbeddingExpansion",
     "EmbeddingModel",
     "FastAPLoss",
@@ -129,6 +145,7 @@ __all__ = [
     "LiftedStructureLoss",
     "MarginLoss",
     "MultiSimilarityLoss",
+    "MultiSimilarityMiner",
     "NCALoss",
     "NPairLoss",
     "NTXentLoss",

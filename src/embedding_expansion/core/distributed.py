@@ -74,6 +74,8 @@ class DistributedLoss(nn.Module):
         super().__init__()
         if not isinstance(loss, PairLoss):
             raise InvalidType(f"loss is a {type(loss).__name__}; pass an instance of one of this package's pair losses")
+        if loss.undivided:
+            raise InvalidInput(f"ranks cannot share this loss: {loss.undivided}")
         if loss.reduction != "mean":
             raise InvalidInput(
                 f"a distributed loss is a mean over ranks, but the loss has reduction={loss.reduction!r}"

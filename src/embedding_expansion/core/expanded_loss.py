@@ -10,6 +10,7 @@ from torch import Tensor
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.expanding import Expansion, expand_batch
 from embedding_expansion.core.inputs import Labels, validates
+from embedding_expansion.core.interop.adapters import adapted
 from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.sides import Scope
@@ -21,7 +22,8 @@ class EmbeddingExpansion(PairLoss):
     """A pair loss whose negatives are the hardest pairs of original and synthetic points of every two classes.
 
     Args:
-        loss: an instance of one of the pair losses.
+        loss: an instance of one of the pair losses, or a loss of pytorch-metric-learning, of which
+            docs/from-pytorch-metric-learning.md says which work.
         n: synthetic points per pair of a class, a whole number; 0 is mining without synthetic points, `math.inf` the
             whole arc between the pair, exactly.
         scope: "class_pair", the paper's formula, or "anchor", the authors' released program; see `expand`.
@@ -47,7 +49,7 @@ class EmbeddingExpansion(PairLoss):
     @validates
     def __init__(
         self,
-        loss: PairLoss,
+        loss: Any,
         n: int | float = 2,
         scope: Scope = "class_pair",
         normalize_synthetic: bool = True,
@@ -56,9 +58,11 @@ class EmbeddingExpansion(PairLoss):
     ) -> None:
         if isinstance(loss, type):
             raise InvalidType(f"loss is the class {loss.__name__}; pass an instance, {loss.__name__}()")
+        loss = adapted(loss, scope, options)
         if isinstance(loss, EmbeddingExpansion) or not isinstance(loss, PairLoss):
             raise InvalidType(
-                f"loss is a {type(loss).__name__}; pass one of this package's pair losses, e.g. TripletLoss()"
+                f"loss is a {type(loss).__name__}; pass one of this package's pair losses, e.g. TripletLoss(), or "
+                "one of pytorch-metric-learning's"
             )
         if loss.not_expandable:
             raise InvalidInput(f"{type(loss).__name__} cannot be expanded: {loss.not_expandable}")
@@ -84,7 +88,17 @@ class EmbeddingExpansion(PairLoss):
     def compare(self, batch: Batch) -> Pairs:
         """The expanded table."""
         partners = self.loss.reads_partner
+        batch = self.loss.measured(batch)
         return expand_batch(batch, self.expansion, partners=partners, statistics=self.statistics)
+
+    def columns(self, batch: Batch) -> Int[Tensor, " g"]:
+        """A column a class."""
+        return batch.classes.of_row
+
+    @property
+    def undivided(self) -> str:
+        """Why the loss that is expanded has no terms per anchor; empty if it has."""
+        return self.loss.undivided
 
     @property
     def has_statistic(self) -> bool:
@@ -98,6 +112,12 @@ class EmbeddingExpansion(PairLoss):
     def terms(self, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None) -> Terms:
         """What each anchor adds, by the loss that is expanded."""
         return self.loss.terms(pairs, anchor_labels, statistic)
+
+    def read(
+        self, batch: Batch, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None
+    ) -> Terms:
+        """The second step, by the loss that is expanded."""
+        return self.loss.read(batch, pairs, anchor_labels, statistic)
 
     def extra_repr(self) -> str:
         """The parameters of the expansion."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, SupportsIndex, TypeAlias, TypeVar
 
@@ -13,11 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from embedding_expansion.core.grouping import rows_where
-from embedding_expansion.errors import DegenerateBatchWarning, InvalidInput, InvalidType, UnknownName
+from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
 
 Labels: TypeAlias = Int[Tensor, " b"] | Sequence[int] | Any  # `Any`: NumPy's integers, without importing NumPy
 
-SAMPLER = "sample several classes and at least 2 images of each, e.g. with ClassBalancedSampler"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -209,26 +207,3 @@ def check_classes(labels: Int[Tensor, " b"], num_classes: int, name: str) -> Non
             f"labels run from {lowest} to {highest}, but {name} is {num_classes}; number the classes from 0 to "
             f"{num_classes - 1}"
         )
-
-
-def warn_if_degenerate(
-    labels: Int[Tensor, " b"], past: Bool[Tensor, " b"] | None, reference: Int[Tensor, " g"] | None
-) -> None:
-    """Warn of a batch that teaches little. The sentences are constant, so that a long run shows each once."""
-    if torch.compiler.is_compiling():
-        return
-    reason = ""
-    if len(labels) == 0 or (past is not None and bool(past.all())):
-        reason = "the batch has no anchor, so the loss is 0"
-    elif reference is not None:
-        if not bool(torch.isin(labels, reference).any()):
-            reason = "no class of the batch is in the reference, so there is no positive pair"
-    else:
-        ordered = labels.sort().values
-        same = ordered[1:] == ordered[:-1]
-        if not bool(same.any()):
-            reason = "no class of the batch has two images, so there is no positive pair and nothing is pulled together"
-        elif bool(same.all()):
-            reason = "the batch is of one class, so there is no negative pair and nothing is pushed apart"
-    if reason:
-        warnings.warn(f"{reason}; {SAMPLER}", DegenerateBatchWarning, stacklevel=6)  # the line that calls the loss

@@ -75,6 +75,8 @@ class CrossBatchMemory(PairLoss):
             raise InvalidInput(
                 f"{type(inner).__name__} compares with proxies of all classes and takes no memory; leave it out"
             )
+        if loss.undivided:
+            raise InvalidInput(f"no CrossBatchMemory holds this loss: {loss.undivided}")
         if whole_number(start) is None or start < 0:
             raise InvalidInput(f"start is {start!r}; pass a whole number of batches, 0 or more")
         super().__init__(**{**{option.name: getattr(loss, option.name) for option in OPTIONS}, **options})
@@ -139,6 +141,10 @@ class CrossBatchMemory(PairLoss):
     def compare(self, batch: Batch) -> Pairs:
         """By the loss inside."""
         return self.loss.compare(batch)
+
+    def columns(self, batch: Batch) -> Int[Tensor, " g"]:
+        """As the loss inside has them."""
+        return self.loss.columns(batch)
 
     @property
     def has_statistic(self) -> bool:

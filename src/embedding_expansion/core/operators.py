@@ -176,7 +176,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 def _back(ctx: Any, of_products: Tensor, of_value: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     to_embeddings, to_gallery = _mine_back(of_products, of_value, *ctx.saved_tensors, *ctx.options)
     has_gallery = ctx.saved_tensors[7] is not None
-    return to_embeddings, None, None, None, to_gallery if has_gallery else None, *[None] * 7
+    return to_embeddings, None, None, None, to_gallery if has_gallery else None, *[None] * 8
 
 
 _mine.register_autograd(_back, setup_context=_keep)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from embedding_expansion.core.batch import Batch, widened, without
 from embedding_expansion.core.blocks import terms_in_blocks
+from embedding_expansion.core.degenerate import warn_if_degenerate
 from embedding_expansion.core.grouping import rows_where
 from embedding_expansion.core.inputs import (
     Labels,
@@ -27,9 +28,9 @@ from embedding_expansion.core.inputs import (
     check_finite,
     check_name,
     validates,
-    warn_if_degenerate,
     whole_number,
 )
+from embedding_expansion.core.interop.mined import is_foreign_miner, mined
 from embedding_expansion.core.pairs import Metric, Pairs, compare_batch
 from embedding_expansion.core.parameters import bind, parameters_of
 from embedding_expansion.core.terms import Terms
@@ -49,7 +50,8 @@ class PairLoss(nn.Module):
         ignore_index: a label whose rows take no part at all.
         check_finite: on CUDA, look for NaN and infinite embeddings, which makes the GPU wait; on CPU this is always
             done.
-        miner: narrows the table before the loss reads it, `Pairs -> Pairs` (see `miners`); all pairs by default.
+        miner: narrows the table before the loss reads it, `Pairs -> Pairs` (see `miners`), or a miner of
+            pytorch-metric-learning (see `mined`); all pairs by default.
         chunk: work on so many anchors at a time, and again in the backward pass, so that memory is that of a block and
             not of the batch; by default all at once.
         statistics: keep figures of the last batch in `last_statistics`, as detached scalar tensors: `active_share`, the
@@ -74,7 +76,7 @@ class PairLoss(nn.Module):
     """
 
     function: ClassVar[Callable[..., Terms]]
-    metric: ClassVar[Metric]
+    metric: Metric  # of the class, or of a loss of another library
     reads_partner: ClassVar[bool]
     positive: ClassVar[tuple[str, ...]]
     monotone: ClassVar[bool]
@@ -124,7 +126,7 @@ class PairLoss(nn.Module):
         reduction: Reduction = "mean",
         ignore_index: int | None = None,
         check_finite: bool = False,
-        miner: Callable[[Pairs], Pairs] | None = None,
+        miner: Callable[..., Any] | None = None,
         chunk: int | None = None,
         statistics: bool = False,
         **named: Any,
@@ -139,6 +141,11 @@ class PairLoss(nn.Module):
         if chunk is not None and getattr(miner, "generator", None) is not None:
             raise InvalidInput(
                 "chunk computes a block again, for which the miner's generator would draw anew; leave it out"
+            )
+        self._foreign_miner = is_foreign_miner(miner)
+        if self._foreign_miner and chunk is not None:
+            raise InvalidInput(
+                f"{type(miner).__name__} mines whole batches, but chunk is {chunk!r}; leave one of them out"
             )
         self.check_finite, self.statistics, self.miner = check_finite, statistics, miner
         self.chunk = as_limit("chunk", chunk)
@@ -171,7 +178,7 @@ class PairLoss(nn.Module):
             statistic = None if across is None else self.batch_statistic(pairs)
             if across is not None and statistic is not None:
                 statistic = across(statistic)
-            terms, synthetic_share = self.terms(pairs, anchor_labels, statistic), pairs.synthetic_share
+            terms, synthetic_share = self.read(batch, pairs, anchor_labels, statistic), pairs.synthetic_share
         else:
             terms, synthetic_share = terms_in_blocks(self, batch, self.chunk, across)
         self.note(terms, synthetic_share)
@@ -251,11 +258,27 @@ class PairLoss(nn.Module):
     def pairs(self, batch: Batch) -> tuple[Pairs, Int[Tensor, " a"]]:
         """The table of a batch that is ready, and the labels of its anchors."""
         pairs = self.compare(batch)
-        return pairs if self.miner is None else self.miner(pairs), batch.labels[batch.anchors]
+        if self.miner is not None:
+            foreign = self._foreign_miner
+            pairs = mined(self.miner, pairs, batch, self.columns(batch)) if foreign else self.miner(pairs)
+        return pairs, batch.labels[batch.anchors]
 
     def compare(self, batch: Batch) -> Pairs:
         """The similarities of a batch: plain here, expanded in `EmbeddingExpansion`."""
         return compare_batch(batch, self.metric, partners=self.reads_partner)
+
+    def columns(self, batch: Batch) -> Int[Tensor, " g"]:
+        """The column of the negatives that each row of the gallery belongs to: its own, or expanded its class's."""
+        return torch.arange(len(batch.gallery_labels), device=batch.labels.device)
+
+    def measured(self, batch: Batch) -> Batch:
+        """The batch as its expansion takes it: another library's loss may normalise the rows by itself."""
+        return batch
+
+    @property
+    def undivided(self) -> str:
+        """Why the loss has no terms per anchor, so that blocks, ranks and memories cannot share it; empty if it has."""
+        return ""
 
     @property
     def has_statistic(self) -> bool:
@@ -281,12 +304,19 @@ class PairLoss(nn.Module):
         statistic = self.batch_statistic(pairs) if statistic is None else statistic
         return type(self).function(pairs, **self.parameters_of_function, statistic=statistic)
 
+    def read(
+        self, batch: Batch, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None
+    ) -> Terms:
+        """The second step, where the whole batch is at hand; `statistic` as in `terms`."""
+        return self.terms(pairs, anchor_labels, statistic)
+
     def note(self, terms: Terms, synthetic_share: Float[Tensor, ""] | None) -> None:
         """Keep figures of the batch in `last_statistics`, where they were asked for."""
         if self.statistics:
             counts = terms.weight.detach() > 0
             active = (terms.total.detach() > 0) & counts
-            self.last_statistics["active_share"] = active.sum() / counts.sum().clamp(min=1)
+            if not self.undivided:
+                self.last_statistics["active_share"] = active.sum() / counts.sum().clamp(min=1)
             if synthetic_share is not None:
                 self.last_statistics["synthetic_share"] = synthetic_share
 

@@ -1,1 +1,1 @@
-"""Adapters to other libraries' losses and trainers; none of them is imported here."""
+"""Losses and miners of other libraries, taken as ours, and ours in their trainers; none of them is imported here."""
