@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from embedding_expansion.core.grouping import Classes, group, partners, positives, rows_where
 from embedding_expansion.core.inputs import (
@@ -124,3 +125,14 @@ def without(
         rows = (keep.cumsum(0) - 1)[rows[rows_where(keep[rows])]]
     kept = rows_where(keep)
     return embeddings[kept], labels[kept], rows, None if past is None else past[kept]
+
+
+def prepared(embeddings: Float[Tensor, "b d"], normalize: bool, check: bool) -> Float[Tensor, "b d"]:
+    """The rows as a table takes them: L2-normalised in float32 or better; on a GPU looked at first where asked for."""
+    if check and embeddings.device.type != "cpu":
+        check_finite(embeddings)
+    if not normalize:
+        return embeddings
+    # A zero row's gradient is that of its direction times 1/eps, which half precision must be able to hold.
+    eps = 1e-3 if embeddings.dtype == torch.float16 else 1e-12
+    return functional.normalize(widened(embeddings), dim=1, eps=eps)

@@ -10,7 +10,8 @@ from torch import Tensor
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.expanding import Expansion, expand_batch
 from embedding_expansion.core.inputs import Labels, validates
-from embedding_expansion.core.interop.adapters import adapted
+from embedding_expansion.core.interop.metric_learning.loss import adapted
+from embedding_expansion.core.interop.sentence_transformers import ExpandedBatchLoss, is_sentence_loss
 from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.sides import Scope
@@ -47,6 +48,11 @@ class EmbeddingExpansion(PairLoss):
     """
 
     @validates
+    def __new__(cls, loss: Any = None, *expansion: Any, **options: Any) -> Any:
+        """A loss of sentence-transformers takes texts, not embeddings: what it becomes does so as well."""
+        return ExpandedBatchLoss(loss, *expansion, **options) if is_sentence_loss(loss) else super().__new__(cls)
+
+    @validates
     def __init__(
         self,
         loss: Any,
@@ -58,7 +64,8 @@ class EmbeddingExpansion(PairLoss):
     ) -> None:
         if isinstance(loss, type):
             raise InvalidType(f"loss is the class {loss.__name__}; pass an instance, {loss.__name__}()")
-        loss = adapted(loss, scope, options)
+        foreign = adapted(loss, scope, options)
+        loss = loss if foreign is None else foreign
         if isinstance(loss, EmbeddingExpansion) or not isinstance(loss, PairLoss):
             raise InvalidType(
                 f"loss is a {type(loss).__name__}; pass one of this package's pair losses, e.g. TripletLoss(), or "

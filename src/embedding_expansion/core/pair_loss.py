@@ -8,36 +8,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
-from embedding_expansion.core.batch import Batch, widened, without
+from embedding_expansion.core.batch import Batch, prepared, without
 from embedding_expansion.core.blocks import terms_in_blocks
 from embedding_expansion.core.degenerate import warn_if_degenerate
-from embedding_expansion.core.grouping import rows_where
 from embedding_expansion.core.inputs import (
     Labels,
     as_batch,
     as_limit,
     as_past,
     as_reference,
-    check_finite,
-    check_name,
     validates,
-    whole_number,
 )
-from embedding_expansion.core.interop.mined import is_foreign_miner, mined
+from embedding_expansion.core.interop.metric_learning.miners import is_foreign_miner, mined
 from embedding_expansion.core.pairs import Metric, Pairs, compare_batch
-from embedding_expansion.core.parameters import bind, parameters_of
+from embedding_expansion.core.parameters import Reduction, bind, check_options, parameters_of
 from embedding_expansion.core.terms import Terms
-from embedding_expansion.errors import InvalidInput, InvalidType
-
-Reduction: TypeAlias = Literal["mean", "none"]
-REDUCTIONS: tuple[Reduction, ...] = ("mean", "none")
 
 
 class PairLoss(nn.Module):
@@ -132,23 +123,10 @@ class PairLoss(nn.Module):
         **named: Any,
     ) -> None:
         super().__init__()
-        check_name("reduction", reduction, REDUCTIONS)
-        if ignore_index is not None and whole_number(ignore_index) is None:
-            raise InvalidType(f"ignore_index is {ignore_index!r}; pass the label that takes no part, a whole number")
+        check_options(reduction, ignore_index, miner, chunk)
         self.normalize, self.reduction, self.ignore_index = normalize, reduction, ignore_index
-        if miner is not None and (isinstance(miner, type) or not callable(miner)):
-            raise InvalidType(f"miner is {miner!r}; pass an instance of a miner, a function of Pairs that gives Pairs")
-        if chunk is not None and getattr(miner, "generator", None) is not None:
-            raise InvalidInput(
-                "chunk computes a block again, for which the miner's generator would draw anew; leave it out"
-            )
-        self._foreign_miner = is_foreign_miner(miner)
-        if self._foreign_miner and chunk is not None:
-            raise InvalidInput(
-                f"{type(miner).__name__} mines whole batches, but chunk is {chunk!r}; leave one of them out"
-            )
         self.check_finite, self.statistics, self.miner = check_finite, statistics, miner
-        self.chunk = as_limit("chunk", chunk)
+        self.chunk, self._foreign_miner = as_limit("chunk", chunk), is_foreign_miner(miner)
         self.parameters_of_function: dict[str, Any] = {}
         if hasattr(type(self), "function"):
             known = {option.name for option in OPTIONS}
@@ -214,11 +192,11 @@ class PairLoss(nn.Module):
         if self.ignore_index is not None:
             embeddings, labels, rows, past = without(self.ignore_index, embeddings, labels, rows, past)
         reference, reference_labels = self.reference(embeddings, labels, reference, reference_labels)
-        if reference is not None and reference_labels is not None and self.ignore_index is not None:
-            keep = rows_where(reference_labels != self.ignore_index)
-            reference, reference_labels = reference[keep], reference_labels[keep]
-        embeddings = self._prepared(embeddings)
-        reference = None if reference is None else self._prepared(reference)
+        if reference is not None and reference_labels is not None:
+            if self.ignore_index is not None:
+                reference, reference_labels, _, _ = without(self.ignore_index, reference, reference_labels, None, None)
+            reference = prepared(reference, self.normalize, self.check_finite)
+        embeddings = prepared(embeddings, self.normalize, self.check_finite)
         embeddings, labels, past = self.with_past(embeddings, labels, past)
         warn_if_degenerate(labels, past, reference_labels)
         return self.oriented(Batch.checked(embeddings, labels, rows, past, reference, reference_labels))
@@ -246,21 +224,13 @@ class PairLoss(nn.Module):
         """The batch with its anchors in place: its rows, unless a loss turns it round. It has passed every check."""
         return batch
 
-    def _prepared(self, embeddings: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        if self.check_finite and embeddings.device.type != "cpu":
-            check_finite(embeddings)
-        if not self.normalize:
-            return embeddings
-        # A zero row's gradient is that of its direction times 1/eps, which half precision must be able to hold.
-        eps = 1e-3 if embeddings.dtype == torch.float16 else 1e-12
-        return functional.normalize(widened(embeddings), dim=1, eps=eps)
-
     def pairs(self, batch: Batch) -> tuple[Pairs, Int[Tensor, " a"]]:
         """The table of a batch that is ready, and the labels of its anchors."""
         pairs = self.compare(batch)
-        if self.miner is not None:
-            foreign = self._foreign_miner
-            pairs = mined(self.miner, pairs, batch, self.columns(batch)) if foreign else self.miner(pairs)
+        if self._foreign_miner:
+            pairs = mined(self.miner, pairs, batch, self.columns(batch))
+        elif self.miner is not None:
+            pairs = self.miner(pairs)
         return pairs, batch.labels[batch.anchors]
 
     def compare(self, batch: Batch) -> Pairs:
@@ -313,10 +283,8 @@ class PairLoss(nn.Module):
     def note(self, terms: Terms, synthetic_share: Float[Tensor, ""] | None) -> None:
         """Keep figures of the batch in `last_statistics`, where they were asked for."""
         if self.statistics:
-            counts = terms.weight.detach() > 0
-            active = (terms.total.detach() > 0) & counts
             if not self.undivided:
-                self.last_statistics["active_share"] = active.sum() / counts.sum().clamp(min=1)
+                self.last_statistics["active_share"] = terms.active_share()
             if synthetic_share is not None:
                 self.last_statistics["synthetic_share"] = synthetic_share
 

@@ -1,4 +1,4 @@
-"""The parameters of a loss function, as a module takes them: bound by position or name, and checked once."""
+"""The parameters of a loss function and the options of its module: bound by position or name, and checked once."""
 
 from __future__ import annotations
 
@@ -6,10 +6,32 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from embedding_expansion.core.inputs import check_name, whole_number
+from embedding_expansion.core.inputs import check_name, validates, whole_number
+from embedding_expansion.core.interop.metric_learning.miners import is_foreign_miner
 from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
+
+Reduction: TypeAlias = Literal["mean", "none"]
+REDUCTIONS: tuple[Reduction, ...] = ("mean", "none")
+
+
+@validates
+def check_options(reduction: str, ignore_index: object, miner: object, chunk: object) -> None:
+    """Raise an error where an option of a module cannot be used, or two not together."""
+    check_name("reduction", reduction, REDUCTIONS)
+    if ignore_index is not None and whole_number(ignore_index) is None:
+        raise InvalidType(f"ignore_index is {ignore_index!r}; pass the label that takes no part, a whole number")
+    if miner is not None and (isinstance(miner, type) or not callable(miner)):
+        raise InvalidType(f"miner is {miner!r}; pass an instance of a miner, a function of Pairs that gives Pairs")
+    if chunk is None:
+        return
+    if getattr(miner, "generator", None) is not None:
+        raise InvalidInput(
+            "chunk computes a block again, for which the miner's generator would draw anew; leave it out"
+        )
+    if is_foreign_miner(miner):
+        raise InvalidInput(f"{type(miner).__name__} mines whole batches, but chunk is {chunk!r}; leave one of them out")
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -38,6 +38,11 @@ class Terms:
         weighs = weight > 0
         return torch.where(weighs, self.total.sum(dim=1) / torch.where(weighs, weight, 1), 0).sum()
 
+    def active_share(self) -> Float[Tensor, ""]:
+        """The share of the anchors that weigh whose total is above 0, without gradient."""
+        counts = self.weight.detach() > 0
+        return ((self.total.detach() > 0) & counts).sum() / counts.sum().clamp(min=1)
+
 
 def negatives_of_anchors(pairs: Pairs) -> tuple[Float[Tensor, "a m"], Bool[Tensor, "a m"]]:
     """The anchors' rows of the negatives, without those that only partners read."""

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.expanding import Expansion, expand_batch
-from embedding_expansion.core.interop.square import Form, Indices, alone, indices, square_table
-from embedding_expansion.core.interop.stand_in import reading
+from embedding_expansion.core.interop.metric_learning.square import Form, Indices, alone, indices, square_table
+from embedding_expansion.core.interop.metric_learning.stand_in import reading
 from embedding_expansion.core.pairs import Pairs, compare_batch
 from embedding_expansion.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from embedding_expansion.core.interop.metric_learning import MetricLearningLoss
+    from embedding_expansion.core.interop.metric_learning.loss import MetricLearningLoss
 
 CLASSES = ((3, 1, 2), (3, 3, 3), (3, 2))  # rows of each class of the batches to try, till the loss takes one
 TOLERANCE = 1e-4  # relative, of values that are to be the same in float32

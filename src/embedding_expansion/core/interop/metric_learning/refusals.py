@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from embedding_expansion.core.inputs import validates
-from embedding_expansion.core.interop.mined import is_foreign_miner
-from embedding_expansion.core.interop.square import Scale
+from embedding_expansion.core.interop.metric_learning.miners import is_foreign_miner
+from embedding_expansion.core.interop.metric_learning.square import Scale
 from embedding_expansion.errors import InvalidInput, InvalidType
 
 if TYPE_CHECKING:
-    from embedding_expansion.core.interop.metric_learning import MetricLearningLoss
+    from embedding_expansion.core.interop.metric_learning.loss import MetricLearningLoss
 
 PROXIES = "it compares images with learnt proxies and not with each other; expand this package's proxy losses instead"
 WRAPPER = "it holds another loss; expand that one"

@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.inputs import Labels, validates
-from embedding_expansion.core.interop.mined import LIBRARY
-from embedding_expansion.core.interop.probe import probe
-from embedding_expansion.core.interop.refusals import check_distance, check_kind, check_options
-from embedding_expansion.core.interop.square import Form, Indices, Scale, alone, indices, square_table
-from embedding_expansion.core.interop.stand_in import reading
+from embedding_expansion.core.interop.metric_learning.miners import LIBRARY
+from embedding_expansion.core.interop.metric_learning.probe import probe
+from embedding_expansion.core.interop.metric_learning.refusals import check_distance, check_kind, check_options
+from embedding_expansion.core.interop.metric_learning.square import Form, Indices, Scale, alone, indices, square_table
+from embedding_expansion.core.interop.metric_learning.stand_in import reading
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.terms import Terms

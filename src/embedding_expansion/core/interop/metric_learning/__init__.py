@@ -1,0 +1,1 @@
+"""pytorch-metric-learning: its losses expanded through their distance, and its miners on our tables."""
