@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from embedding_expansion.core.search import native
 from limits import Beat, Limits, attempt
 
 ENOUGH = 0.02  # seconds that one sample lasts at least
@@ -160,6 +161,7 @@ def machine(threads: int) -> dict[str, Any]:
         "threads": threads,
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "search": native.describe(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,

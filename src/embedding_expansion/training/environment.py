@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from embedding_expansion.core.search import native
 from embedding_expansion.training.config import TrainConfig
 
 _LIBRARIES = ("embedding-expansion", "torch", "torchvision", "numpy", "scikit-learn", "safetensors", "pillow", "timm")
@@ -30,6 +31,7 @@ def environment(config: TrainConfig, command: list[str]) -> dict[str, Any]:
             "cpus": os.cpu_count(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         },
+        "search": native.describe(config.device),
         "threads": config.threads,
         "command": command,
         "executable": sys.executable,

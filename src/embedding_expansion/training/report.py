@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from embedding_expansion.core.search import native
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.loader import broken_sentence
 from embedding_expansion.training.job import Job
@@ -31,7 +32,8 @@ def say_what_runs(job: Job, state: State, world: int) -> None:
     optimizer = f"{config.optimizer.name} at {config.optimizer.lr}"
     print(f"training: {config.steps} steps of {batch}, {optimizer}, seed {config.seed}")
     processes = f"{world} processes, " if world > 1 else ""
-    print(f"machine: {processes}{job.device}, {config.threads} threads, {job.precision}", flush=True)
+    search = "" if expansion.n == "none" else f", search for hardest pairs: {native.describe(job.device.type)}"
+    print(f"machine: {processes}{job.device}, {config.threads} threads, {job.precision}{search}", flush=True)
     if config.protocol == "paper":
         print("note: the TEST classes select the weights (the paper's protocol); the numbers are optimistic")
     if state.step:

@@ -43,9 +43,11 @@ def available() -> bool:
     return not _off and library() is not None
 
 
-def describe() -> str:
-    """Which form of the search runs here, in words."""
+def describe(device: str = "cpu") -> str:
+    """Which form of the search runs on a device, in words."""
     found = library()
+    if not device.startswith("cpu"):
+        return "torch"
     if found is None or _off:
         return "torch (no native kernel)"
     return f"native ({INSTRUCTION_SETS[found.instruction_set()]})"
