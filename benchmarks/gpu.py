@@ -1,0 +1,74 @@
+"""Time the search for the hardest pairs on a GPU, in milliseconds: forward and backward, beside the Gram product.
+
+    python benchmarks/gpu.py --out gpu.json
+
+Where the search in torch takes more than twice the time of the Gram product at b = 4096, it wants a kernel of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+import torch
+
+import harness
+from contenders import GramProduct, Ours, choose
+from harness import Batch, Step, table
+
+BAR, AT = 2.0, 4096  # times the Gram product, and where
+
+
+def milliseconds_of(step: Step, calls: int, device: str) -> float:
+    """Of one call, when the device has done all of them."""
+    _wait(device)
+    seconds = harness.seconds_per_call(lambda: (step(), _wait(device)), calls)
+    return 1000 * seconds
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def main() -> None:
+    options = harness.parser(__doc__)
+    options.add_argument("--device", default="cuda")
+    options.add_argument("--sizes", nargs="+", type=int, default=[128, 1024, 4096, 16384])
+    options.add_argument("--per-class", nargs="+", type=int, default=[2, 4])
+    options.add_argument("--loss", default="multi_similarity")
+    options.add_argument("--repeats", type=int, default=5)
+    given = options.parse_args()
+    if given.quick:
+        given.sizes, given.repeats = [64], 2
+    (row,) = choose([given.loss])[0]
+    results: list[dict[str, Any]] = []
+    rows = []
+    for b in given.sizes:
+        for k in given.per_class:
+            embeddings, labels = Batch(b, k).make(given.device)
+            contenders = [GramProduct(), Ours(row, None), *(Ours(row, n) for n in (2, 8, math.inf))]
+            steps = {contender.name: contender.step(embeddings, labels) for contender in contenders}
+            for step in steps.values():
+                step()
+            times: dict[str, list[float]] = {name: [] for name in steps}
+            for _ in range(given.repeats):
+                for name, step in steps.items():
+                    times[name].append(milliseconds_of(step, 10 if b <= 1024 else 2, given.device))
+            results.append({"b": b, "k": k, "times": times})
+            gram = statistics.median(times["gram"])
+            for name, found in times.items():
+                median = statistics.median(found)
+                over = "" if b != AT or name == "gram" else "yes" if median <= BAR * gram else "NO"
+                rows.append(
+                    [b, k, name, f"{median:.3g}", f"{min(found):.3g} to {max(found):.3g}", f"{median / gram:.2f}", over]
+                )
+    name = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else given.device
+    harness.write(given.out, {"device": name, "machine": harness.machine(given.threads), "results": results})
+    print(f"{given.loss} on {name}, d = 512\n")
+    print(table(["b", "K", "what", "ms", "range", "/ Gram", f"at most {BAR:g} x at b = {AT}"], rows))
+
+
+if __name__ == "__main__":
+    main()
