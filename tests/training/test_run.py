@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from embedding_expansion.core.modules import MultiSimilarityLoss
+from embedding_expansion.core.search import native
 from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.training import config as configuration
 from embedding_expansion.training.config import DataConfig, OptimizerConfig, SamplerConfig, TrainConfig
@@ -48,6 +49,7 @@ def test_a_run_folder_holds_everything_that_is_promised(small: TrainConfig, caps
     assert environment["seed"] == 0
     assert environment["command"] == ["embex", "train"]
     assert {"python", "torch", "embedding-expansion"} <= environment["versions"].keys()
+    assert environment["search"] == native.describe()
     steps = {int(path.stem.removeprefix("step-")) for path in (run / "checkpoints").iterdir()}
     assert steps == {4, 6, metrics["selected_step"]}
     events = EventAccumulator(str(run / "tensorboard"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,7 @@ def terms_in_blocks(
 
     statistic = None
     if loss.has_statistic:
-        devices = [batch.embeddings.device] if batch.embeddings.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):  # a miner that draws shall draw the same for the terms
+        with nullcontext() if loss.miner is None else _draws_kept(batch.embeddings.device):
             statistic = torch.stack([found for (found,) in of_block(statistics)]).sum(dim=0)
         statistic = statistic if across is None else across(statistic)
 
@@ -64,3 +64,8 @@ def terms_in_blocks(
     total, weight = (torch.cat([part[k] for part in parts], dim=1)[:, back] for k in (0, 1))
     shares = [share for part in parts for share in part[2:]]
     return Terms(total, weight), torch.stack(shares).mean() if shares else None
+
+
+def _draws_kept(device: torch.device) -> AbstractContextManager[None]:
+    """After it random draws are what they would have been: a miner draws the same for the statistic and the terms."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])

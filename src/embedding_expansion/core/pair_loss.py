@@ -98,13 +98,14 @@ class PairLoss(nn.Module):
                 blocks of anchors is the batch's. The function then takes that sum as the keyword `statistic`.
             not_expandable: why the loss cannot be expanded; empty where it can.
         """
+        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
         if function is None:
+            cls.__signature__ = inspect.Signature(own)
             return
         cls.function = staticmethod(function)
         cls.metric, cls.reads_partner, cls.positive, cls.monotone = metric, reads_partner, positive, monotone
         cls.statistic = None if statistic is None else staticmethod(statistic)
         cls.not_expandable = not_expandable
-        own = inspect.signature(cls.__init__).parameters.values()
         known = {option.name for option in OPTIONS}
         more = [p for p in own if p.kind is p.KEYWORD_ONLY and p.name not in known]
         cls.__signature__ = inspect.Signature([*parameters_of(function).values(), *more, *OPTIONS])
