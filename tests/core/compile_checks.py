@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,8 @@ from embedding_expansion.core.pairs import compare
 
 from . import oracles
 from .batches import batch_for
+from .proxies import SCOPES as PROXY_CASES
+from .proxies import numbered_batch, proxy_loss, with_scope
 
 # torch warns of its own code as it compiles; what ours warns of is tested elsewhere.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -80,6 +83,15 @@ def test_every_plain_module_compiles(name: str) -> None:
 )
 def test_every_expanded_module_compiles(name: str, scope: str) -> None:
     assert_compiles(EmbeddingExpansion(LOSSES[name](), n=2, scope=scope, statistics=True), *batch_for(scope))
+
+
+@pytest.mark.parametrize(("name", "scope"), PROXY_CASES)
+def test_every_loss_on_proxies_compiles(name: str, scope: str | None) -> None:
+    assert_compiles(with_scope(proxy_loss(name), scope), *numbered_batch(scope))
+
+
+def test_infinitely_many_points_compile() -> None:
+    assert_compiles(EmbeddingExpansion(MultiSimilarityLoss(), n=math.inf), *batch_for(None))
 
 
 @pytest.mark.parametrize(("name", "expanded"), [("lifted_structure", False), ("histogram", True)])

@@ -15,11 +15,14 @@ from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest, synthesize
 from embedding_expansion.core.modules import (
     LOSSES,
+    AngularLoss,
     HPHNTripletLoss,
     MultiSimilarityLoss,
     NPairLoss,
+    RankedListLoss,
     TripletLoss,
 )
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import compare
 from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, InvalidType, UnknownName
 
@@ -147,6 +150,49 @@ def test_a_number_of_points_that_is_no_whole_number_from_zero_on_is_refused(call
     assert text.startswith("n is ")
     assert str(n) in text or type(n).__name__ in text
     assert "whole number" in text
+
+
+@pytest.mark.parametrize("n", [10_001, 10**6, 2**31, 2**32, 2**32 + 1, 2**64])
+def test_more_points_than_anybody_waits_for_are_refused(n: int) -> None:
+    for call in (expand, synthesize):
+        assert "at most 10000" in message(InvalidInput, call, E, LABELS, n)
+
+
+def test_values_whose_squares_drown_everything_are_refused() -> None:
+    for loss in (MultiSimilarityLoss(), EmbeddingExpansion(MultiSimilarityLoss(normalize=False))):
+        assert "values beyond 1e+12 in 1 of 6 rows, the first is row 2" in message(
+            InvalidInput, loss, torch.where(torch.arange(6)[:, None] == 2, 1e13, E), LABELS
+        )
+
+
+def test_a_reference_that_is_not_finite_is_named() -> None:
+    bad = E.clone()
+    bad[1, 0] = math.nan
+    text = message(InvalidInput, MultiSimilarityLoss(), E, LABELS, reference=bad, reference_labels=LABELS)
+    assert text.startswith("reference has NaN")
+
+
+def test_labels_may_be_an_array_that_runs_backwards() -> None:
+    backwards = np.asarray(LABELS)[::-1]
+    torch.testing.assert_close(
+        MultiSimilarityLoss()(E, backwards), MultiSimilarityLoss()(E, torch.tensor(backwards.copy()))
+    )
+
+
+def test_a_miner_that_gives_no_pairs_is_named() -> None:
+    assert "the miner gives a NoneType" in message(InvalidType, MultiSimilarityLoss(miner=lambda _: None), E, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (AngularLoss(angle=90), "angle is 90.0; pass degrees between 0 and 90"),
+        (RankedListLoss(imbalance=2), "imbalance is 2.0; pass a number from 0 to 1"),
+    ],
+    ids=str,
+)
+def test_parameters_out_of_their_range_are_refused(loss: PairLoss, words: str) -> None:
+    assert words in message(InvalidInput, loss, E, LABELS)
 
 
 def test_infinitely_many_points_cannot_be_made() -> None:

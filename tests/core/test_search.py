@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -161,3 +162,20 @@ def test_several_threads_find_what_one_does() -> None:
         assert values[0] == pytest.approx(float(values[1]), rel=1e-6)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    native.library.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "_Problem", native._Side)
+        assert native.library() is None
+    native.library.cache_clear()
+    assert native.available()
+
+
+def test_threads_of_python_search_at_once() -> None:
+    E, labels = batch((4, 4, 4, 4), d=8)
+    expected = expand(E, labels, 3).negative
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: expand(E, labels, 3).negative, range(40)):
+            assert torch.equal(found, expected)

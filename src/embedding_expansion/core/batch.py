@@ -47,17 +47,20 @@ class Batch:
         past: Bool[Tensor, " b"] | None,
         reference: Float[Tensor, "g d"] | None,
         reference_labels: Labels | None,
+        *,
+        looked_at: bool = False,
     ) -> Batch:
-        """The batch, or an error that says what cannot be used."""
+        """The batch, or an error that says what cannot be used; `looked_at`: values are known to be finite."""
         embeddings, labels = as_batch(embeddings, labels)
         past = as_past(past, embeddings)
         if past is not None and not torch.compiler.is_compiling() and not bool(past.any()):
             past = None
         anchors = as_rows(rows, past, len(labels), labels.device)
         gallery, gallery_labels = as_reference(reference, reference_labels, embeddings, labels)
-        for vectors in (embeddings,) if reference is None else (embeddings, gallery):
-            if vectors.device.type == "cpu":
-                check_finite(vectors)
+        if not looked_at and embeddings.device.type == "cpu":
+            check_finite(embeddings)
+            if reference is not None:
+                check_finite(gallery, "reference")
         every_row = rows is None and past is None
         embeddings = widened(embeddings)
         gallery = embeddings if reference is None else widened(gallery).to(embeddings.dtype)
@@ -127,10 +130,12 @@ def without(
     return embeddings[kept], labels[kept], rows, None if past is None else past[kept]
 
 
-def prepared(embeddings: Float[Tensor, "b d"], normalize: bool, check: bool) -> Float[Tensor, "b d"]:
-    """The rows as a table takes them: L2-normalised in float32 or better; on a GPU looked at first where asked for."""
-    if check and embeddings.device.type != "cpu":
-        check_finite(embeddings)
+def prepared(
+    embeddings: Float[Tensor, "b d"], normalize: bool, *, check: bool, name: str = "embeddings"
+) -> Float[Tensor, "b d"]:
+    """The rows as a table takes them: L2-normalised in float32 or better. `check` looks at them first, on a GPU too."""
+    if check or embeddings.device.type == "cpu":
+        check_finite(embeddings, name)
     if not normalize:
         return embeddings
     # A zero row's gradient is that of its direction times 1/eps, which half precision must be able to hold.

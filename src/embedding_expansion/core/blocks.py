@@ -23,8 +23,9 @@ def terms_in_blocks(
 ) -> tuple[Terms, Tensor | None]:
     """What each anchor adds, computed for `chunk` anchors at a time and again in the backward pass.
 
-    Anchors of a class come together, since expansion looks at their class once a block. `across` sums a batch-wide
-    statistic over processes. Also gives the mean of the blocks' shares of synthetic points.
+    Equal to the whole batch's, but where pairs of points are exactly as hard as others: there a block may pass the
+    gradient of another winner. Anchors of a class come together, since expansion looks at their class once a block.
+    `across` sums a batch-wide statistic over processes. Also gives the mean of the blocks' shares of synthetic points.
     """
     order = torch.argsort(batch.labels[batch.anchors], stable=True)
     blocks = torch.split(order, chunk)

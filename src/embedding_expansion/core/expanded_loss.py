@@ -9,22 +9,23 @@ from torch import Tensor
 
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.expanding import Expansion, expand_batch
-from embedding_expansion.core.inputs import Labels, validates
+from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.interop.metric_learning.loss import adapted
 from embedding_expansion.core.interop.sentence_transformers import ExpandedBatchLoss, is_sentence_loss
-from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.sides import Scope
-from embedding_expansion.core.terms import Terms
-from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
+from embedding_expansion.core.wrapped import WrappedLoss
+from embedding_expansion.errors import InvalidInput, InvalidType
 
 
-class EmbeddingExpansion(PairLoss):
+class EmbeddingExpansion(WrappedLoss):
     """A pair loss whose negatives are the hardest pairs of original and synthetic points of every two classes.
 
     Args:
         loss: an instance of one of the pair losses, or a loss of pytorch-metric-learning, of which
-            docs/from-pytorch-metric-learning.md says which work.
+            docs/from-pytorch-metric-learning.md says which work. Of a batch loss of sentence-transformers, which takes
+            texts, what is made is an ExpandedBatchLoss.
         n: synthetic points per pair of a class, a whole number; 0 is mining without synthetic points, `math.inf` the
             whole arc between the pair, exactly.
         scope: "class_pair", the paper's formula, or "anchor", the authors' released program; see `expand`.
@@ -37,19 +38,20 @@ class EmbeddingExpansion(PairLoss):
         InvalidInput, InvalidType, UnknownName: if an option or a batch cannot be used.
 
     Source: Ko & Gu, "Embedding Expansion: Augmentation in Embedding Space for Deep Metric Learning", CVPR 2020. Differs
-    from the source: see `expand`.
+    from the source: see `expand`. Infinite n: the optimum is that of Vasudeva et al., "LoOp: Looking for Optimal Hard
+    Negative Embeddings for Deep Metric Learning", ICCV 2021.
 
     Example:
         >>> from embedding_expansion import TripletLoss
-        >>> loss = EmbeddingExpansion(TripletLoss(margin=0.2), n=2)
-        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 2.0], [-0.6, 0.8]], requires_grad=True)
-        >>> loss(embeddings, [0, 0, 1, 1]).item() > TripletLoss(margin=0.2)(embeddings, [0, 0, 1, 1]).item()
-        False
+        >>> embeddings = torch.tensor([[0.6, 0.8, 0.0], [0.6, -0.8, 0.0], [0.8, 0.0, 0.6], [0.8, 0.3, 0.9]])
+        >>> losses = (EmbeddingExpansion(TripletLoss(margin=0.2), n=n) for n in (0, 2, float("inf")))
+        >>> [round(loss(embeddings, [0, 0, 1, 1]).item(), 3) for loss in losses]  # ever harder
+        [0.96, 1.111, 1.18]
     """
 
     @validates
     def __new__(cls, loss: Any = None, *expansion: Any, **options: Any) -> Any:
-        """A loss of sentence-transformers takes texts, not embeddings: what it becomes does so as well."""
+        """Of a loss of sentence-transformers, which takes texts, an ExpandedBatchLoss, which does so as well."""
         return ExpandedBatchLoss(loss, *expansion, **options) if is_sentence_loss(loss) else super().__new__(cls)
 
     @validates
@@ -74,57 +76,17 @@ class EmbeddingExpansion(PairLoss):
         if loss.not_expandable:
             raise InvalidInput(f"{type(loss).__name__} cannot be expanded: {loss.not_expandable}")
         expansion = Expansion.checked(n, scope, normalize_synthetic, loss.metric, max_segments)
-        inherited = {option.name: getattr(loss, option.name) for option in OPTIONS}
-        for name in options:
-            if name not in inherited:
-                raise UnknownName("option of EmbeddingExpansion", name, inherited)
-        super().__init__(**{**inherited, **options})
-        self.loss, self.expansion = loss, expansion
+        super().__init__(loss, **options)
+        self.expansion = expansion
 
-    @validates
-    def reference(
-        self, embeddings: Tensor, labels: Tensor, reference: Tensor | None, reference_labels: Labels | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """That of the loss that is expanded: its proxies, where it has some."""
-        return self.loss.reference(embeddings, labels, reference, reference_labels)
-
-    def oriented(self, batch: Batch) -> Batch:
-        """As the loss that is expanded has it."""
-        return self.loss.oriented(batch)
-
-    def compare(self, batch: Batch) -> Pairs:
+    def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
         """The expanded table."""
-        partners = self.loss.reads_partner
-        batch = self.loss.measured(batch)
-        return expand_batch(batch, self.expansion, partners=partners, statistics=self.statistics)
+        batch, partners = self.loss.measured(batch), self.loss.reads_partner
+        return expand_batch(batch, self.expansion, partners=partners, statistics=statistics)
 
     def columns(self, batch: Batch) -> Int[Tensor, " g"]:
         """A column a class."""
         return batch.classes.of_row
-
-    @property
-    def undivided(self) -> str:
-        """Why the loss that is expanded has no terms per anchor; empty if it has."""
-        return self.loss.undivided
-
-    @property
-    def has_statistic(self) -> bool:
-        """Whether the loss that is expanded looks at the whole batch."""
-        return self.loss.has_statistic
-
-    def batch_statistic(self, pairs: Pairs) -> Tensor | None:
-        """Of the loss that is expanded."""
-        return self.loss.batch_statistic(pairs)
-
-    def terms(self, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None) -> Terms:
-        """What each anchor adds, by the loss that is expanded."""
-        return self.loss.terms(pairs, anchor_labels, statistic)
-
-    def read(
-        self, batch: Batch, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None
-    ) -> Terms:
-        """The second step, by the loss that is expanded."""
-        return self.loss.read(batch, pairs, anchor_labels, statistic)
 
     def extra_repr(self) -> str:
         """The parameters of the expansion."""

@@ -167,7 +167,10 @@ def expand(
 
     Source: Ko & Gu, CVPR 2020, sections 4.1 and 4.2. Differs from the source: computed from inner products alone; exact
     ties give the gradient of the first winner, where the released program gives every tied pair the full gradient and
-    so doubles that of a synthetic one, which it holds twice.
+    so doubles that of a synthetic one, which it holds twice. Infinite n is not in it: the optimum is that of Vasudeva
+    et al., "LoOp: Looking for Optimal Hard Negative Embeddings", ICCV 2021, here from inner products; in anchor scope
+    the whole segment counts, the partner included. The middle of two opposite points, whose squared norm is under 1e-4
+    (float32; float64: 1e-10), is no point for any n.
     """
     expansion = Expansion.checked(n, scope, normalize_synthetic, metric, max_segments)
     batch = Batch.checked(embeddings, labels, rows, past, reference, reference_labels)

@@ -17,6 +17,9 @@ from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
 Labels: TypeAlias = Int[Tensor, " b"] | Sequence[int] | Any  # `Any`: NumPy's integers, without importing NumPy
 
 
+MOST_POINTS = 10_000  # on a segment: the time of the search grows with its square
+LARGEST = 1e12  # value of an embedding: squared norms of more drown what they are compared with
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -64,7 +67,10 @@ def as_labels(labels: Labels) -> Int[Tensor, " b"]:
                 f"labels is a {type(labels).__name__}; pass a tensor, a list or an array of whole numbers"
             )
         try:
-            labels = torch.as_tensor(labels) if len(labels) else torch.zeros(0, dtype=torch.int64)
+            given: Any = labels
+            # An array is copied: torch reads none with negative strides.
+            labels = torch.as_tensor(given.copy() if hasattr(given, "strides") else given)
+            labels = labels if len(labels) else labels.long()
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise InvalidType(
                 f"labels cannot be read as whole numbers ({error}); pass one whole number per row"
@@ -77,16 +83,18 @@ def as_labels(labels: Labels) -> Int[Tensor, " b"]:
     return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.long()
 
 
-def check_finite(embeddings: Float[Tensor, "b d"]) -> None:
-    """Raise InvalidInput, naming the first bad row, where an embedding is NaN or infinite."""
+def check_finite(embeddings: Float[Tensor, "b d"], name: str = "embeddings") -> None:
+    """Raise InvalidInput, naming the first bad row, where an embedding is NaN, infinite or beyond LARGEST."""
     if torch.compiler.is_compiling() or embeddings.numel() == 0:
         return
-    if not math.isfinite(embeddings.detach().abs().amax().item()):
-        bad = (~embeddings.detach().isfinite()).any(dim=1).nonzero().flatten()
-        raise InvalidInput(
-            f"embeddings has NaN or infinite values in {len(bad)} of {len(embeddings)} rows, the first is row "
-            f"{int(bad[0])}; look at the learning rate, mixed precision or the input images"
-        )
+    if embeddings.detach().abs().amax().item() <= LARGEST:  # which NaN is not
+        return
+    bad = (~(embeddings.detach().abs() <= LARGEST)).any(dim=1).nonzero().flatten()
+    what = f"values beyond {LARGEST:g}" if bool(embeddings.isfinite().all()) else "NaN or infinite values"
+    raise InvalidInput(
+        f"{name} has {what} in {len(bad)} of {len(embeddings)} rows, the first is row {int(bad[0])}; look at the "
+        "learning rate, mixed precision or the input images"
+    )
 
 
 @validates
@@ -152,13 +160,15 @@ def whole_number(value: object) -> int | None:
 
 @validates
 def as_count(n: SupportsIndex | float) -> int | float:
-    """The number of synthetic points per pair, an int >= 0 or infinity, or an error."""
+    """The number of synthetic points per pair, 0 to MOST_POINTS or infinity, or an error."""
     if n == math.inf:
         return math.inf
     count = whole_number(n)
     if count is None or count < 0:
         kind = InvalidInput if isinstance(n, (int, float)) else InvalidType
         raise kind(f"n is {n!r}; pass a whole number of synthetic points, 0 or more, or infinity")
+    if count > MOST_POINTS:
+        raise InvalidInput(f"n is {count}; pass at most {MOST_POINTS} synthetic points, or infinity for all of them")
     return count
 
 
@@ -173,20 +183,18 @@ def as_limit(name: str, given: SupportsIndex | float | None) -> int | None:
     return limit
 
 
-def check_unit(embeddings: Float[Tensor, "b d"]) -> None:
-    """Raise InvalidInput where a row is not of unit norm (to 1e-3), which n = infinity on the sphere asks for.
+def check_unit(embeddings: Float[Tensor, "b d"], because: str, remedy: str) -> None:
+    """Raise InvalidInput, with why and what to do, where a row is not of unit norm (to 1e-3).
 
-    A row of zeros passes: normalising it has left it as it was, and it spans no arc.
+    A row of zeros passes: normalising it has left it as it was, and no arc ends in it.
     """
     if torch.compiler.is_compiling() or embeddings.numel() == 0:
         return
     norms = embeddings.detach().norm(dim=1)
     off = torch.where(norms == 0, 0, (norms - 1).abs())
     if float(off.max()) > 1e-3:
-        raise InvalidInput(
-            f"n is infinity, but row {int(off.argmax())} has norm {float(norms[off.argmax()]):.4g}; pass "
-            "L2-normalised rows, normalize_synthetic=False, or a finite n"
-        )
+        row = int(off.argmax())
+        raise InvalidInput(f"{because}, but row {row} has norm {float(norms[row]):.4g}; {remedy}")
 
 
 @validates

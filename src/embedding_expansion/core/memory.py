@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.batch import Batch, widened
+from embedding_expansion.core.batch import Batch, prepared, widened
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.inputs import Labels, as_limit, validates, whole_number
-from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
-from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.proxy_losses import ProxyLoss
 from embedding_expansion.core.terms import Terms
+from embedding_expansion.core.wrapped import WrappedLoss
 from embedding_expansion.errors import InvalidInput, InvalidType
 
 
-class CrossBatchMemory(PairLoss):
+class CrossBatchMemory(WrappedLoss):
     """Adds a queue of past embeddings to a pair loss: they are positives, negatives and, expanded, ends of segments.
 
     Past embeddings are constants and never anchors. Expanded, a synthetic point on the anchor's side of a class pair
@@ -79,14 +80,13 @@ class CrossBatchMemory(PairLoss):
             raise InvalidInput(f"no CrossBatchMemory holds this loss: {loss.undivided}")
         if whole_number(start) is None or start < 0:
             raise InvalidInput(f"start is {start!r}; pass a whole number of batches, 0 or more")
-        super().__init__(**{**{option.name: getattr(loss, option.name) for option in OPTIONS}, **options})
+        super().__init__(loss, **options)
         dimensions, length = as_limit("embedding_size", embedding_size), as_limit("size", size)
         if dimensions is None or length is None:
             raise InvalidInput("embedding_size or size is None; pass whole numbers above 0")
         if expansion is not None and expansion.scope == "anchor" and length % 2:
             raise InvalidInput(f"size is {length}, but anchor scope pairs the rows of the queue; pass an even number")
-        self.loss, self.start = loss, int(start)
-        loss.statistics = self.statistics  # it is the expansion inside that knows its winners
+        self.start = int(start)
         self.register_buffer("rows", torch.zeros(length, dimensions))
         self.register_buffer("labels", torch.zeros(length, dtype=torch.int64))
         self.register_buffer("entered", torch.zeros((), dtype=torch.int64))  # embeddings, in all
@@ -119,16 +119,17 @@ class CrossBatchMemory(PairLoss):
         old, old_labels = self.queue()
         if int(self.batches) < self.start or len(old_labels) == 0:
             return embeddings, labels, None
-        rows = widened(embeddings)
+        rows, old = widened(embeddings), prepared(widened(old), self.normalize, check=False)
         past = torch.arange(len(labels) + len(old_labels), device=labels.device) >= len(labels)
         return torch.cat([rows, old.to(rows.dtype)]), torch.cat([labels, old_labels]), past
 
-    def oriented(self, batch: Batch) -> Batch:
-        """The batch as it is. What is not past of it enters the queue, now that it has passed every check."""
+    def terms_of(self, batch: Batch, across: Callable[[Tensor], Tensor] | None = None) -> Terms:
+        """Both steps; what is not past of the batch then enters the queue."""
+        terms = super().terms_of(batch, across)
         if self.training:
             b = len(batch.labels) if batch.past is None else int((~batch.past).sum())
             self._enter(batch.embeddings[:b].detach(), batch.labels[:b])
-        return batch
+        return terms
 
     def _enter(self, rows: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> None:
         size = len(self.labels)
@@ -137,27 +138,6 @@ class CrossBatchMemory(PairLoss):
         self.rows[place], self.labels[place] = rows.to(self.rows.dtype), labels
         self.entered += len(labels)
         self.batches += 1
-
-    def compare(self, batch: Batch) -> Pairs:
-        """By the loss inside."""
-        return self.loss.compare(batch)
-
-    def columns(self, batch: Batch) -> Int[Tensor, " g"]:
-        """As the loss inside has them."""
-        return self.loss.columns(batch)
-
-    @property
-    def has_statistic(self) -> bool:
-        """Whether the loss inside looks at the whole batch."""
-        return self.loss.has_statistic
-
-    def batch_statistic(self, pairs: Pairs) -> Tensor | None:
-        """Of the loss inside."""
-        return self.loss.batch_statistic(pairs)
-
-    def terms(self, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None) -> Terms:
-        """What each anchor adds, by the loss inside."""
-        return self.loss.terms(pairs, anchor_labels, statistic)
 
     def extra_repr(self) -> str:
         """The size of the queue."""

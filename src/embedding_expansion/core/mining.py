@@ -38,7 +38,8 @@ class Winners:
 
 def search(problem: Problem) -> Found:
     """The hardest pairs: by the native kernel where it is there, else by looking at the whole expanded table."""
-    return native.search(problem) if native.takes(problem.product) else table.search(problem)
+    found = native.search(problem) if native.takes(problem.product) else None
+    return table.search(problem) if found is None else found
 
 
 class Mined(NamedTuple):
@@ -76,9 +77,8 @@ def find(
         InvalidInput: if there are infinitely many points on arcs, and rows are not unit vectors.
     """
     if rules.normalize and math.isinf(rules.n):
-        check_unit(embeddings)
-        if gallery is not None:
-            check_unit(gallery)
+        for rows in (embeddings,) if gallery is None else (embeddings, gallery):
+            check_unit(rows, "n is infinity", "pass L2-normalised rows, normalize_synthetic=False, or a finite n")
     left, right = plan.left, plan.right
     with torch.autocast(embeddings.device.type, enabled=False):
         x = embeddings[left.rows]

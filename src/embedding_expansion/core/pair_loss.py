@@ -29,6 +29,7 @@ from embedding_expansion.core.interop.metric_learning.miners import is_foreign_m
 from embedding_expansion.core.pairs import Metric, Pairs, compare_batch
 from embedding_expansion.core.parameters import Reduction, bind, check_options, parameters_of
 from embedding_expansion.core.terms import Terms
+from embedding_expansion.errors import InvalidType
 
 
 class PairLoss(nn.Module):
@@ -196,11 +197,12 @@ class PairLoss(nn.Module):
         if reference is not None and reference_labels is not None:
             if self.ignore_index is not None:
                 reference, reference_labels, _, _ = without(self.ignore_index, reference, reference_labels, None, None)
-            reference = prepared(reference, self.normalize, self.check_finite)
-        embeddings = prepared(embeddings, self.normalize, self.check_finite)
+            reference = prepared(reference, self.normalize, check=self.check_finite, name="reference")
+        embeddings = prepared(embeddings, self.normalize, check=self.check_finite)
         embeddings, labels, past = self.with_past(embeddings, labels, past)
         warn_if_degenerate(labels, past, reference_labels)
-        return self.oriented(Batch.checked(embeddings, labels, rows, past, reference, reference_labels))
+        batch = Batch.checked(embeddings, labels, rows, past, reference, reference_labels, looked_at=True)
+        return self.oriented(batch)
 
     @validates
     def reference(
@@ -227,15 +229,17 @@ class PairLoss(nn.Module):
 
     def pairs(self, batch: Batch) -> tuple[Pairs, Int[Tensor, " a"]]:
         """The table of a batch that is ready, and the labels of its anchors."""
-        pairs = self.compare(batch)
+        pairs = self.compare(batch, statistics=self.statistics)
         if self._foreign_miner:
             pairs = mined(self.miner, pairs, batch, self.columns(batch))
         elif self.miner is not None:
             pairs = self.miner(pairs)
+            if not isinstance(pairs, Pairs):
+                raise InvalidType(f"the miner gives a {type(pairs).__name__}; a miner takes Pairs and gives Pairs")
         return pairs, batch.labels[batch.anchors]
 
-    def compare(self, batch: Batch) -> Pairs:
-        """The similarities of a batch: plain here, expanded in `EmbeddingExpansion`."""
+    def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
+        """The similarities of a batch: plain here, expanded in `EmbeddingExpansion`; `statistics`: of the winners."""
         return compare_batch(batch, self.metric, partners=self.reads_partner)
 
     def columns(self, batch: Batch) -> Int[Tensor, " g"]:
@@ -291,7 +295,7 @@ class PairLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The parameters, as they were resolved."""
-        return ", ".join(f"{name}={value}" for name, value in self.parameters_of_function.items())
+        return ", ".join(f"{name}={value!r}" for name, value in self.parameters_of_function.items())
 
 
 OPTIONS = [p for p in inspect.signature(PairLoss.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]

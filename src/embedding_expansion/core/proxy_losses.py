@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from embedding_expansion.core import losses
 from embedding_expansion.core.batch import Batch
-from embedding_expansion.core.inputs import Labels, validates, whole_number
+from embedding_expansion.core.inputs import Labels, check_classes, validates, whole_number
 from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.parameters import parameters_of
@@ -78,13 +78,7 @@ class ProxyLoss(PairLoss):
                 f"embeddings has {embeddings.shape[1]} dimensions, but the proxies of {name} have "
                 f"{self.embedding_size}; pass embedding_size={embeddings.shape[1]} when the loss is made"
             )
-        if len(labels) and not torch.compiler.is_compiling():
-            low, high = int(labels.min()), int(labels.max())
-            if low < 0 or high >= self.num_classes:
-                raise InvalidInput(
-                    f"labels runs from {low} to {high}, but {name} has proxies for the {self.num_classes} classes 0 to "
-                    f"{self.num_classes - 1}; number the training classes from 0 and pass their number as num_classes"
-                )
+        check_classes(labels, self.num_classes, f"num_classes of {name}")
         classes = torch.arange(self.num_classes, device=labels.device).repeat_interleave(self.per_class)
         return self.proxies, classes
 
@@ -140,9 +134,9 @@ class SubCenterArcFaceLoss(ProxyLoss, function=losses.arcface, metric="inner", p
         self.per_class = _count("sub_centers", sub_centers, 1)  # first: the proxies are made of it
         super().__init__(num_classes, embedding_size, *parameters, **named)
 
-    def compare(self, batch: Batch) -> Pairs:
+    def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
         """The similarities to the nearest sub-centre of every class. An expanded table has these already."""
-        return losses.nearest_center(super().compare(batch))
+        return losses.nearest_center(super().compare(batch, statistics=statistics), self.per_class)
 
 
 class SoftTripleLoss(
@@ -177,7 +171,7 @@ class SoftTripleLoss(
 
     def terms(self, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None) -> Terms:
         """What each anchor adds; that of the centres is a mean of its own, to which every anchor adds the same."""
-        terms = super().terms(pairs, anchor_labels, statistic)
+        terms = losses.soft_triple(pairs, **self.parameters_of_function, centers_per_class=self.per_class)
         if self.tau == 0 or self.per_class == 1:
             return terms
         spread = (self.tau * self.spread()).to(terms.total.dtype).expand(1, terms.total.shape[1])

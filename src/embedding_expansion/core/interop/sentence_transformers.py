@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from embedding_expansion.core.batch import Batch, widened
 from embedding_expansion.core.expanding import Expansion, expand_batch
-from embedding_expansion.core.inputs import as_batch, validates
+from embedding_expansion.core.inputs import Labels, as_batch, as_labels, check_unit, validates
 from embedding_expansion.core.sides import Scope
 from embedding_expansion.errors import InvalidInput, InvalidType
 
@@ -62,6 +62,7 @@ class ExpandedBatchLoss(nn.Module):
         normalize_synthetic: L2-normalise the synthetic points. With a Euclidean distance the embeddings must then be
             unit vectors, since the library takes them as they are; with the cosine distance it cannot be turned off.
         max_segments: expand at most so many pairs of a class.
+        **options: there are no others; an error says so.
 
     Shapes: sentence_features as the library's collator makes them, of which the first column is read; labels (b,),
     whole numbers; the result is a scalar.
@@ -86,8 +87,14 @@ class ExpandedBatchLoss(nn.Module):
         scope: Scope = "class_pair",
         normalize_synthetic: bool = True,
         max_segments: int | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
+        if options:
+            raise InvalidInput(
+                f"{', '.join(options)} is given, but a loss of sentence-transformers takes texts and has no such "
+                "options; use SentenceLoss(model, EmbeddingExpansion(...)) with a loss of this package"
+            )
         if isinstance(loss, type):
             raise InvalidType(f"loss is the class {loss.__name__}; pass an instance, {loss.__name__}(model)")
         self.known = _known(loss)
@@ -108,9 +115,10 @@ class ExpandedBatchLoss(nn.Module):
         return self.of_embeddings(self.model(next(iter(sentence_features)))[EMBEDDING], labels)
 
     @validates
-    def of_embeddings(self, embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+    def of_embeddings(self, embeddings: Float[Tensor, "b d"], labels: Labels) -> Float[Tensor, ""]:
         """The loss of embeddings."""
-        embeddings, labels = as_batch(embeddings, labels.flatten())
+        labels = labels.flatten() if isinstance(labels, Tensor) else as_labels(labels)
+        embeddings, labels = as_batch(embeddings, labels)
         table = self.table(embeddings, labels)
         loss = copy.copy(self.loss)  # the caller's loss keeps its distance
         loss.distance_metric = lambda _: table
@@ -124,7 +132,8 @@ class ExpandedBatchLoss(nn.Module):
         if self.distance == "cosine":
             embeddings = functional.normalize(embeddings, dim=1)
         elif self.expansion.normalize_synthetic and self.expansion.n > 0:
-            _check_unit(embeddings)
+            remedy = "end the model with Normalize(), or pass normalize_synthetic=False"
+            check_unit(embeddings, "synthetic points are normalised", remedy)
         batch = Batch.checked(embeddings, labels, None, None, None, None)
         hardest = expand_batch(batch, self.expansion, partners=False).negative
         between = _as_distance(hardest, self.distance)[:, torch.unique(labels, return_inverse=True)[1]]
@@ -226,17 +235,6 @@ def _distance_of(loss: nn.Module) -> Distance:
         f"the distance of {type(loss).__name__} is {getattr(metric, '__name__', metric)!r}, in which synthetic points "
         "are not known; use euclidean_distance or cosine_distance"
     )
-
-
-def _check_unit(embeddings: Float[Tensor, "b d"]) -> None:
-    """Raise InvalidInput where a row is not of unit norm (to 1e-3), as synthetic points would then lie elsewhere."""
-    norm = embeddings.detach().norm(dim=1)
-    off = int((norm - 1).abs().argmax())
-    if abs(float(norm[off]) - 1) > 1e-3:
-        raise InvalidInput(
-            f"row {off} of the embeddings has norm {float(norm[off]):.4g}, but synthetic points are normalised; end "
-            "the model with Normalize(), or pass normalize_synthetic=False"
-        )
 
 
 def _as_distance(similarity: Float[Tensor, "b c"], distance: Distance) -> Float[Tensor, "b c"]:

@@ -28,11 +28,13 @@ def angular(pairs: Pairs, angle: float = 45.0) -> Terms:
         Terms (1, a), weighing the positive pairs of each anchor; an anchor without negatives adds 0 to them.
 
     Raises:
-        InvalidInput: if the pairs hold no partners and are not per class.
+        InvalidInput: if the pairs hold no partners and are not per class, or the angle is not between 0 and 90.
 
     Source: Wang et al., "Deep Metric Learning with Angular Loss", ICCV 2017, equation 8. Differs from the source: every
     other point is a negative, not one per class.
     """
+    if not 0 < angle < 90:
+        raise InvalidInput(f"angle is {angle}; pass degrees between 0 and 90, by default 45")
     tangent = math.tan(math.radians(angle)) ** 2
     if pairs.per_class:
         a = len(pairs.positive)

@@ -124,11 +124,12 @@ def arcface(pairs: Pairs, margin: float = 0.5, scale: float = 64.0) -> Terms:
     return _cross_entropy(torch.where(narrow_enough, widened, cosine - margin * math.sin(margin)), there, pairs, scale)
 
 
-def nearest_center(pairs: Pairs) -> Pairs:
+def nearest_center(pairs: Pairs, k: int) -> Pairs:
     """One similarity a class: that of the nearest of its k proxies.
 
     Args:
-        pairs: anchors against the k proxies of every class, those of a class together, k positives for each anchor.
+        pairs: anchors against the proxies of every class, those of a class together.
+        k: proxies of a class.
 
     Returns:
         Pairs with one positive and one negative a class. `arcface` of them is SubCenter-ArcFace.
@@ -136,14 +137,15 @@ def nearest_center(pairs: Pairs) -> Pairs:
     Source: Deng et al., "Sub-center ArcFace: Boosting Face Recognition by Large-scale Noisy Web Faces", ECCV 2020,
     the max pooling over sub-centres. Differs from the source: nothing.
     """
-    return _one_a_class(pairs, lambda similarity: similarity.max(dim=-1).values)
+    return _one_a_class(pairs, k, lambda similarity: similarity.max(dim=-1).values)
 
 
-def soft_centers(pairs: Pairs, gamma: float = 0.1) -> Pairs:
+def soft_centers(pairs: Pairs, k: int, gamma: float = 0.1) -> Pairs:
     """One similarity a class: the mean over its k proxies, weighted by the softmax of their similarities / gamma.
 
     Args:
-        pairs: anchors against the k proxies of every class, those of a class together, k positives for each anchor.
+        pairs: anchors against the proxies of every class, those of a class together.
+        k: proxies of a class.
         gamma: small prefers the nearest.
 
     Returns:
@@ -152,13 +154,16 @@ def soft_centers(pairs: Pairs, gamma: float = 0.1) -> Pairs:
     Source: Qian et al., "SoftTriple Loss: Deep Metric Learning Without Triplet Sampling", ICCV 2019, the
     relaxed similarity of an example to a class. Differs from the source: nothing.
     """
-    return _one_a_class(pairs, lambda similarity: (torch.softmax(similarity / gamma, dim=-1) * similarity).sum(dim=-1))
+    return _one_a_class(
+        pairs, k, lambda similarity: (torch.softmax(similarity / gamma, dim=-1) * similarity).sum(dim=-1)
+    )
 
 
-def _one_a_class(pairs: Pairs, reading: Callable[[Tensor], Tensor]) -> Pairs:
+def _one_a_class(pairs: Pairs, k: int, reading: Callable[[Tensor], Tensor]) -> Pairs:
     """The similarities to the k proxies of a class, read as one."""
+    if len(pairs.positive) == 0:
+        return pairs
     negative, negative_mask = negatives_of_anchors(pairs)
-    k = pairs.positive.shape[1]
     return Pairs(
         positive=reading(pairs.positive)[:, None],
         positive_mask=pairs.positive_mask.any(dim=1, keepdim=True),
@@ -169,7 +174,9 @@ def _one_a_class(pairs: Pairs, reading: Callable[[Tensor], Tensor]) -> Pairs:
     )
 
 
-def soft_triple(pairs: Pairs, margin: float = 0.01, scale: float = 20.0, gamma: float = 0.1) -> Terms:
+def soft_triple(
+    pairs: Pairs, margin: float = 0.01, scale: float = 20.0, gamma: float = 0.1, *, centers_per_class: int
+) -> Terms:
     """SoftTriple: softmax cross-entropy of scale * S_z against scale * (S_y - margin), S as in `soft_centers`.
 
     Args:
@@ -177,6 +184,7 @@ def soft_triple(pairs: Pairs, margin: float = 0.01, scale: float = 20.0, gamma: 
         margin: on the similarity (delta in the paper).
         scale: sharpness of the softmax over classes (lambda in the paper).
         gamma: of the softmax over a class's proxies; small prefers the nearest.
+        centers_per_class: proxies of a class.
 
     Returns:
         Terms (1, a), weight 1 for every anchor whose class has a proxy.
@@ -185,7 +193,7 @@ def soft_triple(pairs: Pairs, margin: float = 0.01, scale: float = 20.0, gamma: 
     loss of the title. Differs from the source: what draws a class's proxies together reads no similarity of the batch,
     so that it is a part of the module (`SoftTripleLoss`).
     """
-    return cosface(soft_centers(pairs, gamma), margin, scale)
+    return cosface(soft_centers(pairs, centers_per_class, gamma), margin, scale)
 
 
 def proxy_anchor(pairs: Pairs, margin: float = 0.1, alpha: float = 32.0) -> Terms:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.terms import NOTHING, Terms, distance, negatives_of_anchors
+from embedding_expansion.errors import InvalidInput
 
 
 def ranked_list(
@@ -35,9 +36,14 @@ def ranked_list(
     Returns:
         Terms (1, a), weight 1 for every anchor.
 
+    Raises:
+        InvalidInput: if imbalance is not from 0 to 1.
+
     Source: Wang et al., "Ranked List Loss for Deep Metric Learning", CVPR 2019, equations 1 to 8. Differs from the
     source: nothing; positives have weights as in the longer paper of 2021 if a temperature is given.
     """
+    if not 0 <= imbalance <= 1:
+        raise InvalidInput(f"imbalance is {imbalance}; pass a number from 0 to 1, by default 0.5")
     negative, negative_mask = negatives_of_anchors(pairs)
     pull = _weighed(distance(pairs.positive) - (alpha - margin), pairs.positive_mask, positive_temperature)
     push = _weighed(alpha - distance(negative), negative_mask, negative_temperature)

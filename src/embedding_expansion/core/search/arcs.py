@@ -1,11 +1,13 @@
 """The search for the hardest pairs where n is infinite, with torch alone: the closed form for every two segments.
 
 A pair of points is hardest at one of: two members, a member and a point inside a segment, two points inside segments.
-All are computed from inner products (see nearest.py) and held against each other.
+Where the middle of an arc is no point, as its ends are nearly opposite, the edges of that hole count as members. All
+are computed from inner products (see nearest.py) and held against each other.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,28 +24,30 @@ from embedding_expansion.core.sides import Side
 
 @dataclass(frozen=True)
 class Spots:
-    """The members, or the segments, of all groups of one size: a member is a segment of no length."""
+    """Points of one kind, of all groups of one size, each between two members or a member itself."""
 
     ends: Int[Tensor, "q 2"]
     first: int  # where they stand among all points of a group
-    own: Segment  # each entry (g, q)
-    allowed: Bool[Tensor, "g q"]
-    are_segments: bool
+    own: Segment
+    allowed: Bool[Tensor, "..."]  # as own's entries and weight (g, q), or in a shape that broadcasts
+    weight: Float[Tensor, "..."] | None  # of the first end; None: that of the nearest point between the ends
+    inside: bool  # of a segment, and so normalised again; else a member
 
-    def part(self, groups: slice, part: slice, shape: tuple[int, ...]) -> tuple[Segment, Bool[Tensor, ...]]:
-        """Some of them, of some groups, in a shape that broadcasts; and which of them take part."""
-        return Segment(*(x[groups, part].reshape(shape) for x in self.own)), self.allowed[groups, part].reshape(shape)
+    def part(self, groups: slice, part: slice, shape: tuple[int, ...]) -> Spots:
+        """Some of them, of some groups, in a shape that broadcasts."""
+        own = Segment(*(x[groups, part].reshape(shape) for x in self.own))
+        weight = None if self.weight is None else self.weight[groups, part].reshape(shape)
+        return Spots(self.ends[part], self.first, own, self.allowed[groups, part].reshape(shape), weight, self.inside)
 
 
 @dataclass(frozen=True)
 class Arcs(Offer):
-    """Members, and all that lies between them."""
+    """Members, what lies between them, and where ends are nearly opposite the edges of the hole in the middle."""
 
-    of_members: Spots
-    of_segments: Spots
+    kinds: tuple[Spots, ...]
 
 
-def offers(side: Side, own: Float[Tensor, " o"], _: Rules) -> Iterator[Arcs]:
+def offers(side: Side, own: Float[Tensor, " o"], rules: Rules) -> Iterator[Arcs]:
     """The points of a side, a size of groups at a time; `own` as in `Problem`."""
     for (groups, members, k, segments), products in zip(side.buckets(), side.by_size(own), strict=True):
         itself = torch.arange(k, device=own.device)
@@ -54,10 +58,21 @@ def offers(side: Side, own: Float[Tensor, " o"], _: Rules) -> Iterator[Arcs]:
         there = (~barred & (itself < (k if side.originals is None else side.originals))).int()
         for end in segments.T:  # the ends of a segment that takes part are points of it
             there = there.index_add(1, end, free.int())
-        pairs = itself[:, None].expand(-1, 2)
-        of_members = Spots(pairs, 0, _own(products, pairs), there > 0, are_segments=False)
-        of_segments = Spots(segments, k, _own(products, segments), free, are_segments=True)
-        yield Arcs(groups, members, k, torch.cat([pairs, segments]), of_members, of_segments)
+        pairs, between = itself[:, None].expand(-1, 2), _own(products, segments)
+        whole = torch.ones_like(products[:, 0])
+        kinds = [Spots(pairs, 0, _own(products, pairs), there > 0, whole, inside=False)]
+        ends = [pairs]
+        if rules.normalize or rules.metric == "euclidean":  # else it is bilinear: largest at the members
+            kinds.append(Spots(segments, k, between, free, None, inside=True))
+            ends.append(segments)
+        if rules.normalize:
+            edges = torch.cat(nearest.edges(between, smallest_square(own.dtype)), dim=1)
+            allowed = free.repeat(1, 2) & ~edges.isnan()
+            if bool(allowed.any()):
+                twice = segments.repeat(2, 1), Segment(*(x.repeat(1, 2) for x in between))
+                kinds.append(Spots(twice[0], k + len(segments), twice[1], allowed, edges, inside=True))
+                ends.append(twice[0])
+        yield Arcs(groups, members, k, torch.cat(ends), tuple(kinds))
 
 
 def _own(products: Float[Tensor, "g k k"], ends: Int[Tensor, "q 2"]) -> Segment:
@@ -71,11 +86,7 @@ def hardest(block: Block, a: Arcs, b: Arcs) -> Hardest:
     value = block.product.new_full((g, h), 2 * NEVER)
     nobody, whole = value.new_zeros(g, h, dtype=torch.int64), torch.ones_like(value)
     best = Hardest(value, nobody, nobody, whole, whole)
-    rules = block.rules
-    pairs = [(a.of_members, b.of_members)]
-    if rules.normalize or rules.metric == "euclidean":  # else it is bilinear: largest at the ends
-        pairs += [(a.of_members, b.of_segments), (a.of_segments, b.of_members), (a.of_segments, b.of_segments)]
-    for x, y in pairs:
+    for x, y in itertools.product(a.kinds, b.kinds):
         for part in block.parts(len(x.ends), len(y.ends)) if len(y.ends) else ():
             best = best.or_harder(_hardest(block, x, y, part))
     return best
@@ -85,17 +96,19 @@ def _hardest(block: Block, x: Spots, y: Spots, part: slice) -> Hardest:
     """Among some of one kind of points of the left, and all of one kind of the right."""
     (g, _, h, _), rules = block.product.shape, block.rules
     q, r = part.stop - part.start, len(y.ends)
-    a, a_there = x.part(block.rows, part, (g, q, 1, 1))
-    b, b_there = y.part(block.columns, slice(None), (1, 1, h, r))
-    (i, j), (s, t) = x.ends[part].T, y.ends.T
+    a, b = x.part(block.rows, part, (g, q, 1, 1)), y.part(block.columns, slice(None), (1, 1, h, r))
+    (i, j), (s, t) = a.ends.T, b.ends.T
     first, second = block.product[:, i], block.product[:, j]
     m = Products(first[..., s], first[..., t], second[..., s], second[..., t])
-    u, v = _weights(a, b, m, rules, (x.are_segments, y.are_segments))
-    value, shift, there = m.at(u, v), torch.zeros_like(u), a_there & b_there
-    for segment, weight, is_segment in ((a, u, x.are_segments), (b, v, y.are_segments)):
-        square = segment.square(weight)
-        if rules.normalize and is_segment:
-            value, there = value * square.rsqrt(), there & (square >= smallest_square(square.dtype))
+    u, v = (weight.expand_as(m.first_first) for weight in _weights(a, b, m, rules))
+    value, shift, there = m.at(u, v), torch.zeros_like(m.first_first), a.allowed & b.allowed
+    for spots, weight in ((a, u), (b, v)):
+        square = spots.own.square(weight)
+        if rules.normalize and spots.inside:
+            least = smallest_square(square.dtype)
+            value = value * square.clamp(min=least).rsqrt()
+            if spots.weight is None:  # the edges of a hole have that squared norm, but for rounding
+                there = there & (square >= least)
         elif rules.metric == "euclidean":
             shift = shift + (1 - square) / 2
     value = torch.where(there & value.isfinite(), value + shift, 2 * NEVER)
@@ -104,16 +117,16 @@ def _hardest(block: Block, x: Spots, y: Spots, part: slice) -> Hardest:
     return Hardest(value, at // r + part.start + x.first, at % r + y.first, u, v)
 
 
-def _weights(a: Segment, b: Segment, m: Products, rules: Rules, segments: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
+def _weights(a: Spots, b: Spots, m: Products, rules: Rules) -> tuple[Tensor, Tensor]:
     """How much of each point's first end."""
-    whole = torch.ones_like(m.first_first)
-    to_member = nearest.on_arc if rules.normalize else nearest.on_line
-    match segments:
-        case (True, True):
-            return nearest.between_arcs(a, b, m) if rules.normalize else nearest.between_lines(a, b, m)
-        case (True, False):
-            return to_member(a, m.first_first, m.second_first), whole
-        case (False, True):
-            return whole, to_member(b, m.first_first, m.first_second)
-        case _:
-            return whole, whole
+    u, v = a.weight, b.weight
+    if u is None and v is None:
+        return (nearest.between_arcs if rules.normalize else nearest.between_lines)(a.own, b.own, m)
+    to_point = nearest.on_arc if rules.normalize else nearest.on_line
+    if u is None and v is not None:
+        return to_point(a.own, *m.with_right(v)), v
+    if v is None and u is not None:
+        return u, to_point(b.own, *m.with_left(u))
+    assert u is not None
+    assert v is not None
+    return u, v

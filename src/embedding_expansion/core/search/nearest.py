@@ -48,10 +48,20 @@ class Products(NamedTuple):
     second_first: Tensor
     second_second: Tensor
 
+    def with_right(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the left's ends with a point of the right."""
+        first = v * self.first_first + (1 - v) * self.first_second
+        return first, v * self.second_first + (1 - v) * self.second_second
+
+    def with_left(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the right's ends with a point of the left."""
+        first = u * self.first_first + (1 - u) * self.second_first
+        return first, u * self.first_second + (1 - u) * self.second_second
+
     def at(self, u: Tensor, v: Tensor) -> Tensor:
         """The inner product of two points."""
-        on_first = v * self.first_first + (1 - v) * self.first_second
-        return u * on_first + (1 - u) * (v * self.second_first + (1 - v) * self.second_second)
+        first, second = self.with_right(v)
+        return u * first + (1 - u) * second
 
 
 def inside(u: Tensor) -> Tensor:
@@ -67,6 +77,13 @@ def on_arc(arc: Segment, first: Tensor, second: Tensor) -> Tensor:
     """
     u, v = arc.second * first - arc.both * second, arc.first * second - arc.both * first
     return inside(u / (u + v)).where((u > 0) & (v > 0), torch.nan)
+
+
+def edges(arc: Segment, square: float) -> tuple[Tensor, Tensor]:
+    """The two points whose squared norm, before they are normalised, is `square`; nearer to the middle it is less."""
+    offset = arc.second - arc.both
+    root = (offset * offset - arc.difference * (arc.second - square)).sqrt()  # NaN where no point is so near to 0
+    return inside((offset - root) / arc.difference), inside((offset + root) / arc.difference)
 
 
 def on_line(line: Segment, first: Tensor, second: Tensor) -> Tensor:

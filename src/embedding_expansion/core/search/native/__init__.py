@@ -9,7 +9,9 @@ import contextlib
 import ctypes
 import functools
 import os
+import sysconfig
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from embedding_expansion.core.search.problem import Found, Problem, least_length
 from embedding_expansion.core.sides import Side
 
 INSTRUCTION_SETS = ("plain", "AVX2", "AVX-512")
+HAS_HOLES = 2  # what a search gives back instead of 1, see `search`
 WORTH_THREADS = 1 << 19  # entries of a product; of less a second thread gains nothing
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
-_off = False
+_off: ContextVar[bool] = ContextVar("_off", default=False)
 
 
 @functools.cache
@@ -30,17 +33,21 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernel, or None where the package was installed without it or EMBEX_NATIVE is 0."""
     if os.environ.get("EMBEX_NATIVE") == "0":
         return None
-    for path in sorted(Path(__file__).parent.glob("_hardest*.so")):
-        with contextlib.suppress(OSError, AttributeError):
-            found = ctypes.CDLL(str(path))
-            found.instruction_set.restype = ctypes.c_int32
+    path = Path(__file__).parent / f"_hardest{sysconfig.get_config_var('EXT_SUFFIX')}"
+    with contextlib.suppress(OSError, AttributeError):
+        found = ctypes.CDLL(str(path))
+        found.instruction_set.restype = ctypes.c_int32
+        # Compiled from other sources than these, as after an update in place, it would read other structures.
+        sizes = (ctypes.c_int64 * 2)()
+        found.sizes(sizes)
+        if list(sizes) == [ctypes.sizeof(_Problem), ctypes.sizeof(_Passing)]:
             return found
     return None
 
 
 def available() -> bool:
     """Whether the native kernel will run."""
-    return not _off and library() is not None
+    return not _off.get() and library() is not None
 
 
 def describe(device: str = "cpu") -> str:
@@ -48,7 +55,7 @@ def describe(device: str = "cpu") -> str:
     found = library()
     if not device.startswith("cpu"):
         return "torch"
-    if found is None or _off:
+    if found is None or _off.get():
         return "torch (no native kernel)"
     return f"native ({INSTRUCTION_SETS[found.instruction_set()]})"
 
@@ -56,12 +63,11 @@ def describe(device: str = "cpu") -> str:
 @contextlib.contextmanager
 def disabled() -> Iterator[None]:
     """Within it the search runs in torch, to compare the two."""
-    global _off
-    before, _off = _off, True
+    before = _off.set(True)
     try:
         yield
     finally:
-        _off = before
+        _off.reset(before)
 
 
 def takes(product: Tensor) -> bool:
@@ -114,8 +120,12 @@ class _Passing(ctypes.Structure):
     )
 
 
-def search(problem: Problem) -> Found:
-    """The hardest pairs; the same as `table.search`, but for rounding."""
+def search(problem: Problem) -> Found | None:
+    """The hardest pairs; the same as `table.search`, but for rounding.
+
+    None where n is infinite and two ends of an arc are nearly opposite, so that its middle is no point: the kernel does
+    not look for what lies beside such a hole.
+    """
     product = problem.product.contiguous()
     shape = len(problem.left.size), len(problem.right.size)
     ends = torch.zeros(*shape, 4, dtype=torch.int32)
@@ -132,8 +142,8 @@ def search(problem: Problem) -> Found:
         value=value.data_ptr(),
     )
     threads = torch.get_num_threads() if product.numel() > WORTH_THREADS else 1
-    _call("search", product, ctypes.byref(given), threads)
-    return Found(ends, weights, value, half=problem.symmetric)
+    done = _call("search", product, ctypes.byref(given), threads)
+    return None if done == HAS_HOLES else Found(ends, weights, value, half=problem.symmetric)
 
 
 def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,9 +167,11 @@ def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor,
     return to_left, to_right
 
 
-def _call(name: str, product: Tensor, *given: Any) -> None:
-    if not getattr(library(), f"{name}_{_TYPES[product.dtype]}")(*given):
+def _call(name: str, product: Tensor, *given: Any) -> int:
+    done: int = getattr(library(), f"{name}_{_TYPES[product.dtype]}")(*given)
+    if not done:
         raise MemoryError("the search for the hardest pairs has run out of memory")
+    return done
 
 
 def _rules(problem: Problem) -> _Rules:

@@ -93,3 +93,9 @@ int32_t search_f32(void *problem, int32_t threads) { CHOOSE(search, f32, problem
 int32_t search_f64(void *problem, int32_t threads) { CHOOSE(search, f64, problem, threads) }
 int32_t pass_back_f32(void *passing) { CHOOSE(pass_back, f32, passing) }
 int32_t pass_back_f64(void *passing) { CHOOSE(pass_back, f64, passing) }
+
+/* How large the structures are that are handed over, for the other side to compare; the same for all types and sets. */
+void sizes(int64_t *of) {
+  of[0] = sizeof(PASTE(Problem, f32, plain));
+  of[1] = sizeof(PASTE(Passing, f32, plain));
+}

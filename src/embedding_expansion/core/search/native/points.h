@@ -32,6 +32,7 @@ typedef struct {
   T *sum_scale, *difference_scale;      /* of each segment: reciprocal norms of its ends' sum and difference, or 0 */
   T *original_shift;                    /* of each member */
   T *group_most, *group_least, *group_shift;    /* over all points of a group */
+  int holed; /* whether some arc has ends so nearly opposite that its middle is no point */
   void *memory;
 } FN(Points);
 
@@ -66,6 +67,7 @@ TARGET static void FN(measure_segment)(const T *own, int32_t k, int32_t i, int32
   if (rules->infinite) { /* the points of an arc are as near as its middle is short */
     T sum = 4 * FN(square)(own, k, i, j, (T)0.5), middle = sum / 4 > (T)rules->smallest ? sum / 4 : (T)rules->smallest;
     T difference = own[(int64_t)i * k + i] - 2 * own[(int64_t)i * k + j] + own[(int64_t)j * k + j];
+    p->holed |= rules->normalize && !barred && sum / 4 < (T)rules->smallest && difference > (T)rules->least_length;
     high = rules->normalize ? 1 / SQRT(middle) : 1;
     shifted = barred ? (T)NEVER : rules->euclidean && !rules->normalize ? FN(most_shift_of)(own, k, i, j) : 0;
     p->sum_scale[at] = sum > (T)rules->least_length ? 1 / SQRT(sum) : 0;

@@ -33,11 +33,13 @@ TARGET static int FN(search_group)(void *of, int32_t g) {
   return 1;
 }
 
+/* Gives back 0 where memory is out, 2 where some arc has a hole, which is not for this search, else 1. */
 static int FN(search)(FN(Problem) *problem, int32_t threads) {
   FN(Task) task = {.problem = problem};
   int done = FN(measure)(&problem->left, &task.left, &problem->rules) &&
-             FN(measure)(&problem->right, &task.right, &problem->rules) &&
-             share(FN(search_group), &task, problem->left.groups, threads);
+             FN(measure)(&problem->right, &task.right, &problem->rules);
+  if (done && (task.left.holed || task.right.holed)) done = 2;
+  else if (done) done = share(FN(search_group), &task, problem->left.groups, threads);
   free(task.left.at), free(task.left.memory), free(task.right.at), free(task.right.memory);
   return done;
 }
