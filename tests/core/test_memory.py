@@ -208,6 +208,31 @@ def test_a_batch_that_cannot_be_used_does_not_enter() -> None:
     assert (int(memory.entered), int(memory.batches)) == (len(first[1]), 1)
 
 
+def test_a_batch_enters_once_its_loss_is_there_and_looking_does_not_count() -> None:
+    (E, labels), *_ = batches(None)
+    memory = CrossBatchMemory(MarginLoss(learn_beta=True, num_classes=2), 4, size=16).double()
+    with pytest.raises(InvalidInput, match="num_classes"):
+        memory(E, labels)  # more classes than there are betas, which shows only when the loss is computed
+    memory.table(E, labels)
+    assert int(memory.entered) == 0
+    memory(E, torch.arange(len(E)) % 2)
+    assert int(memory.entered) == len(E)
+
+
+def test_the_loss_inside_stays_as_it_was() -> None:
+    inner = EmbeddingExpansion(TripletLoss(), n=2)
+    memory = memory_of(inner, 16, statistics=True)
+    memory(*batches(None)[0])
+    assert not inner.statistics
+    assert memory.last_statistics.keys() == {"active_share", "synthetic_share"}
+
+
+def test_a_queue_in_half_precision_still_spans_arcs() -> None:
+    memory = CrossBatchMemory(EmbeddingExpansion(TripletLoss(), n=math.inf), 4, size=16).bfloat16()
+    for E, labels in batches(None):
+        assert memory(E.float(), labels).isfinite()
+
+
 def test_a_batch_is_degenerate_only_where_the_queue_cannot_help() -> None:
     memory = memory_of(TripletLoss(), 100)
     E = torch.randn(4, 4, dtype=torch.float64)

@@ -265,7 +265,7 @@ def test_a_loss_can_be_copied_printed_moved_and_saved(name: str, scope: str | No
     text = repr(loss)
     assert DEFAULTS[name][0] in text
     for key, value in OTHERS[name].items():
-        assert f"{key}={value}" in text
+        assert f"{key}={value!r}" in text
 
 
 @every_scope
