@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from harness import ratio
 
+COMPARED = 4  # images of a class, where the incumbent is timed beside
 SMALL, LARGE = 128, 1024  # the batches that bars against the Gram product are for
 OF_GRAM_LARGE = {2: 3.0, 4: 4.0}  # times the Gram product at n = 2, by images of a class
 OF_GRAM_SMALL = 8.0
@@ -32,7 +33,7 @@ def verdicts(report: dict[str, Any]) -> list[Verdict]:
 
 def _of_losses(result: dict[str, Any], search: str) -> Iterator[Verdict]:
     b, k, ours = result["b"], result["k"], f"{search} n=2" if result["expandable"] else "plain"
-    if k == 4 and result["most"] is not None:
+    if k == COMPARED and result["most"] is not None:
         yield _verdict(result, ours, "incumbent", result["most"])
     if not result["expandable"]:
         return

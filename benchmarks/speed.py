@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from bars import verdicts
+from bars import COMPARED, verdicts
 from contenders import ROWS, GramProduct, Incumbent, Ours, Row, choose, searches
 from harness import Batch, Contender, milliseconds, race, ratio, table
 from limits import OUT_OF_MEMORY
@@ -32,7 +32,7 @@ def comparisons(rows: list[Row], given: Namespace) -> Iterator[tuple[dict[str, A
             for b in given.sizes:
                 for row in rows:
                     ours = [Ours(row, 2, search) for search in searches()] if row.expandable else [Ours(row, None)]
-                    theirs = [Incumbent(row)] if row.peer else []
+                    theirs = [Incumbent(row)] if row.peer and k == COMPARED else []
                     about = {"part": "losses", "loss": row.name, "most": row.most, "expandable": row.expandable}
                     yield about, [GramProduct(), *theirs, *ours], Batch(b, k, given.d, clustered)
 
