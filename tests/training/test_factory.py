@@ -14,7 +14,7 @@ from embedding_expansion.core.proxy_losses import SubCenterArcFaceLoss
 from embedding_expansion.errors import InvalidInput, UnknownName
 from embedding_expansion.model import EmbeddingModel
 from embedding_expansion.training.config import ExpansionConfig, ModelConfig, OptimizerConfig, TrainConfig
-from embedding_expansion.training.factory import make_loss, make_optimizer, set_learning_rate
+from embedding_expansion.training.factory import BY_NAME, make_loss, make_optimizer, set_learning_rate
 
 
 def config(loss: dict[str, object], n: object = 2) -> TrainConfig:
@@ -27,6 +27,23 @@ def test_the_configured_loss_is_the_module_with_its_parameters() -> None:
     assert torch.equal(make_loss(config({"name": "multi_similarity", "alpha": 3}), 9)(embeddings, labels), expected)
     plain = make_loss(config({"name": "triplet", "margin": 0.4}, n="none"), 9)
     assert torch.equal(plain(embeddings, labels), TripletLoss(margin=0.4)(embeddings, labels))
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_every_loss_is_made_by_its_name_alone(name: str) -> None:
+    make_loss(config({"name": name}, n="none"), 9)
+
+
+def test_a_parameter_that_is_a_name_is_given_by_name() -> None:
+    embeddings, labels = torch.randn(8, 4), torch.arange(8) // 2
+    found = make_loss(config({"name": "triplet", "mining": "semihard"}, n="none"), 9)(embeddings, labels)
+    assert torch.equal(found, TripletLoss(mining="semihard")(embeddings, labels))
+
+
+def test_the_margin_loss_learns_one_beta_or_as_many_as_are_asked_for() -> None:
+    for given, size in (({}, 1), ({"num_classes": 9}, 9)):
+        loss = make_loss(config({"name": "margin", "learn_beta": True, **given}, n="none"), 9)
+        assert [len(parameter) for parameter in loss.parameters()] == [size]
 
 
 @pytest.mark.parametrize(
@@ -46,6 +63,7 @@ def test_names_that_are_none_come_back_with_the_nearest(loss: dict[str, object],
     [
         {"name": "triplet", "margin": "wide"},
         {"name": "triplet", "margin": True},
+        {"name": "triplet", "mining": 1.0},
         {"name": "hphn_triplet", "soft_margin": 1.0},
     ],
 )

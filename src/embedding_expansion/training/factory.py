@@ -37,7 +37,10 @@ def make_loss(config: TrainConfig, num_classes: int) -> PairLoss:
         raise UnknownName("loss", name, BY_NAME)
     known = inspect.signature(BY_NAME[name]).parameters
     sizes = {"num_classes": num_classes, "embedding_size": config.model.dim}
-    filled_in: dict[str, Any] = {size: value for size, value in sizes.items() if size in known}
+    # Those that the loss asks for; an optional one (margin's, of a beta for each class) is the user's choice.
+    filled_in: dict[str, Any] = {
+        size: value for size, value in sizes.items() if size in known and known[size].default is inspect.Parameter.empty
+    }
     options = {option.name for option in OPTIONS}
     parameters = _checked(name, parameters, {key: known[key].default for key in known.keys() - filled_in - options})
     loss = BY_NAME[name](**filled_in, **parameters, statistics=True)
@@ -56,11 +59,14 @@ def _checked(name: str, given: dict[str, Any], defaults: dict[str, Any]) -> dict
     for parameter, value in given.items():
         if parameter not in defaults:
             raise UnknownName(f"parameter of the loss {name}", parameter, defaults)
-        wants_bool = isinstance(defaults[parameter], bool)
-        if isinstance(value, str) or isinstance(value, bool) is not wants_bool:
-            wanted = "true or false" if wants_bool else "a number"
+        wanted = _kind(defaults[parameter])
+        if _kind(value) != wanted:
             raise InvalidInput(f"loss.{parameter} is {value!r}; pass {wanted}, by default {defaults[parameter]}")
     return {key: float(value) if isinstance(defaults[key], float) else value for key, value in given.items()}
+
+
+def _kind(value: object) -> str:
+    return "true or false" if isinstance(value, bool) else "a name" if isinstance(value, str) else "a number"
 
 
 def make_model(config: ModelConfig, *, fetch_weights: bool = True) -> EmbeddingModel:
