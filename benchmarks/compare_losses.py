@@ -11,17 +11,21 @@ of expansion are left out for losses that cannot be expanded.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import itertools
 import json
+import os
 import statistics
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from embedding_expansion import LOSSES as PAIR_LOSSES
 from embedding_expansion import PROXY_LOSSES
+from embedding_expansion.app.cli import main as embex
 
 BY_NAME = {**PAIR_LOSSES, **PROXY_LOSSES}
 LOSSES = ("triplet", "hphn_triplet", "n_pair", "lifted_structure", "multi_similarity")
@@ -30,20 +34,24 @@ FAILED = "failed.txt"
 
 
 def train(out: Path, loss: str, arm: str, seed: int, options: list[str]) -> None:
-    """One run in a process of its own, unless it is there or has failed."""
+    """One run, unless it is there or has failed."""
     if (out / "metrics.json").exists() or (out / FAILED).exists():
         return
-    command = [sys.executable, "-m", "embedding_expansion", "train"]
     if (out / "config.yaml").exists():
-        command += ["--resume", str(out)]
+        given = ["--resume", str(out)]
     else:
         expansion = ["--expansion", "none"] if arm == "plain" else ["--expansion.n", arm]
-        command += ["--loss", loss, "--seed", str(seed), *expansion, "--out", str(out), *options]
-    result = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-    if result.returncode in (1, 2) and out.exists():
-        (out / FAILED).write_text(result.stderr)
-    elif result.returncode:
-        raise SystemExit(f"{out}: {result.stderr}")
+        given = ["--loss", loss, "--seed", str(seed), *expansion, "--out", str(out), *options]
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        status = embex(["train", *given])
+    sys.stdout.flush()
+    if status >= 128:  # it was told to stop, and has saved
+        os._exit(status)
+    if status and not out.exists():  # the options cannot be used
+        raise SystemExit(errors.getvalue())
+    if status:
+        (out / FAILED).write_text(errors.getvalue())
 
 
 def cell(values: list[float]) -> str:
@@ -97,7 +105,8 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="after --: what goes to every embex train")
     given = parser.parse_args()
     losses = list(BY_NAME) if "all" in given.losses else given.losses
-    with ThreadPoolExecutor(given.jobs) as pool:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as embex does, for the processes that the runs share
+    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
         waiting = [
             pool.submit(train, given.out / f"{loss}-{arm}-{seed}", loss, arm, seed, given.options)
             for seed in given.seeds
