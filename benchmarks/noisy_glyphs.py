@@ -3,9 +3,9 @@
     python benchmarks/noisy_glyphs.py runs/noisy --noise 0.3
     embex train --data runs/noisy/glyphs.csv --data.transform none --data.workers 0 --model.channels 1
 
-With `--noise 0` and all classes these options train on the very pixels of `--data glyphs`. Each training image keeps
-its label with probability 1 - noise, else it gets one of the other training classes, each as likely. The labels of the
-test images are right.
+With `--noise 0` and all classes these options train on the images of `--data glyphs`; a grey value is then the mean of
+three equal ones, which rounds. Each training image keeps its label with probability 1 - noise, else it gets one of the
+other training classes, each as likely. The labels of the test images are right.
 """
 
 from __future__ import annotations
