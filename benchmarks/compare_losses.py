@@ -2,31 +2,56 @@
 
     python benchmarks/compare_losses.py --out runs/omniglot --seeds 0 1 2 -- --data omniglot --data.root DIR --steps 400
 
-Everything after `--` goes to every `embex train` as it stands. A run that is already there is not run again, so an
-interrupted comparison continues where it stopped.
+Everything after `--` goes to every `embex train` as it stands. A run that is already there is not run again, and one
+that was stopped goes on from its last checkpoint, so an interrupted comparison continues where it stopped. A run that
+fails, as by diverging, is noted in its folder and in the table. `--losses all` takes every loss that there is; the arms
+of expansion are left out for losses that cannot be expanded.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import itertools
 import json
+import os
 import statistics
-import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+from embedding_expansion import LOSSES as PAIR_LOSSES
+from embedding_expansion import PROXY_LOSSES
+from embedding_expansion.app.cli import main as embex
+
+BY_NAME = {**PAIR_LOSSES, **PROXY_LOSSES}
 LOSSES = ("triplet", "hphn_triplet", "n_pair", "lifted_structure", "multi_similarity")
 SHOWN = ("recall_at_1", "map_at_r", "nmi", "f1")
+FAILED = "failed.txt"
 
 
 def train(out: Path, loss: str, arm: str, seed: int, options: list[str]) -> None:
-    """One run in a process of its own, unless it is there."""
-    if (out / "metrics.json").exists():
+    """One run, unless it is there or has failed."""
+    if (out / "metrics.json").exists() or (out / FAILED).exists():
         return
-    command = [sys.executable, "-m", "embedding_expansion", "train", "--loss", loss, "--seed", str(seed)]
-    expansion = ["--expansion", "none"] if arm == "plain" else ["--expansion.n", arm]
-    subprocess.run([*command, *expansion, "--out", str(out), *options], check=True)
+    if (out / "config.yaml").exists():
+        given = ["--resume", str(out)]
+    else:
+        expansion = ["--expansion", "none"] if arm == "plain" else ["--expansion.n", arm]
+        given = ["--loss", loss, "--seed", str(seed), *expansion, "--out", str(out), *options]
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        status = embex(["train", *given])
+    sys.stdout.flush()
+    if status >= 128:  # it was told to stop, and has saved
+        os._exit(status)
+    if status and not out.exists():  # the options cannot be used
+        raise SystemExit(errors.getvalue())
+    if status:
+        (out / FAILED).write_text(errors.getvalue())
 
 
 def cell(values: list[float]) -> str:
@@ -35,28 +60,65 @@ def cell(values: list[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ({100 * min(values):.1f} to {100 * max(values):.1f})"
 
 
+def synthetic_share(run: Path) -> float | None:
+    """The share of synthetic points in the last line of the log that has one."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    found = [line["synthetic_share"] for line in lines if "synthetic_share" in line]
+    return found[-1] if found else None
+
+
+def row(runs: list[Path]) -> list[str]:
+    """The cells of one loss and arm: measures over the seeds, the share of synthetic points, speed."""
+    if any((run / FAILED).exists() for run in runs):
+        return ["failed"] * (len(SHOWN) + 2)
+    results: list[dict[str, Any]] = [json.loads((run / "metrics.json").read_text()) for run in runs]
+    shares = [share for share in map(synthetic_share, runs) if share is not None]
+    return [
+        *(cell([result[key] for result in results]) for key in SHOWN),
+        cell(shares) if shares else "",
+        f"{statistics.median(result['images_per_second'] for result in results):.0f}",
+    ]
+
+
 def table(out: Path, losses: list[str], arms: list[str], seeds: list[int]) -> str:
     """The table in Markdown: a row per loss and arm, mean over the seeds with the range."""
-    lines = [f"| loss | expansion | {' | '.join(SHOWN)} | images/s |", "|" + "---|" * (len(SHOWN) + 3)]
-    for loss, arm in itertools.product(losses, arms):
-        runs = [json.loads((out / f"{loss}-{arm}-{seed}" / "metrics.json").read_text()) for seed in seeds]
-        shown = [cell([run[key] for run in runs]) for key in SHOWN]
-        speed = f"{statistics.median(run['images_per_second'] for run in runs):.0f}"
-        lines.append(f"| {loss} | {'none' if arm == 'plain' else f'n = {arm}'} | {' | '.join(shown)} | {speed} |")
+    lines = [f"| loss | expansion | {' | '.join(SHOWN)} | synthetic | images/s |", "|" + "---|" * (len(SHOWN) + 4)]
+    for loss, arm in arms_of(losses, arms):
+        cells = row([out / f"{loss}-{arm}-{seed}" for seed in seeds])
+        lines.append(f"| {loss} | {'none' if arm == 'plain' else f'n = {arm}'} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def arms_of(losses: list[str], arms: list[str]) -> list[tuple[str, str]]:
+    """Every loss with every arm that it can have."""
+    pairs = itertools.product(losses, arms)
+    return [(loss, arm) for loss, arm in pairs if arm == "plain" or not BY_NAME[loss].not_expandable]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Trains every loss plain and expanded and prints a table.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--losses", nargs="+", default=list(LOSSES))
+    parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=[*BY_NAME, "all"], metavar="LOSS")
     parser.add_argument("--arms", nargs="+", default=["plain", "2"], help="plain, or a number of synthetic points")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("options", nargs="*", help="after --: what goes to every embex train")
     given = parser.parse_args()
-    for seed, loss, arm in itertools.product(given.seeds, given.losses, given.arms):
-        train(given.out / f"{loss}-{arm}-{seed}", loss, arm, seed, given.options)
-    print(table(given.out, given.losses, given.arms, given.seeds))
+    losses = list(BY_NAME) if "all" in given.losses else given.losses
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as embex does, for the processes that the runs share
+    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [
+            pool.submit(train, given.out / f"{loss}-{arm}-{seed}", loss, arm, seed, given.options)
+            for seed in given.seeds
+            for loss, arm in arms_of(losses, given.arms)
+        ]
+        try:
+            for run in waiting:
+                run.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    print(table(given.out, losses, given.arms, given.seeds))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ class Spots:
     ends: Int[Tensor, "q 2"]
     first: int  # where they stand among all points of a group
     own: Segment
-    allowed: Bool[Tensor, "..."]  # as own's entries and weight (g, q), or in a shape that broadcasts
-    weight: Float[Tensor, "..."] | None  # of the first end; None: that of the nearest point between the ends
+    allowed: Bool[Tensor, "*s"]  # as own's entries and weight (g, q), or in a shape that broadcasts
+    weight: Float[Tensor, "*s"] | None  # of the first end; None: that of the nearest point between the ends
     inside: bool  # of a segment, and so normalised again; else a member
 
     def part(self, groups: slice, part: slice, shape: tuple[int, ...]) -> Spots:
