@@ -59,11 +59,14 @@ def expand_batch(batch: Batch, expansion: Expansion, *, partners: bool, statisti
     mine = operators.mine if torch.compiler.is_compiling() else mining.mine
     given = batch, expansion.rules, expansion.scope, expansion.max_segments
     found = mine(*given, partners=partners, statistics=statistics)
-    square = squared_norms(batch.embeddings)
-    theirs = squared_norms(batch.gallery) if batch.has_reference else square
+    positive = found.products
+    if expansion.metric == "euclidean":
+        square = squared_norms(batch.embeddings)
+        theirs = squared_norms(batch.gallery) if batch.has_reference else square
+        positive = as_similarity(positive, square[batch.anchors, None], theirs[found.positives], "euclidean")
     value = found.value if found.order is None else found.value[:, found.order]
     return Pairs(
-        positive=as_similarity(found.products, square[batch.anchors, None], theirs[found.positives], expansion.metric),
+        positive=positive,
         positive_mask=found.positive_mask,
         negative=value if found.groups is None else value[found.groups],
         negative_mask=found.negative_mask,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,9 @@ from embedding_expansion.core.plan import Plan, plan_of
 from embedding_expansion.core.search import native, pass_back, table
 from embedding_expansion.core.search.problem import Found, Problem, Rules
 from embedding_expansion.core.sides import Scope
+
+
+Own: TypeAlias = tuple[Tensor, Tensor]  # `left_own` and `right_own` of a Problem
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,10 @@ def mine(
 
 def find(
     embeddings: Float[Tensor, "b d"], gallery: Float[Tensor, "g d"] | None, plan: Plan, rules: Rules
-) -> tuple[Float[Tensor, "a p"], Found]:
-    """The inner products of the positives, and the hardest pairs; without a gallery the batch is its own.
+) -> tuple[Float[Tensor, "a p"], Found, Own]:
+    """The inner products of the positives, the hardest pairs, and the groups' inner products with themselves.
+
+    Without a gallery the batch is its own.
 
     Raises:
         InvalidInput: if there are infinitely many points on arcs, and rows are not unit vectors.
@@ -84,15 +89,16 @@ def find(
         x = embeddings[left.rows]
         y = x if plan.same_rows else (embeddings if gallery is None else gallery)[right.rows]
         product = x @ y.T
-        found = search(Problem(product, left, right, *_own(plan, x, y, product), rules, plan.symmetric))
-    return product.flatten()[plan.positives_at], found
+        own = _own(plan, x, y, product)
+        found = search(Problem(product, left, right, *own, rules, plan.symmetric))
+    return product.flatten()[plan.positives_at], found, own
 
 
-def _own(plan: Plan, x: Tensor, y: Tensor, product: Tensor | None) -> tuple[Tensor, Tensor]:
+def _own(plan: Plan, x: Tensor, y: Tensor, product: Tensor | None) -> Own:
     """The inner products of every group of either side with itself."""
     if plan.same_rows and product is not None:
-        left = product.flatten()[plan.left.own_index(product.shape[1])]
-        return left, left if plan.symmetric else product.flatten()[plan.right.own_index(product.shape[1])]
+        left = product.flatten()[plan.left.own_index]
+        return left, left if plan.symmetric else product.flatten()[plan.right.own_index]
     left = plan.left.own_products(x)
     return left, left if plan.symmetric else plan.right.own_products(y)
 
@@ -105,24 +111,28 @@ def gradient(
     found: Found,
     of_positives: Float[Tensor, "a p"],
     of_value: Float[Tensor, "l r"],
+    own: Own | None = None,
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "g d"] | None]:
     """What `find` passes back to the embeddings and the gallery, the winners held fixed.
 
-    Nothing that `find` has computed is kept for it but the winners: what a group's inner products with itself are is
-    computed again.
+    The groups' inner products with themselves are computed again where they are not given.
     """
     left, right = plan.left, plan.right
     with torch.autocast(embeddings.device.type, enabled=False):
         x = embeddings[left.rows]
         y = x if plan.same_rows else (embeddings if gallery is None else gallery)[right.rows]
         to_product = x.new_zeros(len(x), len(y))
-        problem = Problem(to_product, left, right, *_own(plan, x, y, None), rules, plan.symmetric)
+        own = _own(plan, x, y, None) if own is None else own
+        problem = Problem(to_product, left, right, *own, rules, plan.symmetric)
         back = native.pass_back if native.takes(to_product) else pass_back.pass_back
         to_left_own, to_right_own = back(problem, found, of_value.contiguous())
         to_product.view(-1).index_add_(0, plan.positives_at.flatten(), of_positives.flatten())
         if plan.same_rows:
-            for side, to_own in ((left, to_left_own), (right, to_right_own)):
-                to_product.view(-1).index_add_(0, side.own_index(len(y)), to_own)
+            if plan.symmetric:
+                to_product.view(-1).index_add_(0, left.own_index, to_left_own + to_right_own)
+            else:
+                to_product.view(-1).index_add_(0, left.own_index, to_left_own)
+                to_product.view(-1).index_add_(0, right.own_index, to_right_own)
             return torch.zeros_like(embeddings).index_copy_(0, left.rows, (to_product + to_product.T) @ x), None
         to_embeddings = torch.zeros_like(embeddings)
         to_gallery = to_embeddings if gallery is None else torch.zeros_like(gallery)
@@ -132,7 +142,7 @@ def gradient(
 
 
 class Winning(torch.autograd.Function):
-    """`find` with its gradient. Keeps the winners and nothing that grows with the number of points.
+    """`find` with its gradient. Keeps the winners, and nothing that grows with the number of points.
 
     Once differentiable.
     """
@@ -142,8 +152,8 @@ class Winning(torch.autograd.Function):
         ctx: Any, embeddings: Tensor, gallery: Tensor | None, plan: Plan, rules: Rules
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The positives' inner products, the hardest pairs' values, ends and weights."""
-        products, found = find(embeddings, gallery, plan, rules)
-        ctx.save_for_backward(embeddings, gallery, found.ends, found.weights, found.value)
+        products, found, own = find(embeddings, gallery, plan, rules)
+        ctx.save_for_backward(embeddings, gallery, found.ends, found.weights, found.value, *own)
         ctx.plan, ctx.rules = plan, rules
         ctx.mark_non_differentiable(found.ends, found.weights)
         ctx.set_materialize_grads(False)
@@ -153,12 +163,13 @@ class Winning(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_positives: Tensor | None, of_value: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         """What the rows of the winners and of the positives get."""
-        embeddings, gallery, ends, weights, value = ctx.saved_tensors
+        embeddings, gallery, ends, weights, value, *own = ctx.saved_tensors
         found = Found(ends, weights, value, half=ctx.plan.symmetric)
         of_value = torch.zeros_like(value) if of_value is None else of_value
         if of_positives is None:
             of_positives = value.new_zeros(ctx.plan.positives_at.shape)
-        return *gradient(embeddings, gallery, ctx.plan, ctx.rules, found, of_positives, of_value), None, None
+        given = embeddings, gallery, ctx.plan, ctx.rules, found, of_positives, of_value, (own[0], own[1])
+        return *gradient(*given), None, None
 
 
 def winners_of(plan: Plan, found: Found) -> Winners:

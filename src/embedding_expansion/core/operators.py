@@ -84,7 +84,7 @@ def _mine(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch = _batch(embeddings, labels, anchors, past, gallery, gallery_labels, proxies)
     plan = plan_of(batch, scope, max_segments, partners=partners)
-    products, found = find(embeddings, gallery, plan, _rules(n, normalize, metric))
+    products, found, _ = find(embeddings, gallery, plan, _rules(n, normalize, metric))
     groups, order = (
         torch.arange(count, device=labels.device) if index is None else index
         for index, count in zip((plan.groups, plan.order), found.value.shape, strict=True)

@@ -36,13 +36,15 @@ class Side:
     segments: tuple[Int[Tensor, "_ 2"], ...]  # for each size that occurs, ascending: between which members
     barred: Bool[Tensor, " m"] | None = None  # members that may not be both ends of a point
 
-    def buckets(self) -> Iterator[tuple[slice, slice, int, Int[Tensor, "e 2"]]]:
+    @cached_property
+    def buckets(self) -> list[tuple[slice, slice, int, Int[Tensor, "e 2"]]]:
         """For each size: which groups, which members, the size, and the segments."""
+        found, group, member = [], 0, 0
         sizes, counts = torch.unique(self.size, return_counts=True)
-        group = member = 0
         for (k, count), segments in zip(zip(sizes.tolist(), counts.tolist(), strict=True), self.segments, strict=True):
-            yield slice(group, group + count), slice(member, member + count * k), k, segments
+            found.append((slice(group, group + count), slice(member, member + count * k), k, segments))
             group, member = group + count, member + count * k
+        return found
 
     @property
     def first(self) -> Int[Tensor, " g"]:
@@ -71,18 +73,19 @@ class Side:
         }
         return {name: number.int().contiguous() for name, number in numbers.items()} | {"own_at": self.own_at}
 
-    def own_index(self, stride: int) -> Int[Tensor, " o"]:
+    @cached_property
+    def own_index(self) -> Int[Tensor, " o"]:
         """Where the inner products of every group with itself stand in the flattened product of `rows` with `rows`."""
         parts = []
-        for _, members, k, _ in self.buckets():
+        for _, members, k, _ in self.buckets:
             at = self.member[members].reshape(-1, k)
-            parts.append((at[:, :, None] * stride + at[:, None, :]).flatten())
-        return torch.cat(parts)
+            parts.append((at[:, :, None] * len(self.rows) + at[:, None, :]).flatten())
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def own_products(self, embeddings: Float[Tensor, "s d"]) -> Float[Tensor, " o"]:
         """The same, computed from the rows' embeddings."""
         parts = []
-        for _, members, k, _ in self.buckets():
+        for _, members, k, _ in self.buckets:
             of_group = embeddings[self.member[members]].reshape(-1, k, embeddings.shape[1])
             parts.append((of_group @ of_group.mT).flatten())
         return torch.cat(parts)
@@ -90,7 +93,7 @@ class Side:
     def by_size(self, own: Float[Tensor, " o"]) -> Iterator[Float[Tensor, "g k k"]]:
         """What stands group by group, as a block for each size."""
         at = 0
-        for groups, _, k, _ in self.buckets():
+        for groups, _, k, _ in self.buckets:
             count = groups.stop - groups.start
             yield own[at : at + count * k * k].reshape(count, k, k)
             at += count * k * k
@@ -98,7 +101,7 @@ class Side:
     def own_products_back(self, gradient: Float[Tensor, " o"], embeddings: Float[Tensor, "s d"]) -> Tensor:
         """What these pass back to the rows' embeddings, (s, d)."""
         result = torch.zeros_like(embeddings)
-        for (_, members, k, _), of_products in zip(self.buckets(), self.by_size(gradient), strict=True):
+        for (_, members, k, _), of_products in zip(self.buckets, self.by_size(gradient), strict=True):
             of_group = embeddings[self.member[members]].reshape(-1, k, embeddings.shape[1])
             result.index_add_(0, self.member[members], ((of_products + of_products.mT) @ of_group).flatten(0, 1))
         return result

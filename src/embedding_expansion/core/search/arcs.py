@@ -49,7 +49,7 @@ class Arcs(Offer):
 
 def offers(side: Side, own: Float[Tensor, " o"], rules: Rules) -> Iterator[Arcs]:
     """The points of a side, a size of groups at a time; `own` as in `Problem`."""
-    for (groups, members, k, segments), products in zip(side.buckets(), side.by_size(own), strict=True):
+    for (groups, members, k, segments), products in zip(side.buckets, side.by_size(own), strict=True):
         itself = torch.arange(k, device=own.device)
         barred = torch.zeros_like(products[:, 0], dtype=torch.bool)
         if side.barred is not None:

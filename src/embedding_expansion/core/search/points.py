@@ -31,7 +31,7 @@ class Points(Offer):
 
 def offers(side: Side, own: Tensor, rules: Rules) -> Iterator[Points]:
     """The points of a side, a size of groups at a time; `own` as in `Problem`."""
-    for (groups, members, k, segments), products in zip(side.buckets(), side.by_size(own), strict=True):
+    for (groups, members, k, segments), products in zip(side.buckets, side.by_size(own), strict=True):
         originals = k if side.originals is None else side.originals
         itself = torch.arange(originals, device=own.device)[:, None].expand(-1, 2)
         inner, inner_weights = interpolated(segments, rules.count, own.dtype)
