@@ -22,7 +22,6 @@ from embedding_expansion.core.search import native, pass_back, table
 from embedding_expansion.core.search.problem import Found, Problem, Rules
 from embedding_expansion.core.sides import Scope
 
-
 Own: TypeAlias = tuple[Tensor, Tensor]  # `left_own` and `right_own` of a Problem
 
 
