@@ -96,8 +96,8 @@ def find(
 def _own(plan: Plan, x: Tensor, y: Tensor, product: Tensor | None) -> Own:
     """The inner products of every group of either side with itself."""
     if plan.same_rows and product is not None:
-        left = product.flatten()[plan.left.own_index]
-        return left, left if plan.symmetric else product.flatten()[plan.right.own_index]
+        left = product.flatten()[plan.left.layout.own_index]
+        return left, left if plan.symmetric else product.flatten()[plan.right.layout.own_index]
     left = plan.left.own_products(x)
     return left, left if plan.symmetric else plan.right.own_products(y)
 
@@ -128,10 +128,10 @@ def gradient(
         to_product.view(-1).index_add_(0, plan.positives_at.flatten(), of_positives.flatten())
         if plan.same_rows:
             if plan.symmetric:
-                to_product.view(-1).index_add_(0, left.own_index, to_left_own + to_right_own)
+                to_product.view(-1).index_add_(0, left.layout.own_index, to_left_own + to_right_own)
             else:
-                to_product.view(-1).index_add_(0, left.own_index, to_left_own)
-                to_product.view(-1).index_add_(0, right.own_index, to_right_own)
+                to_product.view(-1).index_add_(0, left.layout.own_index, to_left_own)
+                to_product.view(-1).index_add_(0, right.layout.own_index, to_right_own)
             return torch.zeros_like(embeddings).index_copy_(0, left.rows, (to_product + to_product.T) @ x), None
         to_embeddings = torch.zeros_like(embeddings)
         to_gallery = to_embeddings if gallery is None else torch.zeros_like(gallery)
@@ -176,7 +176,7 @@ def winners_of(plan: Plan, found: Found) -> Winners:
     left, right, found = plan.left, plan.right, found.whole()
     sides = []
     for k, (side, shape) in enumerate(((left, (-1, 1, 1)), (right, (1, -1, 1)))):
-        sides.append(side.rows[side.member[side.first.view(shape) + found.ends[..., 2 * k : 2 * k + 2]]])
+        sides.append(side.rows[side.member[side.layout.first.view(shape) + found.ends[..., 2 * k : 2 * k + 2]]])
     rows = torch.arange(len(left.label), device=left.label.device) if plan.groups is None else left.label.argsort()
     at = rows[:, None], right.label.argsort()
     first_weight = found.weights[at][..., None]

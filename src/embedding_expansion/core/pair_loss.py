@@ -200,8 +200,8 @@ class PairLoss(nn.Module):
             reference = prepared(reference, self.normalize, check=self.check_finite, name="reference")
         embeddings = prepared(embeddings, self.normalize, check=self.check_finite)
         embeddings, labels, past = self.with_past(embeddings, labels, past)
-        warn_if_degenerate(labels, past, reference_labels)
         batch = Batch.checked(embeddings, labels, rows, past, reference, reference_labels, looked_at=True)
+        warn_if_degenerate(batch)
         return self.oriented(batch)
 
     @validates

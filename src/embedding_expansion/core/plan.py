@@ -55,17 +55,18 @@ def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: b
         of_needed = batch.classes.of_row[needed]
     right = _right(batch, scope, max_segments)
     left, groups = _left(batch, scope, max_segments, right, needed)
+    of_left = _place(left.rows, len(batch.labels))
+    of_right = of_left if left.rows is right.rows else _place(right.rows, len(batch.gallery_labels))
     return Plan(
         left=left,
         right=right,
         positives=index,
         positive_mask=mask,
-        positives_at=_place(left.rows, len(batch.labels))[batch.anchors][:, None] * len(right.rows)
-        + _place(right.rows, len(batch.gallery_labels))[index],
+        positives_at=of_left[batch.anchors][:, None] * len(right.rows) + of_right[index],
         negative_mask=of_needed[:, None] != torch.arange(len(batch.classes.label), device=of_needed.device),
         partner=partner,
         groups=groups,
-        order=torch.argsort(right.label) if len(right.segments) > 1 else None,  # groups of several sizes stand by size
+        order=torch.argsort(right.label) if len(right.layout.runs) > 1 else None,  # several sizes stand by size
     )
 
 
@@ -100,8 +101,10 @@ def _left(
         return (replace(side, label=batch.of_anchor) if batch.has_reference else side), None
     whole = class_side(classes, scope=scope, max_segments=max_segments) if batch.has_reference else right
     of_anchor = classes.of_row[needed]
+    if batch.every_row and not batch.has_reference and len(right.layout.runs) == 1:
+        return right, of_anchor
     chosen = torch.zeros_like(classes.label, dtype=torch.bool).index_fill_(0, of_anchor, True)
-    left = some_classes(whole, chosen, batch.past)
+    left = some_classes(whole, chosen, batch.past, max_segments)
     groups = _place(left.label, len(classes.label))[of_anchor]
     if batch.has_reference:
         left = replace(left, label=batch.classes.find(classes.label)[left.label])

@@ -49,13 +49,13 @@ class Arcs(Offer):
 
 def offers(side: Side, own: Float[Tensor, " o"], rules: Rules) -> Iterator[Arcs]:
     """The points of a side, a size of groups at a time; `own` as in `Problem`."""
-    for (groups, members, k, segments), products in zip(side.buckets, side.by_size(own), strict=True):
+    for (groups, members, k, segments), products in zip(side.layout.buckets, side.by_size(own), strict=True):
         itself = torch.arange(k, device=own.device)
         barred = torch.zeros_like(products[:, 0], dtype=torch.bool)
         if side.barred is not None:
             barred = side.barred[members].reshape(-1, k)
         free = ~barred[:, segments].all(dim=-1)
-        there = (~barred & (itself < (k if side.originals is None else side.originals))).int()
+        there = (~barred & (itself < (k if side.layout.originals is None else side.layout.originals))).int()
         for end in segments.T:  # the ends of a segment that takes part are points of it
             there = there.index_add(1, end, free.int())
         pairs, between = itself[:, None].expand(-1, 2), _own(products, segments)

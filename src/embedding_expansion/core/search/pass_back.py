@@ -40,7 +40,8 @@ class _Ends:
 
     def __init__(self, side: Side, own: Tensor, group: Tensor, ends: Tensor, u: Tensor, rules: Rules) -> None:
         # Numbers of 32 bits: the arithmetic is bound by memory. There are less members than that, and less in `own`.
-        first, size, at = (entry.int().index_select(0, group) for entry in (side.first, side.size, side.own_at))
+        per_group = side.layout.first, side.size, side.layout.own_at
+        first, size, at = (entry.int().index_select(0, group) for entry in per_group)
         i, j = ends
         self.own, v = own, 1 - u
         self.weights = (u * u, 2 * u * v, v * v)

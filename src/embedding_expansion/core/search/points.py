@@ -31,8 +31,8 @@ class Points(Offer):
 
 def offers(side: Side, own: Tensor, rules: Rules) -> Iterator[Points]:
     """The points of a side, a size of groups at a time; `own` as in `Problem`."""
-    for (groups, members, k, segments), products in zip(side.buckets, side.by_size(own), strict=True):
-        originals = k if side.originals is None else side.originals
+    for (groups, members, k, segments), products in zip(side.layout.buckets, side.by_size(own), strict=True):
+        originals = k if side.layout.originals is None else side.layout.originals
         itself = torch.arange(originals, device=own.device)[:, None].expand(-1, 2)
         inner, inner_weights = interpolated(segments, rules.count, own.dtype)
         ends = torch.cat([itself, inner])

@@ -188,6 +188,7 @@ def _rules(problem: Problem) -> _Rules:
 
 def _side(side: Side, own: Tensor) -> _Side:
     """The side as the kernel reads it. The pointers are good as long as `side` and `own` are there."""
-    pointers = {name: tensor.data_ptr() for name, tensor in side.layout.items()}
+    pointers = {name: tensor.data_ptr() for name, tensor in side.layout.numbers.items()}
     barred = None if side.barred is None else side.barred.data_ptr()
-    return _Side(groups=len(side.size), own=own.data_ptr(), barred=barred, **pointers)
+    label = side.short_label.data_ptr()
+    return _Side(groups=len(side.label), label=label, own=own.data_ptr(), barred=barred, **pointers)
