@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.training.config import (
@@ -79,7 +80,16 @@ def test_two_processes_give_the_losses_and_weights_of_one(
         assert expected.keys() == found.keys()
         for name, tensor in expected.items():
             if name.startswith(prefix):
-                torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=0)
+                assert_moved_alike(found[name].double(), tensor.double(), 1e-3)
+
+
+def assert_moved_alike(found: Tensor, expected: Tensor, lr: float) -> None:
+    """The same but for rounding: on the whole, and a few weights less so, since Adam divides by the gradient's size and
+    so makes a part of a step of the rounding of a gradient that is next to nothing.
+    """
+    apart = (found - expected).abs()
+    assert apart.max() < lr / 10
+    assert apart.mean() < lr / 1000
 
 
 def test_each_rank_takes_its_rows_and_an_uneven_batch_is_refused() -> None:

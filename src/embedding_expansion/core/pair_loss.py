@@ -1,7 +1,6 @@
 """A pair loss as a module: loss(embeddings, labels) -> scalar.
 
-It works in two steps, the table of similarities and the terms read from it, so that expansion can replace the first
-only.
+It works in two steps, the table of similarities and the terms read from it: expansion replaces the first only.
 """
 
 from __future__ import annotations
