@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from embedding_expansion.core.grouping import Classes, group, partners, positives, rows_where
 from embedding_expansion.core.inputs import (
+    LARGEST,
     Labels,
     as_batch,
     as_past,
@@ -86,7 +87,7 @@ class Batch:
         """The classes of the gallery."""
         return group(self.gallery_labels)
 
-    @property
+    @cached_property
     def of_anchor(self) -> Int[Tensor, " a"]:
         """The class of each anchor among those of the gallery; -1 where the gallery has none such."""
         if not self.has_reference:
@@ -134,22 +135,26 @@ def prepared(
     embeddings: Float[Tensor, "b d"], normalize: bool, *, check: bool, name: str = "embeddings"
 ) -> Float[Tensor, "b d"]:
     """The rows as a table takes them: L2-normalised in float32 or better. `check` looks at them first, on a GPU too."""
-    if check or embeddings.device.type == "cpu":
-        check_finite(embeddings, name)
+    look = check or embeddings.device.type == "cpu"
     if not normalize:
+        if look:
+            check_finite(embeddings, name)
         return embeddings
     # A zero row's gradient is that of its direction times 1/eps, which half precision must be able to hold.
     eps = 1e-3 if embeddings.dtype == torch.float16 else 1e-12
-    rows: Tensor = _Normalized.apply(widened(embeddings), eps)
-    return rows
+    rows = widened(embeddings)
+    norm = torch.linalg.vector_norm(rows.detach(), dim=1, keepdim=True)
+    if look and not torch.compiler.is_compiling() and len(norm) and not norm.amax().item() <= LARGEST:
+        check_finite(embeddings, name)  # norms that are small tell as much, and are fewer
+    unit: Tensor = _Normalized.apply(rows, norm, eps)
+    return unit
 
 
 class _Normalized(torch.autograd.Function):
     """Rows over their norm, eps at the least: `functional.normalize` with a shorter way back. Once differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, eps: float) -> Tensor:
-        norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    def forward(ctx: Any, rows: Tensor, norm: Tensor, eps: float) -> Tensor:
         unit: Tensor = rows / norm.clamp(min=eps)
         ctx.save_for_backward(unit, norm)
         ctx.eps = eps
@@ -157,8 +162,8 @@ class _Normalized(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         unit, norm = ctx.saved_tensors
         along = (gradient * unit).sum(dim=1, keepdim=True)
         along = torch.where(norm > ctx.eps, along, 0)  # a row that eps has shortened is a multiple of what it was
-        return torch.addcmul(gradient, unit, along, value=-1) / norm.clamp(min=ctx.eps), None
+        return torch.addcmul(gradient, unit, along, value=-1) / norm.clamp(min=ctx.eps), None, None

@@ -12,13 +12,7 @@ from embedding_expansion.core import mining, operators
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.inputs import Labels, as_count, as_limit, as_past, check_name, validates
 from embedding_expansion.core.mining import Winners
-from embedding_expansion.core.pairs import (
-    Metric,
-    Pairs,
-    as_similarity,
-    nothing_to_compare,
-    squared_norms,
-)
+from embedding_expansion.core.pairs import Metric, Pairs, nothing_to_compare
 from embedding_expansion.core.plan import plan_of
 from embedding_expansion.core.search.problem import Rules
 from embedding_expansion.core.sides import SCOPES, Scope
@@ -59,16 +53,11 @@ def expand_batch(batch: Batch, expansion: Expansion, *, partners: bool, statisti
     mine = operators.mine if torch.compiler.is_compiling() else mining.mine
     given = batch, expansion.rules, expansion.scope, expansion.max_segments
     found = mine(*given, partners=partners, statistics=statistics)
-    positive = found.products
-    if expansion.metric == "euclidean":
-        square = squared_norms(batch.embeddings)
-        theirs = squared_norms(batch.gallery) if batch.has_reference else square
-        positive = as_similarity(positive, square[batch.anchors, None], theirs[found.positives], "euclidean")
-    value = found.value if found.order is None else found.value[:, found.order]
+    value = found.value if found.order is None else found.value.index_select(1, found.order)
     return Pairs(
-        positive=positive,
+        positive=found.positive,
         positive_mask=found.positive_mask,
-        negative=value if found.groups is None else value[found.groups],
+        negative=value if found.groups is None else value.index_select(0, found.groups),
         negative_mask=found.negative_mask,
         partner=found.partner,
         per_class=expansion.scope == "class_pair",

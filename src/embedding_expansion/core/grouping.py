@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import no_type_check
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from embedding_expansion.core.opaque import Opaque
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,10 @@ class Classes:
             anchors: the anchors' own rows, which are no positives; None where the anchors are not among the rows.
 
         Returns:
-            The rows, and which slots are used; an unused slot names the first row.
+            The rows, and which slots are used; an unused slot names some row.
         """
+        if anchors is not None and len(self.runs) == 1:
+            return self._positives_of_equals(anchors)
         others = 0 if anchors is None else 1
         start = self.start[of_anchor, None]
         size = torch.where(of_anchor[:, None] < 0, 0, self.size[of_anchor, None]) - others
@@ -53,6 +58,22 @@ class Classes:
         mask = slot < size
         return self.order[torch.where(mask, position, 0)], mask
 
+    def _positives_of_equals(self, anchors: Int[Tensor, " a"]) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
+        """The same where all classes have as many rows, in a few steps."""
+        k = self.runs[0][0]
+        slots = max(1, k - 1)
+        slot, member = torch.arange(slots, device=anchors.device), torch.arange(k, device=anchors.device)[:, None]
+        others = slot + (slot >= member) if k > 1 else torch.zeros_like(member)
+        index = self.order.new_empty(len(self.order), slots)
+        index[self.order] = self.order.view(-1, k).index_select(1, others.flatten()).view(-1, slots)
+        index = index.index_select(0, anchors)
+        return index, torch.full_like(index, k > 1, dtype=torch.bool)
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """The sizes that occur, ascending, and how many classes have each."""
+        return runs_of(self.size)
+
     def by_size(self) -> list[tuple[Int[Tensor, " g"], Int[Tensor, "g k"]]]:
         """The classes in buckets of equal size, as (classes, their rows): padding to the largest costs its square."""
         buckets = []
@@ -63,45 +84,39 @@ class Classes:
         return buckets
 
 
+def runs_of(size: Int[Tensor, " g"]) -> tuple[tuple[int, int], ...]:
+    """The sizes that occur, ascending, and how often."""
+    if len(size) == 0:
+        return ()
+    low, high = (int(bound) for bound in torch.aminmax(size))
+    if low == high:
+        return ((low, len(size)),)
+    sizes, counts = torch.unique(size, return_counts=True)
+    return tuple(zip(sizes.tolist(), counts.tolist(), strict=True))
+
+
 def group(labels: Int[Tensor, " b"]) -> Classes:
     """Group the rows of a batch by label."""
     label, of_row, size = torch.unique(labels, return_inverse=True, return_counts=True)
     return Classes(label, of_row, torch.argsort(of_row, stable=True), size.cumsum(0) - size, size)
 
 
-@torch.library.custom_op("embedding_expansion::rows_where", mutates_args=())
 @no_type_check  # a checked function has no signature to read
-def rows_where(mask: Tensor) -> Tensor:
-    """The rows (k,) where a mask (b,) is true. An operator, since its size is that of no input.
-
-    Compiled code takes it that there is one such row at least.
-    """
+def _rows_where(mask: Tensor) -> Tensor:
+    """The rows (k,) where a mask (b,) is true. Compiled code takes it that there is one at least."""
     return mask.nonzero().flatten()
 
 
-@rows_where.register_fake
-def _(mask):  # type: ignore[no-untyped-def]
-    return mask.new_empty(torch.library.get_ctx().new_dynamic_size(min=1), dtype=torch.int64)
-
-
-@torch.library.custom_op("embedding_expansion::positives", mutates_args=())
-@no_type_check  # a checked function has no signature to read
-def positives(of_gallery: Tensor, of_anchor: Tensor, anchors: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`Classes.positives` from labels, as an operator."""
+@no_type_check
+def _positives(of_gallery: Tensor, of_anchor: Tensor, anchors: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`Classes.positives` from labels."""
     classes = group(of_gallery)
     found = classes.of_row[anchors] if anchors is not None else classes.find(of_anchor)
     return classes.positives(found, anchors)
 
 
-@positives.register_fake
-def _(of_gallery, of_anchor, anchors):  # type: ignore[no-untyped-def]
-    shape = of_anchor.shape[0], torch.library.get_ctx().new_dynamic_size(min=1)
-    return of_anchor.new_empty(shape), of_anchor.new_empty(shape, dtype=torch.bool)
-
-
-@torch.library.custom_op("embedding_expansion::partners", mutates_args=())
-@no_type_check  # a checked function has no signature to read
-def partners(index: Tensor, mask: Tensor, anchors: Tensor | None, a: int, g: int) -> tuple[Tensor, Tensor]:
+@no_type_check
+def _partners(index: Tensor, mask: Tensor, anchors: Tensor | None, a: int, g: int) -> tuple[Tensor, Tensor]:
     """See `Batch.partners`."""
     row_of = index.new_full((g,), -1)
     if anchors is not None:
@@ -111,6 +126,22 @@ def partners(index: Tensor, mask: Tensor, anchors: Tensor | None, a: int, g: int
     return missing, row_of[index].clamp(min=0)  # slots that are not used name some row
 
 
-@partners.register_fake
-def _(index, mask, anchors, a, g):  # type: ignore[no-untyped-def]
+@no_type_check
+def _fake_rows(mask: Tensor) -> Tensor:
+    return mask.new_empty(torch.library.get_ctx().new_dynamic_size(min=1), dtype=torch.int64)
+
+
+@no_type_check
+def _fake_positives(of_gallery: Tensor, of_anchor: Tensor, anchors: Tensor | None) -> tuple[Tensor, Tensor]:
+    shape = of_anchor.shape[0], torch.library.get_ctx().new_dynamic_size(min=1)
+    return of_anchor.new_empty(shape), of_anchor.new_empty(shape, dtype=torch.bool)
+
+
+@no_type_check
+def _fake_partners(index: Tensor, mask: Tensor, anchors: Tensor | None, a: int, g: int) -> tuple[Tensor, Tensor]:
     return index.new_empty(torch.library.get_ctx().new_dynamic_size()), torch.empty_like(index)
+
+
+rows_where = Opaque("rows_where", _rows_where, _fake_rows)
+positives = Opaque("positives", _positives, _fake_positives)
+partners = Opaque("partners", _partners, _fake_partners)

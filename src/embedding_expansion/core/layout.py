@@ -104,14 +104,3 @@ def segments_between(k: int, max_segments: int | None, device: torch.device) -> 
     apart = ends[:, 1] - ends[:, 0]
     apart = torch.minimum(apart, k - apart)  # the last member is the first one's neighbour
     return ends[torch.argsort(apart, stable=True)[:max_segments].sort().values]
-
-
-def runs_of(size: Int[Tensor, " g"]) -> tuple[tuple[int, int], ...]:
-    """The sizes that occur, ascending, and how often."""
-    if len(size) == 0:
-        return ()
-    low, high = (int(bound) for bound in torch.aminmax(size))
-    if low == high:
-        return ((low, len(size)),)
-    sizes, counts = torch.unique(size, return_counts=True)
-    return tuple(zip(sizes.tolist(), counts.tolist(), strict=True))

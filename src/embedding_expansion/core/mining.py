@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.inputs import check_unit
+from embedding_expansion.core.pairs import as_similarity, squared_norms
 from embedding_expansion.core.plan import Plan, plan_of
 from embedding_expansion.core.search import native, pass_back, table
 from embedding_expansion.core.search.problem import Found, Problem, Rules
@@ -47,9 +48,8 @@ def search(problem: Problem) -> Found:
 class Mined(NamedTuple):
     """What an expanded table is read off: shapes and meanings as in `Plan` and `Found`."""
 
-    products: Float[Tensor, "a p"]  # of the positives
+    positive: Float[Tensor, "a p"]  # similarities of the positives
     value: Float[Tensor, "g h"]  # of the hardest pairs
-    positives: Int[Tensor, "a p"]
     positive_mask: Bool[Tensor, "a p"]
     negative_mask: Bool[Tensor, "r c"]
     partner: Int[Tensor, "a p"] | None
@@ -64,16 +64,16 @@ def mine(
     """Plan and search of a batch with anchors; the share of synthetic points only with `statistics`."""
     plan = plan_of(batch, scope, max_segments, partners=partners)
     gallery = batch.gallery if batch.has_reference else None
-    products, value, ends, weights = Winning.apply(batch.embeddings, gallery, plan, rules)
+    positive, value, ends, weights = Winning.apply(batch.embeddings, gallery, plan, rules)
     share = synthetic_share(plan, Found(ends, weights, value, half=plan.symmetric)) if statistics else None
-    masks = plan.positives, plan.positive_mask, plan.negative_mask
-    return Mined(products, value, *masks, plan.partner, plan.groups, plan.order, share)
+    masks = plan.positive_mask, plan.negative_mask
+    return Mined(positive, value, *masks, plan.partner, plan.groups, plan.order, share)
 
 
 def find(
     embeddings: Float[Tensor, "b d"], gallery: Float[Tensor, "g d"] | None, plan: Plan, rules: Rules
 ) -> tuple[Float[Tensor, "a p"], Found, Own]:
-    """The inner products of the positives, the hardest pairs, and the groups' inner products with themselves.
+    """The similarities of the positives, the hardest pairs, and the groups' inner products with themselves.
 
     Without a gallery the batch is its own.
 
@@ -85,19 +85,36 @@ def find(
             check_unit(rows, "n is infinity", "pass L2-normalised rows, normalize_synthetic=False, or a finite n")
     left, right = plan.left, plan.right
     with torch.autocast(embeddings.device.type, enabled=False):
-        x = embeddings[left.rows]
-        y = x if plan.same_rows else (embeddings if gallery is None else gallery)[right.rows]
+        x, y = _standing(embeddings, gallery, plan)
         product = x @ y.T
         own = _own(plan, x, y, product)
         found = search(Problem(product, left, right, *own, rules, plan.symmetric))
-    return product.flatten()[plan.positives_at], found, own
+        positive = product.flatten().index_select(0, plan.entries.flatten()).view_as(plan.entries)
+        if rules.metric == "euclidean":
+            of_x = product.diagonal() if plan.same_rows else squared_norms(x)
+            of_y = of_x if plan.same_rows else squared_norms(y)
+            of_anchors = of_x.index_select(0, plan.anchors_at)[:, None]
+            positive = as_similarity(
+                positive, of_anchors, of_y.index_select(0, plan.positives_at.flatten()).view_as(positive), "euclidean"
+            )
+    return positive, found, own
+
+
+def _standing(
+    embeddings: Tensor, gallery: Tensor | None, plan: Plan
+) -> tuple[Float[Tensor, "s d"], Float[Tensor, "t d"]]:
+    """The rows that stand on either side."""
+    x = embeddings.index_select(0, plan.left.rows)
+    if plan.same_rows:
+        return x, x
+    return x, (embeddings if gallery is None else gallery).index_select(0, plan.right.rows)
 
 
 def _own(plan: Plan, x: Tensor, y: Tensor, product: Tensor | None) -> Own:
     """The inner products of every group of either side with itself."""
     if plan.same_rows and product is not None:
-        left = product.flatten()[plan.left.layout.own_index]
-        return left, left if plan.symmetric else product.flatten()[plan.right.layout.own_index]
+        left = product.flatten().index_select(0, plan.left.layout.own_index)
+        return left, left if plan.symmetric else product.flatten().index_select(0, plan.right.layout.own_index)
     left = plan.left.own_products(x)
     return left, left if plan.symmetric else plan.right.own_products(y)
 
@@ -108,7 +125,7 @@ def gradient(
     plan: Plan,
     rules: Rules,
     found: Found,
-    of_positives: Float[Tensor, "a p"],
+    of_positive: Float[Tensor, "a p"],
     of_value: Float[Tensor, "l r"],
     own: Own | None = None,
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "g d"] | None]:
@@ -118,26 +135,41 @@ def gradient(
     """
     left, right = plan.left, plan.right
     with torch.autocast(embeddings.device.type, enabled=False):
-        x = embeddings[left.rows]
-        y = x if plan.same_rows else (embeddings if gallery is None else gallery)[right.rows]
+        x, y = _standing(embeddings, gallery, plan)
         to_product = x.new_zeros(len(x), len(y))
         own = _own(plan, x, y, None) if own is None else own
         problem = Problem(to_product, left, right, *own, rules, plan.symmetric)
         back = native.pass_back if native.takes(to_product) else pass_back.pass_back
         to_left_own, to_right_own = back(problem, found, of_value.contiguous())
-        to_product.view(-1).index_add_(0, plan.positives_at.flatten(), of_positives.flatten())
+        to_product.view(-1).index_add_(0, plan.entries.flatten(), of_positive.flatten())
+        to_squares = _to_squares(plan, to_product, of_positive) if rules.metric == "euclidean" else None
         if plan.same_rows:
+            if to_squares is not None:
+                to_product.diagonal().add_(to_squares[0] + to_squares[1])
             if plan.symmetric:
                 to_product.view(-1).index_add_(0, left.layout.own_index, to_left_own + to_right_own)
             else:
                 to_product.view(-1).index_add_(0, left.layout.own_index, to_left_own)
                 to_product.view(-1).index_add_(0, right.layout.own_index, to_right_own)
             return torch.zeros_like(embeddings).index_copy_(0, left.rows, (to_product + to_product.T) @ x), None
+        to_x, to_y = to_product @ y + left.own_products_back(to_left_own, x), to_product.T @ x
+        to_y += right.own_products_back(to_right_own, y)
+        if to_squares is not None:
+            to_x += 2 * to_squares[0][:, None] * x
+            to_y += 2 * to_squares[1][:, None] * y
         to_embeddings = torch.zeros_like(embeddings)
         to_gallery = to_embeddings if gallery is None else torch.zeros_like(gallery)
-        to_embeddings.index_add_(0, left.rows, to_product @ y + left.own_products_back(to_left_own, x))
-        to_gallery.index_add_(0, right.rows, to_product.T @ x + right.own_products_back(to_right_own, y))
+        to_embeddings.index_add_(0, left.rows, to_x)
+        to_gallery.index_add_(0, right.rows, to_y)
     return to_embeddings, None if gallery is None else to_gallery
+
+
+def _to_squares(plan: Plan, to_product: Tensor, of_positive: Tensor) -> tuple[Float[Tensor, " s"], Float[Tensor, " t"]]:
+    """What 1 - d^2/2 of the positives passes on to the squared norms of the left's rows and of the right's."""
+    half = of_positive / -2
+    to_left, to_right = to_product.new_zeros(len(to_product)), to_product.new_zeros(to_product.shape[1])
+    to_left.index_add_(0, plan.anchors_at, half.sum(dim=1))
+    return to_left, to_right.index_add_(0, plan.positives_at.flatten(), half.flatten())
 
 
 class Winning(torch.autograd.Function):
@@ -150,24 +182,24 @@ class Winning(torch.autograd.Function):
     def forward(
         ctx: Any, embeddings: Tensor, gallery: Tensor | None, plan: Plan, rules: Rules
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The positives' inner products, the hardest pairs' values, ends and weights."""
-        products, found, own = find(embeddings, gallery, plan, rules)
+        """The positives' similarities, the hardest pairs' values, ends and weights."""
+        positive, found, own = find(embeddings, gallery, plan, rules)
         ctx.save_for_backward(embeddings, gallery, found.ends, found.weights, found.value, *own)
         ctx.plan, ctx.rules = plan, rules
         ctx.mark_non_differentiable(found.ends, found.weights)
         ctx.set_materialize_grads(False)
-        return products, found.value, found.ends, found.weights
+        return positive, found.value, found.ends, found.weights
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_positives: Tensor | None, of_value: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, of_positive: Tensor | None, of_value: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         """What the rows of the winners and of the positives get."""
         embeddings, gallery, ends, weights, value, *own = ctx.saved_tensors
         found = Found(ends, weights, value, half=ctx.plan.symmetric)
         of_value = torch.zeros_like(value) if of_value is None else of_value
-        if of_positives is None:
-            of_positives = value.new_zeros(ctx.plan.positives_at.shape)
-        given = embeddings, gallery, ctx.plan, ctx.rules, found, of_positives, of_value, (own[0], own[1])
+        if of_positive is None:
+            of_positive = value.new_zeros(ctx.plan.positives_at.shape)
+        given = embeddings, gallery, ctx.plan, ctx.rules, found, of_positive, of_value, (own[0], own[1])
         return *gradient(*given), None, None
 
 

@@ -28,14 +28,13 @@ def mine(
     n = INFINITY if math.isinf(rules.n) else rules.count
     gallery = (batch.gallery, batch.gallery_labels) if batch.has_reference else (None, None)
     given = (batch.embeddings, batch.labels, batch.anchors, batch.past, *gallery)
-    products, value, _, _, positives, positive_mask, negative_mask, partner, groups, order, share = _mine(
+    positive, value, _, _, positive_mask, negative_mask, partner, groups, order, share = _mine(
         *given, batch.proxies, n, rules.normalize, rules.metric, scope, max_segments, partners
     )
     with_partner = partner if partners and scope == "anchor" else None
     return Mined(
-        products,
+        positive,
         value,
-        positives,
         positive_mask,
         negative_mask,
         with_partner,
@@ -81,18 +80,18 @@ def _mine(
     scope: str,
     max_segments: int | None,
     partners: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch = _batch(embeddings, labels, anchors, past, gallery, gallery_labels, proxies)
     plan = plan_of(batch, scope, max_segments, partners=partners)
-    products, found, _ = find(embeddings, gallery, plan, _rules(n, normalize, metric))
+    positive, found, _ = find(embeddings, gallery, plan, _rules(n, normalize, metric))
     groups, order = (
         torch.arange(count, device=labels.device) if index is None else index
         for index, count in zip((plan.groups, plan.order), found.value.shape, strict=True)
     )
     partner = labels.new_zeros(0) if plan.partner is None else plan.partner
-    masks = plan.positives, plan.positive_mask, plan.negative_mask
+    masks = plan.positive_mask, plan.negative_mask
     share = synthetic_share(plan, found)
-    return products, found.value, found.ends, found.weights, *masks, partner, groups, order, share
+    return positive, found.value, found.ends, found.weights, *masks, partner, groups, order, share
 
 
 @_mine.register_fake
@@ -122,7 +121,6 @@ def _(  # type: ignore[no-untyped-def]
         embeddings.new_empty(g, h),
         labels.new_empty(g, h, 4, dtype=torch.int32),
         embeddings.new_empty(g, h, 2),
-        positives,
         positives.new_empty(positives.shape, dtype=torch.bool),
         negatives.new_empty(negatives.shape, dtype=torch.bool),
         partner,
@@ -135,7 +133,7 @@ def _(  # type: ignore[no-untyped-def]
 @torch.library.custom_op("embedding_expansion::mine_back", mutates_args=())
 @no_type_check  # a checked function has no signature to read
 def _mine_back(
-    of_products: Tensor,
+    of_positive: Tensor,
     of_value: Tensor,
     value: Tensor,
     ends: Tensor,
@@ -158,12 +156,12 @@ def _mine_back(
     plan = plan_of(batch, scope, max_segments, partners=partners)
     found = Found(ends, weights, value, half=plan.symmetric)
     rules = _rules(n, normalize, metric)
-    to_embeddings, to_gallery = gradient(embeddings, gallery, plan, rules, found, of_products, of_value)
+    to_embeddings, to_gallery = gradient(embeddings, gallery, plan, rules, found, of_positive, of_value)
     return to_embeddings, embeddings.new_zeros(0) if to_gallery is None else to_gallery
 
 
 @_mine_back.register_fake
-def _(of_products, of_value, value, ends, weights, embeddings, labels, anchors, past, gallery, *rest):  # type: ignore[no-untyped-def]
+def _(of_positive, of_value, value, ends, weights, embeddings, labels, anchors, past, gallery, *rest):  # type: ignore[no-untyped-def]
     return torch.empty_like(embeddings), embeddings.new_empty(0) if gallery is None else torch.empty_like(gallery)
 
 
@@ -173,8 +171,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.options = inputs[6:]
 
 
-def _back(ctx: Any, of_products: Tensor, of_value: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    to_embeddings, to_gallery = _mine_back(of_products, of_value, *ctx.saved_tensors, *ctx.options)
+def _back(ctx: Any, of_positive: Tensor, of_value: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    to_embeddings, to_gallery = _mine_back(of_positive, of_value, *ctx.saved_tensors, *ctx.options)
     has_gallery = ctx.saved_tensors[7] is not None
     return to_embeddings, None, None, None, to_gallery if has_gallery else None, *[None] * 8
 

@@ -273,10 +273,8 @@ class PairLoss(nn.Module):
         The anchors' labels are there for parameters per class. `statistic` is the whole batch's, where the pairs are a
         part of one; by default it is that of the pairs.
         """
-        if type(self).statistic is None:
-            return type(self).function(pairs, **self.parameters_of_function)
-        statistic = self.batch_statistic(pairs) if statistic is None else statistic
-        return type(self).function(pairs, **self.parameters_of_function, statistic=statistic)
+        given = {} if statistic is None else {"statistic": statistic}
+        return type(self).function(pairs, **self.parameters_of_function, **given)
 
     def read(
         self, batch: Batch, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,13 +21,18 @@ class Plan:
 
     left: Side
     right: Side
-    positives: Int[Tensor, "a p"]  # rows of the gallery
+    anchors_at: Int[Tensor, " a"]  # where each anchor stands among the left's rows
+    positives_at: Int[Tensor, "a p"]  # where each of its positives stands among the right's
     positive_mask: Bool[Tensor, "a p"]
-    positives_at: Int[Tensor, "a p"]  # where they stand in the flattened product of the sides' rows
     negative_mask: Bool[Tensor, "r c"]
     partner: Int[Tensor, "a p"] | None  # as in Pairs
     groups: Int[Tensor, " r"] | None  # the left's group of every row of the table; None: as they are
     order: Int[Tensor, " c"] | None  # the right's groups in the order of their classes; None: as they are
+
+    @cached_property
+    def entries(self) -> Int[Tensor, "a p"]:
+        """Where the positives stand in the flattened product of the sides' rows."""
+        return self.anchors_at[:, None] * len(self.right.rows) + self.positives_at
 
     @property
     def same_rows(self) -> bool:
@@ -60,9 +66,9 @@ def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: b
     return Plan(
         left=left,
         right=right,
-        positives=index,
+        anchors_at=of_left[batch.anchors],
+        positives_at=of_right[index],
         positive_mask=mask,
-        positives_at=of_left[batch.anchors][:, None] * len(right.rows) + of_right[index],
         negative_mask=of_needed[:, None] != torch.arange(len(batch.classes.label), device=of_needed.device),
         partner=partner,
         groups=groups,

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.grouping import Classes
-from embedding_expansion.core.layout import Layout, class_layout, runs_of
+from embedding_expansion.core.grouping import Classes, runs_of
+from embedding_expansion.core.layout import Layout, class_layout
 from embedding_expansion.errors import InvalidInput
 
 Scope: TypeAlias = Literal["class_pair", "anchor"]
@@ -82,7 +82,7 @@ def interpolated(
 
 def class_side(classes: Classes, *, scope: Scope, max_segments: int | None) -> Side:
     """All classes, by size: segments join every two rows, in anchor scope rows (0,1), (2,3), ... only."""
-    runs = runs_of(classes.size)
+    runs = classes.runs
     layout = class_layout(runs, scope == "anchor", max_segments, classes.size.device)
     if len(runs) <= 1:
         return Side(classes.order, torch.arange(len(classes.size), device=classes.size.device), layout)

@@ -35,8 +35,8 @@ class Terms:
             tensor(0.5000)
         """
         weight = self.weight.sum(dim=1)
-        weighs = weight > 0
-        return torch.where(weighs, self.total.sum(dim=1) / torch.where(weighs, weight, 1), 0).sum()
+        share = torch.where(weight > 0, 1 / weight, 0)
+        return (self.total.sum(dim=1) * share).sum()
 
     def active_share(self) -> Float[Tensor, ""]:
         """The share of the anchors that weigh whose total is above 0, without gradient."""
@@ -46,6 +46,8 @@ class Terms:
 
 def negatives_of_anchors(pairs: Pairs) -> tuple[Float[Tensor, "a m"], Bool[Tensor, "a m"]]:
     """The anchors' rows of the negatives, without those that only partners read."""
+    if pairs.partner is None:  # there are no such rows
+        return pairs.negative, pairs.negative_mask
     a = len(pairs.positive)
     return pairs.negative[:a], pairs.negative_mask[:a]
 

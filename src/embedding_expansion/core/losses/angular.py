@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from embedding_expansion.core.opaque import Opaque
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.terms import NOTHING, Terms, masked_logsumexp, masked_sum, positive_pairs
 from embedding_expansion.errors import InvalidInput
@@ -48,22 +49,15 @@ def angular(pairs: Pairs, angle: float = 45.0) -> Terms:
     return Terms(masked_sum(term, pairs.positive_mask)[None], positive_pairs(pairs))
 
 
-@torch.library.custom_op("embedding_expansion::sums_of_both_ends", mutates_args=())
 @no_type_check  # a checked function has no signature to read
-def _sums_of_both_ends(rows: Tensor, partner: Tensor) -> Tensor:
+def _sums(rows: Tensor, partner: Tensor) -> Tensor:
     """Log sum over k of exp(rows[i, k] + rows[partner[i, j], k]), (a, p), one slot at a time: no table of triplets."""
     mine = rows[: len(partner)]
     return torch.stack([(mine + rows[partner[:, j]]).logsumexp(dim=1) for j in range(partner.shape[1])], dim=1)
 
 
-@_sums_of_both_ends.register_fake
-def _(rows, partner):  # type: ignore[no-untyped-def]
-    return rows.new_empty(partner.shape)
-
-
-@torch.library.custom_op("embedding_expansion::sums_of_both_ends_back", mutates_args=())
 @no_type_check
-def _back(gradient: Tensor, rows: Tensor, partner: Tensor) -> Tensor:
+def _shares(gradient: Tensor, rows: Tensor, partner: Tensor) -> Tensor:
     mine, result = rows[: len(partner)], torch.zeros_like(rows)
     for j in range(partner.shape[1]):
         share = (mine + rows[partner[:, j]]).softmax(dim=1) * gradient[:, j, None]
@@ -72,17 +66,23 @@ def _back(gradient: Tensor, rows: Tensor, partner: Tensor) -> Tensor:
     return result
 
 
-@_back.register_fake
-def _(gradient, rows, partner):  # type: ignore[no-untyped-def]
-    return torch.empty_like(rows)
-
-
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _pass_back(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    return _back(gradient, *ctx.saved_tensors), None
+def _pass_back(back: Any, ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return back(gradient, *ctx.saved_tensors), None
 
 
-_sums_of_both_ends.register_autograd(_pass_back, setup_context=_keep)
+@no_type_check
+def _fake_sums(rows, partner):
+    return rows.new_empty(partner.shape)
+
+
+@no_type_check
+def _fake_shares(gradient, rows, partner):
+    return torch.empty_like(rows)
+
+
+_back = Opaque("sums_of_both_ends_back", _shares, _fake_shares)
+_sums_of_both_ends = Opaque("sums_of_both_ends", _sums, _fake_sums, _keep, _pass_back, _back)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from embedding_expansion.core.opaque import Opaque
+
 
 def _value(kind: str, gap: Tensor) -> Tensor:
     return functional.softplus(gap) if kind == "softplus" else gap.sigmoid_()
@@ -61,9 +63,8 @@ def _gaps(near: Tensor, away: Tensor, away_mask: Tensor, lowest: float, highest:
         yield j, gap
 
 
-@torch.library.custom_op("embedding_expansion::sum_over_negatives", mutates_args=())
 @no_type_check  # a checked function has no signature to read
-def _sum(
+def _sums(
     kind: str,
     near: Tensor,
     away: Tensor,
@@ -79,14 +80,8 @@ def _sum(
     return torch.where(near_mask, total, 0), torch.where(near_mask, count, 0)
 
 
-@_sum.register_fake
-def _(kind, near, away, near_mask, away_mask, lowest, highest):  # type: ignore[no-untyped-def]
-    return torch.empty_like(near), torch.empty_like(near)
-
-
-@torch.library.custom_op("embedding_expansion::sum_over_negatives_back", mutates_args=())
 @no_type_check
-def _back(
+def _slopes(
     gradient: Tensor,
     near: Tensor,
     away: Tensor,
@@ -105,19 +100,25 @@ def _back(
     return to_near, to_away
 
 
-@_back.register_fake
-def _(gradient, near, away, *rest):  # type: ignore[no-untyped-def]
-    return torch.empty_like(near), torch.empty_like(away)
-
-
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     kind, *tensors, lowest, highest = inputs
     ctx.save_for_backward(*tensors)
     ctx.options = kind, lowest, highest
 
 
-def _pass_back(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return None, *_back(gradient, *ctx.saved_tensors, *ctx.options), None, None, None, None
+def _pass_back(back: Any, ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return None, *back(gradient, *ctx.saved_tensors, *ctx.options), None, None, None, None
 
 
-_sum.register_autograd(_pass_back, setup_context=_keep)
+@no_type_check
+def _fake_sums(kind, near, away, near_mask, away_mask, lowest, highest):
+    return torch.empty_like(near), torch.empty_like(near)
+
+
+@no_type_check
+def _fake_slopes(gradient, near, away, *rest):
+    return torch.empty_like(near), torch.empty_like(away)
+
+
+_back = Opaque("sum_over_negatives_back", _slopes, _fake_slopes)
+_sum = Opaque("sum_over_negatives", _sums, _fake_sums, _keep, _pass_back, _back)

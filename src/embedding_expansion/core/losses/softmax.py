@@ -19,7 +19,6 @@ from embedding_expansion.core.terms import (
     masked_sum,
     negatives_of_anchors,
     positive_pairs,
-    squared_distance,
 )
 
 Objective: TypeAlias = Literal["log", "probability"]
@@ -66,7 +65,7 @@ def sup_con(pairs: Pairs, temperature: float = 0.1) -> Terms:
         masked_logsumexp(positive, pairs.positive_mask), masked_logsumexp(negative / temperature, negative_mask)
     )
     count = pairs.positive_mask.sum(dim=1)
-    total = masked_sum(everything[:, None] - positive, pairs.positive_mask) / count.clamp(min=1)
+    total = torch.where(count > 0, everything - masked_sum(positive, pairs.positive_mask) / count.clamp(min=1), 0)
     return Terms(total[None], (count > 0).to(total.dtype)[None])
 
 
@@ -85,8 +84,9 @@ def nca(pairs: Pairs, scale: float = 1.0, objective: Objective = "log") -> Terms
     section 2 (the sum of log p_i). Differs from the source: a mean to be minimised instead of a sum to be maximised.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
-    near = masked_logsumexp(-scale * squared_distance(pairs.positive), pairs.positive_mask)
-    away = masked_logsumexp(-scale * squared_distance(negative), negative_mask)
+    # Of -scale d^2 = 2 scale s - 2 scale, in p_i, the constant cancels.
+    near = masked_logsumexp(2 * scale * pairs.positive, pairs.positive_mask)
+    away = masked_logsumexp(2 * scale * negative, negative_mask)
     counts = pairs.positive_mask.any(dim=1)
     term = functional.softplus(away - near) if objective == "log" else (away - near).sigmoid()
     return Terms(torch.where(counts, term, 0)[None], counts.to(term.dtype)[None])

@@ -16,13 +16,16 @@ from embedding_expansion.core.terms import Terms, masked_sum, negatives_of_ancho
 
 def pair_sums(pairs: Pairs) -> Float[Tensor, 4]:
     """Sum and number of the positives' similarities, sum and number of the negatives'."""
+    return torch.stack(_sums(pairs))
+
+
+def _sums(pairs: Pairs) -> tuple[Tensor, ...]:
     negative, negative_mask = negatives_of_anchors(pairs)
-    sums = [
+    return tuple(
         part
         for values, mask in ((pairs.positive, pairs.positive_mask), (negative, negative_mask))
-        for part in (masked_sum(values, mask).sum(), mask.sum().to(values.dtype))
-    ]
-    return torch.stack(sums)
+        for part in (torch.where(mask, values, 0).sum(), mask.sum())
+    )
 
 
 def intra_pair_variance(
@@ -49,7 +52,7 @@ def intra_pair_variance(
     source: nothing.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
-    near, p, away, m = pair_sums(pairs) if statistic is None else statistic
+    near, p, away, m = _sums(pairs) if statistic is None else statistic
     pull = functional.relu((1 - positive_epsilon) * near / p.clamp(min=1) - pairs.positive).square()
     push = functional.relu(negative - (1 + negative_epsilon) * away / m.clamp(min=1)).square()
     return Terms(

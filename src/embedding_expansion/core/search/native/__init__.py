@@ -128,8 +128,8 @@ def search(problem: Problem) -> Found | None:
     """
     product = problem.product.contiguous()
     shape = len(problem.left.size), len(problem.right.size)
-    ends = torch.zeros(*shape, 4, dtype=torch.int32)
-    weights, value = product.new_ones(*shape, 2), product.new_zeros(*shape)
+    ends = torch.empty(*shape, 4, dtype=torch.int32)
+    weights, value = product.new_empty(*shape, 2), product.new_empty(*shape)
     given = _Problem(
         rules=_rules(problem),
         product=product.data_ptr(),

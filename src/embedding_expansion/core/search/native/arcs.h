@@ -29,29 +29,29 @@ TARGET static inline int FN(nearest)(const FN(Segment) *s, T m, T n, const Rules
     whole = s->first - 2 * s->both + s->second;
   }
   *u = at / (whole > 0 ? whole : 1);
-  return at > 0 && at < whole;
+  return (at > 0) & (at < whole);
 }
 
 /* u of tan(angle) = y / (x + |(x, y)|), half the angle of (x, y), where an end has the tangent 1 / ratio. */
 TARGET static inline int FN(half_angle)(T x, T y, T ratio, T *u) {
   T length = SQRT(x * x + y * y);
   T of = (x < 0 ? length - x : y) * ratio, to = x < 0 ? y : x + length;
-  if (to < 0) of = -of, to = -to;
-  if (!(ABS(of) < to)) return 0;
-  *u = (1 + of / to) / 2;
-  return 1;
+  of = to < 0 ? -of : of, to = ABS(to);
+  *u = (1 + of / (to > 0 ? to : 1)) / 2;
+  return ABS(of) < to;
 }
 
 /* The nearest points inside two arcs, from the inner products of their ends, m[2 * i + j]: the leading singular vectors
    of these inner products in bases along the ends' sums and differences. Returns 0 where one is an end. */
 TARGET static inline int FN(between_arcs)(const FN(Segment) *a, const FN(Segment) *b, const T *m, T *u, T *v) {
-  if (!(a->sum > 0 && a->difference > 0 && b->sum > 0 && b->difference > 0)) return 0;
+  int arcs = (a->sum > 0) & (a->difference > 0) & (b->sum > 0) & (b->difference > 0);
   T row = m[0] + m[1], other = m[2] + m[3], gap = m[0] - m[1], next = m[2] - m[3];
   T ss = (row + other) * a->sum * b->sum, sd = (gap + next) * a->sum * b->difference;
   T ds = (row - other) * a->difference * b->sum, dd = (gap - next) * a->difference * b->difference;
   T p = ss * ss - dd * dd, q = sd * sd - ds * ds;
-  return FN(half_angle)(p + q, 2 * (ss * ds + sd * dd), a->difference / a->sum, u) &&
-         FN(half_angle)(p - q, 2 * (ss * sd + ds * dd), b->difference / b->sum, v);
+  T of_a = a->difference / (a->sum > 0 ? a->sum : 1), of_b = b->difference / (b->sum > 0 ? b->sum : 1);
+  return arcs & FN(half_angle)(p + q, 2 * (ss * ds + sd * dd), of_a, u) &
+         FN(half_angle)(p - q, 2 * (ss * sd + ds * dd), of_b, v);
 }
 
 /* The nearest points inside two straight segments. */
@@ -61,7 +61,7 @@ TARGET static inline int FN(between_lines)(const FN(Segment) *a, const FN(Segmen
   T whole = la * lb - across * across, x = d * lb + across * e, y = e * la + across * d;
   *u = x / (whole > 0 ? whole : 1);
   *v = y / (whole > 0 ? whole : 1);
-  return x > 0 && x < whole && y > 0 && y < whole;
+  return (x > 0) & (x < whole) & (y > 0) & (y < whole);
 }
 
 /* A point on the way: a member, with weight 1, or somewhere on a segment. */

@@ -7,6 +7,8 @@
 #include "points.h"
 #include "pairs.h"
 #include "arcs.h"
+#include "lanes.h"
+#include "arc_lanes.h"
 #include "search.h"
 #include "gradient.h"
 #undef TYPE
@@ -21,6 +23,8 @@
 #include "points.h"
 #include "pairs.h"
 #include "arcs.h"
+#include "lanes.h"
+#include "arc_lanes.h"
 #include "search.h"
 #include "gradient.h"
 #undef TYPE

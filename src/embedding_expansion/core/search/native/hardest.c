@@ -1,12 +1,24 @@
-/* The search for the hardest pair of points of every two groups, and its way back. Plain C, called on pointers: it knows
-   neither Python nor torch. Compiled for several instruction sets; which one runs is decided when it is loaded. */
+/* The search for the hardest pair of points of every two groups, and its way back. Plain C, called on pointers: it
+   knows neither Python nor torch. Compiled for several instruction sets; which one runs is decided when it is loaded. */
 
 #include <math.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 
+#if defined(__GNUC__) || defined(__clang__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+
+#define SIMD _Pragma("omp simd") /* a loop over lanes, for the compiler to keep as one */
+
 #define MAX_THREADS 256
+#define LANES 16            /* groups side by side: of floats, what the widest vector holds */
+#define LEAST_LANES 4       /* groups that make it worth while */
+#define MOST_LOOKED_AT 4096 /* pairs of points of two groups, of more it is better to rule out */
+#define MOST_ARCS 1024      /* the same, where points are segments */
 #define NEVER (-1e30f) /* no value is smaller; finite, so that arithmetic on it stays plain */
 
 typedef struct {

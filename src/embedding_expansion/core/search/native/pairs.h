@@ -12,9 +12,13 @@ typedef struct {
   T *value;       /* found: the similarity; of both halves where it is symmetric */
 } FN(Problem);
 
+typedef struct FN(Block) FN(Block); /* of groups of the right, see lanes.h */
+
 typedef struct {
   FN(Problem) *problem;
   FN(Points) left, right;
+  FN(Block) *blocks;
+  int32_t block_count, widest; /* members of the largest group of the right */
 } FN(Task);
 
 typedef struct {

@@ -1,5 +1,45 @@
 /* The search over all pairs of groups, shared out to threads. */
 
+/* What lanes need to know of a block. Returns 0 where memory is out. */
+TARGET static int FN(measure_block)(const FN(Task) *task, FN(Block) *block) {
+  const Rules *rules = &task->problem->rules;
+  if (rules->infinite) {
+    block->arcs = malloc(sizeof(FN(Arcs)) * (size_t)block->points);
+    if (block->arcs) FN(lay_out_arcs)(task, block);
+    return block->arcs != NULL;
+  }
+  block->scale = malloc(sizeof(T) * ((size_t)(2 * LANES) * (size_t)block->points + (size_t)rules->n));
+  if (!block->scale) return 0;
+  block->shift = block->scale + LANES * block->points;
+  block->weight = block->shift + LANES * block->points;
+  FN(lay_out)(task, block);
+  return 1;
+}
+
+/* Cuts the groups of the right into blocks. Returns 0 where memory is out. */
+TARGET static int FN(cut)(FN(Task) *task) {
+  const FN(Side) *s = &task->problem->right;
+  const Rules *rules = &task->problem->rules;
+  task->blocks = malloc(sizeof(FN(Block)) * (size_t)(s->groups + 1));
+  if (!task->blocks) return 0;
+  for (int32_t h = 0; h < s->groups;) {
+    int32_t kind = s->kind[h], count = 1;
+    while (count < LANES && h + count < s->groups && s->kind[h + count] == kind) count++;
+    FN(Block) block = {.first = h,
+                       .count = count,
+                       .members = s->first[h + 1] - s->first[h],
+                       .originals = s->originals[h],
+                       .segments = s->list[kind + 1] - s->list[kind],
+                       .points = FN(count_points)(s, h, rules),
+                       .segment = s->segment + 2 * (int64_t)s->list[kind]};
+    if (block.points <= MOST_LOOKED_AT && !FN(measure_block)(task, &block)) return 0;
+    task->blocks[task->block_count++] = block;
+    task->widest = block.members > task->widest ? block.members : task->widest;
+    h += count;
+  }
+  return 1;
+}
+
 TARGET static void FN(keep)(const FN(Problem) *problem, int32_t g, int32_t h, const FN(Best) *best) {
   int64_t at = (int64_t)g * problem->right.groups + h;
   int32_t *ends = problem->ends + 4 * at;
@@ -10,26 +50,34 @@ TARGET static void FN(keep)(const FN(Problem) *problem, int32_t g, int32_t h, co
   if (problem->symmetric) problem->value[(int64_t)h * problem->right.groups + g] = best->value;
 }
 
+TARGET static void FN(hardest)(const FN(Task) *task, int32_t g, int32_t h, T *room, FN(Best) *best) {
+  if (task->problem->rules.infinite) FN(hardest_on_arcs)(task, g, h, best);
+  else FN(hardest_pair)(task, g, h, room, best);
+}
+
 /* Everything that group g of the left has to look for. Returns 0 where memory is out. */
 TARGET static int FN(search_group)(void *of, int32_t g) {
   const FN(Task) *task = of;
   const FN(Problem) *problem = task->problem;
-  const FN(Side) *r = &problem->right;
-  int32_t widest = 1;
-  for (int32_t h = 0; h < r->groups; h++) {
-    int32_t members = r->first[h + 1] - r->first[h];
-    widest = members > widest ? members : widest;
+  const FN(Side) *l = &problem->left, *r = &problem->right;
+  const FN(Best) nothing = {0, 1, 1, {0, 0}, {0, 0}};
+  FN(Best) best[LANES];
+  T *room = malloc(sizeof(T) * (size_t)LANES * (size_t)(l->first[g + 1] - l->first[g] + 1) * (size_t)task->widest);
+  if (!room) return 0;
+  for (int32_t i = 0; i < task->block_count; i++) {
+    const FN(Block) *block = task->blocks + i;
+    int32_t from = problem->symmetric && g > block->first ? g - block->first : 0;
+    int in_lanes = from < block->count && FN(worth_lanes)(task, g, block);
+    if (in_lanes && problem->rules.infinite) FN(hardest_arcs_in_lanes)(task, g, block, room, best);
+    else if (in_lanes) FN(hardest_in_lanes)(task, g, block, room, best);
+    for (int32_t lane = from; lane < block->count; lane++) {
+      int32_t h = block->first + lane;
+      int same = l->label[g] == r->label[h];
+      if (!same && !in_lanes) FN(hardest)(task, g, h, room, best + lane);
+      FN(keep)(problem, g, h, same ? &nothing : best + lane);
+    }
   }
-  T *row = malloc(sizeof(T) * (size_t)widest);
-  if (!row) return 0;
-  for (int32_t h = problem->symmetric ? g + 1 : 0; h < r->groups; h++) {
-    if (problem->left.label[g] == r->label[h]) continue;
-    FN(Best) best;
-    if (problem->rules.infinite) FN(hardest_on_arcs)(task, g, h, &best);
-    else FN(hardest_pair)(task, g, h, row, &best);
-    FN(keep)(problem, g, h, &best);
-  }
-  free(row);
+  free(room);
   return 1;
 }
 
@@ -37,9 +85,10 @@ TARGET static int FN(search_group)(void *of, int32_t g) {
 static int FN(search)(FN(Problem) *problem, int32_t threads) {
   FN(Task) task = {.problem = problem};
   int done = FN(measure)(&problem->left, &task.left, &problem->rules) &&
-             FN(measure)(&problem->right, &task.right, &problem->rules);
+             FN(measure)(&problem->right, &task.right, &problem->rules) && FN(cut)(&task);
   if (done && (task.left.holed || task.right.holed)) done = 2;
   else if (done) done = share(FN(search_group), &task, problem->left.groups, threads);
-  free(task.left.at), free(task.left.memory), free(task.right.at), free(task.right.memory);
+  for (int32_t i = 0; i < task.block_count; i++) free(task.blocks[i].scale), free(task.blocks[i].arcs);
+  free(task.blocks), free(task.left.at), free(task.left.memory), free(task.right.at), free(task.right.memory);
   return done;
 }

@@ -1,0 +1,129 @@
+/* The same hardest pairs, found for one group of the left and many of the right side by side: every lane of a vector is
+   a group of the right, and all their points are looked at. Where groups have few points that is quicker than to find
+   out which of them need not be looked at. */
+
+/* What is known of one point of a block where n is infinite: of a member its squared norm (`first`) and its shift, of a
+   segment all. */
+typedef struct {
+  T first[LANES], both[LANES], second[LANES], sum[LANES], difference[LANES], shift[LANES];
+} FN(Arcs);
+
+/* Groups of the right that follow one another and have the same members, segments and points. */
+struct FN(Block) {
+  int32_t first, count, members, originals, segments, points;
+  const int32_t *segment;
+  T *scale, *shift; /* of each point in each lane; lanes of no group take no part */
+  T *weight;        /* of the first end of each point on a segment */
+  FN(Arcs) *arcs;   /* where n is infinite, instead */
+};
+
+/* The points of a group: its originals, then n on each segment; where n is infinite its members and its segments. */
+TARGET static int32_t FN(count_points)(const FN(Side) *s, int32_t g, const Rules *rules) {
+  int32_t segments = s->list[s->kind[g] + 1] - s->list[s->kind[g]];
+  return rules->infinite ? s->first[g + 1] - s->first[g] + segments : s->originals[g] + rules->n * segments;
+}
+
+TARGET static int FN(worth_lanes)(const FN(Task) *task, int32_t g, const FN(Block) *block) {
+  const Rules *rules = &task->problem->rules;
+  int64_t pairs = (int64_t)FN(count_points)(&task->problem->left, g, rules) * block->points;
+  return block->count >= LEAST_LANES && pairs <= (rules->infinite ? MOST_ARCS : MOST_LOOKED_AT);
+}
+
+/* Lays out the measures of a block's points, lane by lane. */
+TARGET static void FN(lay_out)(const FN(Task) *task, FN(Block) *block) {
+  const FN(Side) *s = &task->problem->right;
+  int32_t n = task->problem->rules.n;
+  for (int32_t c = 0; c < n; c++) block->weight[c] = (T)(c + 1) / (T)(n + 1);
+  for (int32_t p = 0; p < block->points * LANES; p++) block->scale[p] = 0, block->shift[p] = NEVER;
+  for (int32_t lane = 0; lane < block->count; lane++) {
+    int32_t h = block->first + lane;
+    const T *scale = task->right.scale + task->right.at[h] * n, *shift = task->right.shift + task->right.at[h] * n;
+    for (int32_t q = 0; q < block->points; q++) {
+      int32_t inner = q - block->originals;
+      block->scale[q * LANES + lane] = inner < 0 ? 1 : scale[inner];
+      block->shift[q * LANES + lane] = inner < 0 ? task->right.original_shift[s->first[h] + q] : shift[inner];
+    }
+  }
+}
+
+/* The best pair so far in every lane: its value and its number, which is that of the left's point x points of the right
+   + that of the right's. */
+typedef struct {
+  T value[LANES];
+  int32_t pair[LANES];
+} FN(Lanes);
+
+TARGET INLINE void FN(hold_lane)(FN(Lanes) *best, int32_t lane, T value, int32_t pair) {
+  int better = value > best->value[lane]; /* not "at least": the first of equals wins */
+  best->value[lane] = better ? value : best->value[lane];
+  best->pair[lane] = better ? pair : best->pair[lane];
+}
+
+/* Holds one point of the left, as its similarities to the members of every lane, against all points of the block. */
+TARGET static void FN(against_block)(const T *members, T shift, int32_t pair, const FN(Block) *block, int32_t n,
+                                     FN(Lanes) *best) {
+  const T *scales = block->scale, *shifts = block->shift;
+  for (int32_t q = 0; q < block->originals; q++, pair++, scales += LANES, shifts += LANES)
+    SIMD for (int lane = 0; lane < LANES; lane++)
+      FN(hold_lane)(best, lane, members[q * LANES + lane] + (shifts[lane] + shift), pair);
+  for (int32_t e = 0; e < block->segments && n > 0; e++) {
+    const T *a = members + block->segment[2 * e] * LANES, *b = members + block->segment[2 * e + 1] * LANES;
+    for (int32_t c = 0; c < n; c++, pair++, scales += LANES, shifts += LANES) {
+      T u = block->weight[c], v = 1 - u;
+      SIMD for (int lane = 0; lane < LANES; lane++)
+        FN(hold_lane)(best, lane, (u * a[lane] + v * b[lane]) * scales[lane] + (shifts[lane] + shift), pair);
+    }
+  }
+}
+
+/* Which two members of its group a point lies between, and how much of the first it is. */
+TARGET static T FN(tell)(const FN(Side) *s, int32_t g, int32_t point, int32_t n, int32_t *ends) {
+  int32_t inner = point - s->originals[g];
+  const int32_t *segment = s->segment + 2 * (int64_t)s->list[s->kind[g]] + (inner < 0 ? 0 : 2 * (inner / n));
+  ends[0] = inner < 0 ? point : segment[0];
+  ends[1] = inner < 0 ? point : segment[1];
+  return inner < 0 ? 1 : (T)(inner % n + 1) / (T)(n + 1);
+}
+
+/* The product's entries of the members of group g with those of a block, lane by lane. */
+TARGET static void FN(fetch)(const FN(Problem) *problem, int32_t g, const FN(Block) *block, T *entries) {
+  const FN(Side) *l = &problem->left, *r = &problem->right;
+  for (int32_t i = l->first[g]; i < l->first[g + 1]; i++, entries += block->members * LANES)
+    for (int32_t lane = 0; lane < LANES; lane++) {
+      int32_t h = block->first + (lane < block->count ? lane : 0);
+      const T *entry = problem->product + l->row[i] * problem->stride + r->row[r->first[h]];
+      for (int32_t q = 0; q < block->members; q++) entries[q * LANES + lane] = entry[q];
+    }
+}
+
+/* The hardest pairs of group g of the left and every group of the block; `room` holds the product's entries. */
+TARGET static void FN(hardest_in_lanes)(const FN(Task) *task, int32_t g, const FN(Block) *block, T *room,
+                                        FN(Best) *found) {
+  const FN(Problem) *problem = task->problem;
+  const FN(Side) *l = &problem->left, *r = &problem->right;
+  int32_t first = l->first[g], k = l->first[g + 1] - first, n = problem->rules.n, width = block->members * LANES;
+  T *mixed = room + (int64_t)k * width;
+  FN(fetch)(problem, g, block, room);
+  FN(Lanes) best;
+  for (int lane = 0; lane < LANES; lane++) best.value[lane] = 2 * NEVER, best.pair[lane] = 0;
+  for (int32_t i = 0; i < l->originals[g]; i++) {
+    T shift = task->left.original_shift[first + i];
+    if (shift > (T)NEVER) FN(against_block)(room + i * width, shift, i * block->points, block, n, &best);
+  }
+  const int32_t *segment = l->segment + 2 * (int64_t)l->list[l->kind[g]];
+  int32_t points = FN(count_points)(l, g, &problem->rules) - l->originals[g];
+  for (int32_t p = 0; p < points; p++) {
+    int64_t at = task->left.at[g] * n + p;
+    T scale = task->left.scale[at], shift = task->left.shift[at], u = (T)(p % n + 1) / (T)(n + 1), v = 1 - u;
+    if (shift <= (T)NEVER) continue;
+    const T *a = room + segment[2 * (p / n)] * width, *b = room + segment[2 * (p / n) + 1] * width;
+    for (int32_t q = 0; q < width; q++) mixed[q] = (u * a[q] + v * b[q]) * scale;
+    FN(against_block)(mixed, shift, (l->originals[g] + p) * block->points, block, n, &best);
+  }
+  for (int32_t lane = 0; lane < block->count; lane++) {
+    FN(Best) *one = found + lane;
+    one->value = best.value[lane];
+    one->left_weight = FN(tell)(l, g, best.pair[lane] / block->points, n, one->left);
+    one->right_weight = FN(tell)(r, block->first + lane, best.pair[lane] % block->points, n, one->right);
+  }
+}
