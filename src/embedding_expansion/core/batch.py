@@ -48,20 +48,33 @@ class Batch:
         past: Bool[Tensor, " b"] | None,
         reference: Float[Tensor, "g d"] | None,
         reference_labels: Labels | None,
-        *,
-        looked_at: bool = False,
     ) -> Batch:
-        """The batch, or an error that says what cannot be used; `looked_at`: values are known to be finite."""
+        """The batch, or an error that says what cannot be used."""
         embeddings, labels = as_batch(embeddings, labels)
+        batch = cls.of(embeddings, labels, rows, past, reference, reference_labels)
+        if embeddings.device.type == "cpu":
+            check_finite(embeddings)
+            if reference is not None:
+                check_finite(batch.gallery, "reference")
+        return batch
+
+    @classmethod
+    @validates
+    def of(
+        cls,
+        embeddings: Float[Tensor, "b d"],
+        labels: Int[Tensor, " b"],
+        rows: Int[Tensor, " a"] | None,
+        past: Bool[Tensor, " b"] | None,
+        reference: Float[Tensor, "g d"] | None,
+        reference_labels: Labels | None,
+    ) -> Batch:
+        """The batch of embeddings and labels that are checked already, or an error."""
         past = as_past(past, embeddings)
         if past is not None and not torch.compiler.is_compiling() and not bool(past.any()):
             past = None
-        anchors = as_rows(rows, past, len(labels), labels.device)
+        anchors = as_rows(rows, past, labels.shape[0], labels.device)
         gallery, gallery_labels = as_reference(reference, reference_labels, embeddings, labels)
-        if not looked_at and embeddings.device.type == "cpu":
-            check_finite(embeddings)
-            if reference is not None:
-                check_finite(gallery, "reference")
         every_row = rows is None and past is None
         embeddings = widened(embeddings)
         gallery = embeddings if reference is None else widened(gallery).to(embeddings.dtype)
@@ -80,7 +93,7 @@ class Batch:
     @property
     def is_empty(self) -> bool:
         """Whether there is no anchor."""
-        return not torch.compiler.is_compiling() and len(self.anchors) == 0
+        return not torch.compiler.is_compiling() and self.anchors.shape[0] == 0
 
     @cached_property
     def classes(self) -> Classes:
@@ -125,7 +138,7 @@ def without(
     """The batch without the rows of one label; the rows that are anchors are renumbered."""
     keep = labels != ignored
     if rows is not None:
-        rows = as_rows(rows, past, len(labels), labels.device)
+        rows = as_rows(rows, past, labels.shape[0], labels.device)
         rows = (keep.cumsum(0) - 1)[rows[rows_where(keep[rows])]]
     kept = rows_where(keep)
     return embeddings[kept], labels[kept], rows, None if past is None else past[kept]
@@ -144,7 +157,7 @@ def prepared(
     eps = 1e-3 if embeddings.dtype == torch.float16 else 1e-12
     rows = widened(embeddings)
     norm = torch.linalg.vector_norm(rows.detach(), dim=1, keepdim=True)
-    if look and not torch.compiler.is_compiling() and len(norm) and not norm.amax().item() <= LARGEST:
+    if look and not torch.compiler.is_compiling() and norm.shape[0] and not norm.amax().item() <= LARGEST:
         check_finite(embeddings, name)  # norms that are small tell as much, and are fewer
     unit: Tensor = _Normalized.apply(rows, norm, eps)
     return unit
@@ -166,4 +179,4 @@ class _Normalized(torch.autograd.Function):
         unit, norm = ctx.saved_tensors
         along = (gradient * unit).sum(dim=1, keepdim=True)
         along = torch.where(norm > ctx.eps, along, 0)  # a row that eps has shortened is a multiple of what it was
-        return torch.addcmul(gradient, unit, along, value=-1) / norm.clamp(min=ctx.eps), None, None
+        return torch.addcmul(gradient, unit, along, value=-1).div_(norm.clamp(min=ctx.eps)), None, None

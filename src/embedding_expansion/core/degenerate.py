@@ -17,14 +17,14 @@ def warn_if_degenerate(batch: Batch) -> None:
     if torch.compiler.is_compiling():
         return
     reason = ""
-    if len(batch.labels) == 0 or (batch.past is not None and bool(batch.past.all())):
+    if batch.labels.shape[0] == 0 or (batch.past is not None and bool(batch.past.all())):
         reason = "the batch has no anchor, so the loss is 0"
     elif batch.has_reference:
         if not bool(torch.isin(batch.labels, batch.gallery_labels).any()):
             reason = "no class of the batch is in the reference, so there is no positive pair"
-    elif len(batch.classes.size) == len(batch.labels):
+    elif batch.classes.size.shape[0] == batch.labels.shape[0]:
         reason = "no class of the batch has two images, so there is no positive pair and nothing is pulled together"
-    elif len(batch.classes.size) == 1:
+    elif batch.classes.size.shape[0] == 1:
         reason = "the batch is of one class, so there is no negative pair and nothing is pushed apart"
     if reason:
         warnings.warn(f"{reason}; {SAMPLER}", DegenerateBatchWarning, stacklevel=6)  # the line that calls the loss

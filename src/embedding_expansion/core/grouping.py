@@ -53,7 +53,7 @@ class Classes:
         position = start + slot
         if anchors is not None:
             rank = torch.empty_like(self.order)
-            rank[self.order] = torch.arange(len(self.order), device=rank.device)
+            rank[self.order] = torch.arange(self.order.shape[0], device=rank.device)
             position = position + (position >= rank[anchors, None])  # step over the anchor
         mask = slot < size
         return self.order[torch.where(mask, position, 0)], mask
@@ -64,7 +64,7 @@ class Classes:
         slots = max(1, k - 1)
         slot, member = torch.arange(slots, device=anchors.device), torch.arange(k, device=anchors.device)[:, None]
         others = slot + (slot >= member) if k > 1 else torch.zeros_like(member)
-        index = self.order.new_empty(len(self.order), slots)
+        index = self.order.new_empty(self.order.shape[0], slots)
         index[self.order] = self.order.view(-1, k).index_select(1, others.flatten()).view(-1, slots)
         index = index.index_select(0, anchors)
         return index, torch.full_like(index, k > 1, dtype=torch.bool)
@@ -86,11 +86,11 @@ class Classes:
 
 def runs_of(size: Int[Tensor, " g"]) -> tuple[tuple[int, int], ...]:
     """The sizes that occur, ascending, and how often."""
-    if len(size) == 0:
+    if size.shape[0] == 0:
         return ()
     low, high = (int(bound) for bound in torch.aminmax(size))
     if low == high:
-        return ((low, len(size)),)
+        return ((low, size.shape[0]),)
     sizes, counts = torch.unique(size, return_counts=True)
     return tuple(zip(sizes.tolist(), counts.tolist(), strict=True))
 

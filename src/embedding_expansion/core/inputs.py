@@ -117,7 +117,7 @@ def as_rows(rows: Int[Tensor, " a"] | None, past: Bool[Tensor, " b"] | None, b: 
     if not isinstance(rows, Tensor) or rows.dim() != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
         raise InvalidInput("rows must be a 1-D tensor of row numbers; for a mask pass mask.nonzero().flatten()")
     rows = rows.to(device).long()
-    if torch.compiler.is_compiling() or len(rows) == 0:
+    if torch.compiler.is_compiling() or rows.shape[0] == 0:
         return rows
     if int(rows.min()) < 0 or int(rows.max()) >= b:
         raise InvalidInput(f"rows runs from {int(rows.min())} to {int(rows.max())}; the batch has rows 0 to {b - 1}")

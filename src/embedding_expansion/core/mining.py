@@ -136,7 +136,7 @@ def gradient(
     left, right = plan.left, plan.right
     with torch.autocast(embeddings.device.type, enabled=False):
         x, y = _standing(embeddings, gallery, plan)
-        to_product = x.new_zeros(len(x), len(y))
+        to_product = x.new_zeros(x.shape[0], y.shape[0])
         own = _own(plan, x, y, None) if own is None else own
         problem = Problem(to_product, left, right, *own, rules, plan.symmetric)
         back = native.pass_back if native.takes(to_product) else pass_back.pass_back
@@ -151,7 +151,9 @@ def gradient(
             else:
                 to_product.view(-1).index_add_(0, left.layout.own_index, to_left_own)
                 to_product.view(-1).index_add_(0, right.layout.own_index, to_right_own)
-            return torch.zeros_like(embeddings).index_copy_(0, left.rows, (to_product + to_product.T) @ x), None
+            whole = left.rows.shape[0] == embeddings.shape[0]
+            result = torch.empty_like(embeddings) if whole else torch.zeros_like(embeddings)
+            return result.index_copy_(0, left.rows, (to_product + to_product.T) @ x), None
         to_x, to_y = to_product @ y + left.own_products_back(to_left_own, x), to_product.T @ x
         to_y += right.own_products_back(to_right_own, y)
         if to_squares is not None:
@@ -167,7 +169,7 @@ def gradient(
 def _to_squares(plan: Plan, to_product: Tensor, of_positive: Tensor) -> tuple[Float[Tensor, " s"], Float[Tensor, " t"]]:
     """What 1 - d^2/2 of the positives passes on to the squared norms of the left's rows and of the right's."""
     half = of_positive / -2
-    to_left, to_right = to_product.new_zeros(len(to_product)), to_product.new_zeros(to_product.shape[1])
+    to_left, to_right = to_product.new_zeros(to_product.shape[0]), to_product.new_zeros(to_product.shape[1])
     to_left.index_add_(0, plan.anchors_at, half.sum(dim=1))
     return to_left, to_right.index_add_(0, plan.positives_at.flatten(), half.flatten())
 

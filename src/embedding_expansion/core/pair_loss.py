@@ -199,7 +199,7 @@ class PairLoss(nn.Module):
             reference = prepared(reference, self.normalize, check=self.check_finite, name="reference")
         embeddings = prepared(embeddings, self.normalize, check=self.check_finite)
         embeddings, labels, past = self.with_past(embeddings, labels, past)
-        batch = Batch.checked(embeddings, labels, rows, past, reference, reference_labels, looked_at=True)
+        batch = Batch.of(embeddings, labels, rows, past, reference, reference_labels)
         warn_if_degenerate(batch)
         return self.oriented(batch)
 

@@ -32,7 +32,7 @@ class Plan:
     @cached_property
     def entries(self) -> Int[Tensor, "a p"]:
         """Where the positives stand in the flattened product of the sides' rows."""
-        return self.anchors_at[:, None] * len(self.right.rows) + self.positives_at
+        return self.anchors_at[:, None] * self.right.rows.shape[0] + self.positives_at
 
     @property
     def same_rows(self) -> bool:
@@ -61,15 +61,15 @@ def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: b
         of_needed = batch.classes.of_row[needed]
     right = _right(batch, scope, max_segments)
     left, groups = _left(batch, scope, max_segments, right, needed)
-    of_left = _place(left.rows, len(batch.labels))
-    of_right = of_left if left.rows is right.rows else _place(right.rows, len(batch.gallery_labels))
+    of_left = _place(left.rows, batch.labels.shape[0])
+    of_right = of_left if left.rows is right.rows else _place(right.rows, batch.gallery_labels.shape[0])
     return Plan(
         left=left,
         right=right,
         anchors_at=of_left[batch.anchors],
         positives_at=of_right[index],
         positive_mask=mask,
-        negative_mask=of_needed[:, None] != torch.arange(len(batch.classes.label), device=of_needed.device),
+        negative_mask=of_needed[:, None] != torch.arange(batch.classes.label.shape[0], device=of_needed.device),
         partner=partner,
         groups=groups,
         order=torch.argsort(right.label) if len(right.layout.runs) > 1 else None,  # several sizes stand by size
@@ -102,7 +102,7 @@ def _left(
     """The anchors' side, and its group that each anchor belongs to (None: each to its own)."""
     classes = group(batch.labels) if batch.has_reference else batch.classes
     if scope == "anchor":
-        every_row = right.rows if len(needed) == len(batch.labels) and not batch.has_reference else None
+        every_row = right.rows if needed.shape[0] == batch.labels.shape[0] and not batch.has_reference else None
         side = anchor_side(classes, needed, every_row)
         return (replace(side, label=batch.of_anchor) if batch.has_reference else side), None
     whole = class_side(classes, scope=scope, max_segments=max_segments) if batch.has_reference else right
@@ -120,5 +120,5 @@ def _left(
 def _place(members: Int[Tensor, " s"], total: int) -> Int[Tensor, " b"]:
     """Where each of `total` numbers stands among the members."""
     place = members.new_zeros(total)
-    place[members] = torch.arange(len(members), device=members.device)
+    place[members] = torch.arange(members.shape[0], device=members.device)
     return place

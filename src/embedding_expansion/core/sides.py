@@ -85,7 +85,7 @@ def class_side(classes: Classes, *, scope: Scope, max_segments: int | None) -> S
     runs = classes.runs
     layout = class_layout(runs, scope == "anchor", max_segments, classes.size.device)
     if len(runs) <= 1:
-        return Side(classes.order, torch.arange(len(classes.size), device=classes.size.device), layout)
+        return Side(classes.order, torch.arange(classes.size.shape[0], device=classes.size.device), layout)
     by_size = torch.argsort(classes.size, stable=True)
     shift = (classes.start[by_size] - layout.first).repeat_interleave(layout.size, output_size=layout.rows)
     return Side(classes.order[layout.member + shift], by_size, layout)

@@ -8,10 +8,12 @@ from torch import Tensor
 from embedding_expansion.core.search.problem import Found, Problem, Rules
 from embedding_expansion.core.sides import Side
 
+PIECE = 1 << 18  # pairs of groups at a time: memory is theirs, and more than a core's cache holds is slower
+
 
 def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Adds to `problem.product` what the gradient of the values passes on, and gives back that of each `own`."""
-    left, right, rules = problem.left, problem.right, problem.rules
+    left, right = problem.left, problem.right
     gradient = gradient.masked_fill(left.label[:, None] == right.label, 0)
     rows, columns = gradient.shape
     if problem.symmetric:  # a pair and the same turned round are one
@@ -20,11 +22,21 @@ def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor,
     else:
         g = torch.arange(rows, device=gradient.device, dtype=torch.int32).repeat_interleave(columns)
         h = torch.arange(columns, device=gradient.device, dtype=torch.int32).repeat(rows)
-    pair = g * columns + h
+    to_left, to_right = torch.zeros_like(problem.left_own), torch.zeros_like(problem.right_own)
+    for some_g, some_h in zip(g.split(PIECE), h.split(PIECE), strict=True):
+        x, y = _pass_back(problem, found, gradient, some_g, some_h)
+        to_left += x
+        to_right += y
+    return to_left, to_right
+
+
+def _pass_back(problem: Problem, found: Found, gradient: Tensor, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of some pairs of groups, g of the left and h of the right."""
+    pair = g * gradient.shape[1] + h
     gradient, value = (entry.flatten().index_select(0, pair) for entry in (gradient, found.value))
     ends, weights = (entry.flatten(0, 1).index_select(0, pair).T for entry in (found.ends, found.weights))
-    x = _Ends(left, problem.left_own, g, ends[:2], weights[0], rules)
-    y = _Ends(right, problem.right_own, h, ends[2:], weights[1], rules)
+    x = _Ends(problem.left, problem.left_own, g, ends[:2], weights[0], problem.rules)
+    y = _Ends(problem.right, problem.right_own, h, ends[2:], weights[1], problem.rules)
     inner = value - x.shift - y.shift
     scaled = gradient * x.scale * y.scale
     flat, stride = problem.product.view(-1), problem.product.shape[1]

@@ -127,7 +127,7 @@ def search(problem: Problem) -> Found | None:
     not look for what lies beside such a hole.
     """
     product = problem.product.contiguous()
-    shape = len(problem.left.size), len(problem.right.size)
+    shape = problem.left.size.shape[0], problem.right.size.shape[0]
     ends = torch.empty(*shape, 4, dtype=torch.int32)
     weights, value = product.new_empty(*shape, 2), product.new_empty(*shape)
     given = _Problem(
@@ -191,4 +191,4 @@ def _side(side: Side, own: Tensor) -> _Side:
     pointers = {name: tensor.data_ptr() for name, tensor in side.layout.numbers.items()}
     barred = None if side.barred is None else side.barred.data_ptr()
     label = side.short_label.data_ptr()
-    return _Side(groups=len(side.label), label=label, own=own.data_ptr(), barred=barred, **pointers)
+    return _Side(groups=side.label.shape[0], label=label, own=own.data_ptr(), barred=barred, **pointers)

@@ -59,19 +59,30 @@ TARGET INLINE void FN(hold_lane)(FN(Lanes) *best, int32_t lane, T value, int32_t
   best->pair[lane] = better ? pair : best->pair[lane];
 }
 
-/* Holds one point of the left, as its similarities to the members of every lane, against all points of the block. */
+/* The better of two in every lane, into the first; of equals the first pair. */
+TARGET static void FN(merge)(FN(Lanes) *best, const FN(Lanes) *other) {
+  SIMD for (int lane = 0; lane < LANES; lane++) {
+    T a = best->value[lane], b = other->value[lane];
+    int better = (b > a) | ((b == a) & (other->pair[lane] < best->pair[lane]));
+    best->value[lane] = better ? b : a;
+    best->pair[lane] = better ? other->pair[lane] : best->pair[lane];
+  }
+}
+
+/* Holds one point of the left, as its similarities to the members of every lane, against all points of the block:
+   every second one against a best of its own, so that the processor need not wait for the one before. */
 TARGET static void FN(against_block)(const T *members, T shift, int32_t pair, const FN(Block) *block, int32_t n,
-                                     FN(Lanes) *best) {
+                                     FN(Lanes) best[2]) {
   const T *scales = block->scale, *shifts = block->shift;
   for (int32_t q = 0; q < block->originals; q++, pair++, scales += LANES, shifts += LANES)
     SIMD for (int lane = 0; lane < LANES; lane++)
-      FN(hold_lane)(best, lane, members[q * LANES + lane] + (shifts[lane] + shift), pair);
+      FN(hold_lane)(best + (q & 1), lane, members[q * LANES + lane] + (shifts[lane] + shift), pair);
   for (int32_t e = 0; e < block->segments && n > 0; e++) {
     const T *a = members + block->segment[2 * e] * LANES, *b = members + block->segment[2 * e + 1] * LANES;
     for (int32_t c = 0; c < n; c++, pair++, scales += LANES, shifts += LANES) {
       T u = block->weight[c], v = 1 - u;
       SIMD for (int lane = 0; lane < LANES; lane++)
-        FN(hold_lane)(best, lane, (u * a[lane] + v * b[lane]) * scales[lane] + (shifts[lane] + shift), pair);
+        FN(hold_lane)(best + (c & 1), lane, (u * a[lane] + v * b[lane]) * scales[lane] + (shifts[lane] + shift), pair);
     }
   }
 }
@@ -104,11 +115,11 @@ TARGET static void FN(hardest_in_lanes)(const FN(Task) *task, int32_t g, const F
   int32_t first = l->first[g], k = l->first[g + 1] - first, n = problem->rules.n, width = block->members * LANES;
   T *mixed = room + (int64_t)k * width;
   FN(fetch)(problem, g, block, room);
-  FN(Lanes) best;
-  for (int lane = 0; lane < LANES; lane++) best.value[lane] = 2 * NEVER, best.pair[lane] = 0;
+  FN(Lanes) best[2];
+  for (int i = 0; i < 2 * LANES; i++) best[i / LANES].value[i % LANES] = 2 * NEVER, best[i / LANES].pair[i % LANES] = 0;
   for (int32_t i = 0; i < l->originals[g]; i++) {
     T shift = task->left.original_shift[first + i];
-    if (shift > (T)NEVER) FN(against_block)(room + i * width, shift, i * block->points, block, n, &best);
+    if (shift > (T)NEVER) FN(against_block)(room + i * width, shift, i * block->points, block, n, best);
   }
   const int32_t *segment = l->segment + 2 * (int64_t)l->list[l->kind[g]];
   int32_t points = FN(count_points)(l, g, &problem->rules) - l->originals[g];
@@ -118,12 +129,13 @@ TARGET static void FN(hardest_in_lanes)(const FN(Task) *task, int32_t g, const F
     if (shift <= (T)NEVER) continue;
     const T *a = room + segment[2 * (p / n)] * width, *b = room + segment[2 * (p / n) + 1] * width;
     for (int32_t q = 0; q < width; q++) mixed[q] = (u * a[q] + v * b[q]) * scale;
-    FN(against_block)(mixed, shift, (l->originals[g] + p) * block->points, block, n, &best);
+    FN(against_block)(mixed, shift, (l->originals[g] + p) * block->points, block, n, best);
   }
+  FN(merge)(best, best + 1);
   for (int32_t lane = 0; lane < block->count; lane++) {
     FN(Best) *one = found + lane;
-    one->value = best.value[lane];
-    one->left_weight = FN(tell)(l, g, best.pair[lane] / block->points, n, one->left);
-    one->right_weight = FN(tell)(r, block->first + lane, best.pair[lane] % block->points, n, one->right);
+    one->value = best->value[lane];
+    one->left_weight = FN(tell)(l, g, best->pair[lane] / block->points, n, one->left);
+    one->right_weight = FN(tell)(r, block->first + lane, best->pair[lane] % block->points, n, one->right);
   }
 }
