@@ -12,19 +12,19 @@ TARGET static void FN(lay_out_arcs)(const FN(Task) *task, FN(Block) *block) {
   const FN(Points) *p = &task->right;
   for (int32_t q = 0; q < block->points; q++) {
     FN(Arcs) *arcs = block->arcs + q;
-    const int32_t *ends = block->segment + 2 * (int64_t)(q - block->members);
+    int32_t e = q - block->members; /* below 0 for a member */
     for (int32_t lane = 0; lane < LANES; lane++) {
       int32_t h = block->first + (lane < block->count ? lane : 0);
       const T *own = s->own + s->own_at[h];
-      if (q < block->members) {
+      if (e < 0) {
         arcs->first[lane] = own[(int64_t)q * (block->members + 1)];
         arcs->shift[lane] = p->original_shift[s->first[h] + q];
         continue;
       }
-      FN(Segment) segment = FN(segment)(s, p, h, q - block->members, ends);
+      FN(Segment) segment = FN(segment)(s, p, h, e, block->segment + 2 * (int64_t)e);
       arcs->first[lane] = segment.first, arcs->both[lane] = segment.both, arcs->second[lane] = segment.second;
       arcs->sum[lane] = segment.sum, arcs->difference[lane] = segment.difference;
-      arcs->shift[lane] = p->most_shift[p->at[h] + q - block->members];
+      arcs->shift[lane] = p->most_shift[p->at[h] + e];
     }
   }
 }
