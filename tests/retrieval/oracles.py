@@ -87,5 +87,25 @@ def pairwise_f1(classes: Sequence[int], clusters: Sequence[int]) -> float:
     pairs = list(combinations(range(len(classes)), 2))
     together = {(i, j) for i, j in pairs if clusters[i] == clusters[j]}
     alike = {(i, j) for i, j in pairs if classes[i] == classes[j]}
-    precision, recall = len(together & alike) / len(together), len(together & alike) / len(alike)
+    both = len(together & alike)
+    if not both:
+        return 0.0 if together or alike else 1.0
+    precision, recall = both / len(together), both / len(alike)
     return 2 * precision * recall / (precision + recall)
+
+
+def joined(rows: Sequence[Sequence[float]], linkage: str, similarity: float) -> list[int]:
+    """The clusters after joining the most similar two as long as they are at least so similar."""
+    unit = [[x / sqrt(sum(y * y for y in row)) for x in row] for row in rows]
+    groups = [[i] for i in range(len(rows))]
+
+    def likeness(one: list[int], other: list[int]) -> float:
+        cosines = [sum(a * b for a, b in zip(unit[i], unit[j], strict=True)) for i in one for j in other]
+        return {"average": sum(cosines) / len(cosines), "complete": min(cosines), "single": max(cosines)}[linkage]
+
+    while len(groups) > 1:
+        one, other = max(combinations(groups, 2), key=lambda pair: likeness(*pair))
+        if likeness(one, other) < similarity:
+            break
+        groups = [group for group in groups if group not in (one, other)] + [one + other]
+    return [next(number for number, group in enumerate(groups) if i in group) for i in range(len(rows))]

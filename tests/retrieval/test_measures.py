@@ -79,8 +79,8 @@ def test_the_chunk_changes_no_query(seed: int, chunk: int) -> None:
 
 
 def test_classes_larger_than_what_is_counted_are_placed_all_the_same() -> None:
-    rows, labels = spread(400, 0), np.arange(400) // 200
-    expected = measures_of_queries(rows.tolist(), labels.tolist(), rows.tolist(), labels.tolist(), range(400), ())
+    rows, labels = spread(290, 0), np.arange(290) // 145
+    expected = measures_of_queries(rows.tolist(), labels.tolist(), rows.tolist(), labels.tolist(), range(290), ())
     equal(retrieval_values(rows, labels, (), more=MORE), expected)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 # Widths of the runs of columns that are compared by their maximum first. The widest comes first.
 BLOCKS = (64, 32, 16, 8)
 # Up to so many columns of a row are placed by counting what comes before each, more by sorting the row.
-COUNTED = 64
+COUNTED = 128
 # Entries that are compared or sorted at a time.
 FLAGS = 2**20
 
