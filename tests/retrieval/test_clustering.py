@@ -194,7 +194,8 @@ def test_dense_groups_are_found_and_the_rest_is_noise() -> None:
         (lambda: hdbscan(np.eye(3), min_cluster_size=4), "min_cluster_size is 4 and min_samples 4 but"),
         (lambda: hdbscan(np.eye(3), min_cluster_size=2, min_samples=9), "min_samples 9 but embeddings has 3 rows"),
         (lambda: partition_metrics([1, 2], [1]), "clusters has 1 entries but classes has 2 rows"),
-        (lambda: partition_metrics([], []), "classes has no entry"),
+        (lambda: partition_metrics([], []), r"classes is \[\]; pass one label per row"),
+        (lambda: partition_metrics(5, [1]), "classes is 5"),  # type: ignore[arg-type]
         (lambda: kmeans(np.eye(3), 2, start="random"), "there is no start named 'random'"),  # type: ignore[arg-type]
     ],
 )

@@ -156,7 +156,7 @@ def test_open_set_rates_equal_a_loop_over_queries(seed: int) -> None:
     is_gallery[2], is_query[2] = False, True
     known, unknown, right = [], [], []
     for i in np.flatnonzero(is_query):
-        others = [j for j in np.flatnonzero(is_gallery)]
+        others = np.flatnonzero(is_gallery).tolist()
         nearest = max(others, key=lambda j: cosine(rows[i], rows[j]))
         score = cosine(rows[i], rows[nearest])
         in_gallery = any(labels[j] == labels[i] for j in others)

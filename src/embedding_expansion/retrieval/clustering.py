@@ -100,9 +100,9 @@ def partition_metrics(
         scikit-learn.
     Differs from the source: noise.
     """
-    known = class_indices(classes, len(classes))
-    if len(known) == 0:
-        raise InvalidInput("classes has no entry; pass one label per row")
+    if not hasattr(classes, "__len__") or len(classes) == 0:
+        raise InvalidInput(f"classes is {classes!r}; pass one label per row, and at least one")
+    known = numbered(label_values(classes, len(classes), "classes", "classes"))[1]
     found = label_values(clusters, len(known), "clusters", "classes")
     groups, noise = numbered(found)[1], found == -1
     groups[noise] = len(groups) + np.arange(noise.sum())
