@@ -221,7 +221,7 @@ def show(
     peak = peaks["ours"]
     grown = Ratio(peak / 1e9, peak / 1e9, peak / 1e9) if isinstance(peak, float) else None
     bars.append(line("growth, ours, GB", grown, f"at most {GIGABYTES:g}", lambda x: x <= GIGABYTES, str(peak)))
-    print("\n" + table(["", "measured", "bar", "met"], bars))
+    print("\nThe bars are for the full size.\n\n" + table(["", "measured", "bar", "met"], bars))
 
 
 if __name__ == "__main__":

@@ -173,8 +173,9 @@ def test_a_similarity_of_just_the_bound_is_joined() -> None:
 
 
 def test_dense_groups_are_found_and_the_rest_is_noise() -> None:
-    rows, labels = blobs(90, 3, 0.01, 0)
-    stray = np.random.default_rng(1).normal(size=(4, 8))
+    labels = np.arange(90) % 3
+    rows = np.array([1.0, 0, 0, 0]) + 0.3 * np.eye(4)[labels + 1] + np.random.default_rng(0).normal(0, 0.01, (90, 4))
+    stray = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 0], [0, 0, 0, -1]])
     found = hdbscan(torch.from_numpy(np.concatenate([rows, stray])).half(), min_cluster_size=10)
     assert partition_metrics(labels, found[:90])["ari"] == pytest.approx(1)
     assert found[90:].tolist() == [-1] * 4
