@@ -115,7 +115,7 @@ def _start(rows: Float[Tensor, "n d"], k: int, random: np.random.Generator) -> F
     """Draws k rows, each the best of a few drawn in proportion to the squared distance from those taken before."""
     per_round, trials = -(-k // ROUNDS), 2 + int(math.log(k))
     taken = np.array([random.integers(len(rows))])
-    distances = _nearest_center(rows, rows[taken])[1]
+    distances = nearest_center(rows, rows[taken])[1]
     while len(taken) < k:
         # A row is taken once, also where rounding leaves it a distance from itself.
         distances[taken] = 0
@@ -128,7 +128,7 @@ def _start(rows: Float[Tensor, "n d"], k: int, random: np.random.Generator) -> F
         else:
             # No row is left that differs from those taken.
             best = random.choice(np.setdiff1d(np.arange(len(rows)), taken), k - len(taken), replace=False)
-        distances = torch.minimum(distances, _nearest_center(rows, rows[best])[1])
+        distances = torch.minimum(distances, nearest_center(rows, rows[best])[1])
         taken = np.concatenate([taken, best])
     return rows[taken]
 
@@ -157,14 +157,14 @@ def _totals_with(
 def _lloyd(
     rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"], max_iterations: int, tolerance: float
 ) -> Clusters:
-    assignment, distances = _nearest_center(rows, centers)
+    assignment, distances = nearest_center(rows, centers)
     inertia, converged, iterations = float(distances.sum(dtype=torch.float64)), False, 0
     rounding = torch.finfo(rows.dtype).eps * float(rows.square().sum(1).max())
     while not converged and iterations < max_iterations:
         iterations += 1
         centers = move_centers(rows, assignment, distances, len(centers))
         before, last = inertia, assignment
-        assignment, distances = _nearest_center(rows, centers)
+        assignment, distances = nearest_center(rows, centers)
         inertia = float(distances.sum(dtype=torch.float64))
         settled = before - inertia <= tolerance * before or torch.equal(assignment, last)
         # A center without rows can still be put to use, unless every row lies on its center.
@@ -186,7 +186,7 @@ def move_centers(
     return centers
 
 
-def _nearest_center(
+def nearest_center(
     rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """The nearest center of each row and the squared distance from it."""
