@@ -184,7 +184,7 @@ def test_dense_groups_are_found_and_the_rest_is_noise() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: agglomerative(np.ones((20_001, 1)), k=2), "20001 rows, .* would hold 3 GB of distances"),
+        (lambda: agglomerative(np.ones((20_001, 1)), k=2), "20001 rows, .* would need 10 GB for the distances"),
         (lambda: agglomerative(np.eye(3)), "pass one of similarity and k"),
         (lambda: agglomerative(np.eye(3), k=2, similarity=0.5), "pass one of similarity and k"),
         (lambda: agglomerative(np.eye(3), k=4), "k is 4 but embeddings has 3 rows"),

@@ -26,7 +26,9 @@ from embedding_expansion.retrieval.inputs import (
 )
 from embedding_expansion.retrieval.kmeans import kmeans
 
-# Agglomerative clustering holds a distance of 8 bytes for every pair, and works on a second copy of them.
+# Agglomerative clustering takes so many bytes at its peak, times the square of the rows: the distances, and what
+# scikit-learn makes of them.
+BYTES = 25
 MOST_ROWS = 20_000
 LINKAGES = ("average", "complete", "single")
 
@@ -129,7 +131,7 @@ def agglomerative(
 
     Args:
         embeddings: (n, d), a floating-point tensor or NumPy array of any norm; at most 20,000 rows, because the
-            distance of every pair is held: 3.2 GB for so many.
+            distance of every pair is held: 10 GB at the peak for so many.
         similarity: clusters less similar than this are not joined, -1 to 1.
         k: the number of clusters to stop at, 1 to n; one of the two is given.
         linkage: the similarity of two clusters is that of their pairs on `average`, that of the least similar pair
@@ -155,7 +157,7 @@ def agglomerative(
     n = len(rows)
     if n > MOST_ROWS:
         raise InvalidInput(
-            f"embeddings has {n} rows, and agglomerative clustering would hold {8 * n * n / 1e9:.0f} GB of distances; "
+            f"embeddings has {n} rows, and agglomerative clustering would need {BYTES * n * n / 1e9:.0f} GB for the distances; "
             f"pass at most {MOST_ROWS} rows, or use hdbscan or kmeans"
         )
     if linkage not in LINKAGES:
