@@ -157,8 +157,8 @@ def agglomerative(
     n = len(rows)
     if n > MOST_ROWS:
         raise InvalidInput(
-            f"embeddings has {n} rows, and agglomerative clustering would need {BYTES * n * n / 1e9:.0f} GB for the distances; "
-            f"pass at most {MOST_ROWS} rows, or use hdbscan or kmeans"
+            f"embeddings has {n} rows, and agglomerative clustering would need {BYTES * n * n / 1e9:.0f} GB for the "
+            f"distances; pass at most {MOST_ROWS} rows, or use hdbscan or kmeans"
         )
     if linkage not in LINKAGES:
         raise UnknownName("linkage", linkage, LINKAGES)
