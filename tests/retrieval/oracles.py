@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from math import sqrt
+from math import log2, nan, sqrt
 
 
 def neighbours(
@@ -52,9 +52,60 @@ def retrieval(
     return means
 
 
+def measures_of_queries(
+    queries: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    gallery: Sequence[Sequence[float]],
+    gallery_labels: Sequence[int],
+    own: Sequence[int],
+    precision_at: Sequence[int],
+) -> dict[str, list[float]]:
+    """Every measure of relevant rows, per query; `own` is the gallery row that a query must not find, or -1."""
+    names = [f"precision_at_{k}" for k in precision_at] + ["r_precision", "map_at_r", "mrr", "map", "ndcg"]
+    values: dict[str, list[float]] = {name: [] for name in names}
+    for query, ranked in enumerate(neighbours(queries, gallery, len(gallery), own)):
+        relevant = [j >= 0 and gallery_labels[j] == labels[query] for j in ranked]
+        r = sum(relevant)
+        if r == 0:
+            for name in names:
+                values[name].append(nan)
+            continue
+        places = [place for place, hit in enumerate(relevant, start=1) if hit]
+        precisions = {place: number / place for number, place in enumerate(places, start=1)}
+        for k in precision_at:
+            values[f"precision_at_{k}"].append(sum(relevant[:k]) / k)
+        values["r_precision"].append(sum(relevant[:r]) / r)
+        values["map_at_r"].append(sum(value for place, value in precisions.items() if place <= r) / r)
+        values["mrr"].append(1 / places[0])
+        values["map"].append(sum(precisions.values()) / r)
+        gain = sum(1 / log2(place + 1) for place in places)
+        values["ndcg"].append(gain / sum(1 / log2(place + 1) for place in range(1, r + 1)))
+    return values
+
+
 def pairwise_f1(classes: Sequence[int], clusters: Sequence[int]) -> float:
     pairs = list(combinations(range(len(classes)), 2))
     together = {(i, j) for i, j in pairs if clusters[i] == clusters[j]}
     alike = {(i, j) for i, j in pairs if classes[i] == classes[j]}
-    precision, recall = len(together & alike) / len(together), len(together & alike) / len(alike)
+    both = len(together & alike)
+    if not both:
+        return 0.0 if together or alike else 1.0
+    precision, recall = both / len(together), both / len(alike)
     return 2 * precision * recall / (precision + recall)
+
+
+def joined(rows: Sequence[Sequence[float]], linkage: str, similarity: float) -> list[int]:
+    """The clusters after joining the most similar two as long as they are at least so similar."""
+    unit = [[x / sqrt(sum(y * y for y in row)) for x in row] for row in rows]
+    groups = [[i] for i in range(len(rows))]
+
+    def likeness(one: list[int], other: list[int]) -> float:
+        cosines = [sum(a * b for a, b in zip(unit[i], unit[j], strict=True)) for i in one for j in other]
+        return {"average": sum(cosines) / len(cosines), "complete": min(cosines), "single": max(cosines)}[linkage]
+
+    while len(groups) > 1:
+        one, other = max(combinations(groups, 2), key=lambda pair: likeness(*pair))
+        if likeness(one, other) < similarity:
+            break
+        groups = [group for group in groups if group not in (one, other)] + [one + other]
+    return [next(number for number, group in enumerate(groups) if i in group) for i in range(len(rows))]

@@ -6,12 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
-from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
+from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
 
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.retrieval.clustering import clustering_metrics, kmeans, move_centers
+from embedding_expansion.retrieval.clustering import agglomerative, clustering_metrics, hdbscan, partition_metrics
+from embedding_expansion.retrieval.kmeans import kmeans, move_centers
 
-from .oracles import pairwise_f1
+from .oracles import joined, pairwise_f1
 
 
 def blobs(n: int, centers: int, spread: float, seed: int, d: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -118,6 +119,90 @@ def test_small_classes_raise_no_warning_of_scikit_learn() -> None:
 
 def test_no_pair_of_either_kind_is_a_perfect_f1() -> None:
     assert clustering_metrics(np.eye(3), [0, 1, 2])["f1"] == 1
+
+
+def test_a_sampled_start_is_seeded_and_ends_where_every_row_is_with_its_nearest_center() -> None:
+    rows, labels = blobs(300, 6, 0.02, 0)
+    found = kmeans(rows, 6, start="sample", restarts=20, tolerance=0)
+    assert found.converged
+    assert normalized_mutual_info_score(labels, found.assignment) == pytest.approx(1)
+    once, again, other = (kmeans(rows, 6, start="sample", seed=seed, max_iterations=1) for seed in (3, 3, 4))
+    assert torch.equal(once.centers, again.centers)
+    assert not torch.equal(once.centers, other.centers)
+
+
+def test_a_sampled_start_among_copies_leaves_no_center_without_use() -> None:
+    rows = np.arange(5.0)[:, None].repeat(20, axis=0)
+    assert kmeans(rows, 5, start="sample", tolerance=0).inertia == pytest.approx(0, abs=1e-9)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6))
+def test_partitions_are_measured_by_enumerated_pairs_and_scikit_learn_with_noise_rows_apart(seed: int, c: int) -> None:
+    random = np.random.default_rng(seed)
+    classes, clusters = random.integers(0, c, 40) + 2**60, random.integers(-1, c, 40)
+    found = partition_metrics(classes, clusters)
+    apart = [int(cluster) if cluster >= 0 else -row - 2 for row, cluster in enumerate(clusters)]
+    assert found["nmi"] == pytest.approx(normalized_mutual_info_score(classes, apart))
+    assert found["ami"] == pytest.approx(adjusted_mutual_info_score(classes, apart))
+    assert found["ari"] == pytest.approx(adjusted_rand_score(classes, apart))
+    if c > 1:
+        assert found["f1"] == pytest.approx(pairwise_f1(classes.tolist(), apart))
+
+
+def test_equal_partitions_are_perfect_whatever_their_names() -> None:
+    for classes in ([3, 3, 3], [1, 2, 3], [1, 1, 2, 2]):
+        renamed = [-5 * label - 7 for label in classes]
+        assert partition_metrics(classes, renamed) == pytest.approx({"nmi": 1, "f1": 1, "ami": 1, "ari": 1})
+
+
+@pytest.mark.parametrize("linkage", ["average", "complete", "single"])
+@given(seed=st.integers(0, 10**6), similarity=st.floats(-0.9, 0.95))
+def test_agglomeration_joins_what_a_plain_loop_joins(linkage: str, seed: int, similarity: float) -> None:
+    rows = np.random.default_rng(seed).normal(size=(14, 3))
+    groups = joined(rows.tolist(), linkage, similarity)
+    found = agglomerative(rows, similarity=similarity, linkage=linkage)
+    assert partition_metrics(groups, found)["ari"] == 1
+    by_number = agglomerative(rows, k=len(set(groups)), linkage=linkage)
+    assert partition_metrics(by_number, found)["ari"] == 1
+
+
+def test_a_similarity_of_just_the_bound_is_joined() -> None:
+    assert agglomerative(np.array([[1.0, 0.0], [0.0, 1.0]]), similarity=0.0).tolist() == [0, 0]
+    assert agglomerative(np.ones((1, 2)), k=1).tolist() == [0]
+    assert len(agglomerative(np.eye(3), similarity=0.1).unique()) == 3
+
+
+def test_dense_groups_are_found_and_the_rest_is_noise() -> None:
+    labels = np.arange(90) % 3
+    rows = np.array([1.0, 0, 0, 0]) + 0.3 * np.eye(4)[labels + 1] + np.random.default_rng(0).normal(0, 0.01, (90, 4))
+    stray = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 0], [0, 0, 0, -1]])
+    found = hdbscan(torch.from_numpy(np.concatenate([rows, stray])).half(), min_cluster_size=10)
+    assert partition_metrics(labels, found[:90])["ari"] == pytest.approx(1)
+    assert found[90:].tolist() == [-1] * 4
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: agglomerative(np.ones((20_001, 1)), k=2), "20001 rows, .* would need 10 GB for the distances"),
+        (lambda: agglomerative(np.eye(3)), "pass one of similarity and k"),
+        (lambda: agglomerative(np.eye(3), k=2, similarity=0.5), "pass one of similarity and k"),
+        (lambda: agglomerative(np.eye(3), k=4), "k is 4 but embeddings has 3 rows"),
+        (lambda: agglomerative(np.eye(3), similarity=1.5), "similarity is 1.5"),
+        (lambda: agglomerative(np.eye(3), similarity=float("nan")), "similarity is nan"),
+        (lambda: agglomerative(np.eye(3), k=1, linkage="averge"), "did you mean 'average'"),
+        (lambda: hdbscan(np.eye(3), min_cluster_size=1), "min_cluster_size is 1; pass at least 2"),
+        (lambda: hdbscan(np.eye(3), min_cluster_size=4), "min_cluster_size is 4 and min_samples 4 but"),
+        (lambda: hdbscan(np.eye(3), min_cluster_size=2, min_samples=9), "min_samples 9 but embeddings has 3 rows"),
+        (lambda: partition_metrics([1, 2], [1]), "clusters has 1 entries but classes has 2 rows"),
+        (lambda: partition_metrics([], []), r"classes is \[\]; pass one label per row"),
+        (lambda: partition_metrics(5, [1]), "classes is 5"),  # type: ignore[arg-type]
+        (lambda: kmeans(np.eye(3), 2, start="random"), "there is no start named 'random'"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_cannot_be_clustered_is_told_in_one_sentence(call: object, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        call()  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

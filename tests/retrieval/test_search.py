@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding_expansion.errors import InvalidInput, InvalidType
-from embedding_expansion.retrieval.ranking import largest, place_of_first
+from embedding_expansion.retrieval.ranking import COUNTED, largest, places
 from embedding_expansion.retrieval.search import block_rows, nearest
 
 from .oracles import neighbours
@@ -69,19 +69,17 @@ def test_the_largest_entries_are_those_of_a_stable_sort(seed: int, width: int, k
     assert torch.equal(columns, expected.indices[:, :k])
 
 
-@given(st.integers(0, 10**6), st.integers(1, 90), st.integers(1, 8), st.integers(1, 30))
-def test_the_place_of_the_first_wanted_column_is_that_in_a_stable_sort(
-    seed: int, width: int, most: int, values: int
-) -> None:
+@given(st.integers(0, 10**6), st.integers(1, 90), st.sampled_from([1, 8, COUNTED + 9]), st.integers(1, 30))
+def test_the_places_of_columns_are_those_in_a_stable_sort(seed: int, width: int, most: int, values: int) -> None:
     random = np.random.default_rng(seed)
     table = torch.from_numpy(random.integers(0, values, (7, width)).astype(np.float32))
     wanted, expected = torch.full((7, most), -1), []
     for row, order in enumerate(table.sort(dim=1, descending=True, stable=True).indices.tolist()):
-        columns = sorted(random.choice(width, random.integers(1, min(most, width) + 1), replace=False).tolist())
+        columns = random.choice(width, random.integers(1, min(most, width) + 1), replace=False).tolist()
         wanted[row, : len(columns)] = torch.tensor(columns)
-        expected.append(1 + min(order.index(column) for column in columns))
+        expected.append([1 + order.index(column) for column in columns] + [0] * (most - len(columns)))
     rows = torch.from_numpy(random.permutation(7))[:5]
-    assert place_of_first(table, rows, wanted[rows]).tolist() == [expected[row] for row in rows.tolist()]
+    assert places(table, rows, wanted[rows]).tolist() == [expected[row] for row in rows.tolist()]
 
 
 @given(st.integers(0, 10**6), st.integers(1, 30))

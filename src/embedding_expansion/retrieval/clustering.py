@@ -1,110 +1,36 @@
-"""Clustering measures: k-means on the embeddings, then NMI, AMI and pairwise F1 against the classes."""
+"""Clustering measures, NMI, AMI, ARI and pairwise F1, and clusters where nobody knows how many there are."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
+from sklearn.cluster import HDBSCAN, AgglomerativeClustering
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import pair_confusion_matrix
 from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
-from embedding_expansion.errors import InvalidInput
+from embedding_expansion.errors import InvalidInput, UnknownName
 from embedding_expansion.retrieval.inputs import (
-    arithmetic_dtype,
     class_indices,
     embedding_rows,
+    label_values,
+    numbered,
     positive_integer,
     unit_rows,
 )
+from embedding_expansion.retrieval.kmeans import kmeans
 
-# The table of scores (rows by centers) takes at most so many bytes; rows compared with their own center come in pieces.
-TABLE_BYTES = 2**27
-PIECE = 8192
-# k-means++ takes the centers in at most so many rounds: one at a time up to this k, several at a time beyond.
-ROUNDS = 256
-
-
-@dataclass(frozen=True)
-class Clusters:
-    """What k-means found.
-
-    Attributes:
-        centers: (k, d), the mean of each cluster.
-        assignment: (n,), int64, the nearest center of each row.
-        inertia: sum over rows of the squared distance to that center.
-        iterations: how often the centers were moved.
-        converged: whether it stopped by itself, not at `max_iterations`.
-    """
-
-    centers: Float[Tensor, "k d"]
-    assignment: Int[Tensor, " n"]
-    inertia: float
-    iterations: int
-    converged: bool
-
-
-@torch.no_grad()
-@validates
-def kmeans(
-    embeddings: Tensor | np.ndarray,
-    k: int,
-    *,
-    seed: int = 0,
-    restarts: int = 1,
-    max_iterations: int = 100,
-    tolerance: float = 1e-4,
-) -> Clusters:
-    """Clusters rows around k means by Lloyd's algorithm, started by k-means++, exactly and in bounded memory.
-
-    The centers start at rows drawn in proportion to their squared distance from those taken before, each the best of
-    2 + ln k drawn; with more than 256 centers several are taken at a time. A center that lost all its rows moves to the
-    row farthest from its own center. The result depends on the seed, the machine and its number of threads only.
-
-    Args:
-        embeddings: (n, d), a floating-point tensor or NumPy array; taken as they are, computed in float32 (float64 if
-            they are), on their device.
-        k: number of clusters, 1 to n.
-        seed: of the starts.
-        restarts: how many starts; the result with the smallest inertia is returned.
-        max_iterations: how often the centers are moved at most.
-        tolerance: it has converged when an iteration lowers the inertia by at most this share of it.
-
-    Raises:
-        InvalidInput: an empty or non-finite matrix, k beyond the number of rows, or an option out of its range.
-        InvalidType: embeddings that are no floating-point matrix, or a count that is no whole number.
-
-    Example:
-        >>> kmeans(np.array([[0.0], [1.0], [10.0], [11.0]]), 2).inertia
-        1.0
-
-    Source: D. Arthur and S. Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007.
-    Differs from the source: the best of several draws is taken (their section 5 proposes it), and for k above 256 the
-        centers are taken in 256 rounds.
-    """
-    rows = embedding_rows(embeddings)
-    k, restarts = positive_integer(k, "k"), positive_integer(restarts, "restarts")
-    max_iterations = positive_integer(max_iterations, "max_iterations")
-    if k > len(rows):
-        raise InvalidInput(f"k is {k} but embeddings has {len(rows)} rows; pass at most as many clusters as rows")
-    if not tolerance >= 0:
-        raise InvalidInput(f"tolerance is {tolerance}; pass a share of the inertia, such as 1e-4")
-    rows = rows.to(arithmetic_dtype(rows.dtype))
-    # Distances come from inner products, which lose digits where all rows share a large mean.
-    mean = rows.mean(0)
-    centred, random = rows - mean, np.random.default_rng(seed)
-    if not math.isfinite(float(torch.linalg.vector_norm(centred))):
-        raise InvalidInput(f"the squares of embeddings leave the range of {rows.dtype}; divide the rows by a number")
-    with torch.autocast(rows.device.type, enabled=False):
-        runs = [_lloyd(centred, _start(centred, k, random), max_iterations, float(tolerance)) for _ in range(restarts)]
-    best = min(runs, key=lambda run: run.inertia)
-    return Clusters(best.centers + mean, best.assignment, best.inertia, best.iterations, best.converged)
+# Agglomerative clustering takes so many bytes at its peak, times the square of the rows: the distances, and what
+# scikit-learn makes of them.
+BYTES = 25
+MOST_ROWS = 20_000
+LINKAGES = ("average", "complete", "single")
 
 
 @validates
@@ -113,21 +39,13 @@ def clustering_metrics(
 ) -> dict[str, float]:
     """Measures how well k-means on the L2-normalised embeddings, k the number of classes, finds the classes.
 
-    With I the mutual information of classes and clusters, H the entropy, E the expectation for clusters of these sizes
-    drawn at random, and pairs of different rows:
-
-    - `nmi` is I / ((H(classes) + H(clusters)) / 2), the arithmetic averaging.
-    - `ami` is (I - E[I]) / ((H(classes) + H(clusters)) / 2 - E[I]), the arithmetic averaging too.
-    - `f1` is 2 P R / (P + R); P is the share of pairs of one cluster that are of one class, R the share of pairs of one
-      class that are of one cluster. It is 1 where there is no pair of either kind.
-
     Args:
         embeddings: (n, d), a floating-point tensor or NumPy array of any norm.
         labels: n whole numbers of up to 64 bits.
         seed: of k-means.
 
     Returns:
-        The keys `nmi`, `f1` and `ami`; 1 is best, 0 or about 0 is chance for `ami`.
+        The measures of `partition_metrics` under the keys `nmi`, `f1` and `ami`.
 
     Raises:
         InvalidInput: an empty or non-finite matrix, or labels that do not fit it.
@@ -137,111 +55,171 @@ def clustering_metrics(
         >>> clustering_metrics(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]), [0, 0, 1, 1])
         {'nmi': 1.0, 'f1': 1.0, 'ami': 1.0}
 
-    Source: H. Oh Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR 2016 (NMI, F1);
-        scikit-learn (AMI).
-    Differs from the source: nothing differs.
+    Source: H. Oh Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR 2016 (NMI, F1).
+    Differs from the source: AMI comes with them.
     """
     rows = unit_rows(embedding_rows(embeddings))
     classes = class_indices(labels, len(rows))
-    clusters = kmeans(rows, int(classes.max()) + 1, seed=seed).assignment.cpu().numpy()
+    clusters = kmeans(rows, int(classes.max()) + 1, seed=seed).assignment
+    measures = partition_metrics(classes, clusters)
+    return {name: measures[name] for name in ("nmi", "f1", "ami")}
+
+
+@validates
+def partition_metrics(
+    classes: Tensor | np.ndarray | Sequence[int], clusters: Tensor | np.ndarray | Sequence[int]
+) -> dict[str, float]:
+    """Measures how well clusters, however they were found, are the classes.
+
+    With I the mutual information of classes and clusters, H the entropy, E the expectation for clusters of these sizes
+    drawn at random, and pairs of different rows:
+
+    - `nmi` is I / ((H(classes) + H(clusters)) / 2), the arithmetic averaging.
+    - `ami` is (I - E[I]) / ((H(classes) + H(clusters)) / 2 - E[I]), the arithmetic averaging too.
+    - `f1` is 2 P R / (P + R); P is the share of pairs of one cluster that are of one class, R the share of pairs of one
+      class that are of one cluster. It is 1 where there is no pair of either kind.
+    - `ari` is (S - E[S]) / (M - E[S]), S the number of pairs of one class and one cluster, M the mean of the numbers of
+      pairs of one class and of pairs of one cluster.
+
+    Args:
+        classes: n whole numbers of up to 64 bits.
+        clusters: n whole numbers. A row of cluster -1 is noise, which is a cluster of its own.
+
+    Returns:
+        The keys `nmi`, `f1`, `ami` and `ari`; 1 is best, 0 or about 0 is chance for `ami` and `ari`.
+
+    Raises:
+        InvalidInput: lengths that do not fit each other, or no row at all.
+        InvalidType: classes or clusters that are no whole numbers.
+
+    Example:
+        >>> measures = partition_metrics([5, 5, 6, 6], [0, 0, 1, -1])
+        >>> {name: round(value, 3) for name, value in measures.items()}
+        {'nmi': 0.8, 'f1': 0.667, 'ami': 0.571, 'ari': 0.571}
+
+    Source: L. Hubert and P. Arabie, "Comparing partitions", Journal of Classification 1985 (ARI); N. X. Vinh, J. Epps,
+        J. Bailey, "Information Theoretic Measures for Clusterings Comparison", JMLR 2010 (NMI, AMI); all but F1 as in
+        scikit-learn.
+    Differs from the source: noise.
+    """
+    if not hasattr(classes, "__len__") or len(classes) == 0:
+        raise InvalidInput(f"classes is {classes!r}; pass one label per row, and at least one")
+    known = numbered(label_values(classes, len(classes), "classes", "classes"))[1]
+    found = label_values(clusters, len(known), "clusters", "classes")
+    groups, noise = numbered(found)[1], found == -1
+    groups[noise] = len(groups) + np.arange(noise.sum())
     with warnings.catch_warnings():
         # Where classes are small scikit-learn suspects that a regression's targets were passed for labels.
         warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
-        nmi = normalized_mutual_info_score(classes, clusters, average_method="arithmetic")
-        ami = adjusted_mutual_info_score(classes, clusters, average_method="arithmetic")
+        nmi = normalized_mutual_info_score(known, groups, average_method="arithmetic")
+        ami = adjusted_mutual_info_score(known, groups, average_method="arithmetic")
         # Python integers: products and sums of pair counts of large sets leave the range of fixed-width ones.
-        (_, joined), (parted, together) = pair_confusion_matrix(classes, clusters).tolist()
+        (apart, joined), (parted, together) = pair_confusion_matrix(known, groups).tolist()
     pairs = 2 * together + joined + parted
-    return {"nmi": float(nmi), "f1": 2 * together / pairs if pairs > 0 else 1.0, "ami": float(ami)}
+    f1 = 2 * together / pairs if pairs > 0 else 1.0
+    # The pairs of the table multiplied out; without such pairs or with such pairs only both partitions are one.
+    chance = (together + parted) * (parted + apart) + (together + joined) * (joined + apart)
+    ari = 2 * (together * apart - parted * joined) / chance if parted + joined > 0 else 1.0
+    return {"nmi": float(nmi), "f1": f1, "ami": float(ami), "ari": ari}
 
 
-def _start(rows: Float[Tensor, "n d"], k: int, random: np.random.Generator) -> Float[Tensor, "k d"]:
-    """Draws k rows, each the best of a few drawn in proportion to the squared distance from those taken before."""
-    per_round, trials = -(-k // ROUNDS), 2 + int(math.log(k))
-    taken = np.array([random.integers(len(rows))])
-    distances = _nearest_center(rows, rows[taken])[1]
-    while len(taken) < k:
-        # A row is taken once, also where rounding leaves it a distance from itself.
-        distances[taken] = 0
-        count = min(per_round, k - len(taken))
-        weights = distances.double().cpu().numpy()
-        if weights.any():
-            drawn = _draw(weights, count * trials, random)
-            totals = _totals_with(rows, distances, rows[drawn]).view(count, trials)
-            best = np.unique(drawn.reshape(count, trials)[np.arange(count), totals.argmin(1).cpu().numpy()])
-        else:
-            # No row is left that differs from those taken.
-            best = random.choice(np.setdiff1d(np.arange(len(rows)), taken), k - len(taken), replace=False)
-        distances = torch.minimum(distances, _nearest_center(rows, rows[best])[1])
-        taken = np.concatenate([taken, best])
-    return rows[taken]
+@validates
+def agglomerative(
+    embeddings: Tensor | np.ndarray, *, similarity: float | None = None, k: int | None = None, linkage: str = "average"
+) -> Int[Tensor, " n"]:
+    """Joins the two most similar clusters again and again, from single rows on, by the cosine.
+
+    Args:
+        embeddings: (n, d), a floating-point tensor or NumPy array of any norm; at most 20,000 rows, because the
+            distance of every pair is held: 10 GB at the peak for so many.
+        similarity: clusters less similar than this are not joined, -1 to 1.
+        k: the number of clusters to stop at, 1 to n; one of the two is given.
+        linkage: the similarity of two clusters is that of their pairs on `average`, that of the least similar pair
+            (`complete`) or of the most similar one (`single`).
+
+    Returns:
+        The cluster of each row, int64, from 0.
+
+    Raises:
+        InvalidInput: too many rows, an empty or non-finite matrix, not one of `similarity` and `k`, or one out of its
+            range or unknown.
+        InvalidType: embeddings that are no floating-point matrix, or a k that is no whole number.
+
+    Example:
+        >>> rows = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+        >>> len(agglomerative(rows, similarity=0.8).unique())
+        2
+
+    Source: scikit-learn, `AgglomerativeClustering`.
+    Differs from the source: a similarity bounds the joining, not a distance.
+    """
+    rows = embedding_rows(embeddings)
+    n = len(rows)
+    if n > MOST_ROWS:
+        raise InvalidInput(
+            f"embeddings has {n} rows, and agglomerative clustering would need {BYTES * n * n / 1e9:.0f} GB for the "
+            f"distances; pass at most {MOST_ROWS} rows, or use hdbscan or kmeans"
+        )
+    if linkage not in LINKAGES:
+        raise UnknownName("linkage", linkage, LINKAGES)
+    if (similarity is None) == (k is None):
+        raise InvalidInput("pass one of similarity and k: the least similarity to join at, or the number of clusters")
+    if k is not None and positive_integer(k, "k") > n:
+        raise InvalidInput(f"k is {k} but embeddings has {n} rows; pass at most as many clusters as rows")
+    if similarity is not None and not -1 <= similarity <= 1:
+        raise InvalidInput(f"similarity is {similarity}; pass a cosine from -1 to 1")
+    if n == 1:
+        return torch.zeros(1, dtype=torch.int64)
+    unit = unit_rows(rows).double()
+    distances = (unit @ unit.T).neg_().add_(1).clamp_(min=0).fill_diagonal_(0).cpu().numpy()
+    # It stops below its threshold, and clusters of just this similarity are joined here.
+    most = None if similarity is None else np.nextafter(1 - similarity, 3)
+    model: Any = AgglomerativeClustering(  # type: ignore[no-untyped-call]
+        k, metric="precomputed", linkage=linkage, distance_threshold=most
+    )
+    return torch.from_numpy(model.fit_predict(distances).astype(np.int64))
 
 
-def _draw(weights: Float[np.ndarray, " n"], count: int, random: np.random.Generator) -> Int[np.ndarray, " drawn"]:
-    """Draws places in proportion to their weight, with replacement; never one of weight 0."""
-    bounds = weights.cumsum()
-    drawn = np.searchsorted(bounds, random.random(count) * bounds[-1], side="right")
-    places: np.ndarray = np.minimum(drawn, np.flatnonzero(weights)[-1])
-    return places
+@validates
+def hdbscan(
+    embeddings: Tensor | np.ndarray, *, min_cluster_size: int = 5, min_samples: int | None = None
+) -> Int[Tensor, " n"]:
+    """Finds dense groups of the L2-normalised rows and leaves the rest as noise; the number of groups comes out.
 
+    Memory grows with the number of rows. Time grows with its square where there are more than some ten dimensions.
 
-def _totals_with(
-    rows: Float[Tensor, "n d"], distances: Float[Tensor, " n"], candidates: Float[Tensor, "m d"]
-) -> Float[Tensor, " m"]:
-    """For each candidate the sum over rows of the squared distance from the nearest center if it were one as well."""
-    totals = torch.zeros(len(candidates), dtype=torch.float64, device=rows.device)
-    norms = candidates.square().sum(1)
-    size = max(1, TABLE_BYTES // (4 * len(candidates) * rows.dtype.itemsize))
-    for part, known in zip(torch.split(rows, size), torch.split(distances, size), strict=True):
-        squares = torch.addmm(norms, part, candidates.T, alpha=-2).add_(part.square().sum(1, keepdim=True))
-        totals += torch.minimum(squares.clamp_(min=0), known.unsqueeze(1), out=squares).sum(0)
-    return totals
+    Args:
+        embeddings: (n, d), a floating-point tensor or NumPy array of any norm.
+        min_cluster_size: the fewest rows of a cluster, at least 2.
+        min_samples: the neighbours that make a row's surroundings dense; None for `min_cluster_size`. More of them
+            leave more noise.
 
+    Returns:
+        The cluster of each row, int64, from 0; -1 is noise.
 
-def _lloyd(
-    rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"], max_iterations: int, tolerance: float
-) -> Clusters:
-    assignment, distances = _nearest_center(rows, centers)
-    inertia, converged, iterations = float(distances.sum(dtype=torch.float64)), False, 0
-    rounding = torch.finfo(rows.dtype).eps * float(rows.square().sum(1).max())
-    while not converged and iterations < max_iterations:
-        iterations += 1
-        centers = move_centers(rows, assignment, distances, len(centers))
-        before, last = inertia, assignment
-        assignment, distances = _nearest_center(rows, centers)
-        inertia = float(distances.sum(dtype=torch.float64))
-        settled = before - inertia <= tolerance * before or torch.equal(assignment, last)
-        # A center without rows can still be put to use, unless every row lies on its center.
-        used = bool(torch.bincount(assignment, minlength=len(centers)).all()) or float(distances.max()) <= rounding
-        converged = settled and used
-    return Clusters(centers, assignment, inertia, iterations, converged)
+    Raises:
+        InvalidInput: an empty or non-finite matrix, fewer rows than `min_cluster_size` or `min_samples`, or one of them
+            out of its range.
+        InvalidType: embeddings that are no floating-point matrix, or an option that is no whole number.
 
+    Example:
+        >>> turns = np.array([0.0, 0.01, 0.02, 1.0, 1.01, 1.02, 2.5])
+        >>> rows = np.stack([np.cos(turns), np.sin(turns)], axis=1)
+        >>> hdbscan(rows, min_cluster_size=3).tolist()
+        [0, 0, 0, 1, 1, 1, -1]
 
-def move_centers(
-    rows: Float[Tensor, "n d"], assignment: Int[Tensor, " n"], distances: Float[Tensor, " n"], k: int
-) -> Float[Tensor, "k d"]:
-    """The mean of each cluster; for an empty one the row farthest from its center, for the next the second farthest."""
-    counts = torch.bincount(assignment, minlength=k)
-    # Sums over sorted segments, because adding at an index has no fixed order on CUDA.
-    order = assignment.sort(stable=True).indices
-    centers = torch.segment_reduce(rows[order], "sum", lengths=counts, axis=0) / counts.clamp(min=1).unsqueeze(1)
-    empty = (counts == 0).nonzero().squeeze(1)
-    centers[empty] = rows[distances.sort(descending=True, stable=True).indices[: len(empty)]]
-    return centers
-
-
-def _nearest_center(
-    rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]
-) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """The nearest center of each row and the squared distance from it."""
-    half_norms = centers.square().sum(1) / 2
-    assignment = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    size = min(len(rows), max(1, TABLE_BYTES // (len(centers) * rows.dtype.itemsize)))
-    table = rows.new_empty(size, len(centers))
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        scores = torch.mm(part, centers.T, out=table[: len(part)]).sub_(half_norms)
-        assignment[start : start + size] = scores.argmax(1)
-    # From the difference, which unlike the expanded square is exact to rounding also very near the center.
-    pieces = zip(torch.split(rows, PIECE), torch.split(assignment, PIECE), strict=True)
-    return assignment, torch.cat([(part - centers[own]).square_().sum(1) for part, own in pieces])
+    Source: R. J. G. B. Campello, D. Moulavi, J. Sander, "Density-Based Clustering Based on Hierarchical Density
+        Estimates", PAKDD 2013, as scikit-learn has it.
+    Differs from the source: nothing differs.
+    """
+    rows = embedding_rows(embeddings)
+    size = positive_integer(min_cluster_size, "min_cluster_size")
+    samples = size if min_samples is None else positive_integer(min_samples, "min_samples")
+    if size < 2:
+        raise InvalidInput("min_cluster_size is 1; pass at least 2, a single row is noise")
+    if max(size, samples) > len(rows):
+        raise InvalidInput(
+            f"min_cluster_size is {size} and min_samples {samples} but embeddings has {len(rows)} rows; pass fewer"
+        )
+    model: Any = HDBSCAN(size, samples, copy=True)  # type: ignore[no-untyped-call]
+    return torch.from_numpy(model.fit_predict(unit_rows(rows).cpu().numpy()).astype(np.int64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
@@ -55,6 +56,45 @@ def unit_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     return rows.div_(torch.where(norm > 0, norm, 1))
 
 
+class UnitRows:
+    """Rows divided by their Euclidean norm, as `unit_rows` gives them, read by slices or by indices.
+
+    Half precision is widened and normalised only when a piece is read, so that no float32 copy of all rows is made.
+
+    Args:
+        rows: checked, of any norm.
+    """
+
+    def __init__(self, rows: Float[Tensor, "n d"]) -> None:
+        self.dtype = arithmetic_dtype(rows.dtype)
+        self._ready = rows.dtype == self.dtype
+        self._rows = unit_rows(rows) if self._ready else rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self._rows.device
+
+    @property
+    def shape(self) -> torch.Size:
+        """(n, d)."""
+        return self._rows.shape
+
+    def __getitem__(self, which: slice | Int[Tensor, " m"]) -> Float[Tensor, "m d"]:
+        return self._rows[which] if self._ready else unit_rows(self._rows[which])
+
+    def only(self, which: Int[Tensor, " m"]) -> UnitRows:
+        """Some of the rows, themselves if it is all of them in their order."""
+        if len(which) == len(self) and torch.equal(which, torch.arange(len(self), device=which.device)):
+            return self
+        some = copy.copy(self)
+        some._rows = self._rows[which]
+        return some
+
+
 @validates
 def class_indices(labels: Tensor | np.ndarray | Sequence[int], n: int) -> Int[np.ndarray, " n"]:
     """Numbers the classes 0, 1, ... in ascending order of their label; 64-bit labels keep their identity.
@@ -63,13 +103,39 @@ def class_indices(labels: Tensor | np.ndarray | Sequence[int], n: int) -> Int[np
         labels: n whole numbers, as a list, a NumPy array or a tensor.
         n: the number of rows that they belong to.
     """
-    values = _one_per_row(labels, "labels", n, "label")
+    return numbered(label_values(labels, n))[1]
+
+
+@validates
+def label_values(
+    labels: Tensor | np.ndarray | Sequence[int], n: int, name: str = "labels", of: str = "embeddings"
+) -> Int[np.ndarray, " n"]:
+    """Checks the labels of n rows: whole numbers, one per row. They keep their type.
+
+    Args:
+        labels: n whole numbers, as a list, a NumPy array or a tensor.
+        n: the number of rows that they belong to.
+        name: of the argument.
+        of: the name of the rows.
+    """
+    values = _one_per_row(labels, name, n, "label", of)
     if values.dtype.kind not in "iu":
         raise InvalidType(
-            f"labels has the type {values.dtype}; pass whole numbers of up to 64 bits (names become numbers with "
+            f"{name} has the type {values.dtype}; pass whole numbers of up to 64 bits (names become numbers with "
             "numpy.unique(names, return_inverse=True)[1])"
         )
-    return np.unique(values, return_inverse=True)[1].astype(np.int64, copy=False)
+    return values
+
+
+@validates
+def numbered(*labels: Int[np.ndarray, " n"]) -> tuple[np.ndarray, ...]:
+    """The labels there are, in ascending order, and for each array the places of its labels among them."""
+    kinds = {values.dtype.kind for values in labels}
+    # NumPy joins signed and unsigned 64 bits to floats, which cannot tell large labels apart; Python's numbers can.
+    joined = np.concatenate([values.astype(object) if len(kinds) > 1 else values for values in labels])
+    known, places = np.unique(joined, return_inverse=True)
+    bounds = np.cumsum([len(values) for values in labels])[:-1]
+    return known, *np.split(places.astype(np.int64, copy=False), bounds)
 
 
 @validates
@@ -103,7 +169,7 @@ def positive_integers(values: Iterable[int], name: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(positive_integer(value, f"an entry of {name}") for value in values))
 
 
-def _one_per_row(values: object, name: str, n: int, what: str) -> np.ndarray:
+def _one_per_row(values: object, name: str, n: int, what: str, of: str = "embeddings") -> np.ndarray:
     try:
         array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     except (ValueError, TypeError) as error:
@@ -111,5 +177,5 @@ def _one_per_row(values: object, name: str, n: int, what: str) -> np.ndarray:
     if array.ndim != 1:
         raise InvalidInput(f"{name} has the shape {array.shape}; pass one {what} per row, in one dimension")
     if len(array) != n:
-        raise InvalidInput(f"{name} has {len(array)} entries but embeddings has {n} rows; pass one {what} per row")
+        raise InvalidInput(f"{name} has {len(array)} entries but {of} has {n} rows; pass one {what} per row")
     return array

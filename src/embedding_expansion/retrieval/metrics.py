@@ -1,34 +1,25 @@
-"""Retrieval measures: Recall@K of the papers, Precision@1, R-precision and MAP@R."""
+"""Retrieval measures, as means, per query or per class: Recall@K, Precision@K, R-precision, MAP@R, MRR, MAP, nDCG."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
-from embedding_expansion.errors import InvalidInput
-from embedding_expansion.retrieval.inputs import (
-    chosen_rows,
-    class_indices,
-    embedding_rows,
-    positive_integer,
-    positive_integers,
-    unit_rows,
-)
-from embedding_expansion.retrieval.ranking import largest, place_of_first
-from embedding_expansion.retrieval.search import Comparison, block_rows
+from embedding_expansion.errors import InvalidType, UnknownName
+from embedding_expansion.retrieval.inputs import positive_integer, positive_integers
+from embedding_expansion.retrieval.relevance import Relevance, relevance
+from embedding_expansion.retrieval.task import Task, refuse_nothing_to_find, retrieval_task
 
-# Neighbours looked at also where a class has fewer: most queries have their first relevant row among them, and only for
-# the others its place is counted.
-LEAST_NEIGHBOURS = 8
-
-logger = logging.getLogger(__name__)
+MORE = ("mrr", "map", "ndcg")
+# These two need the place of every relevant row.
+FULL = ("map", "ndcg")
 
 
 @validates
@@ -37,8 +28,12 @@ def retrieval_metrics(
     labels: Tensor | np.ndarray | Sequence[int],
     ks: Sequence[int] = (1, 2, 4, 8),
     *,
+    precision_at: Sequence[int] = (),
+    more: Sequence[str] = (),
     is_query: Tensor | np.ndarray | Sequence[bool] | None = None,
     is_gallery: Tensor | np.ndarray | Sequence[bool] | None = None,
+    gallery: Tensor | np.ndarray | None = None,
+    gallery_labels: Tensor | np.ndarray | Sequence[int] | None = None,
     chunk: int | None = None,
 ) -> dict[str, float]:
     """Measures how well the nearest rows by cosine share the query's class.
@@ -47,30 +42,39 @@ def retrieval_metrics(
     number of gallery rows of the query's class (itself not counted) and rel(i) whether the i-th neighbour is one:
 
     - `recall_at_K` is 1 if one of the K nearest is relevant, else 0 (the papers' hit at K).
-    - `precision_at_1` is rel(1).
+    - `precision_at_1` is rel(1), `precision_at_K` is (rel(1) + ... + rel(K)) / K.
     - `r_precision` is (rel(1) + ... + rel(R)) / R.
     - `map_at_r` is (1/R) times the sum over i = 1..R of rel(i) (rel(1) + ... + rel(i)) / i.
+    - `mrr` is 1 / i for the smallest i with rel(i) = 1.
+    - `map` is `map_at_r` with the sum taken over the whole gallery.
+    - `ndcg` is the sum over the whole gallery of rel(i) / log2(i + 1), divided by that of i = 1..R with rel(i) = 1.
 
     Each is the mean over queries, in 0..1. A query with R = 0, such as the only image of its class, counts as a miss in
-    `recall_at_K`, as in the papers, and is left out of the other three, where R = 0 has no meaning. If there are such
+    `recall_at_K`, as in the papers, and is left out of the others, where R = 0 has no meaning. If there are such
     queries the log tells how many; without them `recall_at_1` equals `precision_at_1`.
 
     Args:
         embeddings: (n, d), a floating-point tensor or NumPy array of any norm; normalised and compared in float32
-            (float64 if they are), on their device. A row of zeros has cosine 0 with every other.
+            (float64 if they are), on their device. A row of zeros has cosine 0 with every other. Half precision is
+            widened a piece at a time.
         labels: n whole numbers of up to 64 bits.
         ks: the K of Recall@K. K beyond the gallery asks for a hit anywhere in it.
+        precision_at: the K of Precision@K, which comes besides Precision@1. Places beyond the gallery are misses.
+        more: any of `mrr`, `map` and `ndcg`. The last two need the place of every relevant row and take longer.
         is_query: n booleans, the rows that search; None for all.
         is_gallery: n booleans, the rows that are searched; None for all. Both None is leave-one-out.
+        gallery: (g, d), rows that are searched instead of those of `embeddings`, on the same device.
+        gallery_labels: g whole numbers.
         chunk: queries compared at a time. By default as many, up to 1024, as keep the table of similarities within
             256 MiB.
 
     Returns:
-        The means under the keys `recall_at_1` (one for each of `ks`), `precision_at_1`, `r_precision`, `map_at_r`.
+        The means under the keys `recall_at_1` (one for each of `ks`), `precision_at_1` (and one for each of
+        `precision_at`), `r_precision`, `map_at_r`, and what `more` asks for.
 
     Raises:
-        InvalidInput: lengths that do not fit, NaN or infinite entries, nothing to compare, K or chunk below 1, or no
-            query that has a gallery row of its class.
+        InvalidInput: lengths that do not fit, NaN or infinite entries, nothing to compare, K or chunk below 1, an
+            unknown measure, or no query that has a gallery row of its class.
         InvalidType: embeddings that are no floating-point matrix, labels that are no whole numbers, masks that are not
             boolean, a K or chunk that is no whole number.
 
@@ -80,130 +84,195 @@ def retrieval_metrics(
 
     Source: R-precision and MAP@R, K. Musgrave, S. Belongie, S.-N. Lim, "A Metric Learning Reality Check", ECCV 2020.
         Recall@K, H. Oh Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR 2016.
-    Differs from the source: nothing differs; neither says how ties are broken.
+        MRR, MAP and nDCG (gain 0 or 1), C. D. Manning, P. Raghavan, H. Schütze, "Introduction to Information
+        Retrieval", 2008, chapter 8.
+    Differs from the source: nothing differs; none says how ties are broken.
     """
-    ks = positive_integers(ks, "ks")
-    limit = None if chunk is None else positive_integer(chunk, "chunk")
-    rows = unit_rows(embedding_rows(embeddings))
-    task = _task(class_indices(labels, len(rows)), is_query, is_gallery, rows.device)
-    recall, ranked, count = torch.zeros(len(ks), dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
-    for relevant, first, matches in _ranked(rows, task, limit):
-        recall += torch.tensor([int((first <= k).sum()) for k in ks], dtype=torch.float64)
-        some = matches > 0
-        ranked += _precisions(relevant[some], matches[some])
-        count += int(some.sum())
-    result = {f"recall_at_{k}": float(value) / len(task.queries) for k, value in zip(ks, recall, strict=True)}
-    names = ("precision_at_1", "r_precision", "map_at_r")
-    return result | {name: float(value) / count for name, value in zip(names, ranked, strict=True)}
-
-
-@dataclass(frozen=True)
-class _Task:
-    """Which rows search which, and how many matches each has; queries with more matches come first."""
-
-    classes: Int[Tensor, " n"]
-    gallery: Int[Tensor, " g"]
-    queries: Int[Tensor, " q"]
-    own: Int[Tensor, " q"]
-    """The place of each query in the gallery, -1 if it is not there."""
-    matches: Int[Tensor, " q"]
+    values = retrieval_values(
+        embeddings,
+        labels,
+        ks,
+        precision_at=precision_at,
+        more=more,
+        is_query=is_query,
+        is_gallery=is_gallery,
+        gallery=gallery,
+        gallery_labels=gallery_labels,
+        chunk=chunk,
+    )
+    return {name: float(column[~np.isnan(column)].mean()) for name, column in values.items()}
 
 
 @validates
-def _task(
-    classes: Int[np.ndarray, " n"],
-    is_query: Tensor | np.ndarray | Sequence[bool] | None,
-    is_gallery: Tensor | np.ndarray | Sequence[bool] | None,
-    device: torch.device,
-) -> _Task:
-    n = len(classes)
-    queries, gallery = chosen_rows(is_query, "is_query", n), chosen_rows(is_gallery, "is_gallery", n)
-    place = np.full(n, -1)
-    place[gallery] = np.arange(len(gallery))
-    own = place[queries]
-    matches = np.bincount(classes[gallery], minlength=n)[classes[queries]] - (own >= 0)
-    lone = int((matches == 0).sum())
-    if lone == len(queries):
-        raise InvalidInput(
-            f"none of the {lone} queries has another row of its class in the gallery of {len(gallery)} rows, so there "
-            "is nothing to find; check labels, is_query and is_gallery"
-        )
-    if lone > 0:
-        logger.warning(
-            "%d of %d queries have no other row of their class in the gallery: they count as misses in Recall@K and "
-            "are left out of the other measures",
-            lone,
-            len(queries),
-        )
-    order = np.argsort(-matches, kind="stable")
-    parts = (classes, gallery, queries[order], own[order], matches[order])
-    return _Task(*(torch.from_numpy(part).to(device) for part in parts))
+def retrieval_values(
+    embeddings: Tensor | np.ndarray,
+    labels: Tensor | np.ndarray | Sequence[int],
+    ks: Sequence[int] = (1, 2, 4, 8),
+    *,
+    precision_at: Sequence[int] = (),
+    more: Sequence[str] = (),
+    chunk: int | None = None,
+    **sides: Any,
+) -> dict[str, Float[np.ndarray, " q"]]:
+    """The measures of `retrieval_metrics` for each query: the same arguments, and the same keys.
 
+    Args:
+        embeddings: as in `retrieval_metrics`.
+        labels: as in `retrieval_metrics`.
+        ks: as in `retrieval_metrics`.
+        precision_at: as in `retrieval_metrics`.
+        more: as in `retrieval_metrics`.
+        chunk: as in `retrieval_metrics`.
+        sides: `is_query`, `is_gallery`, `gallery` and `gallery_labels` of `retrieval_metrics`.
 
-def _ranked(
-    rows: Float[Tensor, "n d"], task: _Task, limit: int | None
-) -> Iterator[tuple[Bool[Tensor, "block k"], Int[Tensor, " block"], Int[Tensor, " block"]]]:
-    """Yields for one block of queries after another what their measures are made of.
+    Returns:
+        Float64 arrays, a value for each query in the order of the rows; NaN where the query has no row of its class to
+        find, but 0 for Recall@K.
 
-    That is whether the nearest rows are relevant, the place of the first relevant one, and how many there are. A block
-    looks at as many neighbours as its queries have matches: as those with more matches come first, a few large classes
-    do not make the other queries look as far, and neither does a large K of Recall@K.
+    Raises:
+        InvalidInput: as in `retrieval_metrics`.
+        InvalidType: as in `retrieval_metrics`.
+
+    Example:
+        >>> rows = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.6, 0.4]])
+        >>> retrieval_values(rows, [0, 0, 1, 1], ks=(1,), more=["mrr"])["mrr"].round(2).tolist()
+        [1.0, 1.0, 1.0, 0.33]
     """
-    g, q = len(task.gallery), len(task.queries)
-    gallery, gallery_classes = rows if g == len(rows) else rows[task.gallery], task.classes[task.gallery]
-    compare = Comparison(gallery, rows.dtype, min(q, limit or block_rows(g, 1, rows.dtype)))
-    members = _Members(gallery_classes)
-    start = 0
-    while start < q:
-        k = min(g, max(LEAST_NEIGHBOURS, int(task.matches[start])))
-        block = slice(start, start + (limit or block_rows(g, k, rows.dtype)))
-        queries, matches = task.queries[block], task.matches[block]
-        table = compare(rows[queries], task.own[block])
-        values, columns = largest(table, k)
-        relevant = gallery_classes[columns.clamp_(max=g - 1)] == task.classes[queries].unsqueeze(1)
-        relevant &= values > -torch.inf
-        yield relevant, _first_places(table, relevant, matches, members, task.classes[queries]), matches
-        start += len(queries)
+    wanted = _Wanted.of(ks, precision_at, more)
+    limit = None if chunk is None else positive_integer(chunk, "chunk")
+    return _values(retrieval_task(embeddings, labels, **sides), wanted, limit)
 
 
-def _first_places(
-    table: Float[Tensor, "block w"],
-    relevant: Bool[Tensor, "block k"],
-    matches: Int[Tensor, " block"],
-    members: _Members,
-    classes: Int[Tensor, " block"],
-) -> Int[Tensor, " block"]:
-    """The place, from 1, of each query's first relevant row; beyond any K where there is none."""
-    first = relevant.int().argmax(1) + 1
-    found = relevant.any(1)
-    first[~found] = torch.iinfo(torch.int64).max
-    counted = (~found & (matches > 0)).nonzero().squeeze(1)
-    if len(counted) > 0:
-        first[counted] = place_of_first(table, counted, members.of(classes[counted]))
-    return first
+@dataclass(frozen=True)
+class ByClass:
+    """What each class got.
+
+    Attributes:
+        labels: (c,), the labels of the queries, in ascending order.
+        queries: (c,), how many queries each has.
+        measures: for each measure (c,), the mean over the queries that it counts; NaN for a class of which it counts
+            none.
+    """
+
+    labels: Int[np.ndarray, " c"]
+    queries: Int[np.ndarray, " c"]
+    measures: dict[str, Float[np.ndarray, " c"]]
 
 
-class _Members:
-    """The gallery rows of each class."""
+@validates
+def retrieval_by_class(
+    embeddings: Tensor | np.ndarray,
+    labels: Tensor | np.ndarray | Sequence[int],
+    ks: Sequence[int] = (1, 2, 4, 8),
+    *,
+    precision_at: Sequence[int] = (),
+    more: Sequence[str] = (),
+    chunk: int | None = None,
+    **sides: Any,
+) -> ByClass:
+    """The measures of `retrieval_metrics` for each class of queries: the same arguments, and the same keys.
 
-    def __init__(self, classes: Int[Tensor, " g"]) -> None:
-        self._rows = classes.sort(stable=True).indices
-        self._counts = torch.bincount(classes)
-        self._starts = self._counts.cumsum(0) - self._counts
+    Args:
+        embeddings: as in `retrieval_metrics`.
+        labels: as in `retrieval_metrics`.
+        ks: as in `retrieval_metrics`.
+        precision_at: as in `retrieval_metrics`.
+        more: as in `retrieval_metrics`.
+        chunk: as in `retrieval_metrics`.
+        sides: `is_query`, `is_gallery`, `gallery` and `gallery_labels` of `retrieval_metrics`.
 
-    def of(self, classes: Int[Tensor, " q"]) -> Int[Tensor, "q m"]:
-        """The members of each of these classes in ascending order, -1 behind the last."""
-        counts = self._counts[classes].unsqueeze(1)
-        place = torch.arange(int(counts.max()), device=classes.device).expand(len(classes), -1)
-        rows = self._rows[(self._starts[classes].unsqueeze(1) + place).clamp_(max=len(self._rows) - 1)]
-        return rows.masked_fill_(place >= counts, -1)
+    Raises:
+        InvalidInput: as in `retrieval_metrics`.
+        InvalidType: as in `retrieval_metrics`.
+
+    Example:
+        >>> rows = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.6, 0.4]])
+        >>> found = retrieval_by_class(rows, [7, 7, 8, 8], ks=(1,))
+        >>> found.labels.tolist(), found.queries.tolist(), found.measures["recall_at_1"].tolist()
+        ([7, 8], [2, 2], [1.0, 0.5])
+    """
+    wanted = _Wanted.of(ks, precision_at, more)
+    limit = None if chunk is None else positive_integer(chunk, "chunk")
+    task = retrieval_task(embeddings, labels, **sides)
+    places, classes, queries = np.unique(task.query_classes.cpu().numpy(), return_inverse=True, return_counts=True)
+    means = {}
+    for name, values in _values(task, wanted, limit).items():
+        counted = ~np.isnan(values)
+        count = np.bincount(classes[counted], minlength=len(places))
+        total = np.bincount(classes[counted], values[counted], minlength=len(places))
+        means[name] = np.divide(total, count, out=np.full(len(places), np.nan), where=count > 0)
+    return ByClass(task.labels[places], queries, means)
 
 
-def _precisions(relevant: Bool[Tensor, "block k"], matches: Int[Tensor, " block"]) -> Float[Tensor, " 3"]:
-    """The sums over queries of Precision@1, R-precision and the average precision at R."""
+@dataclass(frozen=True)
+class _Wanted:
+    """Which measures are asked for."""
+
+    ks: tuple[int, ...]
+    precision_at: tuple[int, ...]
+    more: tuple[str, ...]
+
+    @classmethod
+    @validates
+    def of(cls, ks: Iterable[int], precision_at: Iterable[int], more: Iterable[str]) -> _Wanted:
+        if isinstance(more, str) or not isinstance(more, Iterable):
+            raise InvalidType(f"more is {more!r}; pass several names, such as ('mrr', 'map')")
+        names = tuple(more)
+        for name in names:
+            if name not in MORE:
+                raise UnknownName("measure", name, MORE)
+        precisions = tuple(dict.fromkeys((1, *positive_integers(precision_at, "precision_at"))))
+        return cls(positive_integers(ks, "ks"), precisions, tuple(name for name in MORE if name in names))
+
+    @property
+    def names(self) -> list[str]:
+        hits = [f"recall_at_{k}" for k in self.ks] + [f"precision_at_{k}" for k in self.precision_at]
+        return [*hits, "r_precision", "map_at_r", *self.more]
+
+
+def _values(task: Task, wanted: _Wanted, chunk: int | None) -> dict[str, Float[np.ndarray, " q"]]:
+    refuse_nothing_to_find(task)
+    values = torch.empty(len(wanted.names), len(task.own), dtype=torch.float64)
+    full = any(name in FULL for name in wanted.more)
+    for block in relevance(task, max(wanted.precision_at), full, chunk):
+        columns = [*_recalls(block, wanted.ks), *_counted(block, wanted)]
+        values[:, block.queries.cpu()] = torch.stack(columns).cpu()
+    return dict(zip(wanted.names, values.numpy(), strict=True))
+
+
+def _recalls(block: Relevance, ks: tuple[int, ...]) -> list[Float[Tensor, " block"]]:
+    return [(block.first <= k).double() for k in ks]
+
+
+def _counted(block: Relevance, wanted: _Wanted) -> list[Float[Tensor, " block"]]:
+    """The measures that leave out a query without matches, which gets NaN: 0 / 0."""
+    relevant, matches = block.relevant, block.matches.double()
     place = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
-    counted = relevant & (place <= matches.unsqueeze(1))
-    hits = counted.cumsum(1, dtype=torch.int32)
-    r_precision = hits[:, -1].double() / matches
-    average = (hits * counted).double().div_(place).sum(1) / matches
-    return torch.stack([relevant[:, 0].double().sum(), r_precision.sum(), average.sum()]).cpu()
+    within = relevant & (place <= block.matches.unsqueeze(1))
+    hits = relevant.cumsum(1, dtype=torch.int32)
+    some = torch.where(block.matches > 0, 1.0, torch.nan).double()
+    values = [relevant[:, :k].sum(1).double() / k * some for k in wanted.precision_at]
+    values += [within.sum(1) / matches, (hits * within).double().div_(place).sum(1) / matches]
+    more = {"mrr": lambda: some / block.first}
+    more["map"] = lambda: (
+        (hits * relevant).double().div_(place).sum(1).add_(_behind_precision(block, hits[:, -1])) / matches
+    )
+    more["ndcg"] = lambda: _gain(block, place) / _ideal_gain(block.matches)
+    return values + [more[name]() for name in wanted.more]
+
+
+def _behind_precision(block: Relevance, before: Int[Tensor, " block"]) -> Float[Tensor, " block"]:
+    """The sum of the precisions at the relevant rows that are not among the neighbours looked at."""
+    there = block.behind > 0
+    rank = before.unsqueeze(1) + there.cumsum(1)
+    return (rank * there).double().div_(block.behind.clamp(min=1)).sum(1)
+
+
+def _gain(block: Relevance, place: Int[Tensor, " k"]) -> Float[Tensor, " block"]:
+    near = (block.relevant / (place + 1.0).double().log2()).sum(1)
+    return near + ((block.behind > 0) / (block.behind.clamp(min=1) + 1.0).double().log2()).sum(1)
+
+
+def _ideal_gain(matches: Int[Tensor, " block"]) -> Float[Tensor, " block"]:
+    gains = 1 / torch.arange(2, int(matches.max()) + 2, device=matches.device).double().log2()
+    return torch.cat([gains.new_zeros(1), gains.cumsum(0)])[matches]

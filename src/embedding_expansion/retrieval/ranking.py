@@ -8,8 +8,10 @@ from torch import Tensor
 
 # Widths of the runs of columns that are compared by their maximum first. The widest comes first.
 BLOCKS = (64, 32, 16, 8)
-# Rows that are copied and compared at a time.
-PIECE = 16
+# Up to so many columns of a row are placed by counting what comes before each, more by sorting the row.
+COUNTED = 128
+# Entries that are compared or sorted at a time.
+FLAGS = 2**20
 
 
 def largest(table: Float[Tensor, "q w"], k: int) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
@@ -39,34 +41,41 @@ def largest(table: Float[Tensor, "q w"], k: int) -> tuple[Float[Tensor, "q k"], 
     return values, columns.gather(1, places)
 
 
-def place_of_first(
-    table: Float[Tensor, "q w"], rows: Int[Tensor, " r"], wanted: Int[Tensor, "r m"]
-) -> Int[Tensor, " r"]:
-    """Finds at which place, from 1, the first of the wanted columns stands in some rows, without sorting them.
+def places(table: Float[Tensor, "q w"], rows: Int[Tensor, " r"], columns: Int[Tensor, "r m"]) -> Int[Tensor, "r m"]:
+    """Finds at which place, from 1, some columns stand in some rows; rows are sorted only where counting costs more.
 
     Args:
         table: finite or -inf, without NaN.
         rows: the rows of the table that are asked for.
-        wanted: columns in ascending order, -1 behind the last of a row; each row has one with a finite entry.
+        columns: of each of these rows, with finite entries; -1 stands for none and gets place 0.
     """
-    places = torch.empty_like(rows)
+    found = torch.zeros_like(columns)
+    (r, m), w = columns.shape, table.shape[1]
+    if m > COUNTED:
+        for part in torch.split(torch.arange(r, device=table.device), max(1, FLAGS // w)):
+            order = table[rows[part]].sort(dim=1, descending=True, stable=True).indices
+            place = torch.empty_like(order).scatter_(
+                1, order, torch.arange(1, w + 1, device=table.device).expand_as(order)
+            )
+            found[part] = place.gather(1, columns[part].clamp(min=0)).masked_fill_(columns[part] < 0, 0)
+        return found
     # Reused, and flags are floats, because fresh memory and sums of booleans are several times slower than comparing.
     # A sum of flags is exact up to 2^24 columns.
-    copies, flags = table.new_empty(2, min(PIECE, len(rows)), table.shape[1])
-    for start in range(0, len(rows), PIECE):
-        part = slice(start, start + PIECE)
-        r = len(rows[part])
-        entries = torch.index_select(table, 0, rows[part], out=copies[:r])
-        values = entries.gather(1, wanted[part].clamp(min=0)).masked_fill_(wanted[part] < 0, -torch.inf)
-        best = values.amax(1, keepdim=True)
-        before = torch.gt(entries, best, out=flags[:r]).sum(1).long()
-        equal = torch.eq(entries, best, out=flags[:r])
-        # Of equal entries those in smaller columns come before; the first wanted one is the one that counts.
-        for row in (equal.sum(1) > 1).nonzero().squeeze(1).tolist():
-            column = int(wanted[part][row][values[row] == best[row]][0])
-            before[row] += int(equal[row, :column].sum())
-        places[part] = before + 1
-    return places
+    size = min(r, max(1, FLAGS // (m * w)))
+    copies, flags = table.new_empty(size, w), table.new_empty(size, m, w)
+    for start in range(0, r, size):
+        wanted = columns[start : start + size]
+        n = len(wanted)
+        entries = torch.index_select(table, 0, rows[start : start + size], out=copies[:n])
+        values = entries.gather(1, wanted.clamp(min=0))
+        pair = entries.unsqueeze(1), values.unsqueeze(2)
+        before = torch.gt(*pair, out=flags[:n]).sum(2).long()
+        equal = torch.eq(*pair, out=flags[:n]).sum(2)
+        # Of equal entries those in smaller columns come before.
+        for row, place in ((equal > 1) & (wanted >= 0)).nonzero().tolist():
+            before[row, place] += int(flags[row, place, : int(wanted[row, place])].sum())
+        found[start : start + size] = (before + 1).masked_fill_(wanted < 0, 0)
+    return found
 
 
 def _block(width: int, k: int) -> int:

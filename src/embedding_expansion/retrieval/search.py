@@ -11,7 +11,7 @@ from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.retrieval.inputs import arithmetic_dtype, embedding_rows, positive_integer
+from embedding_expansion.retrieval.inputs import UnitRows, arithmetic_dtype, embedding_rows, positive_integer
 from embedding_expansion.retrieval.ranking import BLOCKS, largest
 
 # Gallery rows that are multiplied, converted or hashed at a time.
@@ -85,12 +85,12 @@ class Comparison:
     """Compares one block of queries after another with one gallery, in one reused table of similarities.
 
     Args:
-        gallery: the rows to be found.
+        gallery: the rows to be found, as they are or of unit norm.
         dtype: of the arithmetic.
         block: the most queries that one call brings.
     """
 
-    def __init__(self, gallery: Float[Tensor, "g d"], dtype: torch.dtype, block: int) -> None:
+    def __init__(self, gallery: Float[Tensor, "g d"] | UnitRows, dtype: torch.dtype, block: int) -> None:
         self._gallery = gallery
         self._copies = _repeated_rows(gallery)
         # The columns beyond the gallery stay at -inf. They make the width a multiple of every run of columns that
@@ -124,14 +124,15 @@ class Comparison:
             table[:, copies] = table[:, originals]
 
 
-def _repeated_rows(rows: Float[Tensor, "g d"]) -> tuple[Int[Tensor, " copies"], Int[Tensor, " copies"]]:
+def _repeated_rows(rows: Float[Tensor, "g d"] | UnitRows) -> tuple[Int[Tensor, " copies"], Int[Tensor, " copies"]]:
     """The rows that are equal to an earlier row, and the first row that each of them is equal to."""
     # A hash of the bits in integer arithmetic, which is exact in any order of summation, unlike a float checksum.
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.dtype.itemsize]
     generator = torch.Generator().manual_seed(0)
     weights = torch.randint(-(2**63), 2**63 - 1, (rows.shape[1],), generator=generator).to(rows.device)
     # Adding 0 turns -0 into 0.
-    pieces = [((piece.contiguous() + 0.0).view(bits) * weights).sum(1) for piece in torch.split(rows, PIECE)]
+    read = (rows[start : start + PIECE] for start in range(0, len(rows), PIECE))
+    pieces = [((piece.contiguous() + 0.0).view(bits) * weights).sum(1) for piece in read]
     hashes, group = torch.unique(torch.cat(pieces), return_inverse=True)
     places = torch.arange(len(rows), device=rows.device)
     first = torch.full_like(hashes, len(rows)).scatter_reduce_(0, group, places, "amin")[group]

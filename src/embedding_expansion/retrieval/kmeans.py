@@ -1,0 +1,203 @@
+"""k-means: Lloyd's algorithm from k-means++ or sampled starts, exactly and in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from embedding_expansion.core.inputs import validates
+from embedding_expansion.errors import InvalidInput, UnknownName
+from embedding_expansion.retrieval.inputs import arithmetic_dtype, embedding_rows, positive_integer
+
+# The table of scores (rows by centers) takes at most so many bytes; rows compared with their own center come in pieces.
+TABLE_BYTES = 2**27
+PIECE = 8192
+# k-means++ takes the centers in at most so many rounds: one at a time up to this k, several at a time beyond.
+ROUNDS = 256
+
+
+STARTS = ("k-means++", "sample")
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What k-means found.
+
+    Attributes:
+        centers: (k, d), the mean of each cluster.
+        assignment: (n,), int64, the nearest center of each row.
+        inertia: sum over rows of the squared distance to that center.
+        iterations: how often the centers were moved.
+        converged: whether it stopped by itself, not at `max_iterations`.
+    """
+
+    centers: Float[Tensor, "k d"]
+    assignment: Int[Tensor, " n"]
+    inertia: float
+    iterations: int
+    converged: bool
+
+
+@torch.no_grad()
+@validates
+def kmeans(
+    embeddings: Tensor | np.ndarray,
+    k: int,
+    *,
+    start: Literal["k-means++", "sample"] = "k-means++",
+    seed: int = 0,
+    restarts: int = 1,
+    max_iterations: int = 100,
+    tolerance: float = 1e-4,
+) -> Clusters:
+    """Clusters rows around k means by Lloyd's algorithm, exactly and in bounded memory.
+
+    By k-means++ the centers start at rows drawn in proportion to their squared distance from those taken before, each
+    the best of 2 + ln k drawn; with more than 256 centers several are taken at a time. A sampled start takes k rows,
+    each as likely: it costs nothing, and mostly ends at a larger inertia. A center that lost all its rows moves to the
+    row farthest from its own center. The result depends on the seed, the machine and its number of threads only.
+
+    Args:
+        embeddings: (n, d), a floating-point tensor or NumPy array; taken as they are, computed in float32 (float64 if
+            they are), on their device.
+        k: number of clusters, 1 to n.
+        start: how the centers start, `k-means++` or `sample`.
+        seed: of the starts.
+        restarts: how many starts; the result with the smallest inertia is returned.
+        max_iterations: how often the centers are moved at most.
+        tolerance: it has converged when an iteration lowers the inertia by at most this share of it.
+
+    Raises:
+        InvalidInput: an empty or non-finite matrix, k beyond the number of rows, or an option out of its range or
+            unknown.
+        InvalidType: embeddings that are no floating-point matrix, or a count that is no whole number.
+
+    Example:
+        >>> kmeans(np.array([[0.0], [1.0], [10.0], [11.0]]), 2).inertia
+        1.0
+
+    Source: D. Arthur and S. Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007.
+    Differs from the source: the best of several draws is taken (their section 5 proposes it), and for k above 256 the
+        centers are taken in 256 rounds.
+    """
+    rows = embedding_rows(embeddings)
+    k, restarts = positive_integer(k, "k"), positive_integer(restarts, "restarts")
+    max_iterations = positive_integer(max_iterations, "max_iterations")
+    if k > len(rows):
+        raise InvalidInput(f"k is {k} but embeddings has {len(rows)} rows; pass at most as many clusters as rows")
+    if start not in STARTS:
+        raise UnknownName("start", start, STARTS)
+    if not tolerance >= 0:
+        raise InvalidInput(f"tolerance is {tolerance}; pass a share of the inertia, such as 1e-4")
+    rows = rows.to(arithmetic_dtype(rows.dtype))
+    # Distances come from inner products, which lose digits where all rows share a large mean.
+    mean = rows.mean(0)
+    centred, random = rows - mean, np.random.default_rng(seed)
+    if not math.isfinite(float(torch.linalg.vector_norm(centred))):
+        raise InvalidInput(f"the squares of embeddings leave the range of {rows.dtype}; divide the rows by a number")
+    with torch.autocast(rows.device.type, enabled=False):
+        starts = (
+            _start(centred, k, random) if start == "k-means++" else centred[random.choice(len(rows), k, replace=False)]
+            for _ in range(restarts)
+        )
+        runs = [_lloyd(centred, centers, max_iterations, float(tolerance)) for centers in starts]
+    best = min(runs, key=lambda run: run.inertia)
+    return Clusters(best.centers + mean, best.assignment, best.inertia, best.iterations, best.converged)
+
+
+def _start(rows: Float[Tensor, "n d"], k: int, random: np.random.Generator) -> Float[Tensor, "k d"]:
+    """Draws k rows, each the best of a few drawn in proportion to the squared distance from those taken before."""
+    per_round, trials = -(-k // ROUNDS), 2 + int(math.log(k))
+    taken = np.array([random.integers(len(rows))])
+    distances = nearest_center(rows, rows[taken])[1]
+    while len(taken) < k:
+        # A row is taken once, also where rounding leaves it a distance from itself.
+        distances[taken] = 0
+        count = min(per_round, k - len(taken))
+        weights = distances.double().cpu().numpy()
+        if weights.any():
+            drawn = _draw(weights, count * trials, random)
+            totals = _totals_with(rows, distances, rows[drawn]).view(count, trials)
+            best = np.unique(drawn.reshape(count, trials)[np.arange(count), totals.argmin(1).cpu().numpy()])
+        else:
+            # No row is left that differs from those taken.
+            best = random.choice(np.setdiff1d(np.arange(len(rows)), taken), k - len(taken), replace=False)
+        distances = torch.minimum(distances, nearest_center(rows, rows[best])[1])
+        taken = np.concatenate([taken, best])
+    return rows[taken]
+
+
+def _draw(weights: Float[np.ndarray, " n"], count: int, random: np.random.Generator) -> Int[np.ndarray, " drawn"]:
+    """Draws places in proportion to their weight, with replacement; never one of weight 0."""
+    bounds = weights.cumsum()
+    drawn = np.searchsorted(bounds, random.random(count) * bounds[-1], side="right")
+    places: np.ndarray = np.minimum(drawn, np.flatnonzero(weights)[-1])
+    return places
+
+
+def _totals_with(
+    rows: Float[Tensor, "n d"], distances: Float[Tensor, " n"], candidates: Float[Tensor, "m d"]
+) -> Float[Tensor, " m"]:
+    """For each candidate the sum over rows of the squared distance from the nearest center if it were one as well."""
+    totals = torch.zeros(len(candidates), dtype=torch.float64, device=rows.device)
+    norms = candidates.square().sum(1)
+    size = max(1, TABLE_BYTES // (4 * len(candidates) * rows.dtype.itemsize))
+    for part, known in zip(torch.split(rows, size), torch.split(distances, size), strict=True):
+        squares = torch.addmm(norms, part, candidates.T, alpha=-2).add_(part.square().sum(1, keepdim=True))
+        totals += torch.minimum(squares.clamp_(min=0), known.unsqueeze(1), out=squares).sum(0)
+    return totals
+
+
+def _lloyd(
+    rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"], max_iterations: int, tolerance: float
+) -> Clusters:
+    assignment, distances = nearest_center(rows, centers)
+    inertia, converged, iterations = float(distances.sum(dtype=torch.float64)), False, 0
+    rounding = torch.finfo(rows.dtype).eps * float(rows.square().sum(1).max())
+    while not converged and iterations < max_iterations:
+        iterations += 1
+        centers = move_centers(rows, assignment, distances, len(centers))
+        before, last = inertia, assignment
+        assignment, distances = nearest_center(rows, centers)
+        inertia = float(distances.sum(dtype=torch.float64))
+        settled = before - inertia <= tolerance * before or torch.equal(assignment, last)
+        # A center without rows can still be put to use, unless every row lies on its center.
+        used = bool(torch.bincount(assignment, minlength=len(centers)).all()) or float(distances.max()) <= rounding
+        converged = settled and used
+    return Clusters(centers, assignment, inertia, iterations, converged)
+
+
+def move_centers(
+    rows: Float[Tensor, "n d"], assignment: Int[Tensor, " n"], distances: Float[Tensor, " n"], k: int
+) -> Float[Tensor, "k d"]:
+    """The mean of each cluster; for an empty one the row farthest from its center, for the next the second farthest."""
+    counts = torch.bincount(assignment, minlength=k)
+    # Sums over sorted segments, because adding at an index has no fixed order on CUDA.
+    order = assignment.sort(stable=True).indices
+    centers = torch.segment_reduce(rows[order], "sum", lengths=counts, axis=0) / counts.clamp(min=1).unsqueeze(1)
+    empty = (counts == 0).nonzero().squeeze(1)
+    centers[empty] = rows[distances.sort(descending=True, stable=True).indices[: len(empty)]]
+    return centers
+
+
+def nearest_center(
+    rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """The nearest center of each row and the squared distance from it."""
+    half_norms = centers.square().sum(1) / 2
+    assignment = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    size = min(len(rows), max(1, TABLE_BYTES // (len(centers) * rows.dtype.itemsize)))
+    table = rows.new_empty(size, len(centers))
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        scores = torch.mm(part, centers.T, out=table[: len(part)]).sub_(half_norms)
+        assignment[start : start + size] = scores.argmax(1)
+    # From the difference, which unlike the expanded square is exact to rounding also very near the center.
+    pieces = zip(torch.split(rows, PIECE), torch.split(assignment, PIECE), strict=True)
+    return assignment, torch.cat([(part - centers[own]).square_().sum(1) for part, own in pieces])

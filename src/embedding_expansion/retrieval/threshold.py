@@ -1,0 +1,136 @@
+"""A threshold of similarity that was calibrated on labelled data, and says for what and on how much."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from embedding_expansion.core.inputs import validates
+from embedding_expansion.errors import InvalidInput
+
+Task = Literal["same or not", "known or unknown"]
+Goal = Literal["false alarm rate", "precision"]
+TASKS, GOALS = ("same or not", "known or unknown"), ("false alarm rate", "precision")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The smallest cosine that is accepted.
+
+    Attributes:
+        value: a similarity of this or more is accepted.
+        task: `same or not` for pairs, `known or unknown` for queries.
+        goal: what was asked for: a `false alarm rate` at most, or a `precision` at least.
+        wanted: the rate or share that was asked for.
+        reached: what this threshold has on the data it was calibrated on.
+        hit_rate: the share of same-class pairs, or of known queries, that it accepts there (and names rightly).
+        positives: same-class pairs, or known queries, that it was calibrated on.
+        negatives: pairs of different classes, or unknown queries.
+
+    Example:
+        >>> threshold = Threshold(0.7, "same or not", "precision", 0.99, 0.993, 0.81, 4000, 250000)
+        >>> Threshold.from_json(threshold.to_json()) == threshold
+        True
+        >>> threshold.accepts(np.array([0.69, 0.7])).tolist()
+        [False, True]
+    """
+
+    value: float
+    task: Task
+    goal: Goal
+    wanted: float
+    reached: float
+    hit_rate: float
+    positives: int
+    negatives: int
+
+    @validates
+    def accepts(self, similarities: Tensor | np.ndarray) -> Tensor | np.ndarray:
+        """Whether each similarity is accepted, in the shape of the similarities."""
+        return similarities >= self.value
+
+    def to_json(self) -> str:
+        """One JSON object, with the attributes as keys."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    @validates
+    def from_json(cls, text: str) -> Threshold:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            InvalidInput: it is something else.
+        """
+        try:
+            content = json.loads(text)
+        except (ValueError, TypeError) as error:
+            raise InvalidInput(f"the threshold cannot be read ({error}); pass the JSON that to_json wrote") from None
+        names = [field.name for field in fields(cls)]
+        if not isinstance(content, dict) or sorted(content) != sorted(names):
+            given = ", ".join(sorted(content)) if isinstance(content, dict) else type(content).__name__
+            raise InvalidInput(f"the threshold is JSON of {given}; expected are {', '.join(names)}; calibrate it again")
+        numbers = {name: content[name] for name in names if name not in ("task", "goal")}
+        for name, number in numbers.items():
+            kinds = (int,) if name in ("positives", "negatives") else (int, float)
+            if not isinstance(number, kinds) or isinstance(number, bool) or not math.isfinite(number):
+                raise InvalidInput(f"{name} of the threshold is {number!r}; expected is a number; calibrate it again")
+        if content["task"] not in TASKS or content["goal"] not in GOALS:
+            raise InvalidInput(
+                f"the threshold is for {content['task']!r} by {content['goal']!r}; known are {TASKS} and {GOALS}"
+            )
+        return cls(**content)
+
+
+@validates
+def calibrate(
+    task: Task,
+    thresholds: Float[np.ndarray, " t"],
+    hits: Float[np.ndarray, " t"],
+    false_alarms: Float[np.ndarray, " t"],
+    precisions: Float[np.ndarray, " t"],
+    counts: tuple[int, int],
+    false_alarm_rate: float | None,
+    precision: float | None,
+) -> Threshold:
+    """Of the thresholds that keep what is asked for, the one with the most hits; of equal ones the largest.
+
+    Args:
+        task: what the threshold is for.
+        thresholds: descending.
+        hits: the share of positives at or above each threshold.
+        false_alarms: the share of negatives at or above each.
+        precisions: the share of what is at or above each that is right.
+        counts: positives and negatives.
+        false_alarm_rate: the most that is allowed.
+        precision: the least that is allowed; one of the two is given.
+
+    Raises:
+        InvalidInput: both or none is given, it is no share, or no threshold keeps it.
+    """
+    if (false_alarm_rate is None) == (precision is None):
+        raise InvalidInput("pass one of false_alarm_rate and precision, such as precision=0.99")
+    goal: Goal = "precision" if false_alarm_rate is None else "false alarm rate"
+    wanted = precision if false_alarm_rate is None else false_alarm_rate
+    reached = precisions if false_alarm_rate is None else false_alarms
+    check_share(wanted, goal.replace(" ", "_"))
+    fits: Bool[np.ndarray, " t"] = reached >= wanted if goal == "precision" else reached <= wanted
+    if not fits.any():
+        best = reached.max() if goal == "precision" else reached.min()
+        raise InvalidInput(
+            f"no threshold has a {goal} of {wanted:g}, the nearest has {best:g}; ask for less or calibrate on more data"
+        )
+    chosen = int(np.where(fits, hits, -1).argmax())
+    share, hit_rate = float(reached[chosen]), float(hits[chosen])
+    return Threshold(float(thresholds[chosen]), task, goal, float(wanted or 0), share, hit_rate, *counts)
+
+
+def check_share(value: object, name: str) -> None:
+    """Checks a rate that a user asks for."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise InvalidInput(f"{name} is {value!r}; pass a share from 0 to 1")
