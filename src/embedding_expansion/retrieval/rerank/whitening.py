@@ -86,7 +86,7 @@ class PCAWhitening:
         variances, axes = variances[:kept], axes[:, :kept]
         peaks = axes.gather(0, axes.abs().argmax(0, keepdim=True))
         scale = ((1 - shrinkage) * variances + shrinkage * variances.mean()).rsqrt()
-        return cls(mean.to(rows.dtype), (axes * peaks.sign() * scale).to(rows.dtype))
+        return cls(mean.to(rows.dtype), (axes * peaks.sign() * scale).to(rows.dtype).contiguous())
 
     @torch.no_grad()
     @validates
