@@ -75,7 +75,7 @@ class Steps:
     def value(self, name: str) -> float:
         """A parameter as given, or its default."""
         given: float | None = getattr(self, name)
-        return DEFAULTS[name] if given is None else given
+        return float(DEFAULTS[name] if given is None else given)
 
 
 #: In the order in which they are taken.
