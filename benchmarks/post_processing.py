@@ -44,7 +44,7 @@ SHOWN = ("recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "r_precisio
 
 def grid(name: str) -> Iterator[Steps]:
     """The candidates for a step."""
-    neighbours, alphas = (1, 2, 5, 10, 20, 50), (0.0, 1.0, 3.0, 10.0, 30.0)
+    neighbours, alphas = (1, 2, 5, 10, 20), (0.0, 1.0, 3.0, 10.0, 30.0)
     if name == "whiten":
         for dimensions, shrinkage in itertools.product((32, 64, 128, 256, "all"), (0.0, 0.1, 0.5)):
             yield Steps(whiten=dimensions, shrinkage=shrinkage)  # type: ignore[arg-type]

@@ -19,8 +19,9 @@ from embedding_expansion.retrieval.rerank.candidates import first_of_each, pair_
 from embedding_expansion.retrieval.rerank.inputs import number_within, own_rows, unit_sides
 from embedding_expansion.retrieval.search import TABLE_BYTES, nearest
 
-# Tables of gallery x queries that the solver holds at a time.
+# Tables of gallery x queries that the solver holds at a time, and the most queries in one: few stay in the cache.
 TABLES = 6
+QUERIES = 64
 
 Sparse: TypeAlias = Any  # scipy's csr_array, which has no types
 
@@ -103,7 +104,7 @@ def diffusion(
     sources, found = _sources(similarities, found, query_k, gamma, g), found[:, :top]
     own, graph = own_rows(exclude, q), _graph(gallery_rows, k, gamma, chunk)
     result = np.full((q, top), -np.inf), np.full((q, top), -1)
-    size = max(1, TABLE_BYTES // (TABLES * 8 * g))
+    size = max(1, min(QUERIES, TABLE_BYTES // (TABLES * 8 * g)))
     for start in range(0, q, size):
         block = slice(start, start + size)
         solved = (1 - alpha) * _solve(

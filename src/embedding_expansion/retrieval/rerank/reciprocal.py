@@ -14,13 +14,17 @@ from torch import Tensor
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.inputs import positive_integer
-from embedding_expansion.retrieval.rerank.candidates import first_of_each, pair_similarities, without_repeats
-from embedding_expansion.retrieval.rerank.inputs import number_within, own_rows, unit_sides
-from embedding_expansion.retrieval.search import nearest
+from embedding_expansion.retrieval.ranking import largest
+from embedding_expansion.retrieval.rerank.candidates import pair_similarities
+from embedding_expansion.retrieval.rerank.inputs import number_within, unit_sides
+from embedding_expansion.retrieval.search import TABLE_BYTES, Comparison, check_sides, excluded_rows, nearest
 
 # Rows whose candidates are expanded at a time, and entries that two rows share, held at a time.
 PIECE = 1024
-SHARED_ENTRIES = 2**22
+SHARED_ENTRIES = 2**21
+# Queries ranked at a time, and tables of queries x gallery held for them.
+MOST_QUERIES = 256
+TABLES = 6
 
 Sparse: TypeAlias = Any  # scipy's csr_array, which has no types
 
@@ -67,8 +71,8 @@ def k_reciprocal(
 
     Returns:
         Distances d* (q, top) in ascending order, float64, and gallery indices (q, top), int64, on the device of the
-        queries. Equal d* are ordered by d, then by the smaller index. A query with fewer candidates gets index -1 and
-        distance inf in the places left.
+        queries. Equal d* are ordered by the smaller index, but where J is 1 by d first. A query with fewer candidates
+        gets index -1 and distance inf in the places left.
 
     Raises:
         InvalidInput: an empty or non-finite matrix, sides that do not fit each other, a count below 1, a weight outside
@@ -89,29 +93,41 @@ def k_reciprocal(
     query_rows, gallery_rows = unit_sides(queries, gallery)
     top, k1, k2 = (positive_integer(value, name) for value, name in ((top, "top"), (k1, "k1"), (k2, "k2")))
     distance_weight = number_within(distance_weight, "distance_weight", 0, 1)
+    check_sides(query_rows, gallery_rows)
     q, g = len(query_rows), len(gallery_rows)
-    found = nearest(query_rows, gallery_rows, min(top, g), exclude=exclude, chunk=chunk)[1].cpu().numpy()
-    own = own_rows(exclude, q)
-    points, place = _points(query_rows, gallery_rows, own)
-    farthest = _farthest(points, chunk)
+    own = excluded_rows(exclude, q, g)
+    points, place = _points(query_rows, gallery_rows, own.numpy())
+    farthest, device = _farthest(points, chunk), query_rows.device
     encoded = _encode(points, farthest, k1, k2, chunk)
-    result = np.full((q, top), np.inf), np.full((q, top), -1)
-    for block in _blocks(encoded, place):
-        i, j, shared = _shared(encoded[place[block]], encoded[:g])
-        # No row behind the nearest `top` that shares nothing can come into the list: J is 1 for it.
-        direct = found[block] >= 0
-        both = np.concatenate([i, direct.nonzero()[0]]), np.concatenate([j, found[block][direct]])
-        row, column = without_repeats(*both, g)
-        row, column = row[column != own[block][row]], column[column != own[block][row]]
-        jaccard = 1 - _looked_up(shared, i, j, row, column, g)
-        cosine = pair_similarities(points, points, place[block][row], column)
-        distance = _scaled(cosine, farthest[place[block][row]])
-        mixed = (1 - distance_weight) * jaccard + distance_weight * distance
-        places = first_of_each(row, (mixed, distance, column), len(place[block]), top)
-        for table, values in zip(result, (mixed, column), strict=True):
-            table[block][places >= 0] = values[places[places >= 0]]
-    distances, indices = (torch.from_numpy(table).to(query_rows.device) for table in result)
+    rows = max(1, min(MOST_QUERIES, TABLE_BYTES // (TABLES * 8 * g)))
+    columns = encoded[:g].tocsc()
+    compare = Comparison(points[:g], points.dtype, min(rows, q))
+    distances = torch.full((q, top), torch.inf, dtype=torch.float64, device=device)
+    indices = torch.full((q, top), -1, device=device)
+    for block in _blocks(encoded, place, rows):
+        cosine = compare(points[torch.from_numpy(place[block]).to(device)], own[block].to(device))[:, :g]
+        distance = _scaled(cosine.double().cpu().numpy(), farthest[place[block], None])
+        similarity = _jaccard_similarity(encoded[place[block]], columns)
+        mixed = torch.from_numpy(_mixed(similarity, distance, distance_weight, own[block].numpy())).to(device)
+        found, order = largest(-mixed, min(top, g))
+        distances[block, : found.shape[1]] = -found
+        indices[block, : found.shape[1]] = order.masked_fill(found == -torch.inf, -1)
+    if distance_weight == 0:
+        distances[indices >= 0] = distances[indices >= 0].clamp(max=1)
     return distances, indices
+
+
+def _mixed(
+    similarity: Float[np.ndarray, "b g"], distance: Float[np.ndarray, "b g"], weight: float, own: Int[np.ndarray, " b"]
+) -> Float[np.ndarray, "b g"]:
+    """d*, infinite for a query's own row; for weight 0 more than 1 where nothing is shared, so that d decides there."""
+    queries = np.flatnonzero(own >= 0)
+    distance[queries, own[queries]] = 0  # it is infinite
+    mixed: np.ndarray = (1 - weight) * (1 - similarity) + weight * distance
+    if weight == 0:
+        mixed += np.where(similarity == 0, distance, 0)
+    mixed[queries, own[queries]] = np.inf
+    return mixed
 
 
 def _points(
@@ -135,7 +151,7 @@ def _farthest(points: Float[Tensor, "n d"], chunk: int | None) -> Float[np.ndarr
     return farthest
 
 
-def _scaled(cosine: Float[np.ndarray, " p"], farthest: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
+def _scaled(cosine: np.ndarray, farthest: np.ndarray) -> np.ndarray:
     distance: np.ndarray = np.clip(2 - 2 * cosine, 0, None) / farthest
     return distance
 
@@ -188,47 +204,29 @@ def _expanded(wide: Sparse, narrow: Sparse) -> Sparse:
     return wide + chosen @ narrow
 
 
-def _blocks(encoded: Sparse, place: Int[np.ndarray, " q"]) -> Iterator[slice]:
-    """Blocks of queries that share a bounded number of entries with the points."""
-    width, popular = np.diff(encoded.indptr), np.bincount(encoded.indices, minlength=encoded.shape[1])
-    work = np.array([popular[encoded.indices[encoded.indptr[p] : encoded.indptr[p] + width[p]]].sum() for p in place])
+def _blocks(encoded: Sparse, place: Int[np.ndarray, " q"], rows: int) -> Iterator[slice]:
+    """Blocks of at most so many queries, which share a bounded number of entries with the points."""
+    popular = np.bincount(encoded.indices, minlength=encoded.shape[1])
+    work = np.add.reduceat(popular[encoded.indices], encoded.indptr[:-1])[place]  # no row is empty
     start, total = 0, 0
     for number, amount in enumerate(work):
-        if number > start and total + amount > SHARED_ENTRIES:
+        if number - start == rows or (number > start and total + amount > SHARED_ENTRIES):
             yield slice(start, number)
             start, total = number, 0
         total += amount
     yield slice(start, len(place))
 
 
-def _shared(
-    queries: Sparse, gallery: Sparse
-) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"], Float[np.ndarray, " p"]]:
-    """The pairs of rows that share an entry, and the sum of minima over the sum of maxima for each."""
-    columns, entries = gallery.tocsc(), queries.tocoo()
+def _jaccard_similarity(queries: Sparse, columns: Sparse) -> Float[np.ndarray, "b g"]:
+    """The sum of minima over the sum of maxima of each two rows; those of the gallery are stored by column."""
+    entries = queries.tocoo()
     counts = np.diff(columns.indptr)[entries.coords[1]]
     within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
     places = np.repeat(columns.indptr[entries.coords[1]], counts) + within
     smaller = np.minimum(np.repeat(entries.data, counts), columns.data[places])
-    pairs = (np.repeat(entries.coords[0], counts), columns.indices[places])
-    minima = sparse.coo_array((smaller, pairs), shape=(queries.shape[0], gallery.shape[0])).tocsr().tocoo()
+    b, g = queries.shape[0], columns.shape[0]
+    pairs = np.repeat(entries.coords[0].astype(np.int64) * g, counts) + columns.indices[places]
+    minima = np.bincount(pairs, smaller, minlength=b * g).reshape(b, g)
     # Each row sums to 1, so minimum and maximum of two sum to 2.
-    return minima.coords[0], minima.coords[1], minima.data / (2 - minima.data)
-
-
-def _looked_up(
-    values: Float[np.ndarray, " p"],
-    i: Int[np.ndarray, " p"],
-    j: Int[np.ndarray, " p"],
-    row: Int[np.ndarray, " r"],
-    column: Int[np.ndarray, " r"],
-    columns: int,
-) -> Float[np.ndarray, " r"]:
-    """The values of the pairs (row, column), 0 where there is none."""
-    result = np.zeros(len(row))
-    places = np.searchsorted(row * columns + column, i.astype(np.int64) * columns + j)
-    inside = places < len(row)
-    same = inside.nonzero()[0]
-    same = same[(row[places[same]] == i[same]) & (column[places[same]] == j[same])]  # a query's own row is none
-    result[places[same]] = values[same]
-    return result
+    similarity: np.ndarray = minima / (2 - minima)
+    return similarity
