@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import sparse
 from torch import Tensor
 
@@ -15,9 +15,8 @@ from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.inputs import positive_integer
 from embedding_expansion.retrieval.ranking import largest
-from embedding_expansion.retrieval.rerank.candidates import first_of_each, pair_similarities, without_repeats
-from embedding_expansion.retrieval.rerank.inputs import number_within, own_rows, unit_sides
-from embedding_expansion.retrieval.search import TABLE_BYTES, nearest
+from embedding_expansion.retrieval.rerank.inputs import number_within, unit_sides
+from embedding_expansion.retrieval.search import TABLE_BYTES, Comparison, check_sides, excluded_rows, nearest
 
 # Tables of gallery x queries that the solver holds at a time, and the most queries in one: few stay in the cache.
 TABLES = 6
@@ -69,8 +68,9 @@ def diffusion(
 
     Returns:
         Values f (q, top) in descending order, float64, and gallery indices (q, top), int64, on the device of the
-        queries. Rows with equal f, such as the 0 of those that no path leads to, are ordered by their cosine with the
-        query, then by the smaller index. A query with fewer candidates gets index -1 and value -inf in the places left.
+        queries. Equal f are ordered by the smaller index; the rows that no path leads to, whose f is 0, come last, by
+        their cosine with the query first. A query with fewer candidates gets index -1 and value -inf in the places
+        left.
 
     Raises:
         InvalidInput: an empty or non-finite matrix, sides that do not fit each other, a count below 1, a number out of
@@ -96,39 +96,34 @@ def diffusion(
         raise InvalidInput("alpha is 1, with which the walk never ends; pass a number below 1, such as 0.99")
     tolerance = number_within(tolerance, "tolerance", 0)
     max_iterations = positive_integer(max_iterations, "max_iterations")
+    check_sides(query_rows, gallery_rows)
     q, g = len(query_rows), len(gallery_rows)
-    width = min(max(top, query_k), g)
-    similarities, found = (
-        part.cpu().numpy() for part in nearest(query_rows, gallery_rows, width, exclude=exclude, chunk=chunk)
-    )
-    sources, found = _sources(similarities, found, query_k, gamma, g), found[:, :top]
-    own, graph = own_rows(exclude, q), _graph(gallery_rows, k, gamma, chunk)
-    result = np.full((q, top), -np.inf), np.full((q, top), -1)
+    own, device = excluded_rows(exclude, q, g).to(query_rows.device), query_rows.device
+    graph = _graph(gallery_rows, k, gamma, chunk)
+    values = torch.full((q, top), -torch.inf, dtype=torch.float64, device=device)
+    indices = torch.full((q, top), -1, device=device)
     size = max(1, min(QUERIES, TABLE_BYTES // (TABLES * 8 * g)))
+    compare = Comparison(gallery_rows, gallery_rows.dtype, min(size, q))
     for start in range(0, q, size):
         block = slice(start, start + size)
-        solved = (1 - alpha) * _solve(
-            graph, np.ascontiguousarray(sources[block].toarray().T), alpha, tolerance, max_iterations
-        ).T
-        solved = np.ascontiguousarray(solved.clip(min=0))
-        far = largest(torch.from_numpy(solved), min(top + 1, g))[1].numpy()  # one more: own rows are taken out
-        row, column = _candidates(far, found[block], own[block], g)
-        value = solved[row, column]
-        cosine = pair_similarities(query_rows[block], gallery_rows, row, column)
-        places = first_of_each(row, (-value, -cosine, column), len(solved), top)
-        for table, values in zip(result, (value, column), strict=True):
-            table[block][places >= 0] = values[places[places >= 0]]
-    values, indices = (torch.from_numpy(table).to(query_rows.device) for table in result)
+        cosine = compare(query_rows[block], own[block])[:, :g].double().cpu()
+        sources = _sources(cosine, min(query_k, g), gamma).T.contiguous().numpy()
+        solved = (1 - alpha) * _solve(graph, sources, alpha, tolerance, max_iterations)
+        reached = torch.from_numpy(solved).T.contiguous().clamp_(min=0)
+        # Behind all that are reached, below 0, come the others in the order of their cosine.
+        order = torch.where(reached > 0, reached, cosine - 2).masked_fill_(cosine == -torch.inf, -torch.inf)
+        found, columns = largest(order, min(top, g))
+        missing = found == -torch.inf
+        values[block, : found.shape[1]] = found.clamp(min=0).masked_fill_(missing, -torch.inf).to(device)
+        indices[block, : found.shape[1]] = columns.masked_fill(missing, -1).to(device)
     return values, indices
 
 
-def _sources(
-    similarities: Float[np.ndarray, "q k"], found: Int[np.ndarray, "q k"], k: int, gamma: float, g: int
-) -> Sparse:
+def _sources(cosine: Float[Tensor, "b g"], k: int, gamma: float) -> Float[Tensor, "b g"]:
     """Row y of each query."""
-    row, place = (found[:, :k] >= 0).nonzero()
-    weights = similarities[row, place].astype(np.float64).clip(0, 1) ** gamma
-    return sparse.csr_array((weights, (row, found[row, place])), shape=(len(found), g))
+    nearest_cosines, columns = largest(cosine, k)
+    weights = nearest_cosines.clamp(0, 1).pow(gamma).masked_fill_(nearest_cosines == -torch.inf, 0)
+    return torch.zeros_like(cosine).scatter_(1, columns, weights)
 
 
 def _graph(gallery: Float[Tensor, "g d"], k: int, gamma: float, chunk: int | None) -> Sparse:
@@ -172,14 +167,3 @@ def _ratio(
 ) -> Float[np.ndarray, " q"]:
     ratio: np.ndarray = np.divide(above, below, out=np.zeros_like(above), where=where & (below > 0))
     return ratio
-
-
-def _candidates(
-    far: Int[np.ndarray, "q a"], near: Int[np.ndarray, "q b"], own: Int[np.ndarray, " q"], g: int
-) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"]]:
-    """The different gallery rows of both lists, a query's own one left out."""
-    both = np.concatenate([far, near], axis=1)
-    row, place = (both >= 0).nonzero()
-    row, column = without_repeats(row, both[row, place], g)
-    kept = column != own[row]
-    return row[kept], column[kept]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from numbers import Real
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
@@ -26,14 +25,6 @@ def unit_sides(
     )
     dtype = arithmetic_dtype(query_rows.dtype, gallery_rows.dtype)
     return query_rows.to(dtype), gallery_rows.to(dtype)
-
-
-@validates
-def own_rows(exclude: Tensor | np.ndarray | Sequence[int] | None, q: int) -> Int[np.ndarray, " q"]:
-    """What `nearest` has taken as `exclude`, as an array: for each query its own gallery row, -1 for none."""
-    if exclude is None:
-        return np.full(q, -1)
-    return np.array(exclude.detach().cpu() if isinstance(exclude, Tensor) else exclude, dtype=np.int64)
 
 
 @validates

@@ -15,7 +15,6 @@ from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.inputs import positive_integer
 from embedding_expansion.retrieval.ranking import largest
-from embedding_expansion.retrieval.rerank.candidates import pair_similarities
 from embedding_expansion.retrieval.rerank.inputs import number_within, unit_sides
 from embedding_expansion.retrieval.search import TABLE_BYTES, Comparison, check_sides, excluded_rows, nearest
 
@@ -25,6 +24,8 @@ SHARED_ENTRIES = 2**21
 # Queries ranked at a time, and tables of queries x gallery held for them.
 MOST_QUERIES = 256
 TABLES = 6
+# Single pairs of rows are multiplied as many at a time as take so many entries.
+PAIR_ENTRIES = 2**23
 
 Sparse: TypeAlias = Any  # scipy's csr_array, which has no types
 
@@ -166,7 +167,7 @@ def _encode(
     encoded = []
     for start in range(0, n, PIECE):
         i, j = _expanded(wide[start : start + PIECE], narrow).nonzero()
-        weights = np.exp(-_scaled(pair_similarities(points, points, start + i, j), farthest[start + i]))
+        weights = np.exp(-_scaled(_pair_similarities(points, points, start + i, j), farthest[start + i]))
         weights /= np.bincount(i, weights)[i]
         encoded.append(sparse.csr_array((weights, (i, j)), shape=(min(PIECE, n - start), n)))
     mean = _membership(lists[:, :k2])
@@ -202,6 +203,18 @@ def _expanded(wide: Sparse, narrow: Sparse) -> Sparse:
     i, x = (part[accepted] for part in shared.coords)
     chosen = sparse.csr_array((np.ones(len(i)), (i, x)), shape=wide.shape)
     return wide + chosen @ narrow
+
+
+def _pair_similarities(
+    left: Float[Tensor, "n d"], right: Float[Tensor, "m d"], i: Int[np.ndarray, " p"], j: Int[np.ndarray, " p"]
+) -> Float[np.ndarray, " p"]:
+    """The inner products of single pairs of rows, in float64."""
+    size = max(1, PAIR_ENTRIES // left.shape[1])
+    found = [np.empty(0)]
+    for start in range(0, len(i), size):
+        a, b = (torch.from_numpy(part[start : start + size].astype(np.int64)).to(left.device) for part in (i, j))
+        found.append((left[a] * right[b]).sum(1, dtype=torch.float64).cpu().numpy())
+    return np.concatenate(found)
 
 
 def _blocks(encoded: Sparse, place: Int[np.ndarray, " q"], rows: int) -> Iterator[slice]:
