@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +95,17 @@ def test_nonsense_is_one_sentence_and_no_work_is_done(
     printed = capsys.readouterr().err
     assert said in printed
     assert printed.count("\n") == 1
+
+
+def test_the_table_of_what_each_step_brings_is_made_of_the_measures(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "chosen.json").write_text(json.dumps({"chosen": {"qe": {"qe": 2, "alpha": 0.0}}}))
+    script = Path(__file__).parents[2] / "benchmarks" / "post_processing.py"
+    out = tmp_path / "table.json"
+    command = [sys.executable, str(script), str(trained), "--chosen", str(tmp_path / "chosen.json"), "--out", str(out)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert main(["evaluate", str(trained), "--rerank.qe", "2", "--rerank.alpha", "0", "--out", str(out) + "2"]) == 0
+    rows, measured = json.loads(out.read_text())["rows"], json.loads(Path(str(out) + "2").read_text())
+    assert rows["plain"]["map_at_r"] == pytest.approx(measured["map_at_r"], abs=1e-6)
+    assert rows["chosen: qe 2 (alpha 0)"]["map_at_r"] == pytest.approx(measured["reranked"]["map_at_r"], abs=1e-6)
+    assert f"| plain | {100 * measured['recall_at_1']:.1f} |" in ran.stdout
