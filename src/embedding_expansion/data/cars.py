@@ -130,7 +130,7 @@ def _two_folders(folder: Path) -> tuple[list[tuple[int, str]], dict[int, str]]:
 
 def _read_mat(path: Path, *variables: str) -> dict[str, npt.NDArray[Any]]:
     try:
-        content: dict[str, Any] = loadmat(str(path), squeeze_me=True, variable_names=list(variables))  # type: ignore[no-untyped-call]
+        content: dict[str, Any] = loadmat(str(path), squeeze_me=True, variable_names=list(variables))
     except Exception as error:  # whatever scipy makes of a broken file
         raise DataError(f"{path} cannot be read as a .mat file of version 5 ({error}); unpack the set again") from error
     for name in variables:

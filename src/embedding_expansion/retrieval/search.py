@@ -60,9 +60,9 @@ def nearest(
         [[1, 2], [0, 2], [2, 0]]
     """
     query_rows, gallery_rows = embedding_rows(queries, "queries"), embedding_rows(gallery, "gallery")
-    _check_sides(query_rows, gallery_rows)
+    check_sides(query_rows, gallery_rows)
     k, (q, g) = positive_integer(k, "k"), (len(query_rows), len(gallery_rows))
-    excluded = _excluded_rows(exclude, q, g).to(query_rows.device)
+    excluded = excluded_rows(exclude, q, g).to(query_rows.device)
     dtype = arithmetic_dtype(query_rows.dtype, gallery_rows.dtype)
     size = block_rows(g, k, dtype) if chunk is None else positive_integer(chunk, "chunk")
     compare = Comparison(gallery_rows, dtype, min(size, q))
@@ -142,7 +142,8 @@ def _repeated_rows(rows: Float[Tensor, "g d"] | UnitRows) -> tuple[Int[Tensor, "
     return copies, first[copies]
 
 
-def _check_sides(queries: Float[Tensor, "q d"], gallery: Tensor) -> None:
+def check_sides(queries: Float[Tensor, "q d"], gallery: Tensor) -> None:
+    """Makes sure that queries and gallery can be compared."""
     if queries.shape[1] != gallery.shape[1]:
         raise InvalidInput(
             f"queries has {queries.shape[1]} columns but gallery has {gallery.shape[1]}; embed both with one model"
@@ -159,7 +160,8 @@ def _check_sides(queries: Float[Tensor, "q d"], gallery: Tensor) -> None:
 
 
 @validates
-def _excluded_rows(exclude: Tensor | np.ndarray | Sequence[int] | None, q: int, g: int) -> Int[Tensor, " q"]:
+def excluded_rows(exclude: Tensor | np.ndarray | Sequence[int] | None, q: int, g: int) -> Int[Tensor, " q"]:
+    """The gallery row that each query must not find, -1 for none."""
     if exclude is None:
         return torch.full((q,), -1)
     rows = exclude.detach().cpu() if isinstance(exclude, Tensor) else torch.from_numpy(np.array(exclude))

@@ -47,6 +47,21 @@ def say_measures(name: str, measures: dict[str, Any]) -> None:
     print(f"{_TITLES.get(name, name)}: {', '.join(recalls)}, {clusters}", flush=True)
 
 
+def say_side_by_side(title: str, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """The measures that both have, a line each."""
+    print(title)
+    print(f"{'':<16}{'before':>8}{'after':>8}{'change':>9}")
+    for name, value in after.items():
+        if name in before:
+            print(f"{_spelt(name):<16}{before[name]:>8.3f}{value:>8.3f}{value - before[name]:>+9.3f}")
+
+
+def _spelt(name: str) -> str:
+    return {"precision_at_1": "Precision@1", "r_precision": "R-precision", "map_at_r": "MAP@R"}.get(
+        name, name.replace("recall_at_", "Recall@")
+    )
+
+
 def say_end(metrics: dict[str, Any], run: RunFolder) -> None:
     """The final measures, and where everything lies."""
     say_measures("after", metrics)

@@ -9,13 +9,15 @@ from typing import Any
 from torch import nn
 
 from embedding_expansion.data.transforms import ImageTransform, test_transform
-from embedding_expansion.errors import RunError
+from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.model import EmbeddingModel
+from embedding_expansion.retrieval.rerank.steps import Steps
 from embedding_expansion.training.checkpoint import load_tensors
 from embedding_expansion.training.config import DataConfig, TrainConfig
 from embedding_expansion.training.evaluation import measure
 from embedding_expansion.training.factory import make_model
 from embedding_expansion.training.job import prepare
+from embedding_expansion.training.post_processing import measure_post_processed
 from embedding_expansion.training.run_folder import RunFolder
 
 
@@ -46,22 +48,29 @@ def load_trained(path: Path) -> Trained:
     return Trained(config, model.eval(), test_transform(size, name))
 
 
-def evaluate(path: Path, data: DataConfig | None = None) -> dict[str, Any]:
+def evaluate(path: Path, data: DataConfig | None = None, steps: Steps | None = None) -> dict[str, Any]:
     """Measures a run again, on the test classes of its data set or of another one.
 
     Args:
         path: the run folder.
         data: another data set; its image size and transform are the run's.
+        steps: of post-processing; a whitening is fitted on the training classes of the set that is measured.
 
     Returns:
-        The retrieval and clustering measures, and `data`, the name of the set.
+        The retrieval and clustering measures, and `data`, the name of the set; with steps also `reranked`, the
+        retrieval measures after them.
 
     Raises:
         RunError: the folder is no run, or has no final weights yet.
-        DataError, InvalidInput: the data set cannot be had.
+        DataError, InvalidInput: the data set cannot be had, or a step cannot be taken.
     """
     run = RunFolder(path)
     config = run.read_config()
+    if steps is not None and isinstance(steps.whiten, int) and steps.whiten > config.model.dim:
+        raise InvalidInput(
+            f"rerank.whiten is {steps.whiten}, but the embeddings of {path} have {config.model.dim} dimensions; pass "
+            f"at most {config.model.dim}, or all"
+        )
     if data is not None:
         data = dataclasses.replace(data, image_size=config.data.image_size, transform=config.data.transform)
         config = dataclasses.replace(config, data=data)
@@ -69,6 +78,9 @@ def evaluate(path: Path, data: DataConfig | None = None) -> dict[str, Any]:
     _load_weights(run, job.model)
     vectors, images = job.embed(job.dataset.test)
     measures: dict[str, Any] = measure(vectors, images, job.dataset.recall_at, seed=config.seed)
+    if steps is not None:
+        training = None if steps.whiten is None else job.embed(job.dataset.train)[0]
+        measures["reranked"] = measure_post_processed(vectors, images, job.dataset.recall_at, steps, training)
     return measures | {"data": job.dataset.name, "broken_images": sorted(str(path) for path in job.broken)}
 
 

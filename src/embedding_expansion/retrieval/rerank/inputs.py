@@ -1,0 +1,39 @@
+"""What post-processing is handed, brought into one form."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from embedding_expansion.core.inputs import validates
+from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.retrieval.inputs import arithmetic_dtype, embedding_rows, unit_rows
+
+
+@validates
+def unit_sides(
+    queries: Tensor | np.ndarray, gallery: Tensor | np.ndarray
+) -> tuple[Float[Tensor, "q d"], Float[Tensor, "g d"]]:
+    """Both sides L2-normalised, in one type."""
+    query_rows, gallery_rows = (
+        unit_rows(embedding_rows(queries, "queries")),
+        unit_rows(embedding_rows(gallery, "gallery")),
+    )
+    dtype = arithmetic_dtype(query_rows.dtype, gallery_rows.dtype)
+    return query_rows.to(dtype), gallery_rows.to(dtype)
+
+
+@validates
+def number_within(value: object, name: str, low: float, high: float = math.inf) -> float:
+    """Checks a finite number from low to high, both ends allowed."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InvalidType(f"{name} is {value!r}; pass a number")
+    number = float(value)
+    if not (low <= number <= high and math.isfinite(number)):
+        wanted = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InvalidInput(f"{name} is {value}; pass a finite number {wanted}")
+    return number
