@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,9 +71,9 @@ def worst(answers: Answers, images: ImageSet, count: int) -> list[int]:
     return _of_many_classes(order, answers, images, count)
 
 
-def _of_many_classes(order: Iterable[int], answers: Answers, images: ImageSet, count: int) -> list[int]:
+def _of_many_classes(order: Int[np.ndarray, " q"], answers: Answers, images: ImageSet, count: int) -> list[int]:
     """The first of the order that have something to find, one of each class; more of a class where classes are few."""
-    places = [int(place) for place in order if not np.isnan(answers.quality[place])]
+    places = [place for place in order.tolist() if not np.isnan(answers.quality[place])]
     seen: set[int] = set()
     first: list[int] = []
     more: list[int] = []

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 360, 190
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 24  # margins around the plot
+WIDTH, HEIGHT = 360.0, 190.0
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 10.0, 24.0  # margins around the plot
 POINTS = 200  # of a line, at most
 
 Points = Sequence[tuple[float, float]]

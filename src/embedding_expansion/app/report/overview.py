@@ -72,7 +72,7 @@ def curves(log: Log, kept: int | None) -> list[Chart]:
     of = "test classes" if side == "test" else "held-out training classes"
     judged = [(entry["step"], entry[side]) for entry in log if isinstance(entry.get(side), dict)]
     quality = {
-        title: [(step, figures[name]) for step, figures in judged if _is_number(figures.get(name))]
+        title: [(float(step), float(figures[name])) for step, figures in judged if _is_number(figures.get(name))]
         for title, name in (("Recall@1", "recall_at_1"), ("MAP@R", "map_at_r"))
     }
     shares = {"anchors with a loss": _series(log, "active_share"), "synthetic points": _series(log, "synthetic_share")}
@@ -103,7 +103,7 @@ def table(log: Log) -> tuple[list[str], list[list[str]]]:
 
 
 def _series(log: Log, name: str) -> list[tuple[float, float]]:
-    return [(entry["step"], entry[name]) for entry in log if _is_number(entry.get(name))]
+    return [(float(entry["step"]), float(entry[name])) for entry in log if _is_number(entry.get(name))]
 
 
 def _is_number(value: object) -> bool:
