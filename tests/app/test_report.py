@@ -136,6 +136,14 @@ def test_right_and_wrong_answers_are_told_apart_in_words_signs_and_frames(traine
     for image in answers:
         kind = image["class"].split()[1]
         assert image["alt"].startswith((f"{kind}: ", "found: "))
+    query = ""
+    for image in page.of("img"):
+        kind, _, name = image["alt"].partition(": ")
+        query = name if kind == "query" else query
+        if kind in ("right", "wrong"):
+            assert (kind == "right") == (name == query)
+        if kind == "found":
+            assert name != query
     signs = page.text.count("✓") + page.text.count("✗")
     assert signs == sum(image["alt"].startswith(("right: ", "wrong: ")) for image in answers) + 2  # and the key
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from embedding_expansion.app.report.charts import Chart, chart, thin
 from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.training.factory import BY_NAME
 
 Log = list[dict[str, Any]]
 ROWS = 40  # of the table of the curves
@@ -116,10 +117,10 @@ def _short(value: object) -> str:
 
 def title(config: TrainConfig, data: str) -> str:
     """What was trained on what, in a line."""
-    expansion = config.expansion
-    loss = str(config.loss["name"]).replace("_", " ")
+    expansion, name = config.expansion, str(config.loss["name"])
+    loss = BY_NAME[name].__name__ if name in BY_NAME else name
     expanded = "" if expansion.n == "none" else f" with embedding expansion (n = {expansion.n})"
-    return f"{loss} loss{expanded} on {data}"
+    return f"{loss}{expanded} on {data}"
 
 
 def facts(config: TrainConfig, metrics: dict[str, Any] | None, log: Log) -> list[tuple[str, str]]:
