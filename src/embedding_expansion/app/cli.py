@@ -1,4 +1,4 @@
-"""The command line: embex train | evaluate | embed | data.
+"""The command line: embex train | evaluate | embed | report | data.
 
 Nothing heavy is imported before the arguments are known to be right, so that `--help` answers at once.
 """
@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train an embedding model, and measure it before and after",
     "evaluate": "measure a trained run again, or on another data set",
     "embed": "embed image files with a trained run",
+    "report": "write the report of a run again, as one HTML file",
     "data": "list, check and download data sets",
 }
 

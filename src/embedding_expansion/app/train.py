@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedding_expansion.app.arguments import parse
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.training.config import from_namespace, parser
+
+if TYPE_CHECKING:
+    from embedding_expansion.training.job import Tested
 
 # The short form of an option names what the section is about.
 _SHORT = {
@@ -37,7 +42,21 @@ def run(arguments: list[str]) -> int:
     if outcome.signal:
         print(f"stopped after saving; go on with: embex train --resume {outcome.run}", flush=True)
         return 128 + outcome.signal
+    if outcome.tested is not None:
+        _report(outcome.run, outcome.tested)
     return 0
+
+
+def _report(path: Path, tested: Tested) -> None:
+    """Writes the report. The run is complete without it, so that nothing that is wrong with it is the run's failure."""
+    from embedding_expansion.app.report.writing import write_report
+    from embedding_expansion.training.run_folder import RunFolder
+
+    try:
+        print(f"report: {write_report(RunFolder(path), tested=tested)}", flush=True)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"embex: the run is complete, but not its report: {reason}; try embex report {path}", file=sys.stderr)
 
 
 def _long(argument: str) -> str:

@@ -103,6 +103,14 @@ class Job:
                 return check_embeddings(functional.normalize(self.model.head(features).float(), dim=1)), images
         return self.run_over(images, model_embedder(self.model, self.device, self.precision))
 
+    def tested(self) -> Tested:
+        """The model as it is now, and what it makes of the test images.
+
+        Raises:
+            NotFinite: the model gives NaN or infinity.
+        """
+        return Tested(self, *self.embed(self.dataset.test))
+
     def run_over(
         self, images: ImageSet, function: Callable[[Tensor], Tensor], transform: ImageTransform | None = None
     ) -> tuple[Tensor, ImageSet]:
@@ -120,6 +128,15 @@ class Job:
 
             self.features[id(images)] = self.run_over(images, features)
         return self.features[id(images)]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A job, and the embeddings that its model gives to the test images which can be read."""
+
+    job: Job
+    vectors: Tensor  # (n, d)
+    images: ImageSet
 
 
 def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:

@@ -14,7 +14,7 @@ from embedding_expansion.training import checkpoint, report
 from embedding_expansion.training.config import TrainConfig
 from embedding_expansion.training.evaluation import RAW_SIZE, measure, raw_pixels
 from embedding_expansion.training.finite import NotFinite
-from embedding_expansion.training.job import Job, find_device, prepare
+from embedding_expansion.training.job import Job, Tested, find_device, prepare
 from embedding_expansion.training.loop import run_steps
 from embedding_expansion.training.ranks import Ranks
 from embedding_expansion.training.run_folder import RunFolder, default_path
@@ -28,6 +28,7 @@ class Outcome:
     run: Path
     metrics: dict[str, Any] | None
     signal: int = 0
+    tested: Tested | None = None  # the weights that were kept, where this process measured them
 
 
 def train(config: TrainConfig, *, command: tuple[str, ...] = ()) -> Outcome:
@@ -135,7 +136,8 @@ def _go_on(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
         stopped_by = run_steps(job, state, run, ranks)
         if stopped_by or not ranks.is_first:
             return Outcome(run.path, None, stopped_by)
-        metrics = _final(job, state, run) | {"before": before, "wall_seconds": round(state.clock(), 1)}
+        tested = _keep(job, state, run)
+        metrics = _final(tested, state) | {"before": before, "wall_seconds": round(state.clock(), 1)}
     except NotFinite as error:
         if ranks.is_first and state.step != state.best_step:  # nothing has vouched for the weights of this step
             checkpoint.discard(run.checkpoints, state.step)
@@ -145,7 +147,7 @@ def _go_on(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
         ) from error
     run.write_metrics(metrics)
     report.say_end(metrics, run)
-    return Outcome(run.path, metrics)
+    return Outcome(run.path, metrics, tested=tested)
 
 
 def _before(job: Job, run: RunFolder) -> dict[str, Any]:
@@ -170,26 +172,35 @@ def _before(job: Job, run: RunFolder) -> dict[str, Any]:
     return before
 
 
-def _final(job: Job, state: State, run: RunFolder) -> dict[str, Any]:
-    """The measures of the weights that are kept, on the test classes; writes these weights to model.safetensors."""
-    config = job.config
-    selected = state.step if state.best_step is None else state.best_step
+def _keep(job: Job, state: State, run: RunFolder) -> Tested:
+    """The test images by the weights that are kept; writes these weights to model.safetensors."""
+    selected = _selected(state)
     if selected != state.step:
         path = checkpoint.checkpoint_path(run.checkpoints, selected)
         tensors, _ = checkpoint.load_tensors(path)
         checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer)
-    vectors, images = job.embed(job.dataset.test)
-    about = {"step": selected, "selected_by": config.protocol, "data": job.dataset.name}
+    tested = job.tested()
+    about = {"step": selected, "selected_by": job.config.protocol, "data": job.dataset.name}
     checkpoint.save_tensors(run.model, job.model.state_dict(), about)
-    measures: dict[str, Any] = measure(vectors, images, job.dataset.recall_at, seed=config.seed)
+    return tested
+
+
+def _final(tested: Tested, state: State) -> dict[str, Any]:
+    """The measures on the test classes."""
+    job = tested.job
+    measures: dict[str, Any] = measure(tested.vectors, tested.images, job.dataset.recall_at, seed=job.config.seed)
     return measures | {
         "data": job.dataset.name,
-        "selected_by": SELECTED_BY[config.protocol],
-        "selected_step": selected,
+        "selected_by": SELECTED_BY[job.config.protocol],
+        "selected_step": _selected(state),
         "steps": state.step,
         "images_per_second": round(state.step * job.batch_size / max(state.training_seconds, 1e-9), 1),
         "broken_images": sorted(str(path) for path in job.broken),
     }
+
+
+def _selected(state: State) -> int:
+    return state.step if state.best_step is None else state.best_step
 
 
 SELECTED_BY = {

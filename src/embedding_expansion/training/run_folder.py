@@ -6,6 +6,7 @@ log.jsonl           one line per logged step, step 0 being the measures before t
 metrics.json        the final measures
 model.safetensors   the weights that they were measured with
 checkpoints/        step-00000050.safetensors, ...: the last two and the best one
+report.html         all of it to look at, with images
 tensorboard/        event files
 """
 
@@ -34,6 +35,7 @@ _METRICS = {
     "wall_seconds": float,
     "broken_images": list,
 }
+_GO_ON_WITHOUT = "remove it to go on without it"
 
 
 class RunFolder:
@@ -43,6 +45,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.model = path / "model.safetensors"
+        self.report = path / "report.html"
         self.tensorboard = path / "tensorboard"
         self._log = path / "log.jsonl"
         self._metrics = path / "metrics.json"
@@ -81,17 +84,24 @@ class RunFolder:
         """Writes environment.json."""
         write_json(self._environment, environment(config, command))
 
+    def read_environment(self) -> dict[str, Any]:
+        """What the run was made with; empty where environment.json is missing.
+
+        Raises:
+            RunError: the file is broken.
+        """
+        return read_json(self._environment, _GO_ON_WITHOUT) if self._environment.exists() else {}
+
     def note_resumption(self, step: int, config: TrainConfig, command: list[str]) -> None:
         """Enters in environment.json after which step the run was resumed, and with what.
 
         Raises:
             RunError: the file is broken.
         """
-        remedy = "remove it to go on without it"
-        content = read_json(self._environment, remedy) if self._environment.exists() else {}
+        content = self.read_environment()
         earlier = content.get("resumed", [])
         if not isinstance(earlier, list):
-            raise RunError(f"{self._environment} holds no list of when the run was resumed; {remedy}")
+            raise RunError(f"{self._environment} holds no list of when the run was resumed; {_GO_ON_WITHOUT}")
         entry = {"after_step": step} | environment(config, command)
         write_json(self._environment, content | {"resumed": [*earlier, entry]})
 

@@ -16,7 +16,7 @@ from embedding_expansion.training.checkpoint import load_tensors
 from embedding_expansion.training.config import DataConfig, TrainConfig
 from embedding_expansion.training.evaluation import measure
 from embedding_expansion.training.factory import make_model
-from embedding_expansion.training.job import prepare
+from embedding_expansion.training.job import Job, prepare
 from embedding_expansion.training.post_processing import measure_post_processed
 from embedding_expansion.training.run_folder import RunFolder
 
@@ -48,6 +48,23 @@ def load_trained(path: Path) -> Trained:
     return Trained(config, model.eval(), test_transform(size, name))
 
 
+def reopen(path: Path, config: TrainConfig | None = None) -> Job:
+    """The job of a run with its final weights.
+
+    Args:
+        path: the run folder.
+        config: another configuration than the run's, such as one of other data.
+
+    Raises:
+        RunError: the folder is no run, or has no final weights yet.
+        DataError, InvalidInput: what the configuration names cannot be had.
+    """
+    run = RunFolder(path)
+    job = prepare(run.read_config() if config is None else config, fetch_weights=False)
+    _load_weights(run, job.model)
+    return job
+
+
 def evaluate(path: Path, data: DataConfig | None = None, steps: Steps | None = None) -> dict[str, Any]:
     """Measures a run again, on the test classes of its data set or of another one.
 
@@ -74,8 +91,7 @@ def evaluate(path: Path, data: DataConfig | None = None, steps: Steps | None = N
     if data is not None:
         data = dataclasses.replace(data, image_size=config.data.image_size, transform=config.data.transform)
         config = dataclasses.replace(config, data=data)
-    job = prepare(dataclasses.replace(config, protocol="last"), fetch_weights=False)  # no classes need be held out
-    _load_weights(run, job.model)
+    job = reopen(path, dataclasses.replace(config, protocol="last"))  # no classes need be held out
     vectors, images = job.embed(job.dataset.test)
     measures: dict[str, Any] = measure(vectors, images, job.dataset.recall_at, seed=config.seed)
     if steps is not None:

@@ -1,0 +1,28 @@
+"""embex report: what a run did and what came out, as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jsonargparse
+
+from embedding_expansion.app.arguments import parse
+
+
+def run(arguments: list[str]) -> int:
+    """Writes the report of a run; gives back the exit status."""
+    options = jsonargparse.ArgumentParser(
+        prog="embex report",
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Writes the report of a run: one HTML file with its measures, curves, images and settings.",
+    )
+    options.add_argument("run", type=str, help="run folder")
+    options.add_argument("--out", type=str | None, default=None, help="file to write; default: RUN/report.html")
+    given = parse(options, arguments)
+
+    from embedding_expansion.app.report.writing import write_report
+    from embedding_expansion.training.run_folder import RunFolder
+
+    print(f"report: {write_report(RunFolder(Path(given.run)), out=None if given.out is None else Path(given.out))}")
+    return 0

@@ -1,0 +1,109 @@
+"""The geometry of line charts; the template draws them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 360.0, 190.0
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 10.0, 24.0  # margins around the plot
+POINTS = 200  # of a line, at most
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart."""
+
+    name: str
+    path: str  # the `d` of an SVG path
+    dots: list[tuple[float, float, str]]  # x, y and what it says; few enough to point at
+    summary: str  # the line in a sentence
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, in the coordinates of its picture."""
+
+    title: str
+    lines: list[Line]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    mark: float | None  # x of the step whose weights were kept
+
+    @property
+    def summary(self) -> str:
+        """The chart in words."""
+        return " ".join(line.summary for line in self.lines)
+
+
+def chart(
+    title: str, series: Mapping[str, Points], *, bounds: tuple[float, float] | None = None, mark: int | None = None
+) -> Chart | None:
+    """A chart of named series of (step, value).
+
+    Args:
+        title: of the chart.
+        series: by name; empty ones and values that are not finite are left out.
+        bounds: of the values; by default their own.
+        mark: a step to mark.
+
+    Returns:
+        The chart, or None where there is nothing to draw.
+    """
+    finite = {name: [point for point in points if math.isfinite(point[1])] for name, points in series.items()}
+    drawn = {name: thin(points) for name, points in finite.items() if points}
+    if not drawn:
+        return None
+    steps = [step for points in drawn.values() for step, _ in points]
+    values = [value for points in drawn.values() for _, value in points]
+    y_marks = ticks(*(bounds or (min(values), max(values))))
+    x_marks = [tick for tick in ticks(min(steps), max(steps)) if min(steps) <= tick <= max(steps)]
+    x = _scale(min(steps), max(steps), LEFT, WIDTH - RIGHT)
+    y = _scale(y_marks[0], y_marks[-1], HEIGHT - BOTTOM, TOP)
+    return Chart(
+        title,
+        [_line(name, points, x, y) for name, points in drawn.items()],
+        [(round(x(tick), 1), f"{tick:g}") for tick in x_marks],
+        [(round(y(tick), 1), f"{tick:g}") for tick in y_marks],
+        None if mark is None or not min(steps) <= mark <= max(steps) else round(x(mark), 1),
+    )
+
+
+def _line(name: str, points: Points, x: Callable[[float], float], y: Callable[[float], float]) -> Line:
+    places = [(round(x(step), 1), round(y(value), 1)) for step, value in points]
+    path = "M" + "L".join(f"{across:g} {down:g}" for across, down in places)
+    dots = [(*place, f"step {step:g}: {name} {value:.3g}") for place, (step, value) in zip(places, points, strict=True)]
+    (first, start), (last, end) = points[0], points[-1]
+    summary = f"{name} goes from {start:.3g} at step {first:g} to {end:.3g} at step {last:g}."
+    return Line(name, path, dots if len(dots) <= POINTS // 2 else [], summary)
+
+
+def thin(points: Points, limit: int = POINTS) -> list[tuple[float, float]]:
+    """At most so many of the points, evenly chosen, the first and the last among them."""
+    if len(points) <= limit:
+        return list(points)
+    return [points[round(k * (len(points) - 1) / (limit - 1))] for k in range(limit)]
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About so many round numbers that reach from `low` or below to `high` or above.
+
+    Example:
+        >>> ticks(0.13, 0.82)
+        [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    """
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        low, high = (low - 1, high + 1) if low == 0 else (min(0.0, 2 * low), max(0.0, 2 * high))
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [float(f"{k * step:.6g}") for k in range(first, last + 1)]
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    width = high - low
+    return lambda value: (start + end) / 2 if width == 0 else start + (value - low) / width * (end - start)

@@ -1,0 +1,153 @@
+"""What the page shows of the test images: answers, the map, classes and confusions, with names and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedding_expansion.app.report import answers as found
+from embedding_expansion.app.report.answers import Answers
+from embedding_expansion.app.report.plane import Plane, lay_out, short_names
+from embedding_expansion.app.report.thumbnails import Thumbnails
+from embedding_expansion.data.images import ImageSet
+from embedding_expansion.training.job import Tested
+
+QUERIES = 5  # of the best, the typical and the worst
+CLASSES, CONFUSIONS = 200, 10  # shown at most
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as it is shown."""
+
+    uri: str  # empty where it cannot be read
+    name: str  # of its class
+    file: str
+
+
+class Album:
+    """The images of a set as pictures."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self._images, self._thumbnails = images, Thumbnails(images)
+
+    def __getitem__(self, index: int) -> Picture:
+        """The picture of an image."""
+        images = self._images
+        file = f"#{index}" if images.paths is None else images.path(index).name
+        return Picture(self._thumbnails[index], self.name(int(images.labels[index])), file)
+
+    def name(self, label: int) -> str:
+        """Of a class."""
+        return self._images.class_names[label]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query and its first neighbours: picture, whether it is of the query's class, similarity."""
+
+    picture: Picture
+    quality: float
+    neighbours: list[tuple[Picture, bool, float]]
+
+    @property
+    def right(self) -> int:
+        """How many of the neighbours are of its class."""
+        return sum(right for _, right, _ in self.neighbours)
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A class on the map, which is 100 wide: places from the left and from the top."""
+
+    name: str
+    short: str  # empty where there is no room for it
+    hue: int
+    points: list[tuple[float, float]]
+    centre: tuple[float, float]
+    neighbour: str  # the class whose mean is most alike
+    likeness: float  # cosine of the two means
+    closeness: float  # mean cosine of the images to the mean of their class
+
+
+class Gallery:
+    """All that is shown of a tested model."""
+
+    def __init__(self, tested: Tested) -> None:
+        self._images, self._album = tested.images, Album(tested.images)
+        self._answers = found.find_answers(tested.vectors, tested.images)
+        self.has_gallery = tested.images.is_gallery is not None
+        plane = lay_out(tested.vectors, tested.images, tested.job.config.seed)
+        self.method, self.shown = plane.method, len(plane.images)
+        self.height = round(float(plane.places[:, 1].max()) * 96 + 10, 1)
+        self.spots = _spots(plane, tested, self._album.name)
+        results = found.by_class(self._answers, self._images)
+        self.number_of_classes = len(results)
+        self.classes = [(self._album.name(result.label), result, self._other(result)) for result in results[:CLASSES]]
+        confusions = found.confusions(self._answers, self._images)
+        self.mistakes, self.queries = sum(each.count for each in confusions), len(self._answers.queries)
+        self.confusions = [(each, *self._example(each.example)) for each in confusions[:CONFUSIONS]]
+
+    @property
+    def groups(self) -> list[tuple[str, str, list[Query]]]:
+        """The best, typical and worst queries, each once: title, what they are, the queries."""
+        chosen: set[int] = set()
+        groups = []
+        for title, text, choose in _GROUPS:
+            places = [place for place in choose(self._answers, self._images, 2 * QUERIES) if place not in chosen]
+            chosen |= set(places[:QUERIES])
+            groups.append((title, text, [self._query(place) for place in places[:QUERIES]]))
+        return [group for group in groups if group[2]]
+
+    def _query(self, place: int) -> Query:
+        answers = self._answers
+        row = zip(answers.neighbours[place], answers.right[place], answers.similarities[place], strict=True)
+        shown = [(self._album[int(image)], bool(right), float(value)) for image, right, value in row if image >= 0]
+        return Query(self._album[int(answers.queries[place])], float(answers.quality[place]), shown)
+
+    def _example(self, place: int) -> tuple[Picture, Picture]:
+        answers = self._answers
+        return self._album[int(answers.queries[place])], self._album[int(answers.neighbours[place, 0])]
+
+    def _other(self, result: found.ClassResult) -> str:
+        return "" if result.mistaken_for is None else self._album.name(result.mistaken_for)
+
+
+_GROUPS: list[tuple[str, str, Callable[[Answers, ImageSet, int], list[int]]]] = [
+    ("Best", "The most and earliest right answers; of equals, the surest.", found.best),
+    ("Typical", "As good as the median query.", found.typical),
+    ("Worst", "The fewest and latest right answers; of equals, the surest mistakes.", found.worst),
+]
+
+
+def _spots(plane: Plane, tested: Tested, name: Callable[[int], str]) -> list[Spot]:
+    """The classes of the map; their neighbours are sought among these classes."""
+    labels = tested.images.labels[plane.images]
+    vectors = tested.vectors[plane.images].double().cpu().numpy()
+    classes = np.unique(labels)
+    means = np.stack([vectors[labels == label].mean(axis=0) for label in classes])
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    alike = means @ means.T
+    np.fill_diagonal(alike, -np.inf)
+    shorts = short_names([name(label) for label in classes.tolist()])
+    spots: list[Spot] = []
+    for row, label in enumerate(classes.tolist()):
+        points = plane.places[labels == label] * (96, -96) + (2, float(plane.places[:, 1].max()) * 96 + 6)
+        x, y = np.median(points, axis=0).round(1).tolist()
+        is_free = all(abs(x - spot.centre[0]) > 2 + len(spot.short) or abs(y - spot.centre[1]) > 2.5 for spot in spots)
+        nearest = int(alike[row].argmax())
+        spots.append(
+            Spot(
+                name(label),
+                shorts[row] if is_free else "",
+                round(row * 137.508) % 360,
+                [(across, down) for across, down in points.round(1).tolist()],
+                (x, y),
+                name(int(classes[nearest])) if len(classes) > 1 else "",
+                float(alike[row, nearest]) if len(classes) > 1 else 0.0,
+                float((vectors[labels == label] @ means[row]).mean()),
+            )
+        )
+    return spots

@@ -1,0 +1,168 @@
+"""What the files of a run say without its model: measures, curves, where it ran and with what."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from embedding_expansion.app.report.charts import Chart, chart, thin
+from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.training.factory import BY_NAME
+
+Log = list[dict[str, Any]]
+ROWS = 40  # of the table of the curves
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of the test classes, before and after training; None where it was not taken."""
+
+    name: str
+    meaning: str
+    raw_pixels: float | None
+    untrained: float | None
+    trained: float | None
+
+    @property
+    def bars(self) -> list[tuple[str, float]]:
+        """Those that were taken, by name."""
+        named = (("raw pixels", self.raw_pixels), ("untrained net", self.untrained), ("trained", self.trained))
+        return [(name, value) for name, value in named if value is not None]
+
+
+_MEANINGS = {
+    "map_at_r": ("MAP@R", "How early all images of the class come; 1 if they all come first."),
+    "nmi": ("NMI", "How well k-means clusters tell the classes; 0 says nothing, 1 all."),
+    "f1": ("F1", "Pairs that share a cluster against pairs that share a class."),
+    "r_precision": ("R-precision", "Of as many images as the class has, the share that is of it."),
+    "precision_at_1": ("Precision@1", "As Recall@1, without images that have nothing to find."),
+    "ami": ("AMI", "NMI, corrected for what chance alone would give."),
+}
+
+
+def measures(before: dict[str, Any], after: dict[str, Any]) -> list[Measure]:
+    """Recall@1 and the other headlines first, then the rest."""
+    taken = [group for group in (before.get("raw_pixels", {}), before.get("untrained", {}), after) if group]
+    present = {name for group in taken for name, value in group.items() if isinstance(value, float | int)}
+    recalls = sorted(
+        (name for name in present if name.startswith("recall_at_")), key=lambda name: int(name.rsplit("_", 1)[1])
+    )
+    order = [*recalls[:1], *(name for name in ("map_at_r", "nmi", "f1") if name in present), *recalls[1:]]
+    order += [name for name in _MEANINGS if name in present and name not in order]
+    return [
+        Measure(
+            *_named(name),
+            *(group.get(name) for group in (before.get("raw_pixels", {}), before.get("untrained", {}), after)),
+        )
+        for name in order
+    ]
+
+
+def _named(name: str) -> tuple[str, str]:
+    if name in _MEANINGS:
+        return _MEANINGS[name]
+    k = name.rsplit("_", 1)[1]
+    where = "the nearest image is" if k == "1" else f"one of the {k} nearest images is"
+    return f"Recall@{k}", f"How often {where} of the same class."
+
+
+def curves(log: Log, kept: int | None) -> list[Chart]:
+    """Those that there is something to draw of."""
+    side = "test" if any("test" in entry for entry in log) else "validation"
+    of = "test classes" if side == "test" else "held-out training classes"
+    judged = [(entry["step"], entry[side]) for entry in log if isinstance(entry.get(side), dict)]
+    quality = {
+        title: [(float(step), float(figures[name])) for step, figures in judged if _is_number(figures.get(name))]
+        for title, name in (("Recall@1", "recall_at_1"), ("MAP@R", "map_at_r"))
+    }
+    shares = {"anchors with a loss": _series(log, "active_share"), "synthetic points": _series(log, "synthetic_share")}
+    drawn = [
+        chart("Loss", {"loss": _series(log, "loss")}, mark=kept),
+        chart(f"Retrieval on {of}", quality, mark=kept),
+        chart("Shares of a batch", shares, bounds=(0.0, 1.0), mark=kept),
+        chart("Learning rate", {"learning rate": _series(log, "lr")}, mark=kept),
+    ]
+    return [each for each in drawn if each is not None]
+
+
+def table(log: Log) -> tuple[list[str], list[list[str]]]:
+    """The numbers of the curves: names of the columns, and at most 40 rows, evenly chosen."""
+    names = {"loss": "loss", "lr": "learning rate", "active_share": "active", "synthetic_share": "synthetic"}
+    rows: list[tuple[float, dict[str, Any]]] = []
+    for entry in log:
+        judged = entry.get("validation", entry.get("test"))
+        figures = {title: entry[name] for name, title in names.items() if _is_number(entry.get(name))}
+        if isinstance(judged, dict):
+            figures |= {"Recall@1": judged.get("recall_at_1"), "MAP@R": judged.get("map_at_r")}
+        if figures:
+            rows.append((entry["step"], figures))
+    columns = [name for name in (*names.values(), "Recall@1", "MAP@R") if any(name in row for _, row in rows)]
+    chosen = [rows[round(place)] for place, _ in thin([(float(place), 0.0) for place in range(len(rows))], ROWS)]
+    shown = [[f"{step:g}", *(_short(row.get(name)) for name in columns)] for step, row in chosen]
+    return ["step", *columns], shown
+
+
+def _series(log: Log, name: str) -> list[tuple[float, float]]:
+    return [(float(entry["step"]), float(entry[name])) for entry in log if _is_number(entry.get(name))]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else ""
+
+
+def title(config: TrainConfig, data: str) -> str:
+    """What was trained on what, in a line."""
+    expansion, name = config.expansion, str(config.loss["name"])
+    loss = BY_NAME[name].__name__ if name in BY_NAME else name
+    expanded = "" if expansion.n == "none" else f" with embedding expansion (n = {expansion.n})"
+    return f"{loss}{expanded} on {data}"
+
+
+def facts(config: TrainConfig, metrics: dict[str, Any] | None, log: Log) -> list[tuple[str, str]]:
+    """The run in a few words and numbers."""
+    sampler = config.sampler
+    done = metrics["steps"] if metrics and "steps" in metrics else max((entry["step"] for entry in log), default=0)
+    result = [
+        ("network", f"{config.model.backbone}, {config.model.dim} dimensions"),
+        ("images", f"{config.data.image_size} pixels"),
+        ("batches", f"{sampler.classes_per_batch} classes × {sampler.images_per_class} images"),
+        ("steps", str(done) if done == config.steps else f"{done} of {config.steps}"),
+        ("optimiser", f"{config.optimizer.name} at {config.optimizer.lr:g}"),
+        ("seed", str(config.seed)),
+    ]
+    if metrics:
+        result += [
+            ("time", _duration(metrics["wall_seconds"])),
+            ("speed", f"{metrics['images_per_second']:.0f} images a second"),
+        ]
+    return result
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def surroundings(environment: dict[str, Any]) -> list[tuple[str, str]]:
+    """environment.json as rows of a table, the command first; whatever else it holds as it is."""
+    rows: list[tuple[str, str]] = []
+    for name, value in environment.items():
+        if name == "command" and isinstance(value, list):
+            rows.insert(0, ("command", shlex.join(map(str, value))))
+        elif isinstance(value, dict):
+            rows += [(str(key), _text(inner)) for key, inner in value.items()]
+        elif name == "resumed" and isinstance(value, list):
+            rows += [("resumed", f"after step {each['after_step']}") for each in value if "after_step" in each]
+        else:
+            rows.append((name, _text(value)))
+    return rows
+
+
+def _text(value: object) -> str:
+    return "—" if value is None else str(value)

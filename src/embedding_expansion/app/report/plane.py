@@ -1,0 +1,87 @@
+"""A map: some of the test embeddings in the plane, images that are alike beside each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float, Int
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from embedding_expansion.data.images import ImageSet
+
+CLASSES, POINTS = 40, 400  # shown at most
+FEWEST = 30  # for t-SNE
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where the images lie."""
+
+    method: str
+    images: Int[np.ndarray, " m"]  # of the test set
+    places: Float[np.ndarray, "m 2"]  # across from 0 to 1, up from 0 to 1 or less
+
+
+def lay_out(vectors: Float[Tensor, "n d"], images: ImageSet, seed: int) -> Plane:
+    """Lays out up to 40 classes, spread over all of them, with the same number of images each, 400 at most.
+
+    By t-SNE from a start by PCA, in one thread, so that the same embeddings give the same map. Of fewer than 30 points,
+    by PCA.
+    """
+    classes = _spread(images.classes, CLASSES)
+    each = max(1, POINTS // len(classes))
+    chosen = np.concatenate([_spread(np.flatnonzero(images.labels == label), each) for label in classes])
+    points = vectors[chosen].double().cpu().numpy()
+    if len(points) >= FEWEST and np.ptp(points, axis=0).max() > 0:
+        with threadpool_limits(1):  # type: ignore[no-untyped-call]
+            tsne: Any = TSNE(  # type: ignore[no-untyped-call]
+                perplexity=min(15, len(points) / 4), init=_by_pca(points) * 1e-4, random_state=seed, max_iter=500
+            )
+            places: npt.NDArray[Any] = tsne.fit_transform(points.astype(np.float32))
+        return Plane("t-SNE", chosen, _fitted(places))
+    return Plane("PCA", chosen, _fitted(_by_pca(points)))
+
+
+def _spread(members: Int[np.ndarray, " k"], count: int) -> Int[np.ndarray, " few"]:
+    places = np.linspace(0, len(members) - 1, min(len(members), count)).round().astype(int)
+    return np.asarray(members[np.unique(places)])
+
+
+def _by_pca(points: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m 2"]:
+    """The two directions of the largest variance, in units of the first's standard deviation; 0 where there is none."""
+    left, sizes, _ = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
+    places = np.zeros((len(points), 2))
+    places[:, : min(2, len(sizes))] = (left * sizes)[:, :2]
+    return np.asarray(places / max(float(places[:, 0].std()), 1e-12))
+
+
+def _fitted(places: Float[np.ndarray, "m 2"]) -> Float[np.ndarray, "m 2"]:
+    """Turned so that the longer side lies across, from 0 to 1."""
+    low, high = places.min(axis=0), places.max(axis=0)
+    if high[1] - low[1] > high[0] - low[0]:
+        places, low, high = places[:, ::-1], low[::-1], high[::-1]
+    return np.asarray((places - low) / max(float((high - low).max()), 1e-12))
+
+
+def short_names(names: Sequence[str], longest: int = 14) -> list[str]:
+    """For each name as many of its first words as tell it from the others.
+
+    Example:
+        >>> short_names(["A capital letter", "B capital letter", "B small letter"])
+        ['A', 'B capital', 'B small']
+    """
+    words = [re.split(r"(?<=[\s_])(?=[^\s_])", name) for name in names]
+    result = []
+    for own in words:
+        lengths = range(1, len(own) + 1)
+        length = next((k for k in lengths if sum(other[:k] == own[:k] for other in words) == 1), len(own))
+        short = "".join(own[:length]).rstrip(" _")
+        result.append(short if len(short) <= longest else short[: longest - 1] + "…")
+    return result
