@@ -21,7 +21,18 @@ from embedding_expansion.retrieval.index.store import Store
 from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 from embedding_expansion.retrieval.index.where import Condition, Where, condition
 
-OWN_NOTES = {"generation", "structure", "dimensions", "asked", "kind", "reason", "recall", "precision"}
+OWN_NOTES = {
+    "generation",
+    "structure",
+    "dimensions",
+    "asked",
+    "kind",
+    "reason",
+    "recall",
+    "precision",
+    "published",
+    "format",
+}
 PIECE = 2**24  # bytes of a model's file that are held at a time
 ALONE = b"\x00add"  # the key of `add`; no user's key starts so
 
@@ -290,7 +301,9 @@ class Index:
     def _stage(self, key: bytes, items: Iterable[Item], vectors: Any) -> None:
         rows, units = rows_of(items), unit_vectors(vectors, self.dimensions)
         if len(rows) != len(units):
-            raise InvalidInput(f"items has {len(rows)} entries but vectors has {len(units)} rows; pass one row per item")
+            raise InvalidInput(
+                f"items has {len(rows)} entries but vectors has {len(units)} rows; pass one row per item"
+            )
         last = {row.path: place for place, row in enumerate(rows)}
         places = sorted(last.values())
         if places:

@@ -72,7 +72,9 @@ def rows_of(items: Iterable[Item]) -> list[Row]:
         if not isinstance(item.metadata, Mapping):
             raise InvalidType(f"the metadata of {item.path!r} is a {type(item.metadata).__name__}; pass a dict")
         if not isinstance(item.thumbnail, (bytes, type(None))):
-            raise InvalidType(f"the thumbnail of {item.path!r} is a {type(item.thumbnail).__name__}; pass bytes or None")
+            raise InvalidType(
+                f"the thumbnail of {item.path!r} is a {type(item.thumbnail).__name__}; pass bytes or None"
+            )
         label = None if item.label is None else encoded(item.label, f"the label of {item.path!r}")
         path = encoded(item.path, f"the path of items[{place}]")
         rows.append(Row(path, label, _json(item), _facts(item.metadata), item.thumbnail))

@@ -44,9 +44,7 @@ def measure(
 ) -> Recall:
     """Compares two ways to search for stored vectors; each vector's own item counts for neither."""
     hits = total = 0
-    pairs = zip(
-        ids, approximate(vectors, NEIGHBOURS + 1), exact(vectors, NEIGHBOURS + 1), strict=True
-    )
+    pairs = zip(ids, approximate(vectors, NEIGHBOURS + 1), exact(vectors, NEIGHBOURS + 1), strict=True)
     for own, found, true in pairs:
         wanted = [id for _, id in true if id != own][:NEIGHBOURS]
         hits += len(set(wanted) & set([id for _, id in found if id != own][:NEIGHBOURS]))

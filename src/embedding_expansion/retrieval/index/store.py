@@ -58,7 +58,9 @@ class Store(Protocol):
     ) -> tuple[list[Found], dict[int, Row]]:
         """What each query finds, and the rows of all that was found."""
 
-    def read(self, ids: Sequence[int], *, thumbnails: bool) -> tuple[dict[int, Row], dict[int, Float[np.ndarray, " d"]]]:
+    def read(
+        self, ids: Sequence[int], *, thumbnails: bool
+    ) -> tuple[dict[int, Row], dict[int, Float[np.ndarray, " d"]]]:
         """Rows and vectors by id; ids that there are not are left out."""
 
     def ids(self, condition: Condition, after: int, limit: int) -> list[int]:

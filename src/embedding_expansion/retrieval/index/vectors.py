@@ -86,9 +86,7 @@ def closest(
     return found
 
 
-def ranked(
-    query: Float[np.ndarray, " d"], ids: Int[np.ndarray, " n"], rows: Float[np.ndarray, "n d"], k: int
-) -> Found:
+def ranked(query: Float[np.ndarray, " d"], ids: Int[np.ndarray, " n"], rows: Float[np.ndarray, "n d"], k: int) -> Found:
     """The k closest of a few rows to one query, compared in float64."""
     exact = (rows.astype(np.float64) * query.astype(np.float64)).sum(axis=1)
     order = np.lexsort((ids, -exact))[:k]

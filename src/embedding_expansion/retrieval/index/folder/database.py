@@ -56,7 +56,9 @@ def create(folder: Path, notes: dict[str, object]) -> None:
         # What a kill in this function has left is no content.
         content = [entry for entry in os.listdir(folder) if not entry.startswith(f"{NAME}.partial")]
     except OSError as error:
-        raise StoreError(f"{folder} cannot be made a folder for an index ({error.strerror}); name another place") from None
+        raise StoreError(
+            f"{folder} cannot be made a folder for an index ({error.strerror}); name another place"
+        ) from None
     if NAME in content:
         raise StoreError(f"{folder} holds an index already; open it, or name another folder")
     if content:
@@ -133,7 +135,9 @@ def told(folder: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         raise StoreError(f"{folder / NAME} is no index or is damaged ({error}); make it again") from error
     except OSError as error:
-        raise StoreError(f"the index {folder} cannot be written ({error.strerror or error}); make room for it") from error
+        raise StoreError(
+            f"the index {folder} cannot be written ({error.strerror or error}); make room for it"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -42,9 +42,7 @@ def search(
     return [merged(pair, k) for pair in zip(fresh, found, strict=True)]
 
 
-def scan(
-    vectors: Vectors, queries: Float[np.ndarray, "q d"], k: int, ids: Int[np.ndarray, " n"]
-) -> list[Found]:
+def scan(vectors: Vectors, queries: Float[np.ndarray, "q d"], k: int, ids: Int[np.ndarray, " n"]) -> list[Found]:
     """Compares every query with every one of the rows, a block at a time."""
     found: list[Found] = [[] for _ in queries]
     for block, rows in vectors.blocks(ids):

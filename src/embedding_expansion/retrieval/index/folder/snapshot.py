@@ -49,9 +49,7 @@ class Vectors:
         """Ids, ascending, and vectors of those of the ids that there are."""
         return self.where("id IN (SELECT value FROM json_each(?))", json.dumps(ids.tolist()))
 
-    def blocks(
-        self, ids: Int[np.ndarray, " n"]
-    ) -> Iterator[tuple[Int[np.ndarray, " b"], Float[np.ndarray, "b d"]]]:
+    def blocks(self, ids: Int[np.ndarray, " n"]) -> Iterator[tuple[Int[np.ndarray, " b"], Float[np.ndarray, "b d"]]]:
         """The same, a bounded piece at a time."""
         for start in range(0, len(ids), BLOCK):
             yield self.of(ids[start : start + BLOCK])

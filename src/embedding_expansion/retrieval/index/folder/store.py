@@ -131,7 +131,9 @@ class FolderStore:
             return scan(self._vectors, queries, k, self._ids(condition))
         return search(self._snapshot, self._vectors, queries, k, None if condition.is_empty else self._ids(condition))
 
-    def read(self, ids: Sequence[int], *, thumbnails: bool) -> tuple[dict[int, Row], dict[int, Float[np.ndarray, " d"]]]:
+    def read(
+        self, ids: Sequence[int], *, thumbnails: bool
+    ) -> tuple[dict[int, Row], dict[int, Float[np.ndarray, " d"]]]:
         """See `Store`."""
         with self._transaction():
             found, vectors = self._vectors.of(np.array(ids, np.int64))
