@@ -20,7 +20,7 @@ class Item:
         path: what names it: the same path again replaces the item. File names that are no UTF-8 are kept as Python
             gives them (`os.fsdecode`).
         label: its class, or None.
-        metadata: whatever else is known of it, as JSON; numbers, texts and booleans at its top level can be filtered by.
+        metadata: whatever else is known of it, as JSON; its numbers, texts and booleans can be filtered by.
         thumbnail: a small picture as the bytes of a file, or None.
         id: its number in the index; None before it is in one. Two items are equal whatever their numbers.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def create_index(
     }
     url = _url(location)
     if url is not None:
+        _need_psycopg()
         from embedding_expansion.retrieval.index.postgres import creation
 
         creation.create(url, notes)
@@ -76,12 +78,18 @@ def open_index(location: str | os.PathLike[str]) -> Index:
     """
     url = _url(location)
     if url is not None:
+        _need_psycopg()
         from embedding_expansion.retrieval.index.postgres.store import PostgresStore
 
         return Index(PostgresStore(url))
     from embedding_expansion.retrieval.index.folder.store import FolderStore
 
     return Index(FolderStore(Path(location)))
+
+
+def _need_psycopg() -> None:
+    if importlib.util.find_spec("psycopg") is None:
+        raise StoreError("an index in PostgreSQL needs psycopg; pip install 'embedding-expansion[postgres]'")
 
 
 def _url(location: str | os.PathLike[str]) -> str | None:

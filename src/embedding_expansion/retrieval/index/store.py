@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from embedding_expansion.retrieval.index.vectors import Found
 from embedding_expansion.retrieval.index.where import Condition
 
 
+@runtime_checkable
 class Store(Protocol):
     """A place that holds rows and vectors. Every method is one transaction."""
 

@@ -1,4 +1,4 @@
-"""What a process keeps in memory of an index in a folder, brought up to date from the database when that has changed."""
+"""What a process keeps in memory of an index in a folder, brought up to date when the database has changed."""
 
 from __future__ import annotations
 

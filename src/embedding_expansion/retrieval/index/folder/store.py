@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -173,7 +173,8 @@ class FolderStore:
             self._finish(notes, self._built(choice.kind, ids, generation))
             self._measure(ids)
         else:
-            self._finish(notes, self._snapshot.structure and self._snapshot.structure.stamp)
+            structure = self._snapshot.structure
+            self._finish(notes, structure.stamp if structure else None)
 
     def _is_stale(self, kind: str, n: int) -> bool:
         structure = self._snapshot.structure
@@ -190,7 +191,7 @@ class FolderStore:
             index = structures.build(kind, len(ids), training, self._vectors.blocks(ids))
             return structures.save(self._folder, index, kind, generation, len(ids))
 
-    def _finish(self, notes: dict[str, str | None], stamp: structures.Stamp | None) -> None:
+    def _finish(self, notes: Mapping[str, str | None], stamp: structures.Stamp | None) -> None:
         with self._writes():
             for name, value in notes.items():
                 writing.set_note(self._database, name, json.dumps(value))

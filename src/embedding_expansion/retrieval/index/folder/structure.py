@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import importlib.util
 import json
 import math
@@ -47,8 +48,7 @@ class Structure:
     """An approximate index over the rows that there were at one generation."""
 
     def __init__(self, index: Any, stamp: Stamp) -> None:
-        import faiss
-
+        faiss = _faiss()
         self._index, self.stamp = index, stamp
         self.ids: Int[np.ndarray, " n"] = np.sort(faiss.vector_to_array(index.id_map))
 
@@ -68,21 +68,23 @@ class Structure:
             among: if given, nothing else is found.
             without: never found; not read if `among` is given.
         """
-        import faiss
-
+        faiss = _faiss()
         codes = self.stamp.kind == "ivfpq"  # codes tell near ones apart badly: take more, and compare the rows
         wanted = min(max(10 * k, 100) if codes else k, len(self.ids))
         # The objects of faiss do not keep what they point to alive, so both names must last until the search ends.
         batch = faiss.IDSelectorBatch(without if among is None else among)
-        selector = faiss.IDSelectorNot(batch) if among is None else batch
-        if among is None and len(without) == 0:
-            selector = None
+        selector = batch if among is not None else faiss.IDSelectorNot(batch) if len(without) else None
         if codes:
             options = faiss.SearchParametersIVF(nprobe=LISTS_PROBED, sel=selector)
         else:
             options = faiss.SearchParametersHNSW(efSearch=max(BREADTH, 2 * wanted), sel=selector)
         _, found = self._index.search(queries, wanted, params=options)
         return [row[row >= 0] for row in found]
+
+
+def _faiss() -> Any:
+    # Its type hints are generated and miss much of what there is.
+    return importlib.import_module("faiss")
 
 
 def available() -> bool:
@@ -104,8 +106,7 @@ def build(
         training: a sample of them, which "ivfpq" learns its codes from.
         batches: ids and rows.
     """
-    import faiss
-
+    faiss = _faiss()
     d = training.shape[1]
     if kind == "hnsw":
         inner = faiss.IndexHNSWFlat(d, LINKS, faiss.METRIC_INNER_PRODUCT)
@@ -128,8 +129,7 @@ def lists(n: int) -> int:
 
 def save(folder: Path, index: Any, kind: str, generation: int, rows: int) -> Stamp:
     """Writes the file, so that it is there whole or not at all."""
-    import faiss
-
+    faiss = _faiss()
     partial = folder / f"structure.partial-{os.getpid()}"
     try:
         faiss.write_index(index, str(partial))
@@ -146,8 +146,7 @@ def load(folder: Path, stamp: Stamp) -> Structure | None:
     """Reads the file; None if it is missing or is another than the database says, or if faiss is not installed."""
     if not available():
         return None
-    import faiss
-
+    faiss = _faiss()
     try:
         if _digest(folder / stamp.name) != stamp.sha256:
             return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from psycopg.types.json import Jsonb
+
 from embedding_expansion.retrieval.index.where import Condition, first_after
 
 
 def clause(condition: Condition) -> tuple[str, list[object]]:
     """What follows WHERE, and its parameters."""
-    from psycopg.types.json import Jsonb
-
     parts, values = ["true"], list[object]()
     if condition.labels is not None:
         part = "label = ANY(%s::bytea[])"

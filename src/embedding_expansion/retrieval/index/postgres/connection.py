@@ -6,15 +6,14 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+import psycopg
 
 from embedding_expansion.errors import StoreError
 from embedding_expansion.retrieval.index.postgres.address import Address
 
-if TYPE_CHECKING:
-    import psycopg
-
-Cursor: TypeAlias = "psycopg.Cursor[Any]"
+Cursor: TypeAlias = psycopg.Cursor[Any]
 T = TypeVar("T")
 
 # Seconds to wait before a lost connection is made again.
@@ -41,8 +40,6 @@ class Connection:
         Raises:
             StoreError: the server refuses, or cannot be reached any more.
         """
-        import psycopg
-
         last: Exception | None = None
         with self._guard:
             for wait in WAITS:
@@ -115,13 +112,9 @@ def connect(address: Address) -> psycopg.Connection[Any]:
     """Connects, with no transaction begun.
 
     Raises:
-        StoreError: psycopg is not installed, an option is none, or the server says no.
+        StoreError: an option of the URL is none.
         psycopg.OperationalError: the server cannot be reached.
     """
-    try:
-        import psycopg
-    except ImportError:
-        raise StoreError("an index in PostgreSQL needs psycopg; pip install 'embedding-expansion[postgres]'") from None
     try:
         return psycopg.connect(autocommit=True, **({"connect_timeout": CONNECT_SECONDS} | address.options))  # type: ignore[arg-type]
     except psycopg.ProgrammingError as error:

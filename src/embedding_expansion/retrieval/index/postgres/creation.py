@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import psycopg
+from psycopg import sql
+
 from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.retrieval.index.postgres import extension
 from embedding_expansion.retrieval.index.postgres.address import Address, parse
@@ -41,11 +44,6 @@ def create(url: str, notes: dict[str, Any]) -> None:
     address = parse(url)
     _check(notes)
     try:
-        import psycopg
-    except ImportError:
-        connect(address)  # says what to install
-        raise
-    try:
         with connect(address) as connection:
             extension.ensure(connection, address)
             with connection.transaction():
@@ -69,9 +67,7 @@ def _check(notes: dict[str, Any]) -> None:
         )
 
 
-def _create(connection: Any, address: Address, notes: dict[str, Any]) -> None:
-    from psycopg import sql
-
+def _create(connection: psycopg.Connection[Any], address: Address, notes: dict[str, Any]) -> None:
     connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(address.schema)))
     extension.prepare(connection, address)
     connection.execute(TABLES.format(type=f"{extension.TYPES[notes['precision']][0]}({notes['dimensions']})"))

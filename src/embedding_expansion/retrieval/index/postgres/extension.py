@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
+import psycopg
 from jaxtyping import Float
+from psycopg import adapt, pq, sql
 
 from embedding_expansion.errors import StoreError
 from embedding_expansion.retrieval.index.postgres.address import Address
-
-if TYPE_CHECKING:
-    import psycopg
 
 OLDEST = (0, 8)  # the first with iterative scans, without which a filtered search may come back with too few
 # The most dimensions of a column, and of an index on a column of each type.
@@ -42,8 +41,6 @@ def ensure(connection: psycopg.Connection[Any], address: Address) -> None:
     Raises:
         StoreError: it is not installed on the server, must be made by somebody else, or is too old.
     """
-    import psycopg
-
     if version(connection) is None:
         try:
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
@@ -60,7 +57,7 @@ def ensure(connection: psycopg.Connection[Any], address: Address) -> None:
     if found is None or tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise StoreError(
-            f"{address.shown} has pgvector {found}, {oldest} is needed; install it and run ALTER EXTENSION vector UPDATE"
+            f"{address.shown} has pgvector {found}, {oldest} is needed; install it, then ALTER EXTENSION vector UPDATE"
         )
 
 
@@ -72,8 +69,6 @@ def version(connection: psycopg.Connection[Any]) -> str | None:
 
 def prepare(connection: psycopg.Connection[Any], address: Address) -> None:
     """Makes names mean the tables of one index, and teaches the connection to send vectors."""
-    from psycopg import adapt, pq, sql
-
     row = connection.execute(
         "SELECT nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = 'vector'"
     ).fetchone()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import psycopg
 from jaxtyping import Float
 
 from embedding_expansion.errors import StoreError
@@ -23,9 +25,6 @@ from embedding_expansion.retrieval.index.postgres.creation import FORMAT
 from embedding_expansion.retrieval.index.recall import measure, sample
 from embedding_expansion.retrieval.index.vectors import Found
 from embedding_expansion.retrieval.index.where import Condition
-
-if TYPE_CHECKING:
-    import psycopg
 
 # Up to how many numbers, n x d, "auto" reads all rows for each query.
 FLAT_NUMBERS = 2**22
@@ -150,7 +149,12 @@ class PostgresStore:
             self._work(lambda cursor: searching.build_graph(cursor, n, self.dimensions, self._precision))
             recall = self._measured()
         notes = {"kind": json.dumps(choice.kind), "reason": json.dumps(choice.reason), "recall": recall}
-        self._work(lambda cursor: [writing.set_note(cursor, name, value) for name, value in notes.items()] and None)
+
+        def write(cursor: Cursor) -> None:
+            for name, value in notes.items():
+                writing.set_note(cursor, name, value)
+
+        self._work(write)
 
     def _choice(self, n: int) -> Choice:
         most = extension.INDEX_DIMENSIONS["halfvec"]
@@ -198,10 +202,16 @@ class PostgresStore:
     def file(self, name: str) -> Iterator[bytes]:
         """See `Store`."""
         encoded = name.encode("utf-8", "surrogateescape")
-        query, place = "SELECT content FROM files WHERE name = %s AND place = %s", 0
-        while found := self._work(lambda cursor, p=place: cursor.execute(query, (encoded, p)).fetchall()):
+        query = "SELECT content FROM files WHERE name = %s AND place = %s"
+
+        def piece(place: int) -> list[tuple[bytes]]:
+            return self._work(lambda cursor: cursor.execute(query, (encoded, place)).fetchall())
+
+        for place in itertools.count():
+            found = piece(place)
+            if not found:
+                break
             yield found[0][0]
-            place += 1
 
     def close(self) -> None:
         """See `Store`."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
+from psycopg.types.json import Jsonb
+from psycopg.types.numeric import Int8
 
 from embedding_expansion.retrieval.index.items import Changes, Row
 from embedding_expansion.retrieval.index.postgres.clauses import clause
@@ -19,13 +21,11 @@ COLUMNS = "path, label, metadata, facts, thumbnail, vector"
 
 def stage(cursor: Cursor, key: bytes, rows: Sequence[Row], vectors: Float[np.ndarray, "n d"]) -> None:
     """Copies rows to where no search sees them."""
-    from psycopg.types.json import Jsonb
-    from psycopg.types.numeric import Int8  # a plain int travels in as few bytes as it fits
-
     cursor.execute(
         f"CREATE TEMPORARY TABLE batch (place bigint, path bytea, label bytea, metadata text, facts jsonb, "
         f"thumbnail bytea, vector vector({vectors.shape[1]})) ON COMMIT DROP"
     )
+    # A plain int would travel in as few bytes as it fits into, hence Int8.
     with cursor.copy(f"COPY batch ({COLUMNS}, place) FROM STDIN (FORMAT BINARY)") as copy:
         for place, (row, vector) in enumerate(zip(rows, vectors, strict=True)):
             copy.write_row((*row[:3], Jsonb(row.facts), row.thumbnail, packed(vector), Int8(place)))
