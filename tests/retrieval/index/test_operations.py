@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from retrieval.index.brute_force import Expected, items, same, vectors
 
-from embedding_expansion.errors import InvalidInput
+from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.retrieval.index import Changes, Item, create_index, open_index
+from retrieval.index.brute_force import Expected, items, same, vectors
 
 
 def test_it_finds_what_comparing_with_everything_finds(place: str) -> None:
@@ -31,7 +31,9 @@ def test_equally_close_items_come_by_their_id(place: str) -> None:
 
 
 def test_what_is_added_is_there_when_it_is_opened_again(place: str) -> None:
-    item = Item("a/ü/日本.jpg", "Käfer", {"year": 1965, "tags": ["x", None], "f": 1.5, "deep": {"a": 1}}, b"\x00\xffpng")
+    item = Item(
+        "a/ü/日本.jpg", "Käfer", {"year": 1965, "tags": ["x", None], "f": 1.5, "deep": {"a": 1}}, b"\x00\xffpng"
+    )
     with create_index(place, 2) as index:
         index.add([item], np.array([[3.0, 4.0]]))
     with open_index(place) as index:
@@ -179,3 +181,12 @@ def test_two_indexes_on_one_backend_do_not_mix(place: str, other_place: Callable
         one.add([Item("a")], np.eye(2)[:1])
         assert two.count() == 0
         assert two.dimensions == 3
+
+
+def test_a_closed_index_says_so(place: str) -> None:
+    index = create_index(place, 2)
+    index.close()
+    index.close()
+    assert repr(index) == "<Index, closed>"
+    with pytest.raises(StoreError, match="the index is closed; open it again"):
+        index.count()

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from embedding_expansion.core.inputs import validates
-from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.core.validation import validates
+from embedding_expansion.errors import InvalidInput, InvalidType, StoreError
 from embedding_expansion.retrieval.index.items import Changes, Item, Match, decoded, encoded, item_of, rows_of
 from embedding_expansion.retrieval.index.loading import Loading
 from embedding_expansion.retrieval.index.recall import Recall
@@ -45,7 +45,13 @@ class Index:
     """
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._held: Store | None = store
+
+    @property
+    def _store(self) -> Store:
+        if self._held is None:
+            raise StoreError("the index is closed; open it again")
+        return self._held
 
     @property
     def location(self) -> str:
@@ -260,7 +266,7 @@ class Index:
         target = file.name if name is None else name
         if target in ("", ".", "..") or any(part in target for part in ("/", "\\", "\0", ".partial-")):
             raise InvalidInput(f"name is {target!r}; pass a file's name without folders")
-        encoded(target, "name").decode("utf-8", "strict" if target.isprintable() else "surrogateescape")
+        encoded(target, "name")
         with self._store.writing(), file.open("rb") as content:
             self._store.put_file(target, iter(lambda: content.read(PIECE), b""))
 
@@ -282,7 +288,9 @@ class Index:
 
     def close(self) -> None:
         """Ends the connection; nothing is lost."""
-        self._store.close()
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def __enter__(self) -> Index:
         return self
@@ -293,11 +301,12 @@ class Index:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Index {self.location}, {self.count()} items of {self.dimensions} dimensions, {self.kind}>"
+        return f"<Index {self.location}>" if self._held else "<Index, closed>"
 
     def _own_note(self, name: str) -> Any:
         return json.loads(self._store.notes().get(name, "null"))
 
+    @validates
     def _stage(self, key: bytes, items: Iterable[Item], vectors: Any) -> None:
         rows, units = rows_of(items), unit_vectors(vectors, self.dimensions)
         if len(rows) != len(units):

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, StoreError, UnknownName
 from embedding_expansion.retrieval.index.index import Index
 from embedding_expansion.retrieval.index.kinds import check_kind

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float, Int
 
-from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, InvalidType
 
 Found: TypeAlias = list[tuple[float, int]]  # similarity and id, the closest first

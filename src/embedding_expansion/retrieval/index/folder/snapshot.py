@@ -45,7 +45,7 @@ class Vectors:
         found = self._database.execute(f"SELECT id, vector FROM items WHERE {text} ORDER BY id", values).fetchall()
         return np.array([id for id, _ in found], np.int64), self.unpacked([blob for _, blob in found])
 
-    def of(self, ids: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n d"]]:
+    def of(self, ids: Int[np.ndarray, " asked"]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n d"]]:
         """Ids, ascending, and vectors of those of the ids that there are."""
         return self.where("id IN (SELECT value FROM json_each(?))", json.dumps(ids.tolist()))
 
