@@ -17,6 +17,7 @@ QUICK = {
     "step.py": ["--losses", "triplet"],
     "gpu.py": ["--device", "cpu"],
     "cross_batch.py": [],
+    "index.py": [],
 }
 
 
