@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
-from harness import table
 
+import harness
 from embedding_expansion.retrieval.index import Item, create_index
+from harness import table
 
 K = 10
 BATCH = 10_000

@@ -69,7 +69,7 @@ def test_calls_that_mean_nothing_are_refused(place: str, tmp_path: Path) -> None
             (lambda: index.set_note("kind", 1), "name is 'kind'"),
             (lambda: index.set_note("a", {1, 2}), "is no JSON"),
             (lambda: index.loading("").__enter__(), "key is ''"),
-            (lambda: index.put_file(tmp_path, "../a"), "pass a file's name without folders"),
+            (lambda: index.files.put(tmp_path, "../a"), "pass a file's name without folders"),
             (lambda: list(index.batches(size=0)), "size is 0"),
         ]:
             with pytest.raises(EmbeddingExpansionError, match=sentence):

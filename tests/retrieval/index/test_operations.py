@@ -163,17 +163,17 @@ def test_notes_and_the_files_of_a_model_are_kept(place: str, tmp_path: Path) -> 
         index.set_note("model", {"digest": "77"})
         for content in (b"old", bytes(range(256)) * 100_000, b""):
             weights.write_bytes(content)
-            index.put_file(weights)
-        assert index.files() == {"weights.safetensors": 0}
+            index.files.put(weights)
+        assert index.files.sizes() == {"weights.safetensors": 0}
         weights.write_bytes(bytes(range(256)) * 100_000)
-        index.put_file(weights, "ü.bin")
+        index.files.put(weights, "ü.bin")
     with open_index(place) as index:
         assert index.notes == {"model": {"digest": "77"}}
-        assert index.files() == {"weights.safetensors": 0, "ü.bin": 25_600_000}
-        index.fetch_file("ü.bin", back)
+        assert index.files.sizes() == {"weights.safetensors": 0, "ü.bin": 25_600_000}
+        index.files.fetch("ü.bin", back)
         assert back.read_bytes() == weights.read_bytes()
         with pytest.raises(InvalidInput, match=r"holds no file 'other'; it holds weights\.safetensors"):
-            index.fetch_file("other", back)
+            index.files.fetch("other", back)
 
 
 def test_two_indexes_on_one_backend_do_not_mix(place: str, other_place: Callable[[], str]) -> None:

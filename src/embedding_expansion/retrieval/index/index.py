@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Container, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +13,9 @@ from jaxtyping import Float
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, InvalidType, StoreError
-from embedding_expansion.retrieval.index.items import Changes, Item, Match, decoded, encoded, item_of, rows_of
+from embedding_expansion.retrieval.index.files import ModelFiles
+from embedding_expansion.retrieval.index.incoming import incoming
+from embedding_expansion.retrieval.index.items import Changes, Item, Match, decoded, encoded, item_of
 from embedding_expansion.retrieval.index.loading import Loading
 from embedding_expansion.retrieval.index.recall import Recall
 from embedding_expansion.retrieval.index.store import Store
@@ -33,7 +34,6 @@ OWN_NOTES = {
     "published",
     "format",
 }
-PIECE = 2**24  # bytes of a model's file that are held at a time
 ALONE = b"\x00add"  # the key of `add`; no user's key starts so
 
 
@@ -201,8 +201,7 @@ class Index:
             InvalidInput: there is none of this id.
         """
         rows, _ = self._store.read([id], thumbnails=True)
-        if id not in rows:
-            raise InvalidInput(f"the index {self.location} has no item {id!r}; search again, it may be removed")
+        self._check_there([id], rows)
         return item_of(id, rows[id])
 
     @validates
@@ -213,9 +212,7 @@ class Index:
             InvalidInput: there is no item of one of the ids.
         """
         _, found = self._store.read(ids, thumbnails=False)
-        missing = [id for id in ids if id not in found]
-        if missing:
-            raise InvalidInput(f"the index {self.location} has no item {missing[0]!r}; search again, it may be removed")
+        self._check_there(ids, found)
         return np.array([found[id] for id in ids], np.float32).reshape(len(ids), self.dimensions)
 
     @validates
@@ -260,31 +257,10 @@ class Index:
         with self._store.writing():
             self._store.set_note(name, text)
 
-    @validates
-    def put_file(self, file: Path, name: str | None = None) -> None:
-        """Keeps a file of the model's with the index, so that its location is all that a server needs."""
-        target = file.name if name is None else name
-        if target in ("", ".", "..") or any(part in target for part in ("/", "\\", "\0", ".partial-")):
-            raise InvalidInput(f"name is {target!r}; pass a file's name without folders")
-        encoded(target, "name")
-        with self._store.writing(), file.open("rb") as content:
-            self._store.put_file(target, iter(lambda: content.read(PIECE), b""))
-
-    def files(self) -> dict[str, int]:
-        """The names of the model's files and their sizes in bytes."""
-        return self._store.files()
-
-    @validates
-    def fetch_file(self, name: str, target: Path) -> None:
-        """Writes one of the model's files to a place outside.
-
-        Raises:
-            InvalidInput: there is no such file.
-        """
-        if name not in self.files():
-            raise InvalidInput(f"the index {self.location} holds no file {name!r}; it holds {', '.join(self.files())}")
-        with target.open("wb") as file:
-            file.writelines(self._store.file(name))
+    @property
+    def files(self) -> ModelFiles:
+        """The files of the model that the vectors come from, kept with the index."""
+        return ModelFiles(self._store)
 
     def close(self) -> None:
         """Ends the connection; nothing is lost."""
@@ -303,17 +279,16 @@ class Index:
     def __repr__(self) -> str:
         return f"<Index {self.location}>" if self._held else "<Index, closed>"
 
+    def _check_there(self, ids: Sequence[int], found: Container[int]) -> None:
+        for id in ids:
+            if id not in found:
+                raise InvalidInput(f"the index {self.location} has no item {id!r}; search again, it may be removed")
+
     def _own_note(self, name: str) -> Any:
         return json.loads(self._store.notes().get(name, "null"))
 
     @validates
     def _stage(self, key: bytes, items: Iterable[Item], vectors: Any) -> None:
-        rows, units = rows_of(items), unit_vectors(vectors, self.dimensions)
-        if len(rows) != len(units):
-            raise InvalidInput(
-                f"items has {len(rows)} entries but vectors has {len(units)} rows; pass one row per item"
-            )
-        last = {row.path: place for place, row in enumerate(rows)}
-        places = sorted(last.values())
-        if places:
-            self._store.stage(key, [rows[place] for place in places], units[places])
+        rows, units = incoming(items, vectors, self.dimensions)
+        if rows:
+            self._store.stage(key, rows, units)
