@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -170,3 +171,16 @@ def test_the_kind_is_chosen_by_size_and_says_why() -> None:
     for n in (1, 300_000, 20_000_000):
         choice = choose("auto", n, 128)
         assert choice.reason.startswith(f"{choice.kind}: ")
+
+
+def test_what_was_added_is_kept_where_the_graph_cannot_be_written(folder: Path) -> None:
+    with create_index(folder, 8, kind="hnsw") as index:
+        obstacle = folder / f"structure.partial-{os.getpid()}"
+        obstacle.mkdir()
+        with pytest.raises(StoreError, match=r"cannot be built .* all items are kept and searched exactly"):
+            index.add(items(50), vectors(50))
+        assert index.count() == 50
+        assert agreement(index) == 1
+        obstacle.rmdir()
+        index.build()
+        assert len(structures(folder)) == 1

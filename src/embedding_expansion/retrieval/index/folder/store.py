@@ -186,10 +186,15 @@ class FolderStore:
         rng = np.random.default_rng(structures.SEED)
         most = structures.TRAINING_ROWS_PER_LIST * max(256, structures.lists(len(ids)))
         chosen = rng.choice(ids, min(most, len(ids)), replace=False) if kind == "ivfpq" else ids[:1]
-        with db.told(self._folder):
+        try:
             training = self._vectors.of(chosen)[1]
             index = structures.build(kind, len(ids), training, self._vectors.blocks(ids))
             return structures.save(self._folder, index, kind, generation, len(ids))
+        except (OSError, RuntimeError) as error:  # faiss says with the latter that a disk is full
+            raise StoreError(
+                f"the {kind} structure of {self._folder} cannot be built ({' '.join(str(error).split())}); all items "
+                "are kept and searched exactly, build the index again when there is room"
+            ) from error
 
     def _finish(self, notes: Mapping[str, str | None], stamp: structures.Stamp | None) -> None:
         with self._writes():
