@@ -1,6 +1,6 @@
 """Loading, building and searching an index: a folder by kind, and PostgreSQL, on clustered random vectors.
 
-The queries are stored vectors with noise. Recall is measured by the index itself when it builds; "one" is the median
+The queries are further draws from the same clusters. Recall is measured by the index itself when it builds; "one" is the median
 time of a search with one query, "many" that of a search with 100, per query.
 """
 
