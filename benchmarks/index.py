@@ -1,7 +1,7 @@
 """Loading, building and searching an index: a folder by kind, and PostgreSQL, on clustered random vectors.
 
-The queries are further draws from the same clusters. Recall is measured by the index itself when it builds; "one" is the median
-time of a search with one query, "many" that of a search with 100, per query.
+The queries are further draws from the same clusters. Recall is measured by the index itself when it builds; "one" is
+the median time of a search with one query, "many" that of a search with 100, per query.
 """
 
 from __future__ import annotations
