@@ -18,6 +18,7 @@ QUICK = {
     "gpu.py": ["--device", "cpu"],
     "cross_batch.py": [],
     "retrieval.py": [],
+    "index.py": [],
 }
 
 

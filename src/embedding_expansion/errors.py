@@ -5,7 +5,8 @@
     │   └── UnknownName              a name that is none; says the nearest one that is
     ├── InvalidType   (TypeError)    an object of the wrong kind
     ├── DataError     (ValueError)   a data set that is missing, incomplete or broken
-    └── RunError      (ValueError)   a run folder that cannot be read, resumed or written
+    ├── RunError      (ValueError)   a run folder that cannot be read, resumed or written
+    └── StoreError    (ValueError)   an index that cannot be opened, read or written
 
 Every message says what was given, what was expected and what to do. The command line prints it as one line and ends
 with status 2.
@@ -35,6 +36,10 @@ class DataError(EmbeddingExpansionError, ValueError):
 
 class RunError(EmbeddingExpansionError, ValueError):
     """A run folder that cannot be read, resumed or written."""
+
+
+class StoreError(EmbeddingExpansionError, ValueError):
+    """An index that cannot be opened, read or written."""
 
 
 class UnknownName(InvalidInput):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, SupportsIndex, TypeAlias, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsIndex, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from embedding_expansion.core.grouping import rows_where
+from embedding_expansion.core.validation import validates as validates
 from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
 
 Labels: TypeAlias = Int[Tensor, " b"] | Sequence[int] | Any  # `Any`: NumPy's integers, without importing NumPy
@@ -19,18 +20,6 @@ Labels: TypeAlias = Int[Tensor, " b"] | Sequence[int] | Any  # `Any`: NumPy's in
 
 MOST_POINTS = 10_000  # on a segment: the time of the search grows with its square
 LARGEST = 1e12  # value of an embedding: squared norms of more drown what they are compared with
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def validates(function: F) -> F:
-    """Mark a function that checks its arguments itself.
-
-    Where annotations are checked at run time (jaxtyping's import hook) such a function is left alone, so that the
-    caller gets this package's errors and not the checker's.
-    """
-    function.__no_type_check__ = True  # type: ignore[attr-defined]
-    return function
 
 
 @validates

@@ -1,0 +1,67 @@
+"""A search in a folder: candidates from the structure, and all rows that it does not cover."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from embedding_expansion.retrieval.index.folder.snapshot import Snapshot, Vectors
+from embedding_expansion.retrieval.index.vectors import Found, closest, merged, ranked
+
+# If a condition leaves fewer rows than these, or than this share, all of them are compared: a graph in which most
+# points must not be found is searched long and badly.
+FEW_ROWS = 10_000
+FEW_SHARE = 0.1
+
+
+def search(
+    snapshot: Snapshot,
+    vectors: Vectors,
+    queries: Float[np.ndarray, "q d"],
+    k: int,
+    allowed: Int[np.ndarray, " n"] | None,
+) -> list[Found]:
+    """Finds the k closest rows of each query, among the allowed ids if there are any given."""
+    fresh = _fresh(snapshot, queries, k, allowed)
+    if snapshot.structure is None:
+        return fresh
+    covered = len(snapshot.structure.ids) - len(snapshot.gone)
+    inside = None
+    if allowed is not None:
+        inside = np.setdiff1d(np.intersect1d(allowed, snapshot.structure.ids, assume_unique=True), snapshot.gone)
+        covered = len(inside)
+        if covered < max(FEW_ROWS, FEW_SHARE * len(snapshot.structure.ids)):
+            return [merged(pair, k) for pair in zip(fresh, scan(vectors, queries, k, inside), strict=True)]
+    candidates = snapshot.structure.candidates(queries, k, among=inside, without=snapshot.gone)
+    found = _compared(vectors, queries, k, candidates)
+    short = [place for place, one in enumerate(found) if len(one) < min(k, covered)]
+    if short:
+        everything = np.setdiff1d(snapshot.structure.ids, snapshot.gone) if inside is None else inside
+        for place, complete in zip(short, scan(vectors, queries[short], k, everything), strict=True):
+            found[place] = complete
+    return [merged(pair, k) for pair in zip(fresh, found, strict=True)]
+
+
+def scan(vectors: Vectors, queries: Float[np.ndarray, "q d"], k: int, ids: Int[np.ndarray, " n"]) -> list[Found]:
+    """Compares every query with every one of the rows, a block at a time."""
+    found: list[Found] = [[] for _ in queries]
+    for block, rows in vectors.blocks(ids):
+        found = [merged(pair, k) for pair in zip(found, closest(queries, block, rows, k), strict=True)]
+    return found
+
+
+def _fresh(
+    snapshot: Snapshot, queries: Float[np.ndarray, "q d"], k: int, allowed: Int[np.ndarray, " n"] | None
+) -> list[Found]:
+    if allowed is None:
+        return closest(queries, snapshot.ids, snapshot.rows, k)
+    chosen = np.isin(snapshot.ids, allowed)
+    return closest(queries, snapshot.ids[chosen], snapshot.rows[chosen], k)
+
+
+def _compared(
+    vectors: Vectors, queries: Float[np.ndarray, "q d"], k: int, candidates: list[Int[np.ndarray, " found"]]
+) -> list[Found]:
+    ids, rows = vectors.of(np.unique(np.concatenate(candidates)) if candidates else np.empty(0, np.int64))
+    places = [np.searchsorted(ids, one) for one in candidates]
+    return [ranked(query, ids[place], rows[place], k) for query, place in zip(queries, places, strict=True)]

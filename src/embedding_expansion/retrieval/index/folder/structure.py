@@ -1,0 +1,168 @@
+"""The faiss structures: built from the rows, kept in a file with a checksum, and never trusted beyond it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+LINKS = 32  # of a point of the graph to its neighbours
+BREADTH_OF_BUILDING = 100
+BREADTH = 128  # points that a search of the graph keeps in hand, at least
+LISTS_PROBED = 64
+TRAINING_ROWS_PER_LIST = 64
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What the database says of the file: it is this one, or it does not count."""
+
+    kind: str
+    generation: int
+    rows: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return f"structure-{self.generation}.faiss"
+
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+
+class Structure:
+    """An approximate index over the rows that there were at one generation."""
+
+    def __init__(self, index: Any, stamp: Stamp) -> None:
+        faiss = _faiss()
+        self._index, self.stamp = index, stamp
+        self.ids: Int[np.ndarray, " n"] = np.sort(faiss.vector_to_array(index.id_map))
+
+    def candidates(
+        self,
+        queries: Float[np.ndarray, "q d"],
+        k: int,
+        *,
+        among: Int[np.ndarray, " a"] | None,
+        without: Int[np.ndarray, " w"],
+    ) -> list[Int[np.ndarray, " found"]]:
+        """Ids that may be among the k closest of each query; their similarities are to be computed from the rows.
+
+        Args:
+            queries: unit vectors.
+            k: neighbours that are wanted in the end.
+            among: if given, nothing else is found.
+            without: never found; not read if `among` is given.
+        """
+        faiss = _faiss()
+        codes = self.stamp.kind == "ivfpq"  # codes tell near ones apart badly: take more, and compare the rows
+        wanted = min(max(10 * k, 100) if codes else k, len(self.ids))
+        # The objects of faiss do not keep what they point to alive, so both names must last until the search ends.
+        batch = faiss.IDSelectorBatch(without if among is None else among)
+        selector = batch if among is not None else faiss.IDSelectorNot(batch) if len(without) else None
+        if codes:
+            options = faiss.SearchParametersIVF(nprobe=LISTS_PROBED, sel=selector)
+        else:
+            options = faiss.SearchParametersHNSW(efSearch=max(BREADTH, 2 * wanted), sel=selector)
+        _, found = self._index.search(queries, wanted, params=options)
+        return [row[row >= 0] for row in found]
+
+
+def _faiss() -> Any:
+    # Its type hints are generated and miss much of what there is.
+    return importlib.import_module("faiss")
+
+
+def available() -> bool:
+    """Whether faiss is installed."""
+    return importlib.util.find_spec("faiss") is not None
+
+
+def build(
+    kind: str,
+    n: int,
+    training: Float[np.ndarray, "t d"],
+    batches: Iterable[tuple[Int[np.ndarray, " b"], Float[np.ndarray, "b d"]]],
+) -> Any:
+    """Builds a structure.
+
+    Args:
+        kind: "hnsw" or "ivfpq".
+        n: rows in all batches.
+        training: a sample of them, which "ivfpq" learns its codes from.
+        batches: ids and rows.
+    """
+    faiss = _faiss()
+    d = training.shape[1]
+    if kind == "hnsw":
+        inner = faiss.IndexHNSWFlat(d, LINKS, faiss.METRIC_INNER_PRODUCT)
+        inner.hnsw.efConstruction = BREADTH_OF_BUILDING
+    else:
+        coarse = faiss.IndexFlatIP(d)
+        parts = max(m for m in range(1, d // 4 + 2) if d % m == 0)
+        inner = faiss.IndexIVFPQ(coarse, d, lists(n), parts, 8, faiss.METRIC_INNER_PRODUCT)
+        inner.train(training)
+    index = faiss.IndexIDMap(inner)
+    for ids, rows in batches:
+        index.add_with_ids(rows, ids)
+    return index
+
+
+def lists(n: int) -> int:
+    """Into how many lists "ivfpq" sorts n rows."""
+    return max(1, min(round(4 * math.sqrt(n)), n // 39))
+
+
+def save(folder: Path, index: Any, kind: str, generation: int, rows: int) -> Stamp:
+    """Writes the file, so that it is there whole or not at all."""
+    faiss = _faiss()
+    partial = folder / f"structure.partial-{os.getpid()}"
+    try:
+        faiss.write_index(index, str(partial))
+        stamp = Stamp(kind, generation, rows, _digest(partial))
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(folder / stamp.name)
+    finally:
+        partial.unlink(missing_ok=True)
+    return stamp
+
+
+def load(folder: Path, stamp: Stamp) -> Structure | None:
+    """Reads the file; None if it is missing or is another than the database says, or if faiss is not installed."""
+    if not available():
+        return None
+    faiss = _faiss()
+    try:
+        if _digest(folder / stamp.name) != stamp.sha256:
+            return None
+        return Structure(faiss.read_index(str(folder / stamp.name)), stamp)
+    except (OSError, RuntimeError):
+        return None
+
+
+def clear(folder: Path, keep: Stamp | None) -> None:
+    """Removes the files of other generations, and what a kill has left."""
+    for file in folder.glob("structure*"):
+        if keep is None or file.name != keep.name:
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

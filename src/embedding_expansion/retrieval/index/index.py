@@ -1,0 +1,294 @@
+"""The operations of an index, the same on every backend: what comes in is checked here, once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Container, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from embedding_expansion.core.validation import validates
+from embedding_expansion.errors import InvalidInput, InvalidType, StoreError
+from embedding_expansion.retrieval.index.files import ModelFiles
+from embedding_expansion.retrieval.index.incoming import incoming
+from embedding_expansion.retrieval.index.items import Changes, Item, Match, decoded, encoded, item_of
+from embedding_expansion.retrieval.index.loading import Loading
+from embedding_expansion.retrieval.index.recall import Recall
+from embedding_expansion.retrieval.index.store import Store
+from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
+from embedding_expansion.retrieval.index.where import Condition, Where, condition
+
+OWN_NOTES = {
+    "generation",
+    "structure",
+    "dimensions",
+    "asked",
+    "kind",
+    "reason",
+    "recall",
+    "precision",
+    "published",
+    "format",
+}
+ALONE = b"\x00add"  # the key of `add`; no user's key starts so
+
+
+class Index:
+    """Images and their vectors, kept and searched: see `create_index` and `open_index`.
+
+    One process writes at a time, any number read meanwhile, and each operation is seen whole or not at all. An `Index`
+    may be used by several threads, one after another.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._held: Store | None = store
+
+    @property
+    def _store(self) -> Store:
+        if self._held is None:
+            raise StoreError("the index is closed; open it again")
+        return self._held
+
+    @property
+    def location(self) -> str:
+        """Where it is; a password in it is not shown."""
+        return self._store.location
+
+    @property
+    def dimensions(self) -> int:
+        """Of each vector."""
+        return self._store.dimensions
+
+    @property
+    def kind(self) -> str:
+        """How it is searched now: "flat" (exactly), "hnsw" or "ivfpq"."""
+        return str(self._own_note("kind"))
+
+    @property
+    def reason(self) -> str:
+        """Why it is searched so, as a sentence."""
+        return str(self._own_note("reason"))
+
+    @property
+    def recall(self) -> Recall | None:
+        """What the approximate search was measured to find when its structure was built; None if it is exact."""
+        found = self._own_note("recall")
+        return None if found is None else Recall(**found)
+
+    @validates
+    def add(self, items: Iterable[Item], vectors: Any) -> Changes:
+        """Adds items; one whose path is there already is replaced and keeps its id.
+
+        Args:
+            items: n of them. Of equal paths the last one counts.
+            vectors: (n, dimensions). Each is divided by its norm, so that similarities are cosines.
+
+        Returns:
+            How many are new, and how many were there but differed.
+
+        Raises:
+            InvalidInput: vectors of another shape, with NaN or of zeros; metadata that is no JSON.
+            StoreError: another process is writing, or the backend refuses. Nothing has changed then.
+        """
+        with self._store.writing():
+            self._store.discard(ALONE)
+            try:
+                self._stage(ALONE, items, vectors)
+                changes = self._store.publish(ALONE)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self._store.discard(ALONE)
+                raise
+            self._store.build(force=False)
+        return changes
+
+    @validates
+    @contextlib.contextmanager
+    def loading(self, key: str) -> Iterator[Loading]:
+        """Adds many items in batches, all of which become visible together at the end.
+
+        What was added is on disk after each batch, where no search sees it. If the block fails or the process is
+        killed, the index stays as it was, and the next load with the same key goes on from there:
+
+            with index.loading("photos, model 3f2a") as load:
+                for batch in batches_without(load.staged):
+                    load.add(batch, embed(batch))
+            load.changes
+
+        Args:
+            key: what is loaded and by which model, in any words; another key is another load.
+
+        Raises:
+            StoreError: another process is writing.
+        """
+        name = encoded(key, "key")
+        if not name or name.startswith(b"\x00"):
+            raise InvalidInput(f"key is {key!r}; pass a name of what is loaded")
+        with self._store.writing():
+            load = Loading({decoded(path) for path in self._store.staged(name)}, lambda i, v: self._stage(name, i, v))
+            yield load
+            load.changes = self._store.publish(name)
+            self._store.build(force=False)
+
+    def unfinished(self) -> dict[str, int]:
+        """The keys of loads that have not come to their end, with how many items each holds."""
+        return {decoded(key): n for key, n in self._store.unfinished().items() if key != ALONE}
+
+    @validates
+    def discard(self, key: str) -> None:
+        """Forgets what an unfinished load holds."""
+        with self._store.writing():
+            self._store.discard(encoded(key, "key"))
+
+    @validates
+    def search(
+        self, vectors: Any, k: int, where: Where | None = None, *, exact: bool = False, thumbnails: bool = False
+    ) -> list[list[Match]]:
+        """Finds for each vector the k items with the largest cosine similarity.
+
+        Args:
+            vectors: (q, dimensions), normalised here.
+            k: neighbours; fewer come where fewer items fulfil `where`, never for another reason.
+            where: which items may be found, see `condition`.
+            exact: compare with all items, whatever the kind.
+            thumbnails: bring them along.
+
+        Returns:
+            For each query its matches, the closest first, equally close ones by the smaller id. Exact if the kind is
+            "flat"; otherwise `recall` says how many of the true ones are found.
+        """
+        queries = unit_vectors(vectors, self.dimensions)
+        found, rows = self._store.search(
+            queries, positive(k, "k"), condition(where), exact=exact, thumbnails=thumbnails
+        )
+        items = {id: item_of(id, row) for id, row in rows.items()}
+        return [[Match(items[id], similarity) for similarity, id in one] for one in found]
+
+    @validates
+    def remove(self, where: Where | None = None, *, paths: Iterable[str] | None = None) -> int:
+        """Removes items, by a condition or by their paths; returns how many.
+
+        Raises:
+            InvalidInput: neither or both are given, or a condition that asks for nothing (`{"path_prefix": ""}` says
+                that all items are meant).
+        """
+        if (where is None) == (paths is None):
+            raise InvalidInput("remove takes either where or paths; pass one of them")
+        if isinstance(paths, str):
+            raise InvalidType("paths is a str; pass a list of paths")
+        asked = condition(where) if paths is None else Condition(paths=tuple(encoded(p, "paths") for p in paths))
+        if asked.is_empty and asked.prefix is None:
+            raise InvalidInput("where asks for nothing, which would remove all items; say {'path_prefix': ''} for that")
+        with self._store.writing():
+            removed = self._store.remove([asked])
+            self._store.build(force=False)
+        return removed
+
+    @validates
+    def count(self, where: Where | None = None) -> int:
+        """How many items there are, or fulfil a condition."""
+        return self._store.count(condition(where))
+
+    @validates
+    def get(self, id: int) -> Item:
+        """One item, with its thumbnail.
+
+        Raises:
+            InvalidInput: there is none of this id.
+        """
+        rows, _ = self._store.read([id], thumbnails=True)
+        self._check_there([id], rows)
+        return item_of(id, rows[id])
+
+    @validates
+    def vectors(self, ids: Sequence[int]) -> Float[np.ndarray, "n d"]:
+        """The vectors of some items, of unit norm, in the order of the ids.
+
+        Raises:
+            InvalidInput: there is no item of one of the ids.
+        """
+        _, found = self._store.read(ids, thumbnails=False)
+        self._check_there(ids, found)
+        return np.array([found[id] for id in ids], np.float32).reshape(len(ids), self.dimensions)
+
+    @validates
+    def batches(
+        self, where: Where | None = None, *, size: int = 1024, thumbnails: bool = False
+    ) -> Iterator[tuple[list[Item], Float[np.ndarray, "n d"]]]:
+        """Goes through items and vectors by ascending id, a batch at a time.
+
+        What another process adds or removes meanwhile may or may not be among them.
+        """
+        asked, size, last = condition(where), positive(size, "size"), 0
+        while ids := self._store.ids(asked, last, size):
+            rows, vectors = self._store.read(ids, thumbnails=thumbnails)
+            there = [id for id in ids if id in rows and id in vectors]
+            yield [item_of(id, rows[id]) for id in there], np.array([vectors[id] for id in there], np.float32)
+            last = ids[-1]
+
+    def build(self) -> Recall | None:
+        """Builds the structure of an approximate kind again and measures it; it is built by itself when it pays."""
+        with self._store.writing():
+            self._store.build(force=True)
+        return self.recall
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What `set_note` has kept: the model's digest, a threshold, whatever is JSON."""
+        return {name: json.loads(text) for name, text in self._store.notes().items() if name not in OWN_NOTES}
+
+    @validates
+    def set_note(self, name: str, value: Any) -> None:
+        """Keeps a value with the index.
+
+        Raises:
+            InvalidInput: a value that is no JSON, or a name that the index uses itself.
+        """
+        if name in OWN_NOTES or not isinstance(name, str) or not name.isprintable():
+            raise InvalidInput(f"name is {name!r}; pass a printable text, and none of {', '.join(sorted(OWN_NOTES))}")
+        try:
+            text = json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"the value of {name!r} is no JSON ({error}); pass what JSON can hold") from None
+        with self._store.writing():
+            self._store.set_note(name, text)
+
+    @property
+    def files(self) -> ModelFiles:
+        """The files of the model that the vectors come from, kept with the index."""
+        return ModelFiles(self._store)
+
+    def close(self) -> None:
+        """Ends the connection; nothing is lost."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Index {self.location}>" if self._held else "<Index, closed>"
+
+    def _check_there(self, ids: Sequence[int], found: Container[int]) -> None:
+        for id in ids:
+            if id not in found:
+                raise InvalidInput(f"the index {self.location} has no item {id!r}; search again, it may be removed")
+
+    def _own_note(self, name: str) -> Any:
+        return json.loads(self._store.notes().get(name, "null"))
+
+    @validates
+    def _stage(self, key: bytes, items: Iterable[Item], vectors: Any) -> None:
+        rows, units = incoming(items, vectors, self.dimensions)
+        if rows:
+            self._store.stage(key, rows, units)

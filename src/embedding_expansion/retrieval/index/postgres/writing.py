@@ -1,0 +1,80 @@
+"""What changes the tables: staging by COPY, publishing, removing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from psycopg.types.json import Jsonb
+from psycopg.types.numeric import Int8
+
+from embedding_expansion.retrieval.index.items import Changes, Row
+from embedding_expansion.retrieval.index.postgres.clauses import clause
+from embedding_expansion.retrieval.index.postgres.connection import Cursor
+from embedding_expansion.retrieval.index.postgres.extension import packed
+from embedding_expansion.retrieval.index.where import Condition
+
+COLUMNS = "path, label, metadata, facts, thumbnail, vector"
+
+
+def stage(cursor: Cursor, key: bytes, rows: Sequence[Row], vectors: Float[np.ndarray, "n d"]) -> None:
+    """Copies rows to where no search sees them."""
+    cursor.execute(
+        f"CREATE TEMPORARY TABLE batch (place bigint, path bytea, label bytea, metadata text, facts jsonb, "
+        f"thumbnail bytea, vector vector({vectors.shape[1]})) ON COMMIT DROP"
+    )
+    # A plain int would travel in as few bytes as it fits into, hence Int8.
+    with cursor.copy(f"COPY batch ({COLUMNS}, place) FROM STDIN (FORMAT BINARY)") as copy:
+        for place, (row, vector) in enumerate(zip(rows, vectors, strict=True)):
+            copy.write_row((*row[:3], Jsonb(row.facts), row.thumbnail, packed(vector), Int8(place)))
+    updates = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS.split(", ")[1:])
+    cursor.execute(
+        f"INSERT INTO staged (key, {COLUMNS}) SELECT %s, {COLUMNS} FROM batch ORDER BY batch.place "
+        f"ON CONFLICT (key, path) DO UPDATE SET {updates}",
+        (key,),
+    )
+
+
+def publish(cursor: Cursor, key: bytes, token: str) -> Changes:
+    """Moves what is staged to where it is found.
+
+    Args:
+        cursor: within a transaction.
+        key: of the load.
+        token: of this call. If the connection is lost while the server commits, nobody knows whether it did; done again
+            with the same token, it returns what it has done.
+    """
+    done = cursor.execute("SELECT value FROM notes WHERE name = 'published'").fetchone()
+    if done is not None and json.loads(done[0])["token"] == token:
+        return Changes(json.loads(done[0])["new"], json.loads(done[0])["changed"])
+    names = COLUMNS.split(", ")[1:]
+    updates = ", ".join(f"{name} = excluded.{name}" for name in names)
+    differs = " OR ".join(f"items.{n} IS DISTINCT FROM excluded.{n}" for n in names if n != "facts")
+    cursor.execute(
+        f"WITH done AS (INSERT INTO items ({COLUMNS}) SELECT {COLUMNS} FROM staged WHERE key = %s ORDER BY place "
+        f"ON CONFLICT (path) DO UPDATE SET {updates} WHERE {differs} RETURNING xmax = 0 AS is_new) "
+        "SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM done",
+        (key,),
+    )
+    new, changed = cursor.fetchone()  # type: ignore[misc]
+    cursor.execute("DELETE FROM staged WHERE key = %s", (key,))
+    set_note(cursor, "published", json.dumps({"token": token, "new": new, "changed": changed}))
+    return Changes(new, changed)
+
+
+def remove(cursor: Cursor, conditions: Sequence[Condition]) -> int:
+    """Removes what fulfils any of the conditions."""
+    removed = 0
+    for condition in conditions:
+        text, values = clause(condition)
+        removed += cursor.execute(f"DELETE FROM items WHERE {text}", values).rowcount
+    return removed
+
+
+def set_note(cursor: Cursor, name: str, value: str) -> None:
+    """Writes one note."""
+    cursor.execute(
+        "INSERT INTO notes VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
+    )

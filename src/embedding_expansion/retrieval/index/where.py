@@ -1,0 +1,94 @@
+"""Which items an operation is about: a small, typed condition, never SQL of the user's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from embedding_expansion.core.validation import validates
+from embedding_expansion.errors import InvalidType, UnknownName
+from embedding_expansion.retrieval.index.items import canonical, encoded
+
+Where: TypeAlias = Mapping[str, Any]
+KEYS = ("label", "path", "path_prefix", "metadata")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """All of these hold; None and an empty dict ask for nothing.
+
+    Attributes:
+        labels: the label is one of them.
+        paths: the path is one of them.
+        prefix: the path starts so.
+        facts: for each key the value in the metadata is one of them; None in it stands for no value.
+    """
+
+    labels: tuple[bytes | None, ...] | None = None
+    paths: tuple[bytes, ...] | None = None
+    prefix: bytes | None = None
+    facts: Mapping[str, tuple[str | None, ...]] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every item fulfils it."""
+        return self.labels is None and self.paths is None and not self.prefix and not self.facts
+
+
+@validates
+def condition(where: Where | None) -> Condition:
+    """Reads a condition as the user writes it.
+
+    Args:
+        where: any of `label`, `path` (a value, or a list of values of which one must match), `path_prefix` (a text) and
+            `metadata` (a dict of keys, each with a value or a list of values). All of them must hold. A label of None
+            is no label; a metadata value of None is a key that is missing or holds no text, number or boolean.
+
+    Raises:
+        UnknownName: a key that is none of these.
+        InvalidType: a value of a kind that is not stored.
+
+    Example:
+        >>> condition({"label": ["cat", "dog"], "path_prefix": "zoo/"}).prefix
+        b'zoo/'
+    """
+    if where is None:
+        return Condition()
+    if not isinstance(where, Mapping):
+        raise InvalidType(f"where is a {type(where).__name__}; pass a dict such as {{'label': 'cat'}}")
+    for key in where:
+        if key not in KEYS:
+            raise UnknownName("key of where", key, KEYS)
+    labels = paths = prefix = None
+    if "label" in where:
+        labels = tuple(None if v is None else encoded(v, "where['label']") for v in _listed(where["label"]))
+    if "path" in where:
+        paths = tuple(encoded(value, "where['path']") for value in _listed(where["path"]))
+    if "path_prefix" in where:
+        prefix = encoded(where["path_prefix"], "where['path_prefix']")
+    return Condition(labels, paths, prefix, _facts(where.get("metadata", {})))
+
+
+def first_after(prefix: bytes) -> bytes | None:
+    """The smallest bytes that follow everything that starts with a prefix; None if nothing follows."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
+
+
+@validates
+def _facts(metadata: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
+    if not isinstance(metadata, Mapping):
+        raise InvalidType(f"where['metadata'] is a {type(metadata).__name__}; pass a dict of keys and values")
+    facts = {}
+    for key, wanted in metadata.items():
+        if not isinstance(key, str):
+            raise InvalidType(f"where['metadata'] has the key {key!r}; keys are texts")
+        what = f"where['metadata'][{key!r}]"
+        facts[json.dumps(key)] = tuple(None if value is None else canonical(value, what) for value in _listed(wanted))
+    return facts
+
+
+def _listed(wanted: Any) -> Iterable[Any]:
+    return wanted if isinstance(wanted, (list, tuple, set, frozenset)) else (wanted,)
