@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train an embedding model, and measure it before and after",
     "evaluate": "measure a trained run again, or on another data set",
     "embed": "embed image files with a trained run",
+    "export": "export a trained model for other programs: ONNX, torch.export, safetensors",
     "data": "list, check and download data sets",
 }
 
