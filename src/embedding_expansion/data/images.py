@@ -28,7 +28,8 @@ class ImageSet:
             0, 1, ... without gaps; a `subset` keeps the numbers of the set that it was taken from.
         class_names: one name per class.
         paths: n image files, or None.
-        pixels: uint8, shape (n, c, h, w), or None. Exactly one of `paths` and `pixels` is given.
+        pixels: uint8, shape (n, c, h, w), or None; of vectors float32, (n, d, 1, 1): images of one pixel. Exactly one
+            of `paths` and `pixels` is given.
         is_query: bool, shape (n,): the images that are searched for, or None (leave-one-out: each against all others).
         is_gallery: bool, shape (n,): the images that are searched in, or None with `is_query`.
 
@@ -62,6 +63,11 @@ class ImageSet:
     def channels(self) -> int:
         """3 for image files (decoded to RGB), the pixels' own number of channels otherwise."""
         return 3 if self.pixels is None else int(self.pixels.shape[1])
+
+    @property
+    def holds_vectors(self) -> bool:
+        """Whether these are vectors and no images."""
+        return self.pixels is not None and self.pixels.dtype != np.uint8
 
     @property
     def classes(self) -> npt.NDArray[np.int64]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from embedding_expansion.data.datasets import DATASETS
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.data.sources import SOURCES
+from embedding_expansion.errors import InvalidInput
 from embedding_expansion.inference.manifest import VERSION, Manifest
 from embedding_expansion.training.config import TrainConfig
 from embedding_expansion.training.run_folder import RunFolder
@@ -26,9 +27,12 @@ def describe_run(path: Path, trained: Trained, kind: str) -> Manifest:
         kind: the format that the model is stored in.
 
     Raises:
+        InvalidInput: the run was trained on vectors.
         RunError: metrics.json is broken.
     """
     config, model = public(trained.config), trained.model
+    if model.takes_vectors:
+        raise InvalidInput(f"{path} embeds vectors; pass a run that was trained on images")
     preprocessing = Preprocessing.of(trained.transform.size, str(config.data.transform))
     dimensions = model.head.out_features
     metrics = RunFolder(path).read_metrics() or {}

@@ -51,7 +51,7 @@ def check_numbers(config: TrainConfig) -> None:
             raise InvalidInput(f"{name} is {positive}; pass a number above 0")
     if not 0 < config.validation_share < 1:
         raise InvalidInput(f"validation_share is {config.validation_share}; pass a number between 0 and 1")
-    if model.channels not in (None, 1, 3):
+    if model.channels not in (None, 1, 3) and model.backbone not in ("linear", "mlp"):
         raise InvalidInput(f"model.channels is {model.channels}; pass 1 (grey) or 3 (colour)")
     if "name" not in config.loss:
         raise InvalidInput("the loss has no name; pass one, as --loss multi_similarity")

@@ -159,7 +159,9 @@ def _before(job: Job, run: RunFolder) -> dict[str, Any]:
     test, config = job.dataset.test, job.config
     small = test_transform(min(job.test_transform.size, RAW_SIZE), "none")
     ways = {
-        "raw_pixels": job.run_over(test, lambda images: raw_pixels(images.to(job.device)), small),
+        "raw_vectors" if test.holds_vectors else "raw_pixels": job.run_over(
+            test, lambda images: raw_pixels(images.to(job.device)), small
+        ),
         "untrained": job.embed(test),
     }
     before = {}
