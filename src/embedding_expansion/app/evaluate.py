@@ -25,6 +25,7 @@ def run(arguments: list[str]) -> int:
     options.add_argument("--data", type=str | None, default=None, help="another data set, by name or path")
     options.add_argument("--root", type=str | None, default=None, help="folder that holds the data set")
     options.add_argument("--part", type=bool | None, default=None, help="open a part of the set, and say so")
+    options.add_argument("--flip", type=bool | None, default=None, help="average in mirror images; default: as the run")
     options.add_argument("--pretrained", type=bool, default=False, help="of a backbone: fetch its weights")
     options.add_argument("--weights", type=str | None, default=None, help="of a backbone: its weights, .safetensors")
     options.add_argument("--out", type=str | None, default=None, help="JSON file for the measures")
@@ -56,12 +57,13 @@ def _measure(given: jsonargparse.Namespace) -> dict[str, Any]:
     path = Path(given.run)
     changes = {name: given[name] for name in ("root", "part") if given[name] is not None}
     if path.suffix.lower() in VECTOR_SUFFIXES:
-        _refuse(given, "vectors", "data", "root", "part", "pretrained", "weights")
+        _refuse(given, "vectors", "data", "root", "part", "pretrained", "weights", "flip")
         return outside.evaluate_vectors(path)
     if path.exists() or (len(path.parts) > 1 and not given.run.startswith("timm/")):
         _refuse(given, "a run", "pretrained", "weights")
         data = RunFolder(path).read_config().data if given.data is None else DataConfig(name=given.data)
-        return evaluate(path, dataclasses.replace(data, **changes))
+        return evaluate(path, dataclasses.replace(data, **changes), flip=given.flip)
+    _refuse(given, "a backbone", "flip")
     data = DataConfig() if given.data is None else DataConfig(name=given.data)
     chosen = {"pretrained": given.pretrained, "weights": given.weights}
     try:

@@ -100,7 +100,7 @@ def read_vectors(path: Path) -> Vectors:
 
 def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if not isinstance(stored, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array without a name")
             return {name: stored[name] for name in (*_NAMES, "labels", "split") if name in stored.files}
@@ -133,9 +133,10 @@ def _read_parquet(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 def _matrix(column: Any) -> npt.NDArray[Any]:
     """A column of lists as a matrix."""
-    import pyarrow.compute
+    from pyarrow import compute
 
-    lengths, entries = set(pyarrow.compute.list_value_length(column).to_pylist()), column.flatten()
+    measure: Any = compute  # its functions are made when it is loaded, so that no type checker knows them
+    lengths, entries = set(measure.list_value_length(column).to_pylist()), column.flatten()
     if len(lengths) > 1 or entries.null_count:
         raise ValueError("its lists differ in length, or have empty entries")
     values: npt.NDArray[Any] = entries.to_numpy(zero_copy_only=False)

@@ -92,6 +92,7 @@ def _measures(about: dict[str, Any]) -> str:
         return "The run was not measured to its end."
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in shown.items())
     chosen = f" The weights were selected by {about['selected_by']}." if about["selected_by"] else ""
+    chosen += " The embedding of each image's mirror image was averaged in." if about["measured_with_flip"] else ""
     return (
         f"On classes of {about['training']['data']} that were not trained on.{chosen}\n\n"
         f"| measure | value |\n|---|---|\n{rows}"

@@ -67,6 +67,7 @@ def describe_run(path: Path, trained: Trained, kind: str) -> Manifest:
         "weights_came_from": weights_came_from(trained.config),
         "measures": {name: value for name, value in metrics.items() if isinstance(value, float) and name not in _TIMES},
         "selected_by": metrics.get("selected_by"),
+        "measured_with_flip": config.flip,
         "versions": {name: version(name) for name in ("embedding-expansion", "torch")},
     }
     return Manifest(preprocessing, dimensions, content)

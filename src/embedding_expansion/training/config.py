@@ -139,6 +139,12 @@ class TrainConfig:
     ] = None
     optimizer: Annotated[OptimizerConfig, "optimizer"] = field(default_factory=OptimizerConfig)
     steps: Annotated[int, "training steps"] = 300
+    warmup_head: Annotated[int, "so many first steps train the head alone, the backbone frozen"] = 0
+    ema: Annotated[
+        float | None,
+        "decay of a moving average of the weights, which is then measured and kept, e.g. 0.999; default: none",
+    ] = None
+    flip: Annotated[bool, "measure with each image's embedding and its mirror image's averaged"] = False
     protocol: Annotated[
         Literal["validation", "last", "paper"],
         "which weights are kept: best on held-out training classes (validation), the last ones (last), or best on the "

@@ -20,8 +20,9 @@ from embedding_expansion.data.sampler import ClassBalancedSampler
 from embedding_expansion.data.transforms import ImageTransform, test_transform, train_transform
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.model import EmbeddingModel
+from embedding_expansion.training.average import start_average
 from embedding_expansion.training.config import DataConfig, Precision, TrainConfig
-from embedding_expansion.training.evaluation import embed_images, hold_out_classes, model_embedder
+from embedding_expansion.training.evaluation import both_ways, embed_images, hold_out_classes, model_embedder
 from embedding_expansion.training.factory import make_loss, make_optimizer
 from embedding_expansion.training.finite import check_embeddings
 from embedding_expansion.training.network import check_size, make_network, suited
@@ -43,13 +44,19 @@ class Job:
     train_transform: ImageTransform
     test_transform: ImageTransform
     workers: int
+    average: EmbeddingModel | None = None  # of the model's weights; what is measured and kept, where there is one
     broken: dict[Path, str] = field(default_factory=dict)  # images that could not be read, and why
-    features: dict[int, tuple[Tensor, ImageSet]] = field(default_factory=dict)  # frozen backbone: by the set's identity
+    features: dict[tuple[int, bool], tuple[Tensor, ImageSet]] = field(default_factory=dict)  # of a frozen backbone
 
     @property
     def selects_on(self) -> ImageSet | None:
         """The images that decide which weights are kept; None where the last ones are."""
         return self.dataset.test if self.config.protocol == "paper" else self.validation
+
+    @property
+    def shown(self) -> EmbeddingModel:
+        """The model that is measured and kept: the average where there is one."""
+        return self.model if self.average is None else self.average
 
     @property
     def batch_size(self) -> int:
@@ -98,11 +105,16 @@ class Job:
         Raises:
             NotFinite: the model gives NaN or infinity.
         """
+        flip = self.config.flip
         if self.config.model.freeze_backbone:
-            features, images = self._cached(images)
-            with torch.no_grad():
-                return check_embeddings(functional.normalize(self.model.head(features).float(), dim=1)), images
-        return self.run_over(images, model_embedder(self.model, self.device, self.precision))
+            embeddings, kept = self._through_head(images, mirrored=False)
+            return both_ways(embeddings, self._through_head(images, mirrored=True)[0]) if flip else embeddings, kept
+        return self.run_over(images, model_embedder(self.shown, self.device, self.precision, flip=flip))
+
+    @torch.no_grad()
+    def _through_head(self, images: ImageSet, mirrored: bool) -> tuple[Tensor, ImageSet]:
+        features, kept = self._cached(images, mirrored)
+        return check_embeddings(functional.normalize(self.shown.head(features).float(), dim=1)), kept
 
     def run_over(
         self, images: ImageSet, function: Callable[[Tensor], Tensor], transform: ImageTransform | None = None
@@ -111,16 +123,18 @@ class Job:
         transform = self.test_transform if transform is None else transform
         return embed_images(function, images, transform, workers=self.workers, broken=self.broken)
 
-    def _cached(self, images: ImageSet) -> tuple[Tensor, ImageSet]:
-        if id(images) not in self.features:
+    def _cached(self, images: ImageSet, mirrored: bool = False) -> tuple[Tensor, ImageSet]:
+        """The features of a set, or of its mirror images, by the set's identity."""
+        key = (id(images), mirrored)
+        if key not in self.features:
             self.model.eval()
 
             @torch.no_grad()
             def features(pixels: Tensor) -> Tensor:
-                return self.model.features(pixels.to(self.device))
+                return self.model.features((pixels.flip(-1) if mirrored else pixels).to(self.device))
 
-            self.features[id(images)] = self.run_over(images, features)
-        return self.features[id(images)]
+            self.features[key] = self.run_over(images, features)
+        return self.features[key]
 
 
 def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:
@@ -167,6 +181,7 @@ def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:
         train_transform=train_transform(size, transform),
         test_transform=test_transform(size, transform),
         workers=resolved.data.workers or 0,
+        average=None if config.ema is None else start_average(model),
     )
 
 

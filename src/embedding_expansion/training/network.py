@@ -37,6 +37,8 @@ def suited(config: TrainConfig, images: ImageSet) -> ModelConfig:
         )
     if data.image_size not in (None, 1) or data.transform not in (None, "none"):
         raise InvalidInput(f"{data.name} holds vectors, which have neither image_size nor transform; leave these out")
+    if config.flip:
+        raise InvalidInput(f"{data.name} holds vectors, which have no mirror image; leave flip out")
     if model.freeze_backbone:
         raise InvalidInput("freeze_backbone is for images: of vectors nothing but the head and what precedes it learns")
     backbone = "linear" if model.backbone == "conv4" else model.backbone

@@ -36,6 +36,11 @@ def say_what_runs(job: Job, state: State, world: int) -> None:
     batch = f"{config.sampler.classes_per_batch} classes x {config.sampler.images_per_class} images"
     optimizer = f"{config.optimizer.name} at {config.optimizer.lr}"
     print(f"training: {config.steps} steps of {batch}, {optimizer}, seed {config.seed}")
+    extras = [f"average of the weights, decay {config.ema}"] if config.ema is not None else []
+    extras += [f"head alone for {config.warmup_head} steps"] if config.warmup_head else []
+    extras += ["measured with mirror images"] if config.flip else []
+    if extras:
+        print(f"also: {'; '.join(extras)}")
     processes = f"{world} processes, " if world > 1 else ""
     search = "" if expansion.n == "none" else f", search for hardest pairs: {native.describe(job.device.type)}"
     print(f"machine: {processes}{job.device}, {config.threads} threads, {job.precision}{search}", flush=True)

@@ -121,7 +121,7 @@ def _restore(job: Job, run: RunFolder, step: int) -> State:
         raise RunError(f"{path} lacks the optimiser's state; restore it, or start a new run")
     if state.best_step is not None and state.best_step not in checkpoint.saved_steps(run.checkpoints):
         raise RunError(f"the best checkpoint, of step {state.best_step}, is gone; restore it, or start a new run")
-    checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer)
+    checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer, job.average)
     return state
 
 
@@ -179,10 +179,10 @@ def _final(job: Job, state: State, run: RunFolder) -> dict[str, Any]:
     if selected != state.step:
         path = checkpoint.checkpoint_path(run.checkpoints, selected)
         tensors, _ = checkpoint.load_tensors(path)
-        checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer)
+        checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer, job.average)
     vectors, images = job.embed(job.dataset.test)
     about = {"step": selected, "selected_by": config.protocol, "data": job.dataset.name}
-    checkpoint.save_tensors(run.model, job.model.state_dict(), about)
+    checkpoint.save_tensors(run.model, job.shown.state_dict(), about)
     measures: dict[str, Any] = measure(vectors, images, job.dataset.recall_at, seed=config.seed)
     return measures | {
         "data": job.dataset.name,

@@ -46,12 +46,13 @@ def load_trained(path: Path) -> Trained:
     return Trained(config, model.eval(), test_transform(size, name))
 
 
-def evaluate(path: Path, data: DataConfig | None = None) -> dict[str, Any]:
+def evaluate(path: Path, data: DataConfig | None = None, *, flip: bool | None = None) -> dict[str, Any]:
     """Measures a run again, on the test classes of its data set or of another one.
 
     Args:
         path: the run folder.
         data: another data set; its image size and transform are the run's.
+        flip: whether the embedding of each image's mirror image is averaged in; by default as in the run.
 
     Returns:
         The retrieval and clustering measures, and `data`, the name of the set.
@@ -65,7 +66,9 @@ def evaluate(path: Path, data: DataConfig | None = None) -> dict[str, Any]:
     if data is not None:
         data = dataclasses.replace(data, image_size=config.data.image_size, transform=config.data.transform)
         config = dataclasses.replace(config, data=data)
-    job = prepare(dataclasses.replace(config, protocol="last"), fetch_weights=False)  # no classes need be held out
+    # No classes need be held out, and what the run has kept is the average already, where it had one.
+    config = dataclasses.replace(config, protocol="last", ema=None, flip=config.flip if flip is None else flip)
+    job = prepare(config, fetch_weights=False)
     _load_weights(run, job.model)
     vectors, images = job.embed(job.dataset.test)
     measures: dict[str, Any] = measure(vectors, images, job.dataset.recall_at, seed=config.seed)
