@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -135,6 +136,21 @@ def test_mistakes_on_the_command_line_are_one_line(
     assert "did you mean 'onnx'" in capsys.readouterr().err
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_example_on_the_page_runs(
+    trained: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    shutil.copytree(trained, tmp_path / "runs" / "birds")
+    for name, file in zip(("a.jpg", "b.jpg"), files, strict=False):
+        shutil.copy(file, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(block, "export.md", "exec"), names)
+    assert names["vectors"].shape == (1, 6)
+    assert list(names["broken"]) == [1]
 
 
 def broken(content: dict[str, Any], section: str | None, name: str, value: object) -> dict[str, Any]:

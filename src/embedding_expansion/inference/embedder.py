@@ -47,8 +47,8 @@ class Embedder:
         """Opens a run folder, or a folder that `embex export` made.
 
         An ONNX model is run by onnxruntime: neither torch nor torchvision nor timm is loaded. A `torch` export
-        (model.pt2) is refused, since `torch.export.load` falls back to unpickling and so may run code that a file
-        holds; whoever trusts the file calls that function.
+        (model.pt2) is refused, since `torch.export.load` unpickles and so may run code that a file holds; whoever
+        trusts the file calls that function.
 
         Args:
             path: of the folder.
