@@ -138,6 +138,14 @@ def test_mistakes_on_the_command_line_are_one_line(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_embex_embed_opens_an_export(exports: Path, photographs: Path, files: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "vectors.npz"
+    assert main(["embed", str(exports / "onnx"), str(photographs), "--flip", "true", "--out", str(out)]) == 0
+    with np.load(out) as stored:
+        assert stored["paths"].tolist() == [str(path) for path in files]
+        assert np.array_equal(stored["embeddings"], Embedder.load(exports / "onnx").embed(files, flip=True))
+
+
 def test_the_example_on_the_page_runs(
     trained: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

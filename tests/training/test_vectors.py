@@ -94,6 +94,20 @@ def test_images_and_vectors_are_not_confused(config: TrainConfig, small: TrainCo
         prepare(dataclasses.replace(small, model=ModelConfig(backbone="mlp")))
 
 
+def test_a_run_is_measured_on_vectors_of_fewer_classes_than_its_batches_have(
+    config: TrainConfig, vectors: Path, tmp_path: Path
+) -> None:
+    run = train(dataclasses.replace(config, steps=2)).run
+    with np.load(vectors) as stored:
+        chosen = stored["labels"] < 4
+        stored_rows, labels = stored["features"][chosen], stored["labels"][chosen]
+    np.savez(tmp_path / "few.npz", features=stored_rows, labels=labels)
+    found = evaluate(run, DataConfig(name=str(tmp_path / "few.npz")))
+    rows = stored_rows[24:].astype(np.float32)
+    embedded = load_trained(run).model.embed(torch.from_numpy(rows)[:, :, None, None])
+    assert found["map_at_r"] == pytest.approx(retrieval_metrics(embedded, [0] * 12 + [1] * 12)["map_at_r"])
+
+
 def test_vectors_from_elsewhere_are_measured(vectors: Path, tmp_path: Path) -> None:
     out = tmp_path / "measures.json"
     assert main(["evaluate", str(vectors), "--out", str(out)]) == 0

@@ -159,7 +159,7 @@ class Embedder:
                 f"{self.dimensions} dimensions; export the run again"
             )
         if not np.isfinite(embeddings).all():
-            raise RunError("the model gives embeddings that are NaN or infinite; train it again")
+            raise RunError("the model's weights give embeddings that are NaN or infinite; train it again")
         return embeddings
 
 

@@ -12,7 +12,7 @@ from embedding_expansion.data.transforms import ImageTransform, test_transform
 from embedding_expansion.errors import RunError
 from embedding_expansion.model import EmbeddingModel
 from embedding_expansion.training.checkpoint import load_tensors
-from embedding_expansion.training.config import DataConfig, TrainConfig
+from embedding_expansion.training.config import DataConfig, SamplerConfig, TrainConfig
 from embedding_expansion.training.evaluation import measure
 from embedding_expansion.training.factory import make_model
 from embedding_expansion.training.job import prepare
@@ -66,8 +66,10 @@ def evaluate(path: Path, data: DataConfig | None = None, *, flip: bool | None = 
     if data is not None:
         data = dataclasses.replace(data, image_size=config.data.image_size, transform=config.data.transform)
         config = dataclasses.replace(config, data=data)
-    # No classes need be held out, and what the run has kept is the average already, where it had one.
-    config = dataclasses.replace(config, protocol="last", ema=None, flip=config.flip if flip is None else flip)
+    # No classes need be held out or fill a batch, and what the run has kept is the average already, where it had one.
+    one = SamplerConfig(classes_per_batch=1, images_per_class=2)
+    flip = config.flip if flip is None else flip
+    config = dataclasses.replace(config, protocol="last", sampler=one, ema=None, flip=flip)
     job = prepare(config, fetch_weights=False)
     _load_weights(run, job.model)
     vectors, images = job.embed(job.dataset.test)
