@@ -23,8 +23,9 @@ FLOORS = {
     "model": 3,
     "retrieval": 3,
     "training": 4,
-    "app": 5,
-    "__main__": 6,
+    "inference": 5,
+    "app": 6,
+    "__main__": 7,
 }
 CORE_MAY_IMPORT = {"torch", "jaxtyping", NAME} | set(sys.stdlib_module_names)
 

@@ -20,3 +20,12 @@ def test_the_recipe_trains_on_the_glyphs(name: str, tmp_path: Path, monkeypatch:
     assert len(values) == 12
     assert sum(values[-3:]) < 0.8 * sum(values[:3])
     assert not any(tmp_path.iterdir())  # nothing is left behind
+
+
+def test_a_head_on_hashed_words_finds_topics_that_it_has_not_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before, after = runpy.run_path(str(EXAMPLES / "vectors_of_text.py"))["main"](30)
+    assert after > 4 * before
+    assert not any(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Backbones by name: the small conv net, torchvision's models, timm's.
 
+linear, mlp     of vectors, which are images of one pixel: nothing, or one hidden layer, before the head
 conv4           four blocks of conv-BN-ReLU-pool with 64 channels, for images of 32 x 32
 googlenet, ...  every classification model of torchvision, its classifier taken off
 timm/NAME       every model of timm, where timm is installed
@@ -22,6 +23,9 @@ from torchvision.models import DenseNet, get_model, get_model_weights, list_mode
 
 from embedding_expansion.errors import DataError, InvalidInput, UnknownName
 
+#: The backbones for vectors, and the units of the hidden layer of "mlp".
+OF_VECTORS, HIDDEN = ("linear", "mlp"), 256
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -41,7 +45,7 @@ def build_backbone(name: str, *, channels: int = 3, pretrained: bool = False, we
     """Builds a backbone by name.
 
     Args:
-        name: "conv4", a torchvision name or "timm/NAME".
+        name: "conv4", a torchvision name or "timm/NAME"; for vectors "linear" or "mlp".
         channels: colour channels of the input; conv4 and timm take any, torchvision 3.
         pretrained: fetch ImageNet weights through the library that has the backbone.
         weights: a local .safetensors file with the network's own state dict (classifier included), loaded strictly.
@@ -59,6 +63,8 @@ def build_backbone(name: str, *, channels: int = 3, pretrained: bool = False, we
         trunk = conv4(channels)
         _load(trunk, weights, name)
         return Backbone(trunk, width=64, spatial=True, image_size=32)
+    if name in OF_VECTORS:
+        return _of_vectors(name, channels, pretrained, weights)
     if name.startswith("timm/"):
         return _timm(name, channels, pretrained, weights)
     return _torchvision(name, channels, pretrained, weights)
@@ -74,6 +80,16 @@ def conv4(channels: int = 3, width: int = 64) -> nn.Sequential:
         layers = (nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2))
         blocks.append(nn.Sequential(*layers))
     return nn.Sequential(*blocks)
+
+
+def _of_vectors(name: str, dimensions: int, pretrained: bool, weights: str | None) -> Backbone:
+    if pretrained:
+        raise InvalidInput(f"{name} has no pretrained weights; train it from scratch")
+    hidden = [nn.Linear(dimensions, HIDDEN), nn.ReLU()] if name == "mlp" else []
+    trunk = nn.Sequential(nn.Flatten(), *hidden)
+    _load(trunk, weights, name)
+    width = HIDDEN if hidden else dimensions
+    return Backbone(trunk, width, spatial=False, image_size=1, mean=(0.0,) * dimensions, std=(1.0,) * dimensions)
 
 
 # What stands behind the feature map in torchvision's models; everything before it runs in the order it is defined in.

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedding_expansion.backbones import Backbone, build_backbone
+from embedding_expansion.backbones import OF_VECTORS, Backbone, build_backbone
 from embedding_expansion.errors import InvalidInput, InvalidType
 
 
@@ -22,11 +22,11 @@ class EmbeddingModel(nn.Module):
 
     Args:
         backbone: "conv4" (four blocks of 64 channels, for 32 x 32 images), a torchvision name such as
-            "googlenet", or "timm/NAME".
+            "googlenet", or "timm/NAME"; "linear" or "mlp" for vectors.
         dim: dimensions of the embedding.
         pooling: "avg" (mean over the feature map) or "gem" (generalised mean with a learnt exponent, 3 at first).
-        channels: colour channels of the backbone's input. Grey images are repeated for a backbone of 3 channels, and
-            colour images averaged for a backbone of 1.
+        channels: colour channels of the backbone's input, or dimensions of the vectors. Grey images are repeated for a
+            backbone of 3 channels, and colour images averaged for a backbone of 1.
         pretrained: fetch ImageNet weights through the library that has the backbone.
         weights: path of a .safetensors file with the backbone's own state dict, loaded strictly.
         mean, std: of the pixels in 0..1, one per channel; by default the weights' own, else ImageNet's.
@@ -71,6 +71,7 @@ class EmbeddingModel(nn.Module):
         nn.init.xavier_uniform_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.channels = channels
+        self.takes_vectors = backbone in OF_VECTORS
         self.image_size = found.image_size
         self.register_buffer("mean", _per_channel("mean", found.mean if mean is None else mean, channels))
         self.register_buffer("std", _per_channel("std", found.std if std is None else std, channels))
@@ -82,10 +83,10 @@ class EmbeddingModel(nn.Module):
         """Embeds images, without L2 normalisation.
 
         Args:
-            images: uint8, (b, 1 or 3, height, width).
+            images: uint8, (b, 1 or 3, height, width); vectors float32, (b, d, 1, 1).
 
         Raises:
-            InvalidType: the images are not uint8.
+            InvalidType: the images are not uint8, or the vectors not float32.
             InvalidInput: the images have another shape.
         """
         embeddings: Tensor = self.head(self.features(images))
@@ -93,12 +94,22 @@ class EmbeddingModel(nn.Module):
 
     def features(self, images: Tensor) -> Float[Tensor, "b w"]:
         """What the head sees: the pooled output of the backbone, (b, width)."""
+        if self.takes_vectors:
+            return self._of_vectors(images)
         if images.dtype != torch.uint8:
             raise InvalidType(f"images are {images.dtype}; pass uint8 pixels, the model normalises them itself")
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise InvalidInput(f"images have the shape {tuple(images.shape)}; pass (batch, 1 or 3, height, width)")
         pooled: Tensor = self.pooling(self.trunk(self._normalize(images)))
         return pooled
+
+    def _of_vectors(self, vectors: Tensor) -> Float[Tensor, "b w"]:
+        if vectors.dtype != torch.float32:
+            raise InvalidType(f"vectors are {vectors.dtype}; pass float32, and images to a backbone for images")
+        if vectors.ndim != 4 or vectors.shape[1:] != (self.channels, 1, 1):
+            raise InvalidInput(f"vectors have the shape {tuple(vectors.shape)}; pass (batch, {self.channels}, 1, 1)")
+        hidden: Tensor = self.trunk((vectors - self.mean) / self.std)
+        return hidden
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Float[Tensor, "b d"]:

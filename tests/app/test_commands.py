@@ -53,7 +53,8 @@ def test_evaluate_applies_root_and_part_to_the_data_set_of_the_run(
     assert f"root is {tmp_path}" in capsys.readouterr().err  # the run's data set is a path, which needs no root
     asked = []
 
-    def measured(path: Path, data: DataConfig, steps: object) -> dict[str, object]:
+    def measured(path: Path, data: DataConfig, steps: object, *, flip: bool | None) -> dict[str, object]:
+        assert flip is None
         asked.append(data)
         raise RunError("enough")
 

@@ -46,10 +46,11 @@ PLAIN, REMEMBERING = ExpansionConfig(n="none"), MemoryConfig(size=20, start=1)
         {"loss": {"name": "multi_similarity"}},
         {"loss": {"name": "proxy_anchor"}},
         {"loss": {"name": "proxy_nca"}},
+        {"ema": 0.5, "warmup_head": 3},
         {"loss": {"name": "multi_similarity"}, "memory": REMEMBERING, "miner": MinerConfig("multi_similarity")},
         {"loss": {"name": "margin", "learn_beta": True}, "memory": REMEMBERING, "expansion": PLAIN, "chunk": 3},
     ],
-    ids=["multi_similarity", "proxy_anchor", "proxy_nca", "memory", "plain_memory"],
+    ids=["multi_similarity", "proxy_anchor", "proxy_nca", "average_and_warmup", "memory", "plain_memory"],
 )
 def test_two_processes_give_the_losses_and_weights_of_one(
     small: TrainConfig, tmp_path: Path, changes: dict[str, Any]

@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "measure a trained run again, or on another data set",
     "embed": "embed image files with a trained run",
     "report": "write the report of a run again, as one HTML file",
+    "export": "export a trained model for other programs: ONNX, torch.export, safetensors",
     "data": "list, check and download data sets",
 }
 

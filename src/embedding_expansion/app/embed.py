@@ -23,9 +23,10 @@ def run(arguments: list[str]) -> int:
         allow_abbrev=False,
         description="Embeds images. The .npz holds `embeddings` (n, d), L2-normalised float32, and `paths` (n).",
     )
-    options.add_argument("run", type=str, help="run folder")
+    options.add_argument("run", type=str, help="run folder, or a folder that embex export made")
     options.add_argument("images", type=str, nargs="+", help="image files, and folders to look through")
     options.add_argument("--out", type=str, default="embeddings.npz", help="file to write")
+    options.add_argument("--flip", type=bool, default=False, help="average in the embeddings of the mirror images")
     options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     given = parse(options, arguments)
     out, broken = Path(given.out), dict[Path, str]()
@@ -33,7 +34,7 @@ def run(arguments: list[str]) -> int:
     from embedding_expansion.training.files import check_place
 
     check_place(out)
-    embeddings, paths = _embed(Path(given.run), [Path(name) for name in given.images], given.device, broken)
+    embeddings, paths = _embed(Path(given.run), [Path(name) for name in given.images], given.device, given.flip, broken)
     _write(out, embeddings, paths)
     print(f"{len(paths)} images embedded into {embeddings.shape[1]} dimensions: {given.out}")
     for path, reason in broken.items():
@@ -42,24 +43,17 @@ def run(arguments: list[str]) -> int:
 
 
 def _embed(
-    run_folder: Path, names: list[Path], device_name: str, broken: dict[Path, str]
+    folder: Path, names: list[Path], device: str, flip: bool, broken: dict[Path, str]
 ) -> tuple[np.ndarray, tuple[Path, ...]]:
-    import numpy as np
-
-    from embedding_expansion.data.images import ImageSet
-    from embedding_expansion.training.evaluation import embed_images, model_embedder
-    from embedding_expansion.training.job import find_device
-    from embedding_expansion.training.trained import load_trained
+    from embedding_expansion.inference.embedder import Embedder
 
     files = _image_files(names)
-    trained = load_trained(run_folder)
-    device = find_device(device_name)
-    images = ImageSet(np.zeros(len(files), dtype=np.int64), ("image",), paths=tuple(files))
-    embed = model_embedder(trained.model.to(device), device, "float32")
-    vectors, kept = embed_images(
-        embed, images, trained.transform, workers=trained.config.data.workers or 0, broken=broken
-    )
-    return vectors.cpu().numpy(), kept.paths or ()
+    failed = dict[int, str]()
+    vectors = Embedder.load(folder, device=device).embed(files, flip=flip, broken=failed)
+    broken |= {files[position]: reason for position, reason in failed.items()}
+    if len(failed) == len(files):
+        raise DataError(f"not one of {len(files)} images can be read; the first: {failed[0]}")
+    return vectors, tuple(file for position, file in enumerate(files) if position not in failed)
 
 
 def _image_files(names: list[Path]) -> list[Path]:

@@ -13,6 +13,7 @@ from embedding_expansion.data.glyphs import open_glyphs
 from embedding_expansion.data.images import Dataset
 from embedding_expansion.data.official import Expected
 from embedding_expansion.data.places import search_folders
+from embedding_expansion.data.vectors import VECTOR_SUFFIXES, open_vectors
 from embedding_expansion.errors import DataError, InvalidInput, UnknownName
 
 
@@ -64,11 +65,12 @@ def open_dataset(
     """Open a data set.
 
     Args:
-        name_or_path: a name of `DATASETS`, or the path of a folder of class folders, of a .csv file, or of a folder
-            that has the official layout of a named set (it is opened as that set).
+        name_or_path: a name of `DATASETS`, or the path of a folder of class folders, of a .csv file, of an .npz or
+            .parquet with vectors (see `vectors`), or of a folder that has the official layout of a named set (it is
+            opened as that set).
         root: where a named set is looked for; by default $EMBEX_DATA if set, `./data`, and the cache folder.
         part: whether a part of a named set is welcome; its name then says that it is one.
-        train_classes: of a folder of class folders: how many classes train, instead of half of them.
+        train_classes: of a folder of class folders, or of vectors: how many classes train, instead of half of them.
         seed: of the glyphs; other sets have nothing random.
 
     Raises:
@@ -80,6 +82,8 @@ def open_dataset(
     is_named = name_or_path in DATASETS
     layout = DATASETS[name_or_path] if is_named else recognise(path)
     is_folder = not is_named and layout is None and path.is_dir()
+    if not is_named and path.suffix.lower() in VECTOR_SUFFIXES and path.is_file():
+        return open_vectors(path, train_classes)
     if train_classes is not None and not is_folder:
         raise InvalidInput(f"{name_or_path} has a split of its own; train_classes is for a folder of class folders")
     if layout is not None:
@@ -91,7 +95,9 @@ def open_dataset(
     if path.suffix.lower() == ".csv" and path.is_file():
         return open_csv(path)
     if path.exists():
-        raise DataError(f"{path} is neither a folder nor a .csv file; a data set is one of these, or a name")
+        raise DataError(
+            f"{path} is neither a folder nor a .csv, .npz or .parquet file; a data set is one of these, or a name"
+        )
     if path.suffix or len(path.parts) > 1:
         raise DataError(f"there is no folder or file {path}; check the path (known names are {', '.join(DATASETS)})")
     raise UnknownName("data set (nor a folder of class folders)", name_or_path, DATASETS)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import ExifTags, Image
 from torch import Tensor
 
+from embedding_expansion.data.decoding import decode
 from embedding_expansion.errors import DataError, InvalidInput
 
 #: File name endings that count as images; other files in a data set's folder are ignored.
@@ -28,7 +28,8 @@ class ImageSet:
             0, 1, ... without gaps; a `subset` keeps the numbers of the set that it was taken from.
         class_names: one name per class.
         paths: n image files, or None.
-        pixels: uint8, shape (n, c, h, w), or None. Exactly one of `paths` and `pixels` is given.
+        pixels: uint8, shape (n, c, h, w), or None; of vectors float32, (n, d, 1, 1): images of one pixel. Exactly one
+            of `paths` and `pixels` is given.
         is_query: bool, shape (n,): the images that are searched for, or None (leave-one-out: each against all others).
         is_gallery: bool, shape (n,): the images that are searched in, or None with `is_query`.
 
@@ -62,6 +63,11 @@ class ImageSet:
     def channels(self) -> int:
         """3 for image files (decoded to RGB), the pixels' own number of channels otherwise."""
         return 3 if self.pixels is None else int(self.pixels.shape[1])
+
+    @property
+    def holds_vectors(self) -> bool:
+        """Whether these are vectors and no images."""
+        return self.pixels is not None and self.pixels.dtype != np.uint8
 
     @property
     def classes(self) -> npt.NDArray[np.int64]:
@@ -139,62 +145,9 @@ def image_files(paths: Sequence[Path], keys: Sequence[Any], names: Mapping[Any, 
 
 
 def read_image(path: Path) -> Tensor:
-    """Decode an image file to a uint8 tensor (3, h, w), upright.
-
-    Grey, palette, one-bit, 16-bit and CMYK images become RGB; an alpha channel is dropped; of an animation the first
-    frame is taken; the orientation that a camera noted is applied.
+    """Decode an image file to a uint8 tensor (3, h, w), upright; see `decoding.decode`.
 
     Raises:
-        DataError: if the file is missing, cannot be decoded, has floating-point pixels (their range is not known), or
-            has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels (89 million, where Pillow suspects a decompression bomb);
-            names its path.
+        DataError: if the file is missing or cannot be decoded; names its path.
     """
-    # Pillow and not torchvision's decoder: that is deprecated since torchvision 0.29 and will be removed. The pixels of
-    # JPEG files are the same; a batch of 64 costs 2 to 6 ms more.
-    try:
-        with Image.open(path) as image:
-            _check_size(image)
-            image.load()
-            return _as_rgb(_upright(image))
-    except FileNotFoundError as error:
-        raise DataError(f"there is no image file {path}; restore it, or take it off the data set's list") from error
-    except Exception as error:  # whatever a decoder makes of a broken file: no worker is to die of it
-        raise DataError(f"the image {path} cannot be decoded ({error}); replace or remove it") from error
-
-
-def _check_size(image: Image.Image) -> None:
-    """Pillow itself refuses from twice the limit on; from the limit on it only warns, and would decode."""
-    pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
-    if limit is not None and pixels > limit:
-        raise ValueError(f"it has {pixels:,} pixels, more than the {limit:,} that are decoded")
-
-
-#: What undoes each value of the orientation tag.
-_UPRIGHT: dict[object, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its orientation tag says. It is loaded already: of a .tif Pillow has then turned it."""
-    try:
-        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # the tags are broken, the pixels are not
-        return image
-    return image if turn is None else image.transpose(turn)
-
-
-def _as_rgb(image: Image.Image) -> Tensor:
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; save it with 8 bits")
-    if image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip them at 255
-        grey = (np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return torch.from_numpy(grey).expand(3, -1, -1).contiguous()
-    opaque = image.convert("RGBA") if image.mode == "P" else image  # some palettes hold transparency
-    return torch.from_numpy(np.array(opaque.convert("RGB"))).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(decode(path)).permute(2, 0, 1).contiguous()

@@ -47,29 +47,38 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, about
 
 
-def collect(model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Every tensor that training changes, under a flat name."""
-    tensors = _of_modules(model, loss)
+def collect(
+    model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """Every tensor that training changes, under a flat name; `average` is that of the model's weights."""
+    tensors = _of_modules(model, loss, average)
     for index, entries in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in entries.items()}
     return tensors
 
 
 def restore(
-    path: Path, tensors: dict[str, Tensor], model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path,
+    tensors: dict[str, Tensor],
+    model: nn.Module,
+    loss: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None = None,
 ) -> None:
     """Puts back what `collect` gathered.
 
     Raises:
         RunError: the tensors, which came from `path`, are not those of this model, loss and optimiser.
     """
-    _check_fit(path, tensors, _of_modules(model, loss), _of_adam(optimizer))
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "loss": {}, "optimizer": {}}
+    _check_fit(path, tensors, _of_modules(model, loss, average), _of_adam(optimizer))
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "loss": {}, "optimizer": {}, "average": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor
     model.load_state_dict(parts["model"])
     loss.load_state_dict(parts["loss"])
+    if average is not None:
+        average.load_state_dict(parts["average"])
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in parts["optimizer"].items():
         index, _, entry = name.partition(".")
@@ -77,9 +86,11 @@ def restore(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _of_modules(model: nn.Module, loss: nn.Module) -> dict[str, Tensor]:
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    return tensors | {f"loss.{name}": tensor for name, tensor in loss.state_dict().items()}
+def _of_modules(model: nn.Module, loss: nn.Module, average: nn.Module | None) -> dict[str, Tensor]:
+    modules = {"model": model, "loss": loss} | ({} if average is None else {"average": average})
+    return {
+        f"{part}.{name}": tensor for part, module in modules.items() for name, tensor in module.state_dict().items()
+    }
 
 
 def _of_adam(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

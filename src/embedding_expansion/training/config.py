@@ -24,12 +24,14 @@ Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 class DataConfig:
     """What is trained and tested on."""
 
-    name: Annotated[str, "data set by name (see `embex data list`), a folder of class folders, or a .csv"] = "glyphs"
+    name: Annotated[
+        str, "data set by name (see `embex data list`), a folder of class folders, a .csv, or vectors: .npz, .parquet"
+    ] = "glyphs"
     root: Annotated[str | None, "folder that holds the data set; default: where `embex data list` says"] = None
     part: Annotated[bool, "open a part of the set, and say so in every output"] = False
-    train_classes: Annotated[int | None, "of a folder of class folders: this many classes train, the others test"] = (
-        None
-    )
+    train_classes: Annotated[
+        int | None, "of a folder of class folders or of vectors: this many classes train, the rest tests"
+    ] = None
     image_size: Annotated[int | None, "side in pixels; default: 32 for conv4, else what the backbone is made for"] = (
         None
     )
@@ -49,14 +51,18 @@ class SamplerConfig:
 class ModelConfig:
     """The network."""
 
-    backbone: Annotated[str, "conv4, a torchvision name (googlenet, resnet50, ...) or timm/NAME"] = "conv4"
+    backbone: Annotated[
+        str, "conv4, a torchvision name (googlenet, resnet50, ...) or timm/NAME; of vectors: linear or mlp"
+    ] = "conv4"
     dim: Annotated[int, "dimensions of the embedding"] = 128
     pooling: Annotated[Literal["avg", "gem"], "global pooling: average or generalised mean"] = "avg"
     pretrained: Annotated[bool, "fetch ImageNet weights through the library that has the backbone"] = False
     weights: Annotated[str | None, "local .safetensors file with the backbone's state dict"] = None
     mean: Annotated[list[float] | None, "mean of the pixels in 0..1; default: the weights', else ImageNet's"] = None
     std: Annotated[list[float] | None, "their standard deviation, likewise"] = None
-    channels: Annotated[int | None, "colour channels; default: the data set's for conv4, else 3"] = None
+    channels: Annotated[
+        int | None, "colour channels; default: the data set's for conv4, else 3; of vectors their dimensions"
+    ] = None
     freeze_batch_norm: Annotated[bool, "keep batch norm as it comes with the weights"] = False
     freeze_backbone: Annotated[bool, "embed once, cache the features and train the head only; no augmentation"] = False
 
@@ -133,6 +139,12 @@ class TrainConfig:
     ] = None
     optimizer: Annotated[OptimizerConfig, "optimizer"] = field(default_factory=OptimizerConfig)
     steps: Annotated[int, "training steps"] = 300
+    warmup_head: Annotated[int, "so many first steps train the head alone, the backbone frozen"] = 0
+    ema: Annotated[
+        float | None,
+        "decay of a moving average of the weights, which is then measured and kept, e.g. 0.999; default: none",
+    ] = None
+    flip: Annotated[bool, "measure with each image's embedding and its mirror image's averaged"] = False
     protocol: Annotated[
         Literal["validation", "last", "paper"],
         "which weights are kept: best on held-out training classes (validation), the last ones (last), or best on the "

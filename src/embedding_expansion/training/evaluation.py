@@ -55,17 +55,26 @@ def embed_images(
     return torch.cat(vectors), images if len(chosen) == len(images) else images.subset(chosen)
 
 
-def model_embedder(model: EmbeddingModel, device: torch.device, precision: str) -> Callable[[Tensor], Tensor]:
+def model_embedder(
+    model: EmbeddingModel, device: torch.device, precision: str, *, flip: bool = False
+) -> Callable[[Tensor], Tensor]:
     """Images -> L2-normalised embeddings of the model, in the precision that it was trained in.
 
-    What it gives raises NotFinite where they are NaN or infinite.
+    With `flip` the embeddings of an image and of its mirror image are averaged and normalised again. What it
+    gives raises NotFinite where they are NaN or infinite.
     """
 
     def embed(images: Tensor) -> Tensor:
         with autocast(device, precision):
-            return check_embeddings(model.embed(images.to(device)))
+            embeddings = check_embeddings(model.embed(images.to(device)))
+            return both_ways(embeddings, model.embed(images.flip(-1).to(device))) if flip else embeddings
 
     return embed
+
+
+def both_ways(embeddings: Tensor, mirrored: Tensor) -> Tensor:
+    """The mean of unit vectors of images and of their mirror images, of length 1 again."""
+    return functional.normalize(embeddings + check_embeddings(mirrored), dim=1)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

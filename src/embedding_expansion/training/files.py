@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,39 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def make_folder(path: Path, fill: Callable[[Path], object]) -> None:
+    """Lets `fill` put files into a folder beside `path`, then puts it in place at once.
+
+    Raises:
+        RunError: something is there already, or the folder cannot be written.
+    """
+    check_free(path)
+    partial = path.with_name(path.name + f".partial-{os.getpid()}")
+    try:
+        partial.mkdir()
+        fill(partial)
+        for file in partial.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        partial.replace(path)  # an empty folder that is there already gives way
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error.strerror or error}); name another place") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_free(path: Path) -> None:
+    """Makes sure before any work is done that a folder can be made.
+
+    Raises:
+        RunError: something is there already, or there is no folder to make it in.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path} exists and is not empty; name a new folder")
+    if not path.absolute().parent.is_dir():
+        raise RunError(f"{path} cannot be made, there is no folder {path.parent}; make it, or name another place")
 
 
 def check_place(path: Path) -> None:

@@ -20,10 +20,12 @@ from embedding_expansion.data.sampler import ClassBalancedSampler
 from embedding_expansion.data.transforms import ImageTransform, test_transform, train_transform
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.model import EmbeddingModel
-from embedding_expansion.training.config import DataConfig, ModelConfig, Precision, TrainConfig
-from embedding_expansion.training.evaluation import embed_images, hold_out_classes, model_embedder
-from embedding_expansion.training.factory import make_loss, make_model, make_optimizer
+from embedding_expansion.training.average import start_average
+from embedding_expansion.training.config import DataConfig, Precision, TrainConfig
+from embedding_expansion.training.evaluation import both_ways, embed_images, hold_out_classes, model_embedder
+from embedding_expansion.training.factory import make_loss, make_optimizer
 from embedding_expansion.training.finite import check_embeddings
+from embedding_expansion.training.network import check_size, make_network, suited
 
 
 @dataclass
@@ -42,13 +44,19 @@ class Job:
     train_transform: ImageTransform
     test_transform: ImageTransform
     workers: int
+    average: EmbeddingModel | None = None  # of the model's weights; what is measured and kept, where there is one
     broken: dict[Path, str] = field(default_factory=dict)  # images that could not be read, and why
-    features: dict[int, tuple[Tensor, ImageSet]] = field(default_factory=dict)  # frozen backbone: by the set's identity
+    features: dict[tuple[int, bool], tuple[Tensor, ImageSet]] = field(default_factory=dict)  # of a frozen backbone
 
     @property
     def selects_on(self) -> ImageSet | None:
         """The images that decide which weights are kept; None where the last ones are."""
         return self.dataset.test if self.config.protocol == "paper" else self.validation
+
+    @property
+    def shown(self) -> EmbeddingModel:
+        """The model that is measured and kept: the average where there is one."""
+        return self.model if self.average is None else self.average
 
     @property
     def batch_size(self) -> int:
@@ -97,11 +105,16 @@ class Job:
         Raises:
             NotFinite: the model gives NaN or infinity.
         """
+        flip = self.config.flip
         if self.config.model.freeze_backbone:
-            features, images = self._cached(images)
-            with torch.no_grad():
-                return check_embeddings(functional.normalize(self.model.head(features).float(), dim=1)), images
-        return self.run_over(images, model_embedder(self.model, self.device, self.precision))
+            embeddings, kept = self._through_head(images, mirrored=False)
+            return both_ways(embeddings, self._through_head(images, mirrored=True)[0]) if flip else embeddings, kept
+        return self.run_over(images, model_embedder(self.shown, self.device, self.precision, flip=flip))
+
+    @torch.no_grad()
+    def _through_head(self, images: ImageSet, mirrored: bool) -> tuple[Tensor, ImageSet]:
+        features, kept = self._cached(images, mirrored)
+        return check_embeddings(functional.normalize(self.shown.head(features).float(), dim=1)), kept
 
     def tested(self) -> Tested:
         """The model as it is now, and what it makes of the test images.
@@ -118,16 +131,18 @@ class Job:
         transform = self.test_transform if transform is None else transform
         return embed_images(function, images, transform, workers=self.workers, broken=self.broken)
 
-    def _cached(self, images: ImageSet) -> tuple[Tensor, ImageSet]:
-        if id(images) not in self.features:
+    def _cached(self, images: ImageSet, mirrored: bool = False) -> tuple[Tensor, ImageSet]:
+        """The features of a set, or of its mirror images, by the set's identity."""
+        key = (id(images), mirrored)
+        if key not in self.features:
             self.model.eval()
 
             @torch.no_grad()
             def features(pixels: Tensor) -> Tensor:
-                return self.model.features(pixels.to(self.device))
+                return self.model.features((pixels.flip(-1) if mirrored else pixels).to(self.device))
 
-            self.features[id(images)] = self.run_over(images, features)
-        return self.features[id(images)]
+            self.features[key] = self.run_over(images, features)
+        return self.features[key]
 
 
 @dataclass(frozen=True)
@@ -157,10 +172,11 @@ def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:
     make_sampler(train, config)  # too few classes are an error now, not after the first measures
     torch.manual_seed(config.seed)
     loss = make_loss(config, len(train.classes)).to(device)
-    model, model_config = _make_network(config, dataset.train.channels, device, fetch_weights)
+    config = dataclasses.replace(config, model=suited(config, dataset.train))
+    model, model_config = make_network(config, train, device, fetch_weights)
     size = model.image_size if config.data.image_size is None else config.data.image_size
     transform = dataset.transform if config.data.transform is None else config.data.transform
-    _check_size(model, size, config.model.backbone)
+    check_size(model, size, config.model.backbone)
     resolved = dataclasses.replace(
         config,
         data=_resolved_data(config.data, size, transform, dataset.train.pixels is not None),
@@ -182,25 +198,7 @@ def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:
         train_transform=train_transform(size, transform),
         test_transform=test_transform(size, transform),
         workers=resolved.data.workers or 0,
-    )
-
-
-def _make_network(
-    config: TrainConfig, data_channels: int, device: torch.device, fetch_weights: bool
-) -> tuple[EmbeddingModel, ModelConfig]:
-    """The model that the seed starts with, on its device, and its configuration with nothing left open."""
-    torch.manual_seed(config.seed)
-    given = config.model
-    default = data_channels if given.backbone == "conv4" else 3
-    given = dataclasses.replace(given, channels=default if given.channels is None else given.channels)
-    model = make_model(given, fetch_weights=fetch_weights).to(device)
-    model.to(memory_format=torch.channels_last)
-    mean, std = ([round(value, 6) for value in buffer.flatten().tolist()] for buffer in (model.mean, model.std))
-    return model, dataclasses.replace(
-        given,
-        mean=mean if given.mean is None else given.mean,
-        std=std if given.std is None else given.std,
-        weights=None if given.weights is None else str(Path(given.weights).resolve()),
+        average=None if config.ema is None else start_average(model),
     )
 
 
@@ -256,18 +254,6 @@ def _precision(name: Precision, device: torch.device) -> Precision:
     if name not in ("auto", "float32"):
         raise InvalidInput(f"precision is {name}, which is for CUDA only; use float32 on {device.type}")
     return "float32"
-
-
-def _check_size(model: EmbeddingModel, size: int, backbone: str) -> None:
-    """Runs an empty image through, so that a size that the backbone cannot take is an error at once."""
-    try:
-        model.embed(torch.zeros(1, model.channels, size, size, dtype=torch.uint8, device=model.mean.device))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidInput(
-            f"{backbone} cannot take images of {size} pixels ({reason}); "
-            f"pass another --data.image_size, or none for {model.image_size}"
-        ) from error
 
 
 def _resolved_data(data: DataConfig, size: int, transform: str, in_memory: bool) -> DataConfig:

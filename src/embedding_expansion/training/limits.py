@@ -24,6 +24,7 @@ def check_numbers(config: TrainConfig) -> None:
         ("checkpoint_every", config.checkpoint_every, 1, None),
         ("log_every", config.log_every, 1, None),
         ("patience", config.patience, 1, None),
+        ("warmup_head", config.warmup_head, 0, None),
         ("chunk", config.chunk, 1, None),
         ("expansion.max_segments", config.expansion.max_segments, 1, None),
         ("miner.epsilon", config.miner.epsilon, -4, 4),
@@ -49,9 +50,13 @@ def check_numbers(config: TrainConfig) -> None:
     ):
         if positive is not None and not 0 < positive < math.inf:
             raise InvalidInput(f"{name} is {positive}; pass a number above 0")
+    if config.ema is not None and not 0 < config.ema < 1:
+        raise InvalidInput(f"ema is {config.ema}; pass a number between 0 and 1, such as 0.999")
+    if config.warmup_head and model.freeze_backbone:
+        raise InvalidInput("warmup_head freezes the backbone at first and model.freeze_backbone throughout; pass one")
     if not 0 < config.validation_share < 1:
         raise InvalidInput(f"validation_share is {config.validation_share}; pass a number between 0 and 1")
-    if model.channels not in (None, 1, 3):
+    if model.channels not in (None, 1, 3) and model.backbone not in ("linear", "mlp"):
         raise InvalidInput(f"model.channels is {model.channels}; pass 1 (grey) or 3 (colour)")
     if "name" not in config.loss:
         raise InvalidInput("the loss has no name; pass one, as --loss multi_similarity")

@@ -13,6 +13,7 @@ from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.loader import broken_sentence
 from embedding_expansion.errors import DataError
 from embedding_expansion.training import checkpoint
+from embedding_expansion.training.average import follow
 from embedding_expansion.training.evaluation import autocast, measure_retrieval
 from embedding_expansion.training.factory import set_learning_rate
 from embedding_expansion.training.finite import NotFinite, all_finite
@@ -54,8 +55,20 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
             _check_share(len(labels), share, job, ranks)
             torch.manual_seed(step_seed(config.seed, step))
             lr = set_learning_rate(job.optimizer, config.optimizer, step, config.steps)
-            value = _optimize(job, network, loss, scaler, ranks, inputs.to(job.device), labels.to(job.device))
+            _hold_backbone(job, step)
+            value = _optimize(
+                job,
+                network,
+                loss,
+                scaler,
+                ranks,
+                inputs.to(job.device),
+                labels.to(job.device),
+                step < config.warmup_head,
+            )
             state.step = step + 1
+            if job.average is not None and config.ema is not None:
+                follow(job.average, job.model, config.ema, state.step)
             seconds = time.perf_counter() - began
             state.training_seconds += seconds
             journal.count(value, job.batch_size, seconds)
@@ -67,6 +80,15 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
                 return stopped_by
             began = time.perf_counter()
     return 0
+
+
+def _hold_backbone(job: Job, step: int) -> None:
+    """Keeps the statistics of the backbone's batch norm while only the head learns, and lets go after that."""
+    warmup = job.config.warmup_head
+    if warmup and step <= warmup:  # at every such step: an evaluation in between has set the mode back
+        job.model.train()
+        if step < warmup:
+            job.model.trunk.eval()
 
 
 def _check_share(rows: int, share: slice, job: Job, ranks: Ranks) -> None:
@@ -87,6 +109,7 @@ def _optimize(
     ranks: Ranks,
     inputs: Tensor,
     labels: Tensor,
+    is_warmup: bool = False,
 ) -> float:
     """One step of the optimiser; gives back the loss.
 
@@ -103,6 +126,9 @@ def _optimize(
     scaler.scale(value).backward()  # type: ignore[no-untyped-call]
     if ranks.agree(not math.isfinite(value.item())):
         raise NotFinite(f"the loss is {value.item()}")
+    if is_warmup:  # taken back, not turned off: all ranks have to see a gradient of every weight
+        for parameter in job.model.trunk.parameters():
+            parameter.grad = None
     if job.config.optimizer.clip_norm is not None:
         scaler.unscale_(job.optimizer)
         parameters = [parameter for group in job.optimizer.param_groups for parameter in group["params"]]
@@ -157,7 +183,7 @@ def _save(job: Job, state: State, scaler: torch.amp.GradScaler, run: RunFolder) 
     """Writes the checkpoint of this step, and removes all but the newest two and the best one."""
     state.scaler = scaler.state_dict()
     state.broken = {str(path): reason for path, reason in job.broken.items()}
-    tensors = checkpoint.collect(job.model, job.loss, job.optimizer)
+    tensors = checkpoint.collect(job.model, job.loss, job.optimizer, job.average)
     if not all_finite(tensors.values()):
         raise NotFinite("the weights are NaN or infinite")
     checkpoint.save_tensors(checkpoint.checkpoint_path(run.checkpoints, state.step), tensors, state.as_json())

@@ -12,7 +12,12 @@ from embedding_expansion.training.job import Job
 from embedding_expansion.training.run_folder import RunFolder
 from embedding_expansion.training.state import State
 
-_TITLES = {"raw_pixels": "before, raw pixels", "untrained": "before, untrained net", "after": "after training"}
+_TITLES = {
+    "raw_vectors": "before, raw vectors",
+    "raw_pixels": "before, raw pixels",
+    "untrained": "before, untrained net",
+    "after": "after training",
+}
 
 
 def say_what_runs(job: Job, state: State, world: int) -> None:
@@ -27,10 +32,15 @@ def say_what_runs(job: Job, state: State, world: int) -> None:
     more = "" if config.miner.name == "none" else f", miner {config.miner.name}"
     more += "" if config.memory.size == "none" else f", memory of {config.memory.size} embeddings"
     print(f"loss: {config.loss['name']}{given}; {'plain' if expansion.n == 'none' else expanded}{more}")
-    print(f"model: {config.model.backbone}, {config.model.dim} dimensions, images of {config.data.image_size} pixels")
+    print(f"model: {config.model.backbone}, {config.model.dim} dimensions, {_input(job)}")
     batch = f"{config.sampler.classes_per_batch} classes x {config.sampler.images_per_class} images"
     optimizer = f"{config.optimizer.name} at {config.optimizer.lr}"
     print(f"training: {config.steps} steps of {batch}, {optimizer}, seed {config.seed}")
+    extras = [f"average of the weights, decay {config.ema}"] if config.ema is not None else []
+    extras += [f"head alone for {config.warmup_head} steps"] if config.warmup_head else []
+    extras += ["measured with mirror images"] if config.flip else []
+    if extras:
+        print(f"also: {'; '.join(extras)}")
     processes = f"{world} processes, " if world > 1 else ""
     search = "" if expansion.n == "none" else f", search for hardest pairs: {native.describe(job.device.type)}"
     print(f"machine: {processes}{job.device}, {config.threads} threads, {job.precision}{search}", flush=True)
@@ -72,5 +82,12 @@ def say_end(metrics: dict[str, Any], run: RunFolder) -> None:
     print(f"run folder: {run.path}", flush=True)
 
 
+def _input(job: Job) -> str:
+    config = job.config
+    if job.model.takes_vectors:
+        return f"vectors of {config.model.channels} dimensions"
+    return f"images of {config.data.image_size} pixels"
+
+
 def _size(images: ImageSet) -> str:
-    return f"{len(images.classes)} classes ({len(images)} images)"
+    return f"{len(images.classes)} classes ({len(images)} {'vectors' if images.holds_vectors else 'images'})"

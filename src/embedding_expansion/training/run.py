@@ -122,7 +122,7 @@ def _restore(job: Job, run: RunFolder, step: int) -> State:
         raise RunError(f"{path} lacks the optimiser's state; restore it, or start a new run")
     if state.best_step is not None and state.best_step not in checkpoint.saved_steps(run.checkpoints):
         raise RunError(f"the best checkpoint, of step {state.best_step}, is gone; restore it, or start a new run")
-    checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer)
+    checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer, job.average)
     return state
 
 
@@ -161,7 +161,9 @@ def _before(job: Job, run: RunFolder) -> dict[str, Any]:
     test, config = job.dataset.test, job.config
     small = test_transform(min(job.test_transform.size, RAW_SIZE), "none")
     ways = {
-        "raw_pixels": job.run_over(test, lambda images: raw_pixels(images.to(job.device)), small),
+        "raw_vectors" if test.holds_vectors else "raw_pixels": job.run_over(
+            test, lambda images: raw_pixels(images.to(job.device)), small
+        ),
         "untrained": job.embed(test),
     }
     before = {}
@@ -178,10 +180,10 @@ def _keep(job: Job, state: State, run: RunFolder) -> Tested:
     if selected != state.step:
         path = checkpoint.checkpoint_path(run.checkpoints, selected)
         tensors, _ = checkpoint.load_tensors(path)
-        checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer)
+        checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer, job.average)
     tested = job.tested()
     about = {"step": selected, "selected_by": job.config.protocol, "data": job.dataset.name}
-    checkpoint.save_tensors(run.model, job.model.state_dict(), about)
+    checkpoint.save_tensors(run.model, job.shown.state_dict(), about)
     return tested
 
 

@@ -13,7 +13,7 @@ from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.model import EmbeddingModel
 from embedding_expansion.retrieval.rerank.steps import Steps
 from embedding_expansion.training.checkpoint import load_tensors
-from embedding_expansion.training.config import DataConfig, TrainConfig
+from embedding_expansion.training.config import DataConfig, SamplerConfig, TrainConfig
 from embedding_expansion.training.evaluation import measure
 from embedding_expansion.training.factory import make_model
 from embedding_expansion.training.job import Job, prepare
@@ -60,18 +60,23 @@ def reopen(path: Path, config: TrainConfig | None = None) -> Job:
         DataError, InvalidInput: what the configuration names cannot be had.
     """
     run = RunFolder(path)
-    job = prepare(run.read_config() if config is None else config, fetch_weights=False)
+    config = run.read_config() if config is None else config
+    # What the run has kept is the average of the weights already, where it had one.
+    job = prepare(dataclasses.replace(config, ema=None), fetch_weights=False)
     _load_weights(run, job.model)
     return job
 
 
-def evaluate(path: Path, data: DataConfig | None = None, steps: Steps | None = None) -> dict[str, Any]:
+def evaluate(
+    path: Path, data: DataConfig | None = None, steps: Steps | None = None, *, flip: bool | None = None
+) -> dict[str, Any]:
     """Measures a run again, on the test classes of its data set or of another one.
 
     Args:
         path: the run folder.
         data: another data set; its image size and transform are the run's.
         steps: of post-processing; a whitening is fitted on the training classes of the set that is measured.
+        flip: whether the embedding of each image's mirror image is averaged in; by default as in the run.
 
     Returns:
         The retrieval and clustering measures, and `data`, the name of the set; with steps also `reranked`, the
@@ -91,7 +96,10 @@ def evaluate(path: Path, data: DataConfig | None = None, steps: Steps | None = N
     if data is not None:
         data = dataclasses.replace(data, image_size=config.data.image_size, transform=config.data.transform)
         config = dataclasses.replace(config, data=data)
-    job = reopen(path, dataclasses.replace(config, protocol="last"))  # no classes need be held out
+    # No classes need be held out or fill a batch.
+    one = SamplerConfig(classes_per_batch=1, images_per_class=2)
+    flip = config.flip if flip is None else flip
+    job = reopen(path, dataclasses.replace(config, protocol="last", sampler=one, flip=flip))
     vectors, images = job.embed(job.dataset.test)
     measures: dict[str, Any] = measure(vectors, images, job.dataset.recall_at, seed=config.seed)
     if steps is not None:

@@ -1,0 +1,55 @@
+"""From decoded pixels to the square that a model takes, as data: what an exported model says of its input.
+
+`Preprocessing.of(size, name)` does in NumPy what `transforms.test_transform(size, name)` does in torchvision, to the
+last bit. It can be written as JSON, and read by programs that know nothing of this package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from embedding_expansion.data.resizing import Pixels, resize
+from embedding_expansion.errors import InvalidInput
+
+#: How many times longer one side may be than the other: of a thread of pixels a resize would make a flood.
+THINNEST = 100
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to an RGB image (h, w, 3) before a model sees it.
+
+    Attributes:
+        size: side of the square, in pixels.
+        short_side: the length that the short side is resized to before the square is cut from the middle; None
+            where the image is squashed to the square without regard to its aspect ratio.
+    """
+
+    size: int
+    short_side: int | None = None
+
+    @classmethod
+    def of(cls, size: int, name: str) -> Preprocessing:
+        """That of the test transform with this size and name."""
+        return cls(size, round(size * 256 / 224) if name == "crop_flip" else None)
+
+    def __call__(self, pixels: Pixels) -> npt.NDArray[np.uint8]:
+        """Transforms one image, (h, w, 3) to (size, size, 3).
+
+        Raises:
+            InvalidInput: the image is thinner than `THINNEST` allows.
+        """
+        height, width = pixels.shape[:2]
+        if max(height, width) > THINNEST * min(height, width):
+            raise InvalidInput(
+                f"it is {width} pixels wide and {height} high; its sides may differ by a factor of {THINNEST} at most"
+            )
+        if self.short_side is None:
+            return resize(pixels, self.size, self.size)
+        short = min(height, width)
+        larger = resize(pixels, int(self.short_side * height / short), int(self.short_side * width / short))
+        top, left = (round((side - self.size) / 2) for side in larger.shape[:2])
+        return larger[top : top + self.size, left : left + self.size]

@@ -1,0 +1,183 @@
+"""Images in, points out: a run or an exported model as one object, for programs that search, group or compare."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedding_expansion.errors import DataError, EmbeddingExpansionError, InvalidInput, RunError
+from embedding_expansion.inference.manifest import FILES, MANIFEST, Manifest, read_manifest, read_threshold
+from embedding_expansion.inference.networks import Network, onnx_network, torch_network
+from embedding_expansion.inference.pixels import as_pixels, one_or_many
+
+if TYPE_CHECKING:
+    from embedding_expansion.inference.pixels import ImageLike
+
+#: Threads that decode, and how many batches they are ahead of the network.
+_THREADS, _AHEAD = min(4, os.cpu_count() or 1), 2
+
+
+class Embedder:
+    """A trained model that embeds images; `Embedder.load` opens one.
+
+    Two images are the more alike the larger the inner product of their rows, which is their cosine.
+
+    Attributes:
+        threshold: the similarity from which two images count as one class, as calibrated in `threshold.json` beside
+            the model; None where there is none.
+    """
+
+    def __init__(
+        self, network: Network, manifest: Manifest, device: str, threshold: float | None, batch_size: int = 64
+    ) -> None:
+        if batch_size < 1:
+            raise InvalidInput(f"batch_size is {batch_size}; pass 1 or more")
+        self._network, self._manifest, self._device, self._batch_size = network, manifest, device, batch_size
+        self.threshold = threshold
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: str = "auto", batch_size: int = 64) -> Embedder:
+        """Opens a run folder, or a folder that `embex export` made.
+
+        An ONNX model is run by onnxruntime: neither torch nor torchvision nor timm is loaded. A `torch` export
+        (model.pt2) is refused, since `torch.export.load` unpickles and so may run code that a file holds; whoever
+        trusts the file calls that function.
+
+        Args:
+            path: of the folder.
+            device: "auto", "cpu", "cuda", "cuda:1", ...
+            batch_size: images that go through the model at once.
+
+        Raises:
+            RunError: it is no such folder, or a file of it is missing or broken.
+            InvalidInput: there is no such device, or a library that the model needs is missing.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise RunError(f"there is no folder {folder}; pass a run, or what embex export made of one")
+        threshold = read_threshold(folder)
+        if not (folder / MANIFEST).exists():
+            from embedding_expansion.inference.describe import describe_run
+            from embedding_expansion.training.trained import load_trained
+
+            trained = load_trained(folder)
+            network, device = torch_network(trained.model, device)
+            return cls(network, describe_run(folder, trained, "run"), device, threshold, batch_size)
+        manifest = read_manifest(folder)
+        network, device = _exported(folder, manifest, device)
+        return cls(network, manifest, device, threshold, batch_size)
+
+    @property
+    def dimensions(self) -> int:
+        """Of the embedding."""
+        return self._manifest.dimensions
+
+    @property
+    def image_size(self) -> int:
+        """Side, in pixels, of the square that images are brought to."""
+        return self._manifest.preprocessing.size
+
+    def describe(self) -> dict[str, Any]:
+        """What is known of the model, as JSON values: what model.json says, the device and the threshold."""
+        return self._manifest.content | {"device": self._device, "threshold": self.threshold}
+
+    def embed(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        flip: bool = False,
+        broken: dict[int, str] | None = None,
+        max_pixels: int | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """The L2-normalised embeddings of images, float32, (n, d); no image gives (0, d).
+
+        Args:
+            images: one image or several: paths, bytes of files, Pillow images, arrays of uint8 (h, w, 3) or grey (h,
+                w), tensors (3, h, w) of uint8 or of floats in 0..1, in any mixture. A generator is read as it goes.
+            flip: average the embeddings of each image and of its mirror image, and normalise again.
+            broken: where it is given, images that cannot be decoded are left out and entered here: position -> reason.
+            max_pixels: the most pixels that an image may have; at most `PIL.Image.MAX_IMAGE_PIXELS` (89 million).
+
+        Raises:
+            DataError: an image cannot be decoded, and `broken` is not given; says which.
+            InvalidInput, InvalidType: something that is no image; says which.
+            RunError: the model gives NaN or infinity.
+        """
+        rows, batch = [np.zeros((0, self.dimensions), dtype=np.float32)], []
+        for position, pixels in enumerate(self._prepared(one_or_many(images), max_pixels)):
+            try:
+                batch.append(pixels.result())
+            except DataError as error:
+                if broken is None:
+                    raise DataError(f"images[{position}]: {error}") from error
+                broken[position] = str(error)
+            except EmbeddingExpansionError as error:
+                raise type(error)(f"images[{position}]: {error}") from error
+            if len(batch) == self._batch_size:
+                rows.append(self._run(batch, flip))
+                batch = []
+        if batch:
+            rows.append(self._run(batch, flip))
+        return np.concatenate(rows)
+
+    def _prepared(self, images: Iterable[ImageLike], max_pixels: int | None) -> Iterator[Future[npt.NDArray[np.uint8]]]:
+        """Each image's square, being made by threads a few batches ahead."""
+
+        def prepare(image: ImageLike) -> npt.NDArray[np.uint8]:
+            pixels = as_pixels(image, max_pixels)
+            try:
+                return self._manifest.preprocessing(pixels)
+            except InvalidInput as error:  # too thin
+                raise DataError(f"{error}; crop or remove it") from error
+
+        waiting: deque[Future[npt.NDArray[np.uint8]]] = deque()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            try:
+                for image in images:
+                    waiting.append(pool.submit(prepare, image))
+                    if len(waiting) >= _AHEAD * self._batch_size:
+                        yield waiting.popleft()
+                yield from waiting
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _run(self, batch: list[npt.NDArray[np.uint8]], flip: bool) -> npt.NDArray[np.float32]:
+        squares = np.ascontiguousarray(np.stack(batch).transpose(0, 3, 1, 2))
+        embeddings = self._network(squares)
+        if flip:
+            embeddings = _normalized(embeddings + self._network(np.ascontiguousarray(squares[:, :, :, ::-1])))
+        if embeddings.shape != (len(batch), self.dimensions):
+            raise RunError(
+                f"the model gives {embeddings.shape} for {len(batch)} images where model.json promises "
+                f"{self.dimensions} dimensions; export the run again"
+            )
+        if not np.isfinite(embeddings).all():
+            raise RunError("the model's weights give embeddings that are NaN or infinite; train it again")
+        return embeddings
+
+
+def _exported(folder: Path, manifest: Manifest, device: str) -> tuple[Network, str]:
+    if manifest.format == "onnx":
+        return onnx_network(folder / FILES["onnx"], device)
+    if manifest.format == "torch":
+        raise InvalidInput(
+            f"{folder} holds a program of torch.export, which may unpickle what its file holds when loaded; if you "
+            "trust it, call torch.export.load yourself, or export the run with --format onnx or safetensors"
+        )
+    from embedding_expansion.training.trained import load_trained
+
+    return torch_network(load_trained(folder).model, device)
+
+
+def _normalized(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rows of length 1; those of length 0 stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: npt.NDArray[np.float32] = vectors / np.maximum(lengths, 1e-12)
+    return unit

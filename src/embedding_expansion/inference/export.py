@@ -1,0 +1,190 @@
+"""A run as a folder that other programs use: the model in a common format, what it takes and gives, a model card."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedding_expansion.errors import InvalidInput, RunError, UnknownName
+from embedding_expansion.inference.card import card
+from embedding_expansion.inference.describe import describe_run, public
+from embedding_expansion.inference.manifest import CARD, FILES, MANIFEST
+from embedding_expansion.inference.networks import Network, onnx_network
+from embedding_expansion.model import EmbeddingModel
+from embedding_expansion.training import config as configuration
+from embedding_expansion.training.checkpoint import save_tensors
+from embedding_expansion.training.files import check_free, make_folder, write_json
+from embedding_expansion.training.trained import Trained, load_trained
+
+#: By how much an entry of an embedding, which has length 1, may differ from that of PyTorch.
+TOLERANCE = 1e-4
+
+
+def export(run: Path, kind: str, out: Path) -> float:
+    """Exports the model of a run.
+
+    The folder appears at once when all of it is there and checked; a kill leaves none.
+
+    Args:
+        run: the run folder.
+        kind: "onnx", "torch" (`torch.export`) or "safetensors".
+        out: the folder to make.
+
+    Returns:
+        The largest difference of an entry of an embedding from what PyTorch gives, on images of noise.
+
+    Raises:
+        UnknownName: there is no such format.
+        InvalidInput: a library that the format needs is missing, or the network cannot be expressed in it.
+        RunError: the folder is no run or is taken, or the exported model does not agree with PyTorch.
+    """
+    if kind not in FILES:
+        raise UnknownName("format", kind, FILES)
+    if kind == "onnx":
+        _check_installed()
+    check_free(out)
+    trained = load_trained(run)
+    manifest = describe_run(run, trained, kind)
+    difference = 0.0
+
+    def fill(folder: Path) -> None:
+        nonlocal difference
+        found = _WRITERS[kind](trained, folder)
+        difference = disagreement(trained.model, found, manifest.preprocessing.size)
+        check_agreement(difference, trained.config.model.backbone, kind)
+        content = manifest.content | {"checked": {"largest_difference": difference, "tolerance": TOLERANCE}}
+        write_json(folder / MANIFEST, content)
+        (folder / CARD).write_text(card(content), encoding="utf-8")
+
+    make_folder(out, fill)
+    return difference
+
+
+def disagreement(model: EmbeddingModel, found: Network, size: int) -> float:
+    """The largest difference between a model and another form of it, over batches of 1, 2 and 5 images of noise."""
+    draw = np.random.default_rng(0)
+    largest = 0.0
+    for count in (1, 2, 5):
+        images = draw.integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+        expected = model.embed(torch.from_numpy(images)).numpy()
+        largest = max(largest, float(np.abs(expected - found(images)).max()))
+    return largest
+
+
+def check_agreement(difference: float, backbone: str, kind: str) -> None:
+    """Refuses what differs from PyTorch by more than the tolerance, or is NaN.
+
+    Raises:
+        RunError: it does.
+    """
+    if not difference <= TOLERANCE:
+        raise RunError(
+            f"{backbone} in the format {kind} differs from PyTorch by {difference:.1e} where {TOLERANCE:.0e} is "
+            "allowed; nothing was written; export with --format safetensors, or train another backbone"
+        )
+
+
+class _Normalized(nn.Module):
+    """The model with the L2 normalisation behind it, so that other programs need not know of it."""
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return functional.normalize(self.model(images), dim=1)
+
+
+def _write_onnx(trained: Trained, folder: Path) -> Network:
+    path = folder / FILES["onnx"]
+    _quietly(
+        lambda example, shapes: torch.onnx.export(
+            _Normalized(trained.model).eval(),
+            (example,),
+            path,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=["images"],
+            output_names=["embeddings"],
+            external_data=False,
+            verbose=False,
+        ),
+        trained,
+    )
+    return onnx_network(path, "cpu")[0]
+
+
+def _write_torch(trained: Trained, folder: Path) -> Network:
+    path = folder / FILES["torch"]
+
+    def write(example: Tensor, shapes: dict[str, object]) -> None:
+        torch.export.save(
+            torch.export.export(_Normalized(trained.model).eval(), (example,), dynamic_shapes=shapes), path
+        )
+
+    _quietly(write, trained)
+    program = torch.export.load(path).module()  # safe: the file is the one just written
+
+    def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            embeddings: npt.NDArray[np.float32] = program(torch.from_numpy(images)).numpy()
+        return embeddings
+
+    return run
+
+
+def _write_safetensors(trained: Trained, folder: Path) -> Network:
+    path = folder / FILES["safetensors"]
+    save_tensors(path, trained.model.state_dict(), {"data": public(trained.config).data.name})
+    (folder / "config.yaml").write_text(configuration.dump(public(trained.config)), encoding="utf-8")
+    again = load_trained(folder).model
+    return lambda images: again.embed(torch.from_numpy(images)).numpy()
+
+
+_WRITERS: dict[str, Callable[[Trained, Path], Network]] = {
+    "onnx": _write_onnx,
+    "torch": _write_torch,
+    "safetensors": _write_safetensors,
+}
+
+
+def _quietly(write: Callable[[Tensor, dict[str, object]], object], trained: Trained) -> None:
+    """Runs an exporter with an example and its free dimension; its remarks are for those who write exporters."""
+    size = trained.transform.size
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    shapes: dict[str, object] = {"images": {0: torch.export.Dim("batch", min=1)}}
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            write(example, shapes)
+    except Exception as error:  # each operator that cannot be expressed has an error of its own
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidInput(
+            f"{trained.config.model.backbone} cannot be expressed in this format ({reason}); "
+            "export with --format safetensors, or train another backbone"
+        ) from error
+    finally:
+        logging.disable(level)
+
+
+def _check_installed() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InvalidInput(
+            f"--format onnx needs the library {error.name}; pip install 'embedding-expansion[export]'"
+        ) from error
