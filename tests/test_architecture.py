@@ -81,6 +81,27 @@ PUBLIC = {
     "open_dataset",
     "retrieval_metrics",
     "synthesize",
+    "retrieval_by_class",
+    "retrieval_values",
+    "verification",
+    "open_set",
+    "Threshold",
+    "kmeans",
+    "agglomerative",
+    "hdbscan",
+    "partition_metrics",
+    "nearest",
+    "list_metrics",
+    "alpha_query_expansion",
+    "database_augmentation",
+    "k_reciprocal",
+    "diffusion",
+    "PCAWhitening",
+    "Item",
+    "create_index",
+    "open_index",
+    "Embedder",
+    "Collection",
 }
 
 
@@ -152,6 +173,15 @@ HEAVY = {
     "jaxtyping",
     "safetensors",
     "tensorboard",
+    "faiss",
+    "psycopg",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "onnxruntime",
+    "onnx",
+    "pyarrow",
+    "jinja2",
 }
 
 

@@ -62,9 +62,22 @@ if TYPE_CHECKING:
     from embedding_expansion.core.terms import Terms
     from embedding_expansion.data.datasets import open_dataset
     from embedding_expansion.data.sampler import ClassBalancedSampler
+    from embedding_expansion.inference.collection import Collection
+    from embedding_expansion.inference.embedder import Embedder
     from embedding_expansion.model import EmbeddingModel
-    from embedding_expansion.retrieval.clustering import clustering_metrics
-    from embedding_expansion.retrieval.metrics import retrieval_metrics
+    from embedding_expansion.retrieval.clustering import agglomerative, clustering_metrics, hdbscan, partition_metrics
+    from embedding_expansion.retrieval.index import Item, create_index, open_index
+    from embedding_expansion.retrieval.kmeans import kmeans
+    from embedding_expansion.retrieval.lists import list_metrics
+    from embedding_expansion.retrieval.metrics import retrieval_by_class, retrieval_metrics, retrieval_values
+    from embedding_expansion.retrieval.open_set import open_set
+    from embedding_expansion.retrieval.rerank.diffusion import diffusion
+    from embedding_expansion.retrieval.rerank.query_expansion import alpha_query_expansion, database_augmentation
+    from embedding_expansion.retrieval.rerank.reciprocal import k_reciprocal
+    from embedding_expansion.retrieval.rerank.whitening import PCAWhitening
+    from embedding_expansion.retrieval.search import nearest
+    from embedding_expansion.retrieval.threshold import Threshold
+    from embedding_expansion.retrieval.verification import verification
 
 __version__ = "0.1.0"
 
@@ -119,6 +132,27 @@ _MODULE_OF = {
     "EmbeddingModel": "model",
     "clustering_metrics": "retrieval.clustering",
     "retrieval_metrics": "retrieval.metrics",
+    "retrieval_by_class": "retrieval.metrics",
+    "retrieval_values": "retrieval.metrics",
+    "verification": "retrieval.verification",
+    "open_set": "retrieval.open_set",
+    "Threshold": "retrieval.threshold",
+    "kmeans": "retrieval.kmeans",
+    "agglomerative": "retrieval.clustering",
+    "hdbscan": "retrieval.clustering",
+    "partition_metrics": "retrieval.clustering",
+    "nearest": "retrieval.search",
+    "list_metrics": "retrieval.lists",
+    "alpha_query_expansion": "retrieval.rerank.query_expansion",
+    "database_augmentation": "retrieval.rerank.query_expansion",
+    "k_reciprocal": "retrieval.rerank.reciprocal",
+    "diffusion": "retrieval.rerank.diffusion",
+    "PCAWhitening": "retrieval.rerank.whitening",
+    "Item": "retrieval.index",
+    "create_index": "retrieval.index",
+    "open_index": "retrieval.index",
+    "Embedder": "inference.embedder",
+    "Collection": "inference.collection",
 }
 
 __all__ = [
@@ -129,12 +163,14 @@ __all__ = [
     "BatchHardMiner",
     "CircleLoss",
     "ClassBalancedSampler",
+    "Collection",
     "ContrastiveLoss",
     "CosFaceLoss",
     "CrossBatchMemory",
     "DistanceWeightedMiner",
     "DistributedLoss",
     "EasyPositiveMiner",
+    "Embedder",
     "EmbeddingExpansion",
     "EmbeddingModel",
     "FastAPLoss",
@@ -142,6 +178,7 @@ __all__ = [
     "HPHNTripletLoss",
     "HistogramLoss",
     "IntraPairVarianceLoss",
+    "Item",
     "LiftedStructureLoss",
     "MarginLoss",
     "MultiSimilarityLoss",
@@ -150,6 +187,7 @@ __all__ = [
     "NPairLoss",
     "NTXentLoss",
     "NormalizedSoftmaxLoss",
+    "PCAWhitening",
     "PairLoss",
     "Pairs",
     "ProxyAnchorLoss",
@@ -162,17 +200,34 @@ __all__ = [
     "SubCenterArcFaceLoss",
     "SupConLoss",
     "Terms",
+    "Threshold",
     "TripletLoss",
     "TupletMarginLoss",
     "Winners",
     "__version__",
+    "agglomerative",
+    "alpha_query_expansion",
     "clustering_metrics",
     "compare",
+    "create_index",
+    "database_augmentation",
+    "diffusion",
     "expand",
     "hardest",
+    "hdbscan",
+    "k_reciprocal",
+    "kmeans",
+    "list_metrics",
+    "nearest",
     "open_dataset",
+    "open_index",
+    "open_set",
+    "partition_metrics",
+    "retrieval_by_class",
     "retrieval_metrics",
+    "retrieval_values",
     "synthesize",
+    "verification",
 ]
 
 

@@ -15,7 +15,11 @@ from PIL import Image
 from embedding_expansion.data.images import read_image
 from embedding_expansion.errors import DataError, InvalidInput, InvalidType, RunError
 from embedding_expansion.inference.embedder import Embedder
+from embedding_expansion.inference.thresholds import write_thresholds
+from embedding_expansion.retrieval.threshold import Task, Threshold
 from embedding_expansion.training.trained import load_trained
+
+CALIBRATED: dict[Task, float] = {"same or not": 0.75, "known or unknown": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +135,7 @@ def test_what_is_no_image_is_refused(embedder: Embedder, image: object, error: t
 
 
 def test_it_says_what_it_is(embedder: Embedder, trained: Path) -> None:
-    assert (embedder.dimensions, embedder.image_size, embedder.threshold) == (6, 16, None)
+    assert (embedder.dimensions, embedder.image_size, embedder.thresholds) == (6, 16, {})
     said = embedder.describe()
     assert said["preprocessing"]["short_side"] == 18
     metrics = json.loads((trained / "metrics.json").read_text())
@@ -139,13 +143,19 @@ def test_it_says_what_it_is(embedder: Embedder, trained: Path) -> None:
     assert json.loads(json.dumps(said)) == said
 
 
-def test_a_calibrated_threshold_is_read_from_beside_the_model(trained: Path, tmp_path: Path) -> None:
+def test_calibrated_thresholds_are_read_from_beside_the_model(trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
-    (run / "threshold.json").write_text('{"threshold": 0.75, "measured_on": "some"}')
-    assert Embedder.load(run).threshold == 0.75
-    (run / "threshold.json").write_text('{"threshold": "high"}')
-    with pytest.raises(RunError, match="which is no number"):
-        Embedder.load(run)
+    thresholds = {
+        task: Threshold(value, task, "precision", 0.99, 0.993, 0.81, 40, 250) for task, value in CALIBRATED.items()
+    }
+    write_thresholds(run, thresholds)
+    assert Embedder.load(run).thresholds == thresholds
+    file = run / "thresholds.json"
+    written = file.read_text()
+    for broken in (written.replace("0.75", '"high"'), written.replace('"same or not": {', '"known": {'), "[]", "{"):
+        file.write_text(broken)
+        with pytest.raises(RunError, match=r"thresholds\.json"):
+            Embedder.load(run)
 
 
 def test_what_is_no_model_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embedding_expansion.errors import DataError, EmbeddingExpansionError, InvalidInput, RunError
-from embedding_expansion.inference.manifest import FILES, MANIFEST, Manifest, read_manifest, read_threshold
+from embedding_expansion.inference.manifest import FILES, MANIFEST, Manifest, read_manifest
 from embedding_expansion.inference.networks import Network, onnx_network, torch_network
 from embedding_expansion.inference.pixels import as_pixels, one_or_many
+from embedding_expansion.inference.thresholds import Thresholds, read_thresholds, thresholds_json
 
 if TYPE_CHECKING:
     from embedding_expansion.inference.pixels import ImageLike
@@ -30,17 +31,17 @@ class Embedder:
     Two images are the more alike the larger the inner product of their rows, which is their cosine.
 
     Attributes:
-        threshold: the similarity from which two images count as one class, as calibrated in `threshold.json` beside
-            the model; None where there is none.
+        thresholds: the similarities from which two images count as one class, and an image as known, as calibrated in
+            `thresholds.json` beside the model; empty where there is none.
     """
 
     def __init__(
-        self, network: Network, manifest: Manifest, device: str, threshold: float | None, batch_size: int = 64
+        self, network: Network, manifest: Manifest, device: str, thresholds: Thresholds, batch_size: int = 64
     ) -> None:
         if batch_size < 1:
             raise InvalidInput(f"batch_size is {batch_size}; pass 1 or more")
         self._network, self._manifest, self._device, self._batch_size = network, manifest, device, batch_size
-        self.threshold = threshold
+        self.thresholds = thresholds
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "auto", batch_size: int = 64) -> Embedder:
@@ -62,17 +63,17 @@ class Embedder:
         folder = Path(path)
         if not folder.is_dir():
             raise RunError(f"there is no folder {folder}; pass a run, or what embex export made of one")
-        threshold = read_threshold(folder)
+        thresholds = read_thresholds(folder)
         if not (folder / MANIFEST).exists():
             from embedding_expansion.inference.describe import describe_run
             from embedding_expansion.training.trained import load_trained
 
             trained = load_trained(folder)
             network, device = torch_network(trained.model, device)
-            return cls(network, describe_run(folder, trained, "run"), device, threshold, batch_size)
+            return cls(network, describe_run(folder, trained, "run"), device, thresholds, batch_size)
         manifest = read_manifest(folder)
         network, device = _exported(folder, manifest, device)
-        return cls(network, manifest, device, threshold, batch_size)
+        return cls(network, manifest, device, thresholds, batch_size)
 
     @property
     def dimensions(self) -> int:
@@ -85,8 +86,8 @@ class Embedder:
         return self._manifest.preprocessing.size
 
     def describe(self) -> dict[str, Any]:
-        """What is known of the model, as JSON values: what model.json says, the device and the threshold."""
-        return self._manifest.content | {"device": self._device, "threshold": self.threshold}
+        """What is known of the model, as JSON values: what model.json says, the device and the thresholds."""
+        return self._manifest.content | {"device": self._device, "thresholds": thresholds_json(self.thresholds)}
 
     def embed(
         self,

@@ -4,14 +4,13 @@ model.onnx | model.pt2 | model.safetensors   the model; which one, `format` in m
 config.yaml                                  beside model.safetensors: how to build the network that the weights fit
 model.json                                   input, preprocessing, embedding, training, measures, versions
 README.md                                    the model card: the same for people
-threshold.json                               optional: {"threshold": t}, similarity from which images are of one class
+thresholds.json                              optional: the similarities from which images are of one class, or known
 
 Nothing here needs torch: a program reads it that only runs the model.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from embedding_expansion.training.files import read_json
 #: The format of an export, and the file that holds the model.
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "model.safetensors"}
 
-MANIFEST, CARD, THRESHOLD = "model.json", "README.md", "threshold.json"
+MANIFEST, CARD = "model.json", "README.md"
 
 #: What is counted up when a reader of the old files could no longer read the new ones.
 VERSION = 1
@@ -68,22 +67,6 @@ def read_manifest(folder: Path) -> Manifest:
     if short_side is not None and _positive(content, "preprocessing", "short_side", path) < size:
         raise RunError(f"{path} cuts a square of {size} pixels from a side of {short_side}; {remedy}")
     return Manifest(Preprocessing(size, short_side), _positive(content, "embedding", "dimensions", path), content)
-
-
-def read_threshold(folder: Path) -> float | None:
-    """The similarity from which two images count as one class, or None where none was calibrated.
-
-    Raises:
-        RunError: threshold.json holds no such number.
-    """
-    path = folder / THRESHOLD
-    if not path.exists():
-        return None
-    remedy = "calibrate it again, or remove the file"
-    value = read_json(path, remedy).get("threshold")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RunError(f"{path} has the threshold {value!r}, which is no number; {remedy}")
-    return float(value)
 
 
 def _positive(content: dict[str, Any], section: str, name: str, path: Path) -> int:

@@ -1,17 +1,16 @@
-"""A threshold of similarity that was calibrated on labelled data, and says for what and on how much."""
+"""A threshold of similarity that was calibrated on labelled data, and says for what and on how much. Needs no torch."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
-from torch import Tensor
 
-from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput
 
 Task = Literal["same or not", "known or unknown"]
@@ -51,8 +50,8 @@ class Threshold:
     negatives: int
 
     @validates
-    def accepts(self, similarities: Tensor | np.ndarray) -> Tensor | np.ndarray:
-        """Whether each similarity is accepted, in the shape of the similarities."""
+    def accepts(self, similarities: Any) -> Any:
+        """Whether each similarity of an array or a tensor is accepted, in the shape that they have."""
         return similarities >= self.value
 
     def to_json(self) -> str:

@@ -1,0 +1,184 @@
+"""An index and the model that its vectors come from: images in, the closest images of the collection out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from embedding_expansion.errors import InvalidInput, StoreError
+from embedding_expansion.inference.embedder import Embedder
+from embedding_expansion.inference.thresholds import Thresholds, thresholds_of_json
+from embedding_expansion.retrieval.index import Index, Match, open_index
+from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
+from embedding_expansion.retrieval.index.where import Where
+
+#: The note of an index that holds thresholds calibrated on its own items; they come before those of the model.
+NOTE = "thresholds"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found for one query.
+
+    Attributes:
+        matches: the closest first.
+        known: whether the collection holds the query's class, by the threshold for "known or unknown" and the closest
+            item without query expansion; None where no threshold was calibrated.
+    """
+
+    matches: list[Match]
+    known: bool | None
+
+
+class Collection:
+    """A collection of images that is searched by images; `Collection.open` opens one.
+
+    Attributes:
+        index: the vectors and what is known of each image.
+        embedder: the model.
+        thresholds: what similarity means here; those calibrated on the collection, else those of the model.
+    """
+
+    def __init__(self, index: Index, embedder: Embedder) -> None:
+        if embedder.dimensions != index.dimensions:
+            raise InvalidInput(
+                f"the model embeds into {embedder.dimensions} dimensions, but {index.location} has "
+                f"{index.dimensions}; open the index with the model that it was made with"
+            )
+        self.index, self.embedder = index, embedder
+        own = index.notes.get(NOTE)
+        self.thresholds: Thresholds = embedder.thresholds if own is None else thresholds_of_json(own)
+
+    @classmethod
+    def open(cls, location: str | os.PathLike[str], *, device: str = "auto", batch_size: int = 64) -> Collection:
+        """Opens what `embex index` made: a folder, or a URL of PostgreSQL.
+
+        Args:
+            location: of the index.
+            device: "auto", "cpu", "cuda", "cuda:1", ... for the model.
+            batch_size: images that go through the model at once.
+
+        Raises:
+            StoreError: there is no such index, or it holds no model.
+            RunError, InvalidInput: its model cannot be opened.
+        """
+        index = open_index(location)
+        try:
+            return cls(index, model_of(index, device=device, batch_size=batch_size))
+        except BaseException:
+            index.close()
+            raise
+
+    def search(
+        self,
+        vectors: npt.NDArray[np.float32],
+        k: int = 10,
+        *,
+        qe: int = 0,
+        alpha: float = 3.0,
+        where: Where | None = None,
+        thumbnails: bool = False,
+    ) -> list[Answer]:
+        """Finds for each vector the k closest items.
+
+        Args:
+            vectors: (q, d), such as `embedder.embed(images)`; normalised here.
+            k: neighbours; fewer come where fewer items fulfil `where`.
+            qe: query expansion by so many of the neighbours; 0 for none.
+            alpha: the exponent of a neighbour's cosine in query expansion, 0 for a plain mean.
+            where: which items may be found, as in `Index.search`.
+            thumbnails: bring them along.
+
+        Raises:
+            InvalidInput, InvalidType: vectors, numbers or a condition that cannot be.
+        """
+        queries = unit_vectors(vectors, self.index.dimensions)
+        wanted = max(positive(k, "k"), _steps(qe))
+        plain = self.index.search(queries, wanted, where, thumbnails=thumbnails and not qe)
+        known = [self._known(matches) for matches in plain]
+        if qe:
+            expanded = [self._expanded(row, found[:qe], alpha) for row, found in zip(queries, plain, strict=True)]
+            plain = self.index.search(np.array(expanded), k, where, thumbnails=thumbnails) if expanded else []
+        return [Answer(matches[:k], one) for matches, one in zip(plain, known, strict=True)]
+
+    def neighbours(
+        self,
+        id: int,
+        k: int = 10,
+        *,
+        qe: int = 0,
+        alpha: float = 3.0,
+        where: Where | None = None,
+        thumbnails: bool = False,
+    ) -> Answer:
+        """Finds the k items closest to one of the collection, which is not among them.
+
+        Raises:
+            InvalidInput: there is no item of this id.
+        """
+        (row,) = self.index.vectors([id])
+        wanted = max(positive(k, "k"), _steps(qe)) + 1
+        (found,) = self.index.search(row[None], wanted, where, thumbnails=thumbnails and not qe)
+        matches = [match for match in found if match.item.id != id]
+        known = self._known(matches)
+        if qe:
+            row = self._expanded(row, matches[:qe], alpha)
+            (found,) = self.index.search(row[None], k + 1, where, thumbnails=thumbnails)
+            matches = [match for match in found if match.item.id != id]
+        return Answer(matches[:k], known)
+
+    def close(self) -> None:
+        """Closes the index."""
+        self.index.close()
+
+    def __enter__(self) -> Collection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _known(self, matches: list[Match]) -> bool | None:
+        threshold = self.thresholds.get("known or unknown")
+        if threshold is None:
+            return None
+        return bool(matches) and matches[0].similarity >= threshold.value
+
+    def _expanded(self, row: npt.NDArray[np.float32], found: list[Match], alpha: float) -> npt.NDArray[np.float32]:
+        """The query with its neighbours mixed in; where they cancel it out, as it was."""
+        from embedding_expansion.retrieval.rerank.query_expansion import alpha_query_expansion  # torch
+
+        ids = [match.item.id for match in found if match.item.id is not None]
+        if not ids:
+            return row
+        mixed = alpha_query_expansion(row[None], self.index.vectors(ids), len(ids), alpha)[0].numpy()
+        return mixed if mixed.any() else row
+
+
+def model_of(index: Index, *, device: str = "auto", batch_size: int = 64) -> Embedder:
+    """The model whose files are kept with an index.
+
+    Raises:
+        StoreError: the index holds none.
+        RunError, InvalidInput: it cannot be opened.
+    """
+    names = index.files.sizes()
+    if not names:
+        raise StoreError(f"{index.location} holds no model; make the index with embex index")
+    with tempfile.TemporaryDirectory(prefix="embex-model-") as folder:
+        for name in names:
+            index.files.fetch(name, Path(folder) / name)
+        return Embedder.load(folder, device=device, batch_size=batch_size)
+
+
+def _steps(qe: int) -> int:
+    if isinstance(qe, bool) or not isinstance(qe, int) or qe < 0:
+        raise InvalidInput(f"qe is {qe!r}; pass how many neighbours expand the query, 0 for none")
+    return qe
