@@ -37,7 +37,7 @@ def write_features(path: Path) -> None:
             texts.append(" ".join(words))
             labels.append(topic)
     features = HashingVectorizer(n_features=256, analyzer="char", ngram_range=(3, 3)).transform(texts).toarray()
-    np.savez(path, features=features.astype(np.float32), labels=np.array(labels))
+    np.savez(path, features=features.astype(np.float32), labels=np.array(labels), names=np.array(texts))
 
 
 def main(steps: int = 100) -> tuple[float, float]:

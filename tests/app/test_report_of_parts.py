@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.app.test_report import SMALL, page_of
 
@@ -122,3 +123,27 @@ def test_a_broken_file_of_the_run_is_named(
     assert main(["report", str(copied)]) == 2
     assert str(copied / name) in capsys.readouterr().err
     assert not (copied / "report.html").exists()
+
+
+def test_a_report_of_vectors_shows_their_names_and_the_measures_of_the_vectors_themselves(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((8, 12)).repeat(5, axis=0)
+    names = np.array([f"<b>text {i}</b>" for i in range(40)])
+    rows = (centres + rng.standard_normal(centres.shape)).astype(np.float32)
+    np.savez(tmp_path / "texts.npz", embeddings=rows, labels=np.arange(40) // 5, names=names)
+    run = tmp_path / "run"
+    small = (
+        "--sampler.classes_per_batch 2 --sampler.images_per_class 2 --steps 2 --threads 1 --device cpu --model.dim 4"
+    )
+    assert main(["train", "--data", str(tmp_path / "texts.npz"), *small.split(), "--out", str(run)]) == 0
+    page, metrics = page_of(run), json.loads((run / "metrics.json").read_text())
+    assert not page.of("img")
+    shown = {word for word in page.words if word.startswith("<b>text ")}
+    assert shown
+    assert {int(word.removeprefix("<b>text ").removesuffix("</b>")) for word in shown} & set(range(20, 40))  # tested on
+    assert "raw vectors" in page.text
+    assert "raw pixels" not in page.text
+    for name in ("recall_at_1", "map_at_r", "nmi"):
+        assert f"{metrics['before']['raw_vectors'][name]:.3f}" in page.text
+    assert "vectors a second" in page.text
+    assert "1 pixels" not in page.text

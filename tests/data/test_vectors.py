@@ -56,6 +56,21 @@ def test_a_split_decides_and_each_side_numbers_its_own_classes(tmp_path: Path) -
     assert dataset.train.holds_vectors
 
 
+def test_names_stay_with_their_vectors(tmp_path: Path) -> None:
+    names = np.array([f"text {i}" for i in range(12)])
+    for path in (
+        npz(tmp_path, embeddings=ROWS, labels=LABELS, names=names),
+        parquet(tmp_path, features=list(ROWS), labels=LABELS, names=names),
+    ):
+        dataset = open_dataset(str(path))
+        for side in (dataset.train, dataset.test, dataset.test.subset([4, 1])):
+            assert side.pixels is not None
+            for index in range(len(side)):
+                assert side.called(index) == names[(side.pixels[index, :, 0, 0] == ROWS).all(axis=1)][0]
+    with pytest.raises(DataError, match=r"names in .* it must be 12 texts"):
+        read_vectors(npz(tmp_path, embeddings=ROWS, labels=LABELS, names=np.arange(12)))
+
+
 def test_without_a_split_the_first_half_of_the_classes_trains(tmp_path: Path) -> None:
     path = npz(tmp_path, embeddings=ROWS, labels=np.repeat(["d", "a", "c", "b"], 3))
     assert open_vectors(path).train.class_names == ("a", "b")

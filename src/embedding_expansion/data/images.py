@@ -30,6 +30,8 @@ class ImageSet:
         paths: n image files, or None.
         pixels: uint8, shape (n, c, h, w), or None; of vectors float32, (n, d, 1, 1): images of one pixel. Exactly one
             of `paths` and `pixels` is given.
+        names: n texts, what each is called where there are pixels or vectors, such as the text that a vector stands
+            for; or None.
         is_query: bool, shape (n,): the images that are searched for, or None (leave-one-out: each against all others).
         is_gallery: bool, shape (n,): the images that are searched in, or None with `is_query`.
 
@@ -41,6 +43,7 @@ class ImageSet:
     class_names: tuple[str, ...]
     paths: tuple[Path, ...] | None = None
     pixels: npt.NDArray[Any] | None = None
+    names: tuple[str, ...] | None = None
     is_query: npt.NDArray[Any] | None = None
     is_gallery: npt.NDArray[Any] | None = None
 
@@ -49,7 +52,7 @@ class ImageSet:
             raise InvalidInput("an ImageSet needs either paths or pixels, not both and not neither")
         if (self.is_query is None) != (self.is_gallery is None):
             raise InvalidInput("is_query and is_gallery belong together; give both or neither")
-        for name in ("paths", "pixels", "is_query", "is_gallery"):
+        for name in ("paths", "pixels", "names", "is_query", "is_gallery"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.labels):
                 raise InvalidInput(f"{name} has {len(value)} entries but labels has {len(self.labels)}; give one each")
@@ -90,6 +93,12 @@ class ImageSet:
             return Path(self.class_names[int(self.labels[index])]) / str(index)
         return self.paths[index]
 
+    def called(self, index: int) -> str:
+        """What image `index` is called: its file, its name, or its number."""
+        if self.paths is not None:
+            return self.paths[index].name
+        return f"#{index}" if self.names is None else self.names[index]
+
     def subset(self, indices: npt.NDArray[Any] | Sequence[int]) -> ImageSet:
         """The images at `indices`, in that order; labels keep their numbers and names."""
         chosen = np.asarray(indices, dtype=np.int64)
@@ -98,6 +107,7 @@ class ImageSet:
             class_names=self.class_names,
             paths=None if self.paths is None else tuple(self.paths[i] for i in chosen),
             pixels=None if self.pixels is None else self.pixels[chosen],
+            names=None if self.names is None else tuple(self.names[i] for i in chosen),
             is_query=None if self.is_query is None else self.is_query[chosen],
             is_gallery=None if self.is_gallery is None else self.is_gallery[chosen],
         )

@@ -5,6 +5,7 @@
 | `embeddings` (or `features`) | floating-point or whole numbers, shape (n, d)                   |
 | `labels`                     | n whole numbers or texts, the classes                           |
 | `split`                      | optional: n texts, `train` or `test`                            |
+| `names`                      | optional: n texts, what each vector is called or stands for     |
 
 In an .npz (arrays of these names; nothing is unpickled) or a .parquet (columns of these names, the vectors as lists).
 Without a split the first half of the classes, in the order of their labels, trains, and the rest tests.
@@ -27,6 +28,7 @@ from embedding_expansion.errors import DataError, InvalidInput
 VECTOR_SUFFIXES = (".npz", ".parquet")
 
 _NAMES = ("embeddings", "features")
+_READ = (*_NAMES, "labels", "split", "names")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,18 +40,21 @@ class Vectors:
         labels: n numbers of `class_names`.
         class_names: the classes in ascending order of their labels.
         is_train: n booleans, or None where the file has no split.
+        names: n texts, or None where the file has none.
     """
 
     rows: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     class_names: tuple[str, ...]
     is_train: npt.NDArray[np.bool_] | None
+    names: npt.NDArray[Any] | None = None
 
     def side(self, chosen: npt.NDArray[np.bool_]) -> ImageSet:
         """Some of the vectors as images of one pixel, whose channels are the dimensions; classes numbered anew."""
         kept, labels = np.unique(self.labels[chosen], return_inverse=True)
-        names = tuple(self.class_names[index] for index in kept)
-        return ImageSet(labels.astype(np.int64), names, pixels=self.rows[chosen][:, :, None, None])
+        classes = tuple(self.class_names[index] for index in kept)
+        names = None if self.names is None else tuple(self.names[chosen].tolist())
+        return ImageSet(labels.astype(np.int64), classes, pixels=self.rows[chosen][:, :, None, None], names=names)
 
 
 def open_vectors(path: Path, train_classes: int | None = None) -> Dataset:
@@ -95,7 +100,8 @@ def read_vectors(path: Path) -> Vectors:
     rows = _rows(path, found[0], arrays[found[0]])
     names, labels = _classes(path, arrays["labels"], len(rows))
     is_train = _is_train(path, arrays["split"], len(rows)) if "split" in arrays else None
-    return Vectors(rows, labels, names, is_train)
+    called = _texts(path, arrays["names"], len(rows)) if "names" in arrays else None
+    return Vectors(rows, labels, names, is_train, called)
 
 
 def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -103,7 +109,7 @@ def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if not isinstance(stored, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array without a name")
-            return {name: stored[name] for name in (*_NAMES, "labels", "split") if name in stored.files}
+            return {name: stored[name] for name in _READ if name in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, MemoryError) as error:
         raise DataError(f"{path} cannot be read as .npz ({error}); save it with np.savez, without objects") from error
 
@@ -116,7 +122,7 @@ def _read_parquet(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise InvalidInput(f"{path} needs the library pyarrow; pip install 'embedding-expansion[parquet]'") from error
     try:
         known = pyarrow.parquet.read_schema(path).names  # type: ignore[no-untyped-call]
-        table = pyarrow.parquet.read_table(path, columns=[n for n in (*_NAMES, "labels", "split") if n in known])  # type: ignore[no-untyped-call]
+        table = pyarrow.parquet.read_table(path, columns=[n for n in _READ if n in known])  # type: ignore[no-untyped-call]
         arrays: dict[str, npt.NDArray[Any]] = {}
         for name in table.column_names:
             column = table.column(name).combine_chunks()
@@ -162,6 +168,12 @@ def _classes(path: Path, labels: npt.NDArray[Any], count: int) -> tuple[tuple[st
         )
     known, numbers = np.unique(labels, return_inverse=True)
     return tuple(str(label) for label in known), numbers.astype(np.int64)
+
+
+def _texts(path: Path, names: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    if names.dtype.kind != "U" or names.shape != (count,):
+        raise DataError(f"names in {path} is {names.dtype} of shape {names.shape}; it must be {count} texts")
+    return names
 
 
 def _is_train(path: Path, split: npt.NDArray[Any], count: int) -> npt.NDArray[np.bool_]:

@@ -22,9 +22,10 @@ CLASSES, CONFUSIONS = 200, 10  # shown at most
 class Picture:
     """An image as it is shown."""
 
-    uri: str  # empty where it cannot be read
+    uri: str  # empty where it cannot be read, and of a vector
     name: str  # of its class
-    file: str
+    file: str  # or what else it is called
+    is_vector: bool = False  # which has no look, but a name
 
 
 class Album:
@@ -36,8 +37,8 @@ class Album:
     def __getitem__(self, index: int) -> Picture:
         """The picture of an image."""
         images = self._images
-        file = f"#{index}" if images.paths is None else images.path(index).name
-        return Picture(self._thumbnails[index], self.name(int(images.labels[index])), file)
+        uri = "" if images.holds_vectors else self._thumbnails[index]
+        return Picture(uri, self.name(int(images.labels[index])), images.called(index), images.holds_vectors)
 
     def name(self, label: int) -> str:
         """Of a class."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from embedding_expansion.app.report.charts import Chart, chart, thin
+from embedding_expansion.data.vectors import VECTOR_SUFFIXES
 from embedding_expansion.training.config import TrainConfig
 from embedding_expansion.training.factory import BY_NAME
 
@@ -20,14 +22,16 @@ class Measure:
 
     name: str
     meaning: str
-    raw_pixels: float | None
+    raw: float | None  # of the pixels, or of the vectors, as they come
     untrained: float | None
     trained: float | None
+
+    raw_name: str  # "raw pixels" or "raw vectors"
 
     @property
     def bars(self) -> list[tuple[str, float]]:
         """Those that were taken, by name."""
-        named = (("raw pixels", self.raw_pixels), ("untrained net", self.untrained), ("trained", self.trained))
+        named = ((self.raw_name, self.raw), ("untrained net", self.untrained), ("trained", self.trained))
         return [(name, value) for name, value in named if value is not None]
 
 
@@ -43,7 +47,9 @@ _MEANINGS = {
 
 def measures(before: dict[str, Any], after: dict[str, Any]) -> list[Measure]:
     """Recall@1 and the other headlines first, then the rest."""
-    taken = [group for group in (before.get("raw_pixels", {}), before.get("untrained", {}), after) if group]
+    raw = "raw_vectors" if "raw_vectors" in before else "raw_pixels"
+    first, untrained = before.get(raw, {}), before.get("untrained", {})
+    taken = (first, untrained, after)
     present = {name for group in taken for name, value in group.items() if isinstance(value, float | int)}
     recalls = sorted(
         (name for name in present if name.startswith("recall_at_")), key=lambda name: int(name.rsplit("_", 1)[1])
@@ -51,10 +57,7 @@ def measures(before: dict[str, Any], after: dict[str, Any]) -> list[Measure]:
     order = [*recalls[:1], *(name for name in ("map_at_r", "nmi", "f1") if name in present), *recalls[1:]]
     order += [name for name in _MEANINGS if name in present and name not in order]
     return [
-        Measure(
-            *_named(name),
-            *(group.get(name) for group in (before.get("raw_pixels", {}), before.get("untrained", {}), after)),
-        )
+        Measure(*_named(name), first.get(name), untrained.get(name), after.get(name), raw.replace("_", " "))
         for name in order
     ]
 
@@ -126,19 +129,21 @@ def title(config: TrainConfig, data: str) -> str:
 def facts(config: TrainConfig, metrics: dict[str, Any] | None, log: Log) -> list[tuple[str, str]]:
     """The run in a few words and numbers."""
     sampler = config.sampler
+    kind = "vectors" if Path(config.data.name).suffix.lower() in VECTOR_SUFFIXES else "images"
     done = metrics["steps"] if metrics and "steps" in metrics else max((entry["step"] for entry in log), default=0)
     result = [
         ("network", f"{config.model.backbone}, {config.model.dim} dimensions"),
-        ("images", f"{config.data.image_size} pixels"),
-        ("batches", f"{sampler.classes_per_batch} classes × {sampler.images_per_class} images"),
+        ("batches", f"{sampler.classes_per_batch} classes × {sampler.images_per_class} {kind}"),
         ("steps", str(done) if done == config.steps else f"{done} of {config.steps}"),
         ("optimiser", f"{config.optimizer.name} at {config.optimizer.lr:g}"),
         ("seed", str(config.seed)),
     ]
+    if kind == "images":
+        result.insert(1, ("images", f"{config.data.image_size} pixels"))
     if metrics:
         result += [
             ("time", _duration(metrics["wall_seconds"])),
-            ("speed", f"{metrics['images_per_second']:.0f} images a second"),
+            ("speed", f"{metrics['images_per_second']:.0f} {kind} a second"),
         ]
     return result
 
