@@ -154,3 +154,13 @@ def test_what_cannot_be_measured_is_one_line(
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
+
+
+def test_a_batch_has_all_classes_where_there_are_fewer_than_thirty_two(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for classes, expected in ((20, 10), (80, 32)):  # half of them train
+        path = tmp_path / f"{classes}.npz"
+        np.savez(path, embeddings=rng.standard_normal((2 * classes, 3)), labels=np.arange(2 * classes) // 2)
+        job = prepare(TrainConfig(data=DataConfig(name=str(path)), protocol="last"))
+        assert job.config.sampler.classes_per_batch == expected
+        assert job.batch_size == 4 * expected

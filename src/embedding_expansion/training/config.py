@@ -43,7 +43,7 @@ class DataConfig:
 class SamplerConfig:
     """How a batch is drawn: P classes with K images each."""
 
-    classes_per_batch: Annotated[int, "classes in a batch"] = 32
+    classes_per_batch: Annotated[int | None, "classes in a batch; default: 32, or all where there are fewer"] = None
     images_per_class: Annotated[int, "images of each of them"] = 4
 
 

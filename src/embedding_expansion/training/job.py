@@ -27,6 +27,9 @@ from embedding_expansion.training.factory import make_loss, make_optimizer
 from embedding_expansion.training.finite import check_embeddings
 from embedding_expansion.training.network import check_size, make_network, suited
 
+#: Of a batch, where the configuration leaves it open and there are as many.
+CLASSES_PER_BATCH = 32
+
 
 @dataclass
 class Job:
@@ -61,7 +64,7 @@ class Job:
     @property
     def batch_size(self) -> int:
         """Images in a batch, over all ranks."""
-        return self.config.sampler.classes_per_batch * self.config.sampler.images_per_class
+        return (self.config.sampler.classes_per_batch or 0) * self.config.sampler.images_per_class
 
     @property
     def network(self) -> nn.Module:
@@ -169,7 +172,7 @@ def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     dataset, train, validation = _open(config)
-    make_sampler(train, config)  # too few classes are an error now, not after the first measures
+    sampler = make_sampler(train, config)  # too few classes are an error now, not after the first measures
     torch.manual_seed(config.seed)
     loss = make_loss(config, len(train.classes)).to(device)
     config = dataclasses.replace(config, model=suited(config, dataset.train))
@@ -179,6 +182,7 @@ def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:
     check_size(model, size, config.model.backbone)
     resolved = dataclasses.replace(
         config,
+        sampler=dataclasses.replace(config.sampler, classes_per_batch=sampler.classes_per_batch),
         data=_resolved_data(config.data, size, transform, dataset.train.pixels is not None),
         model=model_config,
         device=device.type if config.device == "auto" else config.device,
@@ -220,9 +224,10 @@ def make_sampler(images: ImageSet, config: TrainConfig) -> ClassBalancedSampler:
     Raises:
         InvalidInput: the set has fewer classes than a batch.
     """
-    return ClassBalancedSampler(
-        images.labels, config.sampler.classes_per_batch, config.sampler.images_per_class, config.seed
-    )
+    classes = config.sampler.classes_per_batch
+    if classes is None:
+        classes = min(CLASSES_PER_BATCH, len(images.classes))
+    return ClassBalancedSampler(images.labels, classes, config.sampler.images_per_class, config.seed)
 
 
 def find_device(name: str) -> torch.device:
