@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from embedding_expansion.retrieval.lists import list_metrics
     from embedding_expansion.retrieval.metrics import retrieval_by_class, retrieval_metrics, retrieval_values
     from embedding_expansion.retrieval.open_set import open_set
-    from embedding_expansion.retrieval.rerank.diffusion import diffusion
+    from embedding_expansion.retrieval.rerank.graph_diffusion import diffusion
     from embedding_expansion.retrieval.rerank.query_expansion import alpha_query_expansion, database_augmentation
     from embedding_expansion.retrieval.rerank.reciprocal import k_reciprocal
     from embedding_expansion.retrieval.rerank.whitening import PCAWhitening
@@ -146,7 +146,7 @@ _MODULE_OF = {
     "alpha_query_expansion": "retrieval.rerank.query_expansion",
     "database_augmentation": "retrieval.rerank.query_expansion",
     "k_reciprocal": "retrieval.rerank.reciprocal",
-    "diffusion": "retrieval.rerank.diffusion",
+    "diffusion": "retrieval.rerank.graph_diffusion",
     "PCAWhitening": "retrieval.rerank.whitening",
     "Item": "retrieval.index",
     "create_index": "retrieval.index",

@@ -9,7 +9,7 @@ import torch
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.inputs import unit_rows
 from embedding_expansion.retrieval.rerank.chain import post_processed_lists
-from embedding_expansion.retrieval.rerank.diffusion import diffusion
+from embedding_expansion.retrieval.rerank.graph_diffusion import diffusion
 from embedding_expansion.retrieval.rerank.reciprocal import k_reciprocal
 from embedding_expansion.retrieval.rerank.steps import Steps
 from embedding_expansion.retrieval.search import nearest

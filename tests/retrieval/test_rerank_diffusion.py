@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.retrieval.rerank import diffusion as module
-from embedding_expansion.retrieval.rerank.diffusion import diffusion
+from embedding_expansion.retrieval.rerank import graph_diffusion as module
+from embedding_expansion.retrieval.rerank.graph_diffusion import diffusion
 from embedding_expansion.retrieval.search import nearest
 
 from .rerank_oracles import diffused, unit

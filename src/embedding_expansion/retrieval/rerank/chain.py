@@ -10,7 +10,7 @@ from torch import Tensor
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.inputs import positive_integer
-from embedding_expansion.retrieval.rerank.diffusion import diffusion
+from embedding_expansion.retrieval.rerank.graph_diffusion import diffusion
 from embedding_expansion.retrieval.rerank.inputs import unit_sides
 from embedding_expansion.retrieval.rerank.query_expansion import alpha_query_expansion, database_augmentation
 from embedding_expansion.retrieval.rerank.reciprocal import k_reciprocal
