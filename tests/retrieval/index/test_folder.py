@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +186,18 @@ def test_what_was_added_is_kept_where_the_graph_cannot_be_written(folder: Path) 
         obstacle.rmdir()
         index.build()
         assert len(structures(folder)) == 1
+
+
+def test_a_graph_is_searched_also_where_another_library_has_changed_faiss(folder: Path) -> None:
+    program = """
+import sys
+import faiss.contrib.torch_utils  # for the whole process: tensors to faiss, and no parameters of a search
+import numpy as np
+from embedding_expansion.retrieval.index import Item, create_index
+rows = np.random.default_rng(0).standard_normal((300, 8))
+with create_index(sys.argv[1], 8, kind="hnsw") as index:
+    index.add([Item(str(i)) for i in range(300)], rows)
+    print(index.kind, index.search(rows[5:6], 1)[0][0].item.path)
+"""
+    found = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=120)
+    assert (found.stdout.split(), found.stderr) == (["hnsw", "5"], "")

@@ -78,7 +78,9 @@ class Structure:
             options = faiss.SearchParametersIVF(nprobe=LISTS_PROBED, sel=selector)
         else:
             options = faiss.SearchParametersHNSW(efSearch=max(BREADTH, 2 * wanted), sel=selector)
-        _, found = self._index.search(queries, wanted, params=options)
+        # faiss.contrib.torch_utils, which other libraries import, replaces `search` by one without params.
+        search = getattr(self._index, "search_numpy", self._index.search)
+        _, found = search(queries, wanted, params=options)
         return [row[row >= 0] for row in found]
 
 
