@@ -1,4 +1,4 @@
-"""The documentation site: sphinx-build -W --keep-going -n docs docs/_build
+"""The documentation site, built by `sphinx-build -W --keep-going -n docs docs/_build`.
 
 Links to other hosts are checked by nobody: the build and the tests need no network.
 """
@@ -16,7 +16,8 @@ project = "embedding-expansion"
 version = release = embedding_expansion.__version__
 copyright = "The embedding-expansion authors, MIT licence"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "docstrings", "contents", "commands"]
+extensions = ["myst_parser", *(f"sphinx.ext.{name}" for name in ("autodoc", "napoleon", "viewcode"))]
+extensions += ["docstrings", "contents", "commands"]  # of _ext/
 exclude_patterns = ["_build", "_ext", "drawing"]
 
 # Markdown as GitHub reads it; links to headings are checked.
@@ -29,13 +30,17 @@ napoleon_custom_sections = ["Source", "Differs from the source", "Shapes"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 add_module_names = False
+smartquotes = False  # texts in docstrings are quoted as in code
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 toc_object_entries = False
 
 # What pages of other hosts describe, and types of ours that are no part of the reference.
 nitpick_ignore_regex = [
-    ("py:class", r"(np|npt|numpy|torch|nn|jaxtyping|os|pathlib|collections\.abc)\..+|ndarray|Tensor|Float|Int|Bool|Path"),
+    (
+        "py:class",
+        r"(np|npt|numpy|torch|nn|jaxtyping|os|pathlib|collections\.abc)\..+|ndarray|Tensor|Float|Int|Bool|Path",
+    ),
     ("py:class", r"'[a-z ]+'"),  # the shape in an annotation
     ("py:class", r"ImageTransform|Manifest|Network|Store|Tested"),
 ]

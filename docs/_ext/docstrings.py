@@ -27,8 +27,10 @@ _CODE = re.compile(r"(^[ ]*>>> (?:.+\n?)+|(?<=::\n\n)(?:[ ]{4}.*\n|\n)+)", re.MU
 
 def as_restructured_text(text: str) -> str:
     """A docstring as napoleon reads it: sections under headings of their own, nothing marked up that is not `code`."""
-    text = _RAISES.sub(lambda found: re.sub(r"\n[ ]+(?!\w+(?:, \w+)*:)", " ", found[0]), text)
-    text = _INDENTED.sub(lambda found: found[1].removesuffix(":") + ("::" if found[1][-1] == ":" else "\n\n::") + "\n\n", text)
+    text = _RAISES.sub(lambda found: re.sub(r"\n[ ]+(?=\S)(?!\w+(?:, \w+)*:)", " ", found[0]), text)
+    text = _INDENTED.sub(
+        lambda found: found[1].removesuffix(":") + ("::" if found[1][-1] == ":" else "\n\n::") + "\n\n", text
+    )
     paragraphs = re.split(r"\n[ ]*\n", text)
     text = "\n\n".join(_as_sections(paragraph) if _SECTION.match(paragraph) else paragraph for paragraph in paragraphs)
     return "".join(part if number % 2 else _escaped(part) for number, part in enumerate(_CODE.split(text)))
@@ -41,7 +43,7 @@ def _as_sections(paragraph: str) -> str:
     sections = []
     for match, end in zip(found, ends, strict=True):
         title, body = (" ".join(part.split()) for part in (match[1], paragraph[match.end() : end]))
-        sections.append(f"{title}:\n    {body[0].upper()}{body[1:]}")
+        sections.append(f"{title}:\n    {body if title == 'Shapes' else body[0].upper() + body[1:]}")
     return "\n\n".join(sections)
 
 
