@@ -208,7 +208,7 @@ def proxy_anchor(pairs: Pairs, margin: float = 0.1, alpha: float = 32.0) -> Term
         alpha: sharpness.
 
     Returns:
-        Terms (2, a): the pull weighs the proxies of classes that are in the batch, the push all.
+        Terms of shape (2, a). The pull weighs the proxies of classes that are in the batch, the push all.
 
     Source: Kim et al., "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020, equation 4. Differs from the source:
     nothing.

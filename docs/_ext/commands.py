@@ -1,0 +1,52 @@
+"""The directive `commands`: what `embex COMMAND --help` says, of every command that there is."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from embedding_expansion.app.cli import COMMANDS, main
+
+WIDTH = 96
+
+
+class Commands(SphinxDirective):
+    """A section for each command."""
+
+    def run(self) -> list[nodes.Node]:
+        """In the order in which `embex --help` lists them."""
+        return [self._section(name, text) for name, text in COMMANDS.items()]
+
+    def _section(self, name: str, text: str) -> nodes.section:
+        section = nodes.section(ids=[f"embex-{name}"])
+        section += nodes.title(text=f"embex {name}")
+        section += nodes.paragraph(text=f"{text[0].upper()}{text[1:]}.")
+        said = _help(name)
+        section += nodes.literal_block(said, said, language="none")
+        return section
+
+
+def _help(name: str) -> str:
+    """The help of a command, as it is printed."""
+    out, before = io.StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(WIDTH)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+            main([name, "--help"])
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+    return out.getvalue().strip()
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Adds it."""
+    app.add_directive("commands", Commands)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

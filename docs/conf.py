@@ -1,0 +1,52 @@
+"""The documentation site, built by `sphinx-build -W --keep-going -n docs docs/_build`.
+
+Links to other hosts are checked by nobody: the build and the tests need no network.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import embedding_expansion
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "embedding-expansion"
+version = release = embedding_expansion.__version__
+copyright = "The embedding-expansion authors, MIT licence"
+
+extensions = ["myst_parser", *(f"sphinx.ext.{name}" for name in ("autodoc", "napoleon", "viewcode"))]
+extensions += ["docstrings", "contents", "commands"]  # of _ext/
+exclude_patterns = ["_build", "_ext", "drawing"]
+
+# Markdown as GitHub reads it; links to headings are checked.
+myst_heading_anchors = 3
+
+# `name` in a docstring is code, and a link where this package has something of that name.
+default_role = "py:obj"
+napoleon_google_docstring, napoleon_numpy_docstring = True, False
+napoleon_custom_sections = ["Source", "Differs from the source", "Shapes"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+add_module_names = False
+smartquotes = False  # texts in docstrings are quoted as in code
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+toc_object_entries = False
+
+# What pages of other hosts describe, and types of ours that are no part of the reference.
+nitpick_ignore_regex = [
+    (
+        "py:class",
+        r"(np|npt|numpy|torch|nn|jaxtyping|os|pathlib|collections\.abc)\..+|ndarray|Tensor|Float|Int|Bool|Path",
+    ),
+    ("py:class", r"'[a-z ]+'"),  # the shape in an annotation
+    ("py:class", r"ImageTransform|Manifest|Network|Store|Tested"),
+]
+
+html_theme = "furo"
+html_title = f"embedding-expansion {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = html_show_sourcelink = False
