@@ -45,34 +45,16 @@ def run(arguments: list[str]) -> int:
 def _embed(
     folder: Path, names: list[Path], device: str, flip: bool, broken: dict[Path, str]
 ) -> tuple[np.ndarray, tuple[Path, ...]]:
+    from embedding_expansion.data.finding import find_images
     from embedding_expansion.inference.embedder import Embedder
 
-    files = _image_files(names)
+    files = [file.path for file in find_images(names)]
     failed = dict[int, str]()
     vectors = Embedder.load(folder, device=device).embed(files, flip=flip, broken=failed)
     broken |= {files[position]: reason for position, reason in failed.items()}
     if len(failed) == len(files):
         raise DataError(f"not one of {len(files)} images can be read; the first: {failed[0]}")
     return vectors, tuple(file for position, file in enumerate(files) if position not in failed)
-
-
-def _image_files(names: list[Path]) -> list[Path]:
-    """The files that are named, and the image files in the folders that are named, at any depth."""
-    from embedding_expansion.data.images import IMAGE_SUFFIXES
-
-    files: list[Path] = []
-    for name in names:
-        if name.is_dir():
-            files += sorted(path for path in name.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        elif name.is_file():
-            files.append(name)
-        else:
-            raise DataError(f"there is no file or folder {name}; pass images, or a folder that holds some")
-    if not files:
-        raise DataError(
-            f"there is no image in {', '.join(map(str, names))}; image files end in .jpg, .png and the like"
-        )
-    return files
 
 
 def _write(path: Path, embeddings: np.ndarray, paths: tuple[Path, ...]) -> None:
