@@ -45,10 +45,8 @@ def run(arguments: list[str]) -> int:
             return _give_up(index, given.dry_run)
         where = _condition(index, given)
         count = index.count(where) if given.dry_run else index.remove(where)
-        print(
-            f"{count:,} images {'would be' if given.dry_run else 'are'} removed from {index.location}, "
-            f"{index.count() - count * given.dry_run:,} {'would be' if given.dry_run else 'are'} left"
-        )
+        left = index.count() - (count if given.dry_run else 0)
+        print(f"{index.location}: {count:,} images {'would be ' if given.dry_run else ''}removed, {left:,} left")
         if given.paths and count < len(where["path"]):
             print(f"embex: {len(where['path']) - count:,} of the paths are not in the index", file=sys.stderr)
             return 1
@@ -77,5 +75,5 @@ def _give_up(index: Index, dry_run: bool) -> int:
     for key, number in index.unfinished().items():
         if not dry_run:
             index.discard(key)
-        print(f"{number:,} images {'would be' if dry_run else 'are'} given up: {key}")
+        print(f"{index.location}: {number:,} images {'would be ' if dry_run else ''}given up: {key}")
     return 0

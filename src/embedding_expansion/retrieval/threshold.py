@@ -15,7 +15,8 @@ from embedding_expansion.errors import InvalidInput
 
 Task = Literal["same or not", "known or unknown"]
 Goal = Literal["false alarm rate", "precision"]
-TASKS, GOALS = ("same or not", "known or unknown"), ("false alarm rate", "precision")
+TASKS: tuple[Task, ...] = ("same or not", "known or unknown")
+GOALS: tuple[Goal, ...] = ("false alarm rate", "precision")
 
 # What there is of either kind, and what becomes of the first kind at the threshold.
 _WORDS = {
