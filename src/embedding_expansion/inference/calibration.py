@@ -113,14 +113,22 @@ def known_or_unknown(labelled: Labelled, *, seed: int = 0) -> OpenSetCurve:
     Raises:
         InvalidInput: fewer than two classes have two images.
     """
-    is_query, is_known = _halves(labelled.labels, seed)
+    is_query, is_known = split_for_known_or_unknown(labelled.labels, seed=seed)
     if not (is_query & is_known).any() or not (is_query & ~is_known).any():
         raise InvalidInput("known or unknown asks for two classes with two images each; label more images")
     return open_set(labelled.vectors, labelled.labels, is_query=is_query, is_gallery=is_known & ~is_query)
 
 
-def _halves(labels: npt.NDArray[np.int64], seed: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which rows are queries, half of each class, and which are of known classes, half of those with two rows."""
+def split_for_known_or_unknown(
+    labels: npt.NDArray[np.int64], *, seed: int = 0
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which rows are queries, half of each class rounded down, and which are of known classes, half of those with two.
+
+    Example:
+        >>> is_query, is_known = split_for_known_or_unknown(np.array([7, 7, 8, 8, 9]))
+        >>> int(is_query.sum()), int(is_known.sum()), bool(is_known[4])
+        (2, 2, False)
+    """
     random = np.random.default_rng(seed)
     classes, own, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     drawn = random.permutation(np.flatnonzero(sizes > 1))
