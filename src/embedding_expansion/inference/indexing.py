@@ -50,7 +50,6 @@ class Report:
         changes = load.changes or Changes(0, 0)
         self.new, self.changed = self.new + changes.new, self.changed + changes.changed
         self.resumed += sum(entry.path in taken_over for entry in plan.embed)
-        self.unchanged = self.unchanged or plan.unchanged
 
 
 def index_images(
@@ -172,6 +171,7 @@ class _Load:
                     raise DataError(_nothing(report.broken, index))
                 _relabel(index, load, plan.relabel)
             report.count(load, plan, taken_over)
+            report.unchanged += plan.unchanged if files is self.files else 0
             # A file may have changed since the try that embedded it was broken off: look at those once more.
             files = [file for file in files if os.path.abspath(file.path) in taken_over]
         return report
