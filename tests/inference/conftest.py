@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from embedding_expansion.app.cli import main
+from retrieval.index.conftest import other_place, place, postgres_place, server  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(scope="session")

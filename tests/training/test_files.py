@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.files import check_place, write_atomically
+from embedding_expansion.training.files import check_place, make_folder, write_atomically
 
 
 @pytest.mark.parametrize("refusal", [OSError(28, "No space left on device"), SafetensorError("I/O: No space left")])
@@ -36,3 +39,20 @@ def test_a_place_in_no_folder_or_that_is_one_is_refused_before_and_when_it_is_wr
             write_atomically(path, lambda partial: partial.write_bytes(b"x"))
     check_place(tmp_path / "x.json")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_a_killed_process_left_is_cleared_and_one_of_a_living_process_is_not(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (
+        f"out.partial-{dead.pid}",
+        f"out.partial-{os.getppid()}",
+        "out.partial-x",
+        f"other.partial-{dead.pid}",
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").write_bytes(b"half")
+    make_folder(tmp_path / "out", lambda folder: (folder / "model.onnx").write_bytes(b"whole"))
+    kept = {"out", f"out.partial-{os.getppid()}", "out.partial-x", f"other.partial-{dead.pid}"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == b"whole"

@@ -1,4 +1,4 @@
-"""The command line: embex train | evaluate | embed | report | data.
+"""The command line: embex train, evaluate, index, ... : see COMMANDS.
 
 Nothing heavy is imported before the arguments are known to be right, so that `--help` answers at once.
 """
@@ -17,9 +17,14 @@ from embedding_expansion.errors import EmbeddingExpansionError, UnknownName
 COMMANDS = {
     "train": "train an embedding model, and measure it before and after",
     "evaluate": "measure a trained run again, or on another data set",
-    "embed": "embed image files with a trained run",
     "report": "write the report of a run again, as one HTML file",
+    "calibrate": "find the similarity from which images are of one class, or known",
     "export": "export a trained model for other programs: ONNX, torch.export, safetensors",
+    "embed": "embed image files with a trained run",
+    "index": "embed images into an index that can be searched",
+    "add": "add images to an index",
+    "remove": "remove images from an index",
+    "info": "what an index holds",
     "data": "list, check and download data sets",
 }
 

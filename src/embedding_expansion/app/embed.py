@@ -21,21 +21,26 @@ def run(arguments: list[str]) -> int:
         prog="embex embed",
         exit_on_error=False,
         allow_abbrev=False,
-        description="Embeds images. The .npz holds `embeddings` (n, d), L2-normalised float32, and `paths` (n).",
+        description="Embeds images. The .npz holds `embeddings` (n, d), L2-normalised float32, and `paths` (n). A run "
+        "that was trained on vectors embeds a file of vectors, and the .npz has its labels, names and split.",
     )
     options.add_argument("run", type=str, help="run folder, or a folder that embex export made")
-    options.add_argument("images", type=str, nargs="+", help="image files, and folders to look through")
+    options.add_argument("images", type=str, nargs="+", help="image files, and folders to look through, or vectors")
     options.add_argument("--out", type=str, default="embeddings.npz", help="file to write")
     options.add_argument("--flip", type=bool, default=False, help="average in the embeddings of the mirror images")
     options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     given = parse(options, arguments)
     out, broken = Path(given.out), dict[Path, str]()
 
+    import numpy as np
+
     from embedding_expansion.training.files import check_place
 
     check_place(out)
+    if len(given.images) == 1 and Path(given.images[0]).suffix.lower() in (".npz", ".parquet"):
+        return _embed_vectors(Path(given.run), Path(given.images[0]), out, given.device)
     embeddings, paths = _embed(Path(given.run), [Path(name) for name in given.images], given.device, given.flip, broken)
-    _write(out, embeddings, paths)
+    _write(out, embeddings=embeddings, paths=np.array([str(name) for name in paths]))
     print(f"{len(paths)} images embedded into {embeddings.shape[1]} dimensions: {given.out}")
     for path, reason in broken.items():
         print(f"embex: left out {path}: {reason}", file=sys.stderr)
@@ -45,9 +50,10 @@ def run(arguments: list[str]) -> int:
 def _embed(
     folder: Path, names: list[Path], device: str, flip: bool, broken: dict[Path, str]
 ) -> tuple[np.ndarray, tuple[Path, ...]]:
+    from embedding_expansion.data.finding import find_images
     from embedding_expansion.inference.embedder import Embedder
 
-    files = _image_files(names)
+    files = [file.path for file in find_images(names)]
     failed = dict[int, str]()
     vectors = Embedder.load(folder, device=device).embed(files, flip=flip, broken=failed)
     broken |= {files[position]: reason for position, reason in failed.items()}
@@ -56,32 +62,24 @@ def _embed(
     return vectors, tuple(file for position, file in enumerate(files) if position not in failed)
 
 
-def _image_files(names: list[Path]) -> list[Path]:
-    """The files that are named, and the image files in the folders that are named, at any depth."""
-    from embedding_expansion.data.images import IMAGE_SUFFIXES
+def _embed_vectors(folder: Path, file: Path, out: Path, device: str) -> int:
+    from embedding_expansion.data.vectors import read_rows
+    from embedding_expansion.inference.of_vectors import embed_vectors
 
-    files: list[Path] = []
-    for name in names:
-        if name.is_dir():
-            files += sorted(path for path in name.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        elif name.is_file():
-            files.append(name)
-        else:
-            raise DataError(f"there is no file or folder {name}; pass images, or a folder that holds some")
-    if not files:
-        raise DataError(
-            f"there is no image in {', '.join(map(str, names))}; image files end in .jpg, .png and the like"
-        )
-    return files
+    rows, others = read_rows(file)
+    embeddings = embed_vectors(folder, rows, device=device)
+    _write(out, embeddings=embeddings, **others)
+    print(f"{len(rows)} vectors embedded into {embeddings.shape[1]} dimensions: {out}")
+    return 0
 
 
-def _write(path: Path, embeddings: np.ndarray, paths: tuple[Path, ...]) -> None:
+def _write(path: Path, **arrays: np.ndarray) -> None:
     import numpy as np
 
     from embedding_expansion.training.files import write_atomically
 
     def write(partial: Path) -> None:
         with partial.open("wb") as stream:
-            np.savez(stream, embeddings=embeddings, paths=np.array([str(name) for name in paths]))
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
 
     write_atomically(path, write)

@@ -15,6 +15,9 @@ from embedding_expansion.errors import DataError
 #: The formats that are decoded, as Pillow names them. Others that it knows are left alone: some start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
+#: File name endings that count as images; other files in a data set's folder are ignored.
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
 
 def decode(source: Path | bytes, max_pixels: int | None = None) -> npt.NDArray[np.uint8]:
     """Decode an image to RGB, upright: uint8, shape (h, w, 3).

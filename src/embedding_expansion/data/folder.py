@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from embedding_expansion.data.images import IMAGE_SUFFIXES, Dataset, ImageSet, image_files
+from embedding_expansion.data.decoding import IMAGE_SUFFIXES
+from embedding_expansion.data.images import Dataset, ImageSet, image_files
 from embedding_expansion.errors import DataError, InvalidInput
 
 

@@ -15,9 +15,6 @@ from torch import Tensor
 from embedding_expansion.data.decoding import decode
 from embedding_expansion.errors import DataError, InvalidInput
 
-#: File name endings that count as images; other files in a data set's folder are ignored.
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:

@@ -91,17 +91,29 @@ def read_vectors(path: Path) -> Vectors:
         DataError: the file cannot be read, lacks an array, or holds something else than the table above says.
         InvalidInput: a .parquet without the library pyarrow.
     """
-    if not path.is_file():
-        raise DataError(f"there is no file {path}; pass an .npz or a .parquet with vectors and labels")
-    arrays = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_npz(path)
-    found = [name for name in _NAMES if name in arrays]
-    if len(found) != 1 or "labels" not in arrays:
-        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; it needs embeddings (or features) and labels")
-    rows = _rows(path, found[0], arrays[found[0]])
+    rows, arrays = read_rows(path)
+    if "labels" not in arrays:
+        raise DataError(f"{path} holds no labels; add the class of each row")
     names, labels = _classes(path, arrays["labels"], len(rows))
     is_train = _is_train(path, arrays["split"], len(rows)) if "split" in arrays else None
     called = _texts(path, arrays["names"], len(rows)) if "names" in arrays else None
     return Vectors(rows, labels, names, is_train, called)
+
+
+def read_rows(path: Path) -> tuple[npt.NDArray[np.float32], dict[str, npt.NDArray[Any]]]:
+    """Reads the vectors of such a file, which may here be without labels, and the other arrays as they stand.
+
+    Raises:
+        DataError: the file cannot be read, or holds no vectors.
+        InvalidInput: a .parquet without the library pyarrow.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; pass an .npz or a .parquet with vectors and labels")
+    arrays = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_npz(path)
+    found = [name for name in _NAMES if name in arrays]
+    if len(found) != 1:
+        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; it needs embeddings (or features) and labels")
+    return _rows(path, found[0], arrays.pop(found[0])), arrays
 
 
 def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from embedding_expansion.inference.manifest import FILES
+from embedding_expansion.inference.thresholds import Thresholds
 
 
-def card(about: dict[str, Any]) -> str:
+def card(about: dict[str, Any], thresholds: Thresholds) -> str:
     """The model card as Markdown.
 
     Args:
         about: the content of model.json.
+        thresholds: that were calibrated for the model.
     """
     training, embedding = about["training"], about["embedding"]
     started = about["weights_came_from"]
@@ -49,11 +51,19 @@ Resizing is {about["preprocessing"]["interpolation"]}. The model divides by 255 
 ## Limits
 
 - The measures hold for images like those of {training["data"]}; on others measure first: `embex evaluate`.
-- A similarity is no probability. From which one on two images count as alike depends on the data, and has to be
-  calibrated on some that the model was not trained on.
+- A similarity is no probability. {_thresholds(thresholds)}
 - Whoever passes the model on answers for its use: no licence of the weights is stated here, and those above (of the
   data, and of what training started from) may bind it.
 """
+
+
+def _thresholds(thresholds: Thresholds) -> str:
+    if not thresholds:
+        return """From which one on two images count as alike depends on the data, and has to be
+  calibrated on some that the model was not trained on: `embex calibrate`."""
+    said = "\n".join(f"  - {threshold.sentence()}." for threshold in thresholds.values())
+    return f"""Thresholds were calibrated (`thresholds.json`); other classes than these can differ:
+{said}"""
 
 
 _WAYS = {

@@ -43,6 +43,8 @@ class Collection:
         index: the vectors and what is known of each image.
         embedder: the model.
         thresholds: what similarity means here; those calibrated on the collection, else those of the model.
+        flip: whether the collection's vectors have the embedding of each mirror image averaged in: embed queries with
+            `embedder.embed(images, flip=collection.flip)`.
     """
 
     def __init__(self, index: Index, embedder: Embedder) -> None:
@@ -52,7 +54,9 @@ class Collection:
                 f"{index.dimensions}; open the index with the model that it was made with"
             )
         self.index, self.embedder = index, embedder
-        own = index.notes.get(NOTE)
+        notes = index.notes
+        own, model = notes.get(NOTE), notes.get("model")
+        self.flip = isinstance(model, dict) and model.get("flip") is True
         self.thresholds: Thresholds = embedder.thresholds if own is None else thresholds_of_json(own)
 
     @classmethod

@@ -32,7 +32,10 @@ def describe_run(path: Path, trained: Trained, kind: str) -> Manifest:
     """
     config, model = public(trained.config), trained.model
     if model.takes_vectors:
-        raise InvalidInput(f"{path} embeds vectors; pass a run that was trained on images")
+        raise InvalidInput(
+            f"{path} embeds vectors and no images; embed some with embex embed {path} FEATURES.npz, or pass a run that "
+            "was trained on images"
+        )
     preprocessing = Preprocessing.of(trained.transform.size, str(config.data.transform))
     dimensions = model.head.out_features
     metrics = RunFolder(path).read_metrics() or {}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from embedding_expansion.errors import DataError, EmbeddingExpansionError, InvalidInput, RunError
+from embedding_expansion.inference.ahead import ahead
 from embedding_expansion.inference.manifest import FILES, MANIFEST, Manifest, read_manifest
 from embedding_expansion.inference.networks import Network, onnx_network, torch_network
 from embedding_expansion.inference.pixels import as_pixels, one_or_many
@@ -22,7 +21,9 @@ if TYPE_CHECKING:
     from embedding_expansion.inference.pixels import ImageLike
 
 #: Threads that decode, and how many batches they are ahead of the network.
-_THREADS, _AHEAD = min(4, os.cpu_count() or 1), 2
+THREADS, AHEAD = min(4, os.cpu_count() or 1), 2
+
+Square: TypeAlias = npt.NDArray[np.uint8]
 
 
 class Embedder:
@@ -33,6 +34,7 @@ class Embedder:
     Attributes:
         thresholds: the similarities from which two images count as one class, and an image as known, as calibrated in
             `thresholds.json` beside the model; empty where there is none.
+        batch_size: images that go through the model at once.
     """
 
     def __init__(
@@ -40,8 +42,8 @@ class Embedder:
     ) -> None:
         if batch_size < 1:
             raise InvalidInput(f"batch_size is {batch_size}; pass 1 or more")
-        self._network, self._manifest, self._device, self._batch_size = network, manifest, device, batch_size
-        self.thresholds = thresholds
+        self._network, self._manifest, self._device = network, manifest, device
+        self.thresholds, self.batch_size = thresholds, batch_size
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "auto", batch_size: int = 64) -> Embedder:
@@ -111,49 +113,56 @@ class Embedder:
             InvalidInput, InvalidType: something that is no image; says which.
             RunError: the model gives NaN or infinity.
         """
-        rows, batch = [np.zeros((0, self.dimensions), dtype=np.float32)], []
-        for position, pixels in enumerate(self._prepared(one_or_many(images), max_pixels)):
+        rows, batch = [np.zeros((0, self.dimensions), dtype=np.float32)], list[Square]()
+        squares = ahead(
+            lambda image: self.square(image, max_pixels=max_pixels),
+            one_or_many(images),
+            threads=THREADS,
+            most=AHEAD * self.batch_size,
+        )
+        for position, square in enumerate(squares):
             try:
-                batch.append(pixels.result())
+                batch.append(square.result())
             except DataError as error:
                 if broken is None:
                     raise DataError(f"images[{position}]: {error}") from error
                 broken[position] = str(error)
             except EmbeddingExpansionError as error:
                 raise type(error)(f"images[{position}]: {error}") from error
-            if len(batch) == self._batch_size:
-                rows.append(self._run(batch, flip))
+            if len(batch) == self.batch_size:
+                rows.append(self.embed_squares(batch, flip=flip))
                 batch = []
         if batch:
-            rows.append(self._run(batch, flip))
+            rows.append(self.embed_squares(batch, flip=flip))
         return np.concatenate(rows)
 
-    def _prepared(self, images: Iterable[ImageLike], max_pixels: int | None) -> Iterator[Future[npt.NDArray[np.uint8]]]:
-        """Each image's square, being made by threads a few batches ahead."""
+    def square(self, image: ImageLike, *, max_pixels: int | None = None) -> Square:
+        """What the model sees of an image: uint8, (image_size, image_size, 3). Threads may call it at the same time.
 
-        def prepare(image: ImageLike) -> npt.NDArray[np.uint8]:
-            pixels = as_pixels(image, max_pixels)
-            try:
-                return self._manifest.preprocessing(pixels)
-            except InvalidInput as error:  # too thin
-                raise DataError(f"{error}; crop or remove it") from error
+        Args:
+            image: as in `embed`.
+            max_pixels: as in `embed`.
 
-        waiting: deque[Future[npt.NDArray[np.uint8]]] = deque()
-        with ThreadPoolExecutor(_THREADS) as pool:
-            try:
-                for image in images:
-                    waiting.append(pool.submit(prepare, image))
-                    if len(waiting) >= _AHEAD * self._batch_size:
-                        yield waiting.popleft()
-                yield from waiting
-            finally:
-                pool.shutdown(cancel_futures=True)
+        Raises:
+            DataError: it cannot be decoded, or is too thin.
+            InvalidInput, InvalidType: it is no image.
+        """
+        pixels = as_pixels(image, max_pixels)
+        try:
+            return self._manifest.preprocessing(pixels)
+        except InvalidInput as error:  # too thin
+            raise DataError(f"{error}; crop or remove it") from error
 
-    def _run(self, batch: list[npt.NDArray[np.uint8]], flip: bool) -> npt.NDArray[np.float32]:
-        squares = np.ascontiguousarray(np.stack(batch).transpose(0, 3, 1, 2))
-        embeddings = self._network(squares)
+    def embed_squares(self, squares: Sequence[Square], *, flip: bool = False) -> npt.NDArray[np.float32]:
+        """The embeddings of squares that `square` has made, all of them in one batch, which has at least one.
+
+        Raises:
+            RunError: the model gives NaN or infinity.
+        """
+        batch = np.ascontiguousarray(np.stack(squares).transpose(0, 3, 1, 2))
+        embeddings = self._network(batch)
         if flip:
-            embeddings = _normalized(embeddings + self._network(np.ascontiguousarray(squares[:, :, :, ::-1])))
+            embeddings = _normalized(embeddings + self._network(np.ascontiguousarray(batch[:, :, :, ::-1])))
         if embeddings.shape != (len(batch), self.dimensions):
             raise RunError(
                 f"the model gives {embeddings.shape} for {len(batch)} images where model.json promises "

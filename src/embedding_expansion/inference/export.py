@@ -18,12 +18,13 @@ from torch.nn import functional
 from embedding_expansion.errors import InvalidInput, RunError, UnknownName
 from embedding_expansion.inference.card import card
 from embedding_expansion.inference.describe import describe_run, public
-from embedding_expansion.inference.manifest import CARD, FILES, MANIFEST
+from embedding_expansion.inference.manifest import CARD, FILES, MANIFEST, read_manifest
 from embedding_expansion.inference.networks import Network, onnx_network
+from embedding_expansion.inference.thresholds import Thresholds, read_thresholds, write_thresholds
 from embedding_expansion.model import EmbeddingModel
 from embedding_expansion.training import config as configuration
 from embedding_expansion.training.checkpoint import save_tensors
-from embedding_expansion.training.files import check_free, make_folder, write_json
+from embedding_expansion.training.files import check_free, make_folder, write_atomically, write_json
 from embedding_expansion.training.trained import Trained, load_trained
 
 #: By how much an entry of an embedding, which has length 1, may differ from that of PyTorch.
@@ -31,7 +32,7 @@ TOLERANCE = 1e-4
 
 
 def export(run: Path, kind: str, out: Path) -> float:
-    """Exports the model of a run.
+    """Exports the model of a run, and with it the thresholds that were calibrated for it.
 
     The folder appears at once when all of it is there and checked; a kill leaves none.
 
@@ -54,7 +55,7 @@ def export(run: Path, kind: str, out: Path) -> float:
         _check_installed()
     check_free(out)
     trained = load_trained(run)
-    manifest = describe_run(run, trained, kind)
+    manifest, thresholds = describe_run(run, trained, kind), read_thresholds(run)
     difference = 0.0
 
     def fill(folder: Path) -> None:
@@ -64,10 +65,22 @@ def export(run: Path, kind: str, out: Path) -> float:
         check_agreement(difference, trained.config.model.backbone, kind)
         content = manifest.content | {"checked": {"largest_difference": difference, "tolerance": TOLERANCE}}
         write_json(folder / MANIFEST, content)
-        (folder / CARD).write_text(card(content), encoding="utf-8")
+        if thresholds:
+            write_thresholds(folder, thresholds)
+        write_card(folder, thresholds)
 
     make_folder(out, fill)
     return difference
+
+
+def write_card(folder: Path, thresholds: Thresholds) -> None:
+    """Writes the model card of an export, whole or not at all.
+
+    Raises:
+        RunError: model.json is broken, or the card cannot be written.
+    """
+    text = card(read_manifest(folder).content, thresholds)
+    write_atomically(folder / CARD, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def disagreement(model: EmbeddingModel, found: Network, size: int) -> float:

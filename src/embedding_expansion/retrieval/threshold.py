@@ -15,7 +15,14 @@ from embedding_expansion.errors import InvalidInput
 
 Task = Literal["same or not", "known or unknown"]
 Goal = Literal["false alarm rate", "precision"]
-TASKS, GOALS = ("same or not", "known or unknown"), ("false alarm rate", "precision")
+TASKS: tuple[Task, ...] = ("same or not", "known or unknown")
+GOALS: tuple[Goal, ...] = ("false alarm rate", "precision")
+
+# What there is of either kind, and what becomes of the first kind at the threshold.
+_WORDS = {
+    "same or not": ("pairs of one class", "accepted", "pairs of different classes"),
+    "known or unknown": ("known queries", "answered with their class", "unknown queries"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class Threshold:
         hit_rate: the share of same-class pairs, or of known queries, that it accepts there (and names rightly).
         positives: same-class pairs, or known queries, that it was calibrated on.
         negatives: pairs of different classes, or unknown queries.
+        data: in words, which images and classes it was calibrated on; None where nobody has said so.
 
     Example:
         >>> threshold = Threshold(0.7, "same or not", "precision", 0.99, 0.993, 0.81, 4000, 250000)
@@ -48,11 +56,29 @@ class Threshold:
     hit_rate: float
     positives: int
     negatives: int
+    data: str | None = None
 
     @validates
     def accepts(self, similarities: Any) -> Any:
         """Whether each similarity of an array or a tensor is accepted, in the shape that they have."""
         return similarities >= self.value
+
+    def sentence(self) -> str:
+        """All of it in words, for people.
+
+        Example:
+            >>> print(Threshold(0.7, "same or not", "precision", 0.99, 0.993, 0.81, 4000, 250000).sentence())
+            same or not: from 0.7000 on, with a precision of 0.9930 (asked for: at least 0.99); 81.0 % of 4,000 pairs of
+            one class are accepted; measured against 250,000 pairs of different classes
+        """
+        bound = "at most" if self.goal == "false alarm rate" else "at least"
+        positives, accepted, negatives = _WORDS[self.task]
+        data = f", on {self.data}" if self.data else ""
+        return (
+            f"{self.task}: from {self.value:.4f} on, with a {self.goal} of {self.reached:.4f} (asked for: {bound} "
+            f"{self.wanted:g}); {100 * self.hit_rate:.1f} % of {self.positives:,} {positives} are {accepted}; measured "
+            f"against {self.negatives:,} {negatives}{data}"
+        )
 
     def to_json(self) -> str:
         """One JSON object, with the attributes as keys."""
@@ -70,8 +96,8 @@ class Threshold:
             content = json.loads(text)
         except (ValueError, TypeError) as error:
             raise InvalidInput(f"the threshold cannot be read ({error}); pass the JSON that to_json wrote") from None
-        names = [field.name for field in fields(cls)]
-        if not isinstance(content, dict) or sorted(content) != sorted(names):
+        names = [field.name for field in fields(cls) if field.name != "data"]
+        if not isinstance(content, dict) or sorted(content.keys() - {"data"}) != sorted(names):
             given = ", ".join(sorted(content)) if isinstance(content, dict) else type(content).__name__
             raise InvalidInput(f"the threshold is JSON of {given}; expected are {', '.join(names)}; calibrate it again")
         numbers = {name: content[name] for name in names if name not in ("task", "goal")}
@@ -79,6 +105,8 @@ class Threshold:
             kinds = (int,) if name in ("positives", "negatives") else (int, float)
             if not isinstance(number, kinds) or isinstance(number, bool) or not math.isfinite(number):
                 raise InvalidInput(f"{name} of the threshold is {number!r}; expected is a number; calibrate it again")
+        if not isinstance(content.get("data"), (str, type(None))):
+            raise InvalidInput(f"data of the threshold is {content['data']!r}; expected is a text; calibrate it again")
         if content["task"] not in TASKS or content["goal"] not in GOALS:
             raise InvalidInput(
                 f"the threshold is for {content['task']!r} by {content['goal']!r}; known are {TASKS} and {GOALS}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -38,10 +39,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def make_folder(path: Path, fill: Callable[[Path], object]) -> None:
     """Lets `fill` put files into a folder beside `path`, then puts it in place at once.
 
+    What a process that was killed in here has left is removed the next time that the same folder is made.
+
     Raises:
         RunError: something is there already, or the folder cannot be written.
     """
     check_free(path)
+    for left in path.parent.glob(f"{glob.escape(path.name)}.partial-*"):
+        number = left.name.rpartition("-")[2]
+        if number.isdecimal() and not _is_alive(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
     partial = path.with_name(path.name + f".partial-{os.getpid()}")
     try:
         partial.mkdir()
@@ -54,6 +61,17 @@ def make_folder(path: Path, fill: Callable[[Path], object]) -> None:
         raise RunError(f"{path} cannot be written ({error.strerror or error}); name another place") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def check_free(path: Path) -> None:

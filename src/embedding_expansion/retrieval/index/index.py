@@ -22,18 +22,11 @@ from embedding_expansion.retrieval.index.store import Store
 from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 from embedding_expansion.retrieval.index.where import Condition, Where, condition
 
+# fmt: off
 OWN_NOTES = {
-    "generation",
-    "structure",
-    "dimensions",
-    "asked",
-    "kind",
-    "reason",
-    "recall",
-    "precision",
-    "published",
-    "format",
+    "generation", "structure", "dimensions", "asked", "kind", "reason", "recall", "precision", "published", "format",
 }
+# fmt: on
 ALONE = b"\x00add"  # the key of `add`; no user's key starts so
 
 
@@ -62,6 +55,16 @@ class Index:
     def dimensions(self) -> int:
         """Of each vector."""
         return self._store.dimensions
+
+    @property
+    def asked(self) -> str:
+        """The kind that was asked for when it was made, such as "auto"."""
+        return str(self._own_note("asked"))
+
+    @property
+    def precision(self) -> str:
+        """How vectors are stored: "float32" or "float16"."""
+        return str(self._own_note("precision"))
 
     @property
     def kind(self) -> str:
@@ -200,7 +203,7 @@ class Index:
         Raises:
             InvalidInput: there is none of this id.
         """
-        rows, _ = self._store.read([id], thumbnails=True)
+        rows, _ = self._store.read([id], thumbnails=True, vectors=False)
         self._check_there([id], rows)
         return item_of(id, rows[id])
 
@@ -228,6 +231,15 @@ class Index:
             rows, vectors = self._store.read(ids, thumbnails=thumbnails)
             there = [id for id in ids if id in rows and id in vectors]
             yield [item_of(id, rows[id]) for id in there], np.array([vectors[id] for id in there], np.float32)
+            last = ids[-1]
+
+    @validates
+    def items(self, where: Where | None = None, *, size: int = 1024, thumbnails: bool = False) -> Iterator[list[Item]]:
+        """Goes through items as `batches` does, without their vectors."""
+        asked, size, last = condition(where), positive(size, "size"), 0
+        while ids := self._store.ids(asked, last, size):
+            rows, _ = self._store.read(ids, thumbnails=thumbnails, vectors=False)
+            yield [item_of(id, rows[id]) for id in ids if id in rows]
             last = ids[-1]
 
     def build(self) -> Recall | None:

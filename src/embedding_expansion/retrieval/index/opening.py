@@ -70,6 +70,29 @@ def create_index(
 
 
 @validates
+def is_index(location: str | os.PathLike[str]) -> bool:
+    """Whether there is an index at a location, whole or not.
+
+    Raises:
+        StoreError: the server cannot be reached.
+        InvalidInput: a URL of another kind.
+
+    Example:
+        >>> is_index("/no/such/folder")
+        False
+    """
+    url = _url(location)
+    if url is not None:
+        _need_psycopg()
+        from embedding_expansion.retrieval.index.postgres import creation
+
+        return creation.exists(url)
+    from embedding_expansion.retrieval.index.folder import database
+
+    return database.exists(Path(location))
+
+
+@validates
 def open_index(location: str | os.PathLike[str]) -> Index:
     """Opens an index that `create_index` has made.
 

@@ -60,9 +60,9 @@ class Store(Protocol):
         """What each query finds, and the rows of all that was found."""
 
     def read(
-        self, ids: Sequence[int], *, thumbnails: bool
+        self, ids: Sequence[int], *, thumbnails: bool, vectors: bool = True
     ) -> tuple[dict[int, Row], dict[int, Float[np.ndarray, " d"]]]:
-        """Rows and vectors by id; ids that there are not are left out."""
+        """Rows and vectors (none if they are not asked for) by id; ids that there are not are left out."""
 
     def ids(self, condition: Condition, after: int, limit: int) -> list[int]:
         """The smallest ids beyond one that fulfil a condition."""

@@ -75,8 +75,12 @@ def create(folder: Path, notes: dict[str, object]) -> None:
             database.execute("PRAGMA journal_mode = WAL")  # stays so: readers and a writer do not wait for each other
         finally:
             database.close()
-        (folder / "model").mkdir(exist_ok=True)
         partial.rename(folder / NAME)
+
+
+def exists(folder: Path) -> bool:
+    """Whether there is such a file."""
+    return (folder / NAME).is_file()
 
 
 def connect(folder: Path) -> sqlite3.Connection:
@@ -85,7 +89,7 @@ def connect(folder: Path) -> sqlite3.Connection:
     Raises:
         StoreError: there is none, it is no index, it is damaged, or a newer version has written it.
     """
-    if not (folder / NAME).is_file():
+    if not exists(folder):
         raise StoreError(f"{folder} is no index, there is no {NAME} in it; make one first, or name another folder")
     with told(folder):
         database = sqlite3.connect(

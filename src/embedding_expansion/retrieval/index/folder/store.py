@@ -132,12 +132,12 @@ class FolderStore:
         return search(self._snapshot, self._vectors, queries, k, None if condition.is_empty else self._ids(condition))
 
     def read(
-        self, ids: Sequence[int], *, thumbnails: bool
+        self, ids: Sequence[int], *, thumbnails: bool, vectors: bool = True
     ) -> tuple[dict[int, Row], dict[int, Float[np.ndarray, " d"]]]:
         """See `Store`."""
         with self._transaction():
-            found, vectors = self._vectors.of(np.array(ids, np.int64))
-            return self._rows(set(ids), thumbnails), dict(zip(found.tolist(), vectors, strict=True))
+            found, rows = self._vectors.of(np.array(ids if vectors else [], np.int64))
+            return self._rows(set(ids), thumbnails), dict(zip(found.tolist(), rows, strict=True))
 
     def _ids(self, condition: Condition) -> np.ndarray:
         text, values = clause(condition)

@@ -54,6 +54,21 @@ def create(url: str, notes: dict[str, Any]) -> None:
         raise StoreError(f"{address.shown} cannot be made ({address.without_password(error)})") from None
 
 
+def exists(url: str) -> bool:
+    """Whether there is an index of this name.
+
+    Raises:
+        StoreError: the server cannot be reached.
+    """
+    address = parse(url)
+    try:
+        with connect(address) as connection:
+            found = connection.execute("SELECT to_regclass(%s)", (f"{address.schema}.notes",)).fetchone()
+    except psycopg.Error as error:
+        raise StoreError(f"{address.shown} cannot be reached ({address.without_password(error)})") from None
+    return found != (None,)
+
+
 def _check(notes: dict[str, Any]) -> None:
     d, kind = notes["dimensions"], notes["asked"]
     if kind == "ivfpq":

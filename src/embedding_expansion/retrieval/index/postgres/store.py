@@ -120,10 +120,10 @@ class PostgresStore:
         return self._work(work)
 
     def read(
-        self, ids: Sequence[int], *, thumbnails: bool
+        self, ids: Sequence[int], *, thumbnails: bool, vectors: bool = True
     ) -> tuple[dict[int, Row], dict[int, Float[np.ndarray, " d"]]]:
         """See `Store`."""
-        return self._work(lambda cursor: self._read(cursor, set(ids), thumbnails, vectors=True))
+        return self._work(lambda cursor: self._read(cursor, set(ids), thumbnails, vectors))
 
     def _read(
         self, cursor: Cursor, ids: set[int], thumbnails: bool, vectors: bool

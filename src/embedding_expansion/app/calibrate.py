@@ -1,0 +1,117 @@
+"""embex calibrate."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jsonargparse
+
+from embedding_expansion.app.arguments import parse
+
+if TYPE_CHECKING:
+    from embedding_expansion.inference.calibration import Calibration, Labelled
+    from embedding_expansion.training.config import DataConfig
+
+
+def run(arguments: list[str]) -> int:
+    """Calibrates thresholds and keeps them; the exit status is 1 where one is not to be had, or an image is broken."""
+    options = jsonargparse.ArgumentParser(
+        prog="embex calibrate",
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Finds the similarity from which two images are of one class, and an image is known to a "
+        "collection, on labelled images: the classes that a run held out, other data, or the labels of an index. "
+        "Writes thresholds.json beside the model, or keeps them in the index.",
+    )
+    options.add_argument("model", type=str, help="run folder, a folder that embex export made, or an index")
+    options.add_argument("--precision", type=float | None, default=None, help="share of what is accepted that is right")
+    options.add_argument(
+        "--false_alarm_rate", type=float | None, default=None, help="share of what is wrong that may be accepted"
+    )
+    options.add_argument(
+        "--data", type=str | None, default=None, help="other data, by name or path; its training side is used"
+    )
+    options.add_argument("--root", type=str | None, default=None, help="folder that holds the data set")
+    options.add_argument("--part", type=bool, default=False, help="open a part of the set, and say so")
+    options.add_argument("--flip", type=bool, default=False, help="average in mirror images, as for embex index --flip")
+    options.add_argument("--seed", type=int, default=0, help="of the split into known and unknown classes")
+    options.add_argument("--out", type=str | None, default=None, help="JSON file to write instead")
+    options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    given = parse(options, arguments)
+
+    from embedding_expansion.inference.calibration import Goal, calibrate
+    from embedding_expansion.inference.thresholds import thresholds_json
+    from embedding_expansion.training.files import check_place, write_json
+
+    goal = Goal(false_alarm_rate=given.false_alarm_rate, precision=given.precision)
+    if given.out is not None:
+        check_place(Path(given.out))
+    labelled = _labelled(given)
+    found = calibrate(labelled, goal, seed=given.seed)
+    if given.out is None:
+        place = _keep(given.model, found)
+    else:
+        write_json(Path(given.out), thresholds_json(found.thresholds))
+        place = given.out
+    return _say(found, labelled, place)
+
+
+def _labelled(given: jsonargparse.Namespace) -> Labelled:
+    from embedding_expansion.errors import InvalidInput
+    from embedding_expansion.inference.labelled import labelled_of_export, labelled_of_index, labelled_of_run
+    from embedding_expansion.inference.manifest import MANIFEST
+    from embedding_expansion.retrieval.index import is_index, open_index
+
+    if is_index(given.model):
+        unused = [f"--{name}" for name in ("data", "root", "part", "flip") if given[name]]
+        if unused:
+            raise InvalidInput(f"{unused[0]} is given, but an index is calibrated on its own items; leave it out")
+        with open_index(given.model) as index:
+            return labelled_of_index(index)
+    data = _data(given)
+    of = labelled_of_export if (Path(given.model) / MANIFEST).exists() else labelled_of_run
+    return of(given.model, data, flip=given.flip, device=given.device)
+
+
+def _data(given: jsonargparse.Namespace) -> DataConfig | None:
+    from embedding_expansion.errors import InvalidInput
+    from embedding_expansion.training.config import DataConfig
+
+    if given.data is not None:
+        return DataConfig(name=given.data, root=given.root, part=given.part)
+    if given.root is not None or given.part:
+        raise InvalidInput("--root and --part say where --data is; pass --data as well, or leave them out")
+    return None
+
+
+def _keep(model: str, found: Calibration) -> str:
+    """Writes the thresholds where whoever opens the model or the index finds them; gives back where that is."""
+    from embedding_expansion.inference.collection import NOTE
+    from embedding_expansion.inference.export import write_card
+    from embedding_expansion.inference.manifest import MANIFEST
+    from embedding_expansion.inference.thresholds import THRESHOLDS, thresholds_json, write_thresholds
+    from embedding_expansion.retrieval.index import is_index, open_index
+
+    if is_index(model):
+        with open_index(model) as index:
+            index.set_note(NOTE, thresholds_json(found.thresholds))
+            return index.location
+    write_thresholds(Path(model), found.thresholds)
+    if (Path(model) / MANIFEST).exists():
+        write_card(Path(model), found.thresholds)
+    return str(Path(model) / THRESHOLDS)
+
+
+def _say(found: Calibration, labelled: Labelled, place: str) -> int:
+    print(f"calibrated on {labelled.description}")
+    for threshold in found.thresholds.values():
+        print(dataclasses.replace(threshold, data=None).sentence())
+    print(f"kept in {place}; images of other classes can differ: calibrate on some of them before you rely on it")
+    for task, reason in found.failed.items():
+        print(f"embex: no threshold for {task!r}: {reason}", file=sys.stderr)
+    for path, reason in labelled.broken.items():
+        print(f"embex: left out {path}: {reason}", file=sys.stderr)
+    return 1 if found.failed or labelled.broken else 0

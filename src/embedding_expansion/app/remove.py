@@ -1,0 +1,79 @@
+"""embex remove."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import jsonargparse
+
+from embedding_expansion.app.arguments import parse
+from embedding_expansion.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from embedding_expansion.retrieval.index import Index
+
+WAYS = ("paths", "prefix", "label", "missing", "unfinished")
+
+
+def run(arguments: list[str]) -> int:
+    """Removes images from an index; the exit status is 1 where one that was named is not in it."""
+    options = jsonargparse.ArgumentParser(
+        prog="embex remove",
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Removes images from an index, never from the disk.",
+    )
+    options.add_argument("index", type=str, help="the index: a folder, or a postgresql:// URL")
+    options.add_argument("paths", type=str, nargs="*", help="image files, whether they are still there or not")
+    options.add_argument("--prefix", type=str | None, default=None, help="all images in this folder, at any depth")
+    options.add_argument("--label", type=str | None, default=None, help="all images of this label")
+    options.add_argument("--missing", action="store_true", help="all images whose file is gone from the disk")
+    options.add_argument("--unfinished", action="store_true", help="what loads that were broken off have embedded")
+    options.add_argument("--dry_run", action="store_true", help="only say what would be removed")
+    given = parse(options, arguments)
+    ways = [name for name in WAYS if given[name]]
+    if len(ways) != 1:
+        named = " and ".join(ways) or "nothing"
+        raise InvalidInput(f"{named} is given; pass one of paths, {', '.join(f'--{way}' for way in WAYS[1:])}")
+
+    from embedding_expansion.retrieval.index import open_index
+
+    with open_index(given.index) as index:
+        if given.unfinished:
+            return _give_up(index, given.dry_run)
+        where = _condition(index, given)
+        count = index.count(where) if given.dry_run else index.remove(where)
+        left = index.count() - (count if given.dry_run else 0)
+        print(f"{index.location}: {count:,} images {'would be ' if given.dry_run else ''}removed, {left:,} left")
+        if given.paths and count < len(where["path"]):
+            print(f"embex: {len(where['path']) - count:,} of the paths are not in the index", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _condition(index: Index, given: jsonargparse.Namespace) -> dict[str, Any]:
+    if given.paths:
+        return {"path": sorted({os.path.abspath(path) for path in given.paths})}
+    if given.prefix:
+        return {"path_prefix": os.path.join(os.path.abspath(given.prefix), "")}
+    if given.label:
+        return {"label": given.label}
+    from embedding_expansion.inference.inventory import missing
+
+    gone = missing(index)
+    if gone and len(gone) == index.count():
+        raise InvalidInput(
+            f"the files of all {len(gone):,} images are gone, such as {gone[0]}; is a disk not there? If they are "
+            "meant, name their folder with --prefix"
+        )
+    return {"path": gone}
+
+
+def _give_up(index: Index, dry_run: bool) -> int:
+    for key, number in index.unfinished().items():
+        if not dry_run:
+            index.discard(key)
+        print(f"{index.location}: {number:,} images {'would be ' if dry_run else ''}given up: {key}")
+    return 0
