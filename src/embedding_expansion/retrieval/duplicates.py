@@ -17,7 +17,7 @@ THRESHOLD = 0.98
 #: So many pairs are kept, unless more are asked for.
 MOST_PAIRS = 100_000
 #: Rows are compared in squares of this side, and pairs in pieces of so many numbers.
-SIDE, NUMBERS = 2048, 2**22
+SIDE, NUMBERS = 1024, 2**22
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Duplicates:
         similarity: (n,), the cosine to it; NaN where there is none.
     """
 
-    groups: list[Int[np.ndarray, " g"]]
+    groups: list[Int[np.ndarray, " _"]]
     pairs: Int[np.ndarray, "p 2"]
     similarities: Float[np.ndarray, " p"]
     number_of_pairs: int
@@ -172,7 +172,7 @@ def _root(parent: Int[np.ndarray, " n"], row: int) -> int:
     return row
 
 
-def _groups(parent: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " g"]]:
+def _groups(parent: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " _"]]:
     roots = np.array([_root(parent, row) for row in range(len(parent))], np.int64)
     order = np.argsort(roots, kind="stable")
     starts = np.flatnonzero(np.diff(roots[order], prepend=-1))
