@@ -1,4 +1,4 @@
-"""The command line: embex train | evaluate | embed | report | data.
+"""The command line: embex train | evaluate | embed | search | cluster | ...
 
 Nothing heavy is imported before the arguments are known to be right, so that `--help` answers at once.
 """
@@ -20,6 +20,9 @@ COMMANDS = {
     "embed": "embed image files with a trained run",
     "report": "write the report of a run again, as one HTML file",
     "export": "export a trained model for other programs: ONNX, torch.export, safetensors",
+    "search": "find the images of an index that are most like others",
+    "cluster": "group images, or those of an index, into clusters",
+    "duplicates": "find the near-duplicates of an index",
     "data": "list, check and download data sets",
 }
 
