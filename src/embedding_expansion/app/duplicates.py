@@ -72,19 +72,19 @@ def labels_differ(items: list[Item]) -> bool:
 
 
 def _print(found: Duplicates, items: list[Item], threshold: float, *, is_default: bool) -> None:
-    from embedding_expansion.app.tables import table
+    from embedding_expansion.app.tables import count, table
 
     n, inside = len(items), sum(map(len, found.groups))
     print(f"{n:,} images, every two compared; near-duplicates from a similarity of {threshold:g}", end="")
     print(" (the default; --threshold sets another)" if is_default else "")
-    print(f"{_count(len(found.groups), 'group')}, {_count(inside, 'image')}, {_count(found.number_of_pairs, 'pair')}")
+    print(f"{count(len(found.groups), 'group')}, {count(inside, 'image')}, {count(found.number_of_pairs, 'pair')}")
     if found.number_of_pairs:
         print(
             ", ".join(f"from {at:g}: {_pairs_from(found, at)}" for at in STRICTER if at > threshold) or "", end="\n\n"
         )
     for number, group in enumerate(found.groups[:GROUPS], start=1):
         members = [items[row] for row in group]
-        print(f"group {number}: {_count(len(group), 'image')}{', labels differ' if labels_differ(members) else ''}")
+        print(f"group {number}: {count(len(group), 'image')}{', labels differ' if labels_differ(members) else ''}")
         rows = [
             [f"{found.similarity[row]:.4f}", items[row].label or "–", items[row].path]
             for row in group[:MEMBERS].tolist()
@@ -92,7 +92,7 @@ def _print(found: Duplicates, items: list[Item], threshold: float, *, is_default
         print(table(["similarity", "label", "path"], rows, right=(0,)))
         print(f"and {len(group) - MEMBERS:,} more\n" if len(group) > MEMBERS else "")
     if len(found.groups) > GROUPS:
-        print(f"and {_count(len(found.groups) - GROUPS, 'more group')}; --csv writes all of them")
+        print(f"and {count(len(found.groups) - GROUPS, 'more group')}; --csv writes all of them")
     if 2 * inside > n and n >= GROUPS:
         print(
             f"{inside / n:.0%} of the images are near-duplicates by this threshold: this model puts images so close "
@@ -100,14 +100,13 @@ def _print(found: Duplicates, items: list[Item], threshold: float, *, is_default
         )
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _pairs_from(found: Duplicates, threshold: float) -> str:
     """How many pairs reach a higher threshold, as far as the pairs that were kept can tell."""
-    kept, count = len(found.pairs), int((found.similarities >= threshold).sum())
-    return f"more than {count:,} pairs" if count == kept < found.number_of_pairs else _count(count, "pair")
+    from embedding_expansion.app.tables import count
+
+    there = int((found.similarities >= threshold).sum())
+    is_cut = there == len(found.pairs) < found.number_of_pairs
+    return f"more than {there:,} pairs" if is_cut else count(there, "pair")
 
 
 def _write_csv(found: Duplicates, items: list[Item], path: Path) -> None:
@@ -127,7 +126,7 @@ def _write_csv(found: Duplicates, items: list[Item], path: Path) -> None:
 
 def _write_page(found: Duplicates, items: list[Item], index: Index, threshold: float, path: Path) -> None:
     from embedding_expansion.app.pages.copies import SHOWN_GROUPS, SHOWN_MEMBERS, Group, copies_page
-    from embedding_expansion.app.pages.pictures import Album
+    from embedding_expansion.app.pages.pictures import Album, common_folder
     from embedding_expansion.app.pages.rendering import write_page
 
     album = Album(index)
@@ -145,4 +144,5 @@ def _write_page(found: Duplicates, items: list[Item], index: Index, threshold: f
         ("threshold", f"{threshold:g}"),
         ("near-duplicates", f"{sum(map(len, found.groups)):,} images, {found.number_of_pairs:,} pairs"),
     ]
-    write_page(path, copies_page(groups, len(found.groups), facts))
+    folder = common_folder(items[row].path for group in found.groups for row in group)
+    write_page(path, copies_page(groups, len(found.groups), facts, folder))

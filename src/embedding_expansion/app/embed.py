@@ -47,7 +47,7 @@ def _embed(
 ) -> tuple[np.ndarray, tuple[Path, ...]]:
     from embedding_expansion.inference.embedder import Embedder
 
-    files = _image_files(names)
+    files = image_files(names)
     failed = dict[int, str]()
     vectors = Embedder.load(folder, device=device).embed(files, flip=flip, broken=failed)
     broken |= {files[position]: reason for position, reason in failed.items()}
@@ -56,7 +56,7 @@ def _embed(
     return vectors, tuple(file for position, file in enumerate(files) if position not in failed)
 
 
-def _image_files(names: list[Path]) -> list[Path]:
+def image_files(names: list[Path]) -> list[Path]:
     """The files that are named, and the image files in the folders that are named, at any depth."""
     from embedding_expansion.data.images import IMAGE_SUFFIXES
 

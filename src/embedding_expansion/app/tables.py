@@ -27,3 +27,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection
         ).rstrip()
         for line in lines
     )
+
+
+def count(number: int, noun: str) -> str:
+    """How many of what, in words."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, UnknownName
-from embedding_expansion.retrieval.index.vectors import unit_vectors
+from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 
 METHODS = ("hdbscan", "kmeans", "agglomerative")
 
@@ -84,8 +84,7 @@ def cluster(
     if rows.ndim != 2 or len(rows) == 0:
         raise InvalidInput(f"vectors has the shape {rows.shape}; pass a matrix, one row for each image")
     units = unit_vectors(rows, rows.shape[1])
-    chosen, reason = choose(method, k=k, similarity=similarity)
-    _refuse(chosen, k=k, similarity=similarity, min_cluster_size=min_cluster_size)
+    chosen, reason = choose(method, k=k, similarity=similarity, min_cluster_size=min_cluster_size)
     found = _assigned(units, chosen, k, similarity, min_cluster_size, seed)
     numbers, sizes = _numbered(found)
     closeness = _closeness(units, numbers, sizes)
@@ -95,11 +94,30 @@ def cluster(
 
 
 @validates
-def choose(method: str | None, *, k: int | None, similarity: float | None) -> tuple[str, str]:
-    """The method, and why it is the one."""
+def choose(
+    method: str | None = None,
+    *,
+    k: int | None = None,
+    similarity: float | None = None,
+    min_cluster_size: int | None = None,
+) -> tuple[str, str]:
+    """The method that the options of `cluster` ask for, and why it is the one.
+
+    Raises:
+        InvalidInput: they do not go together, or k is below 1.
+        InvalidType: k is no whole number.
+    """
+    if method is not None and method not in METHODS:
+        raise UnknownName("method", method, METHODS)
+    if k is not None:
+        positive(k, "k")
+    chosen, reason = _chosen(method, k, similarity)
+    _refuse(chosen, k=k, similarity=similarity, min_cluster_size=min_cluster_size)
+    return chosen, reason
+
+
+def _chosen(method: str | None, k: int | None, similarity: float | None) -> tuple[str, str]:
     if method is not None:
-        if method not in METHODS:
-            raise UnknownName("method", method, METHODS)
         return method, f"{_IN_WORDS[method]}, as asked for"
     if k is not None:
         return "kmeans", "k-means, because the number of clusters is given"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from embedding_expansion.app.pages.pictures import Picture
 from embedding_expansion.app.pages.rendering import render
+from embedding_expansion.app.tables import count
 
 #: Groups on the page, and pictures of each.
 SHOWN_GROUPS, SHOWN_MEMBERS = 200, 24
@@ -20,17 +21,23 @@ class Group:
     members: list[tuple[float, Picture]]
 
 
-def copies_page(groups: list[Group], number_of_groups: int, facts: list[tuple[str, str]]) -> bytes:
+def copies_page(groups: list[Group], number_of_groups: int, facts: list[tuple[str, str]], folder: str) -> bytes:
     """The page.
 
     Args:
         groups: those that are shown.
         number_of_groups: how many there are.
         facts: about the search, each with its name.
+        folder: which all paths lie in, and which is not said again with each.
     """
-    count = "No near-duplicates"
-    if number_of_groups:
-        count = f"{number_of_groups:,} group{'' if number_of_groups == 1 else 's'} of near-duplicates"
+    title = f"{count(number_of_groups, 'group')} of near-duplicates" if groups else "No near-duplicates"
+    facts = [*facts, ("folder", folder)] if folder else facts
     return render(
-        "copies.html", kicker="Near-duplicates", title=count, facts=facts, groups=groups, total=number_of_groups
+        "copies.html",
+        kicker="Near-duplicates",
+        title=title,
+        facts=facts,
+        groups=groups,
+        total=number_of_groups,
+        above=len(folder),
     )

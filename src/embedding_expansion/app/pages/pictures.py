@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,15 @@ def data_uri(pixels: npt.NDArray[np.uint8], side: int, exact: int) -> str:
 def file_name(path: str) -> str:
     """The last part of a path, or all of it where it ends in a stroke."""
     return os.path.basename(path) or path
+
+
+def common_folder(paths: Iterable[str]) -> str:
+    """The deepest folder that all paths lie in, with a stroke at its end; empty where there is none."""
+    try:
+        folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    except ValueError:  # none at all, or some are absolute and some not
+        return ""
+    return os.path.join(folder, "") if folder else ""
 
 
 def _size(item: Item) -> str:
