@@ -172,6 +172,8 @@ def _print(found: Clustering, items: list[Item], measures: dict[str, float]) -> 
 
     print(f"method: {found.reason}")
     print(f"{len(items):,} images: {len(found.sizes):,} clusters, {found.noise:,} images in none (noise)")
+    if 2 * found.noise > len(items):
+        print("more than half are noise: few groups are dense; --k or a smaller --min_cluster_size takes more in")
     rows = [
         [str(number), f"{size:,}", labels_of(items, found.members(number)) or "–", items[row].path]
         for number, (size, row) in enumerate(zip(found.sizes[:CLUSTERS], found.representatives, strict=False))
