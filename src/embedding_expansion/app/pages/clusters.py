@@ -87,4 +87,4 @@ def labels_of(items: list[Item], rows: Iterable[int]) -> str:
     counts = Counter(label for row in rows if (label := items[row].label) is not None)
     named = [f"{label} {number}" for label, number in counts.most_common(LABELS)]
     others = len(counts) - len(named)
-    return ", ".join(named) + (f" and {count(others, 'other')}" if others else "")
+    return ", ".join(named) + (f" and {count(others, 'other label')}" if others else "")
