@@ -24,6 +24,9 @@ COMMANDS = {
     "index": "embed images into an index that can be searched",
     "add": "add images to an index",
     "remove": "remove images from an index",
+    "search": "find the images of an index that are most like others",
+    "cluster": "group images, or those of an index, into clusters",
+    "duplicates": "find the near-duplicates of an index",
     "info": "what an index holds",
     "data": "list, check and download data sets",
 }

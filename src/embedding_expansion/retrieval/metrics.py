@@ -14,6 +14,7 @@ from torch import Tensor
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidType, UnknownName
 from embedding_expansion.retrieval.inputs import positive_integer, positive_integers
+from embedding_expansion.retrieval.precision import precisions_at_r
 from embedding_expansion.retrieval.relevance import Relevance, relevance
 from embedding_expansion.retrieval.task import Task, refuse_nothing_to_find, retrieval_task
 
@@ -248,24 +249,22 @@ def _counted(block: Relevance, wanted: _Wanted) -> list[Float[Tensor, " block"]]
     """The measures that leave out a query without matches, which gets NaN: 0 / 0."""
     relevant, matches = block.relevant, block.matches.double()
     place = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
-    within = relevant & (place <= block.matches.unsqueeze(1))
-    hits = relevant.cumsum(1, dtype=torch.int32)
     some = torch.where(block.matches > 0, 1.0, torch.nan).double()
     values = [relevant[:, :k].sum(1).double() / k * some for k in wanted.precision_at]
-    values += [within.sum(1) / matches, (hits * within).double().div_(place).sum(1) / matches]
+    values += precisions_at_r(relevant, block.matches)
     more = {"mrr": lambda: some / block.first}
-    more["map"] = lambda: (
-        (hits * relevant).double().div_(place).sum(1).add_(_behind_precision(block, hits[:, -1])) / matches
-    )
+    more["map"] = lambda: _all_precisions(block, place) / matches
     more["ndcg"] = lambda: _gain(block, place) / _ideal_gain(block.matches)
     return values + [more[name]() for name in wanted.more]
 
 
-def _behind_precision(block: Relevance, before: Int[Tensor, " block"]) -> Float[Tensor, " block"]:
-    """The sum of the precisions at the relevant rows that are not among the neighbours looked at."""
+def _all_precisions(block: Relevance, place: Int[Tensor, " k"]) -> Float[Tensor, " block"]:
+    """The sum of the precisions at all relevant rows, also those that are not among the neighbours looked at."""
+    hits = block.relevant.cumsum(1, dtype=torch.int32)
+    near = (hits * block.relevant).double().div_(place).sum(1)
     there = block.behind > 0
-    rank = before.unsqueeze(1) + there.cumsum(1)
-    return (rank * there).double().div_(block.behind.clamp(min=1)).sum(1)
+    rank = hits[:, -1:] + there.cumsum(1)
+    return near + (rank * there).double().div_(block.behind.clamp(min=1)).sum(1)
 
 
 def _gain(block: Relevance, place: Int[Tensor, " k"]) -> Float[Tensor, " block"]:

@@ -53,9 +53,10 @@ def make_folder(path: Path, fill: Callable[[Path], object]) -> None:
     try:
         partial.mkdir()
         fill(partial)
-        for file in partial.iterdir():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
+        for file in partial.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
         partial.replace(path)  # an empty folder that is there already gives way
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror or error}); name another place") from error

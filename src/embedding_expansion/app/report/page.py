@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup, escape
-
+from embedding_expansion.app.pages.rendering import environment
 from embedding_expansion.app.report import overview
 from embedding_expansion.app.report.gallery import Album, Gallery
 from embedding_expansion.app.report.hard_pairs import Selection, select
@@ -37,24 +35,28 @@ def render(run: RunFolder, config: TrainConfig, tested: Tested | None, missing: 
     before: dict[str, Any] = next((entry["before"] for entry in log if isinstance(entry.get("before"), dict)), {})
     data = metrics["data"] if metrics else Path(config.data.name).name if tested is None else tested.job.dataset.name
     broken = metrics["broken_images"] if metrics else []
-    return _template().render(
-        name=run.path.resolve().name,
-        title=overview.title(config, data),
-        facts=overview.facts(config, metrics, log),
-        metrics=metrics,
-        missing=missing,
-        steps=(max((entry["step"] for entry in log), default=0), config.steps),
-        optimistic=config.protocol == "paper",
-        measures=overview.measures(before, metrics or {}),
-        charts=overview.curves(log, metrics["selected_step"] if metrics else None),
-        table=overview.table(log),
-        expansion=config.expansion,
-        config=(run.path / "config.yaml").read_text(encoding="utf-8"),
-        surroundings=overview.surroundings(run.read_environment()),
-        broken=broken[:BROKEN],
-        broken_count=len(broken),
-        gallery=None if tested is None else Gallery(tested),
-        **_hard_pairs(tested),
+    return (
+        environment(TEMPLATES)
+        .get_template("report.html")
+        .render(
+            name=run.path.resolve().name,
+            title=overview.title(config, data),
+            facts=overview.facts(config, metrics, log),
+            metrics=metrics,
+            missing=missing,
+            steps=(max((entry["step"] for entry in log), default=0), config.steps),
+            optimistic=config.protocol == "paper",
+            measures=overview.measures(before, metrics or {}),
+            charts=overview.curves(log, metrics["selected_step"] if metrics else None),
+            table=overview.table(log),
+            expansion=config.expansion,
+            config=(run.path / "config.yaml").read_text(encoding="utf-8"),
+            surroundings=overview.surroundings(run.read_environment()),
+            broken=broken[:BROKEN],
+            broken_count=len(broken),
+            gallery=None if tested is None else Gallery(tested),
+            **_hard_pairs(tested),
+        )
     )
 
 
@@ -68,21 +70,3 @@ def _hard_pairs(tested: Tested | None) -> dict[str, Any]:
             selection = None
     album = None if tested is None else Album(tested.job.train)
     return {"selection": selection, "album": album}
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["include_raw"] = lambda name: Markup((TEMPLATES / name).read_text(encoding="utf-8"))
-    environment.filters["soft"] = _soft
-    return environment.get_template("report.html")
-
-
-def _soft(name: str) -> Markup:
-    """A name that may be broken behind its underscores, not in the middle of a word."""
-    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))

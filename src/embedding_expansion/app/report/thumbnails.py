@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 import torch
-from PIL import Image
 from torch import Tensor
 
+from embedding_expansion.app.pages import pictures
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.errors import DataError
 
@@ -37,9 +34,4 @@ def data_uri(pixels: Tensor) -> str:
     """A uint8 image (c, h, w) as PNG up to 40 pixels, else as JPEG of 96; of other than 1 or 3 channels the first."""
     shown = pixels if pixels.shape[0] in (1, 3) else pixels[:1]
     array = shown.permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
-    picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    kind = "PNG" if max(picture.size) <= EXACT else "JPEG"
-    stream = io.BytesIO()
-    picture.save(stream, kind, optimize=True, **({"quality": 82} if kind == "JPEG" else {}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+    return pictures.data_uri(array[..., 0] if array.shape[2] == 1 else array, SIDE, EXACT)

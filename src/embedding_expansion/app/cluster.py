@@ -1,0 +1,189 @@
+"""embex cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jsonargparse
+
+from embedding_expansion.app.arguments import parse
+from embedding_expansion.errors import DataError, InvalidInput
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from embedding_expansion.inference.clusters import Clustering
+    from embedding_expansion.inference.thresholds import Thresholds
+    from embedding_expansion.retrieval.index import Index, Item
+
+#: Clusters that are printed; all of them stand in the folder.
+CLUSTERS = 20
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is clustered, where it comes from, and what could not be read."""
+
+    name: str
+    items: list[Item]
+    vectors: np.ndarray
+    thresholds: Thresholds
+    index: Index | None
+    broken: dict[str, str]
+
+
+def run(arguments: list[str]) -> int:
+    """Groups images into clusters and writes a folder of them; the exit status is 1 where some could not be read."""
+    given = parse(_options(), arguments)
+    out = Path(given.out)
+
+    from embedding_expansion.app.cluster_folder import write_folder
+    from embedding_expansion.inference.clusters import choose, cluster
+    from embedding_expansion.training.files import check_free
+
+    check_free(out)
+    wanted = {name: given[name] for name in ("method", "k", "similarity", "min_cluster_size")}
+    choose(**wanted)  # refuses what cannot be before anything is embedded
+    with ExitStack() as opened:
+        source = _of_index(given, opened) if _is_index(given.source) else _of_images(given)
+        if given.method == "agglomerative" and given.k is given.similarity is None:
+            wanted["similarity"] = _calibrated(source.thresholds)
+        found = cluster(source.vectors, **wanted, seed=given.seed)
+        measures = measure(source.items, found)
+        _print(found, source.items, measures)
+        left_out = write_folder(out, source.items, found, measures, source.index, source.name, links=given.links)
+    _say_where(out, left_out, links=given.links)
+    for path, reason in source.broken.items():
+        print(f"embex: left out {path}: {reason}", file=sys.stderr)
+    return 1 if source.broken else 0
+
+
+def _options() -> jsonargparse.ArgumentParser:
+    options = jsonargparse.ArgumentParser(
+        prog="embex cluster",
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Groups images, or those of an index, into clusters: a table, folders of links, pages of pictures.",
+    )
+    options.add_argument("source", type=str, nargs="+", help="an index, or image files and folders to look through")
+    options.add_argument("--model", type=str | None, default=None, help="of image files: run folder, or an export")
+    options.add_argument(
+        "--method",
+        type=str | None,
+        default=None,
+        help="kmeans, agglomerative or hdbscan; default: hdbscan, or what --k or --similarity asks for",
+    )
+    options.add_argument("--k", type=int | None, default=None, help="number of clusters: kmeans, agglomerative")
+    options.add_argument(
+        "--similarity",
+        type=float | None,
+        default=None,
+        help='agglomerative: join clusters down to this similarity; default: the calibrated "same or not"',
+    )
+    options.add_argument(
+        "--min_cluster_size", type=int | None, default=None, help="hdbscan: fewest images of a cluster; default: 5"
+    )
+    options.add_argument("--seed", type=int, default=0, help="of kmeans")
+    options.add_argument("--out", type=str, default="clusters", help="folder to make")
+    options.add_argument("--links", type=bool, default=True, help="a folder of symbolic links for each cluster")
+    options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    return options
+
+
+def _is_index(names: list[str]) -> bool:
+    return len(names) == 1 and ("://" in names[0] or (Path(names[0]) / "index.sqlite").exists())
+
+
+def _of_index(given: jsonargparse.Namespace, opened: ExitStack) -> _Source:
+    from embedding_expansion.inference.collection import NOTE
+    from embedding_expansion.inference.gathering import gathered
+    from embedding_expansion.inference.thresholds import thresholds_of_json
+    from embedding_expansion.retrieval.index import open_index
+
+    if given.model is not None:
+        raise InvalidInput(f"{given.source[0]} is an index, which has its vectors already; leave --model out")
+    index = opened.enter_context(open_index(given.source[0]))
+    items, vectors = gathered(index)
+    return _Source(index.location, items, vectors, thresholds_of_json(index.notes.get(NOTE, {})), index, {})
+
+
+def _of_images(given: jsonargparse.Namespace) -> _Source:
+    from embedding_expansion.inference.embedder import Embedder
+    from embedding_expansion.retrieval.index import Item
+
+    if given.model is None:
+        raise InvalidInput(
+            f"{', '.join(given.source)} is no index, and to embed images a model is needed; pass --model RUN, a run "
+            "folder or an export"
+        )
+    items = [Item(path, label) for path, label in _labelled([Path(name) for name in given.source]).items()]
+    embedder, failed = Embedder.load(given.model, device=given.device), dict[int, str]()
+    vectors = embedder.embed([item.path for item in items], broken=failed)
+    if len(failed) == len(items):
+        raise DataError(f"not one of {len(items)} images can be read; the first: {failed[0]}")
+    read = [item for position, item in enumerate(items) if position not in failed]
+    broken = {items[position].path: reason for position, reason in failed.items()}
+    return _Source(", ".join(given.source), read, vectors, embedder.thresholds, None, broken)
+
+
+def _labelled(names: list[Path]) -> dict[str, str | None]:
+    """The images that are named; those that lie deeper in a named folder are labelled by the folder they lie in."""
+    from embedding_expansion.data.finding import find_images
+
+    return {os.path.abspath(file.path): file.folder for file in find_images(names)}
+
+
+def _calibrated(thresholds: Thresholds) -> float:
+    threshold = thresholds.get("same or not")
+    if threshold is None:
+        raise InvalidInput(
+            "agglomerative needs --k or --similarity where no threshold was calibrated; pass one, or take --method "
+            "hdbscan, which needs none"
+        )
+    print(f"joining down to a similarity of {threshold.value:.3f}, which was calibrated for same or not")
+    return threshold.value
+
+
+def measure(items: list[Item], found: Clustering) -> dict[str, float]:
+    """How well the clusters are the labels, over the images that have one; empty where there are not two labels."""
+    from embedding_expansion.retrieval.clustering import partition_metrics
+
+    labels = [item.label for item in items]
+    rows = [row for row, label in enumerate(labels) if label is not None]
+    names = {label: number for number, label in enumerate(dict.fromkeys(labels[row] for row in rows))}
+    if len(names) < 2:
+        return {}
+    measures = partition_metrics([names[labels[row]] for row in rows], found.cluster[rows])
+    return {"images with a label": len(rows), "labels": len(names)} | measures
+
+
+def _print(found: Clustering, items: list[Item], measures: dict[str, float]) -> None:
+    from embedding_expansion.app.pages.clusters import labels_of
+    from embedding_expansion.app.tables import table
+
+    print(f"method: {found.reason}")
+    print(f"{len(items):,} images: {len(found.sizes):,} clusters, {found.noise:,} images in none (noise)")
+    if 2 * found.noise > len(items):
+        print("more than half are noise: few groups are dense; --k or a smaller --min_cluster_size takes more in")
+    rows = [
+        [str(number), f"{size:,}", labels_of(items, found.members(number)) or "–", items[row].path]
+        for number, (size, row) in enumerate(zip(found.sizes[:CLUSTERS], found.representatives, strict=False))
+    ]
+    if rows:
+        print(table(["cluster", "images", "labels", "representative"], rows, right=(0, 1)))
+    if len(found.sizes) > CLUSTERS:
+        print(f"and {len(found.sizes) - CLUSTERS:,} more")
+    if measures:
+        values = ", ".join(f"{name.upper()} {measures[name]:.3f}" for name in ("nmi", "ami", "ari", "f1"))
+        print(f"against {measures['labels']:,} labels of {measures['images with a label']:,} images: {values}")
+
+
+def _say_where(out: Path, left_out: int, *, links: bool) -> None:
+    print(f"written: {out / 'index.html'}, clusters.csv{' and members/, folders of links' if links else ''}")
+    if left_out:
+        print(f"{left_out:,} images are not where the index says, so there is no link to them")

@@ -1,0 +1,93 @@
+"""What embex cluster writes: a table, a folder of links for each cluster, and pages; all of it at once, or nothing."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from pathlib import Path
+
+from embedding_expansion.app.pages.clusters import name_of, write_pages
+from embedding_expansion.app.pages.pictures import Album, file_name
+from embedding_expansion.inference.clusters import Clustering
+from embedding_expansion.retrieval.index import Index, Item
+from embedding_expansion.training.files import make_folder
+
+NAME_BYTES = 255  # of the longest file name
+
+
+def write_folder(
+    out: Path,
+    items: list[Item],
+    found: Clustering,
+    measures: dict[str, float],
+    index: Index | None,
+    source: str,
+    *,
+    links: bool,
+) -> int:
+    """Writes the folder.
+
+    Args:
+        out: which is new or empty.
+        items: that were clustered.
+        found: their clusters.
+        measures: against the labels; empty where there are none.
+        index: which the items are of.
+        source: what was clustered, in words.
+        links: whether there is a folder of links for each cluster.
+
+    Returns:
+        How many links were left out because there is no such file.
+
+    Raises:
+        RunError: something is there already, or it cannot be written.
+    """
+    left_out = 0
+
+    def fill(folder: Path) -> None:
+        nonlocal left_out
+        _write_table(folder / "clusters.csv", items, found)
+        write_pages(folder, items, found, Album(index), measures, source)
+        if links:
+            (folder / "members").mkdir()
+            for number in range(-1 if found.noise else 0, len(found.sizes)):
+                paths = [items[row].path for row in found.members(number)]
+                left_out += _link(folder / "members" / name_of(number, len(found.sizes)), paths)
+
+    make_folder(out, fill)
+    return left_out
+
+
+def _write_table(path: Path, items: list[Item], found: Clustering) -> None:
+    representatives = set(found.representatives.tolist())
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "cluster", "similarity", "is_representative", "label"])
+        for row, (item, number) in enumerate(zip(items, found.cluster.tolist(), strict=True)):
+            closeness = "" if number < 0 else f"{found.similarity[row]:.6f}"
+            writer.writerow([item.path, number, closeness, str(row in representatives).lower(), item.label])
+
+
+def _link(folder: Path, paths: list[str]) -> int:
+    """A folder of symbolic links, each called as its file is; returns how many files are not there."""
+    folder.mkdir()
+    missing, taken, given = 0, set[str](), Counter[str]()
+    for path in map(os.path.abspath, paths):
+        if not os.path.lexists(path):
+            missing += 1
+            continue
+        name = own = file_name(path)
+        while name in taken:
+            given[own] += 1
+            name = _numbered(own, given[own] + 1)
+        taken.add(name)
+        os.symlink(path, folder / name)
+    return missing
+
+
+def _numbered(name: str, number: int) -> str:
+    """The name with a number before its ending, cut where it would be too long for a file."""
+    stem, ending = os.path.splitext(name)
+    behind = os.fsencode(f"-{number}{ending}")
+    return os.fsdecode(os.fsencode(stem)[: NAME_BYTES - len(behind)] + behind)

@@ -1,0 +1,53 @@
+"""From templates to a page, and to a file; needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from embedding_expansion.training.files import write_atomically
+
+_OWN = Path(__file__).parent / "templates"
+_REPORT = Path(__file__).parents[1] / "report" / "templates"
+
+
+def environment(*folders: Path) -> jinja2.Environment:
+    """What renders the templates of some folders: whatever comes in is escaped, and a name that is missing an error."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+    def include_raw(name: str) -> Markup:
+        (path,) = [folder / name for folder in folders if (folder / name).exists()]
+        return Markup(path.read_text(encoding="utf-8"))
+
+    made.globals["include_raw"] = include_raw
+    made.filters["soft"] = _soft
+    return made
+
+
+def render(template: str, **content: Any) -> bytes:
+    """One of this folder's pages, in the style of the report."""
+    page = environment(_OWN, _REPORT).get_template(template).render(**content)
+    return page.encode("utf-8", "replace")  # the name of a file may be no text
+
+
+def write_page(path: Path, page: bytes) -> None:
+    """Writes it at once.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    write_atomically(path, lambda partial: partial.write_bytes(page))
+
+
+def _soft(name: str) -> Markup:
+    """A name that may be broken behind its underscores, not in the middle of a word."""
+    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))

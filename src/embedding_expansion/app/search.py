@@ -1,0 +1,206 @@
+"""embex search."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonargparse
+
+from embedding_expansion.app.arguments import parse
+from embedding_expansion.errors import DataError, InvalidInput, StoreError
+
+if TYPE_CHECKING:
+    from embedding_expansion.inference.collection import Answer, Collection
+    from embedding_expansion.retrieval.index import Index
+    from embedding_expansion.retrieval.threshold import Threshold
+
+STDIN = "-"
+NOTHING = "no image of the index has this label and prefix"
+
+
+def run(arguments: list[str]) -> int:
+    """Finds the images of an index that are closest to others; the exit status is 1 where some could not be read."""
+    given = parse(_options(), arguments)
+
+    from embedding_expansion.inference.collection import Collection
+    from embedding_expansion.retrieval.index.vectors import positive
+    from embedding_expansion.training.files import check_place
+
+    positive(given.k, "k")
+    for place in (given.html, given.json):
+        if place not in (None, STDIN):
+            check_place(Path(place))
+    queries = _read(given.images)
+    with Collection.open(given.index, device=given.device) as collection:
+        if not collection.index.count():
+            raise StoreError(f"{collection.index.location} holds no images; add some: embex add")
+        broken = dict[int, str]()
+        answers = _answers(collection, queries, given, broken)
+        threshold = collection.thresholds.get("known or unknown")
+        if given.json != STDIN:
+            _print(answers, threshold, given)
+        if given.json is not None:
+            _write_json(answers, broken, threshold, given)
+        if given.html is not None:
+            _write_page(collection, queries, answers, threshold, given)
+    for position, reason in broken.items():
+        print(f"embex: left out {given.images[position]}: {reason}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _options() -> jsonargparse.ArgumentParser:
+    options = jsonargparse.ArgumentParser(
+        prog="embex search",
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Finds the images of an index that are most like others.",
+    )
+    options.add_argument("index", type=str, help="folder or postgresql:// URL of an index")
+    options.add_argument("images", type=str, nargs="+", help="image files to search for; - reads one from stdin")
+    options.add_argument("-k", "--k", type=int, default=10, help="matches for each image")
+    options.add_argument("--qe", type=int, default=0, help="query expansion: mix in so many of the closest; 0 for none")
+    options.add_argument("--alpha", type=float, default=3.0, help="weigh them by their similarity to this power")
+    options.add_argument("--label", type=str | None, default=None, help="find only images with this label")
+    options.add_argument("--prefix", type=str | None, default=None, help="find only images whose path starts so")
+    options.add_argument("--html", type=str | None, default=None, help="write a page with pictures to this file")
+    options.add_argument("--json", type=str | None, default=None, help="write JSON to this file; - for stdout")
+    options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    return options
+
+
+def _read(names: list[str]) -> list[Path | bytes]:
+    """The queries: files that are there, and at most once what stdin holds."""
+    if names.count(STDIN) > 1:
+        raise InvalidInput("stdin holds one image; pass - once")
+    for name in names:
+        if name != STDIN and not Path(name).is_file():
+            what = "is a folder" if Path(name).is_dir() else "is not there"
+            raise DataError(f"the image {name} {what}; pass image files to search for")
+    return [sys.stdin.buffer.read() if name == STDIN else Path(name) for name in names]
+
+
+def _answers(
+    collection: Collection, queries: list[Path | bytes], given: jsonargparse.Namespace, broken: dict[int, str]
+) -> list[tuple[int, Answer]]:
+    """The position of each query that can be read, and what was found."""
+    vectors = collection.embedder.embed(queries, broken=broken)
+    if len(broken) == len(queries):
+        raise DataError(f"not one of {len(queries)} images can be read; the first: {broken[0]}")
+    where = {"label": given.label} if given.label is not None else {}
+    if given.prefix is not None:
+        where["path_prefix"] = full_prefix(given.prefix)
+    found = collection.search(vectors, given.k, qe=given.qe, alpha=given.alpha, where=where)
+    read = [position for position in range(len(queries)) if position not in broken]
+    return list(zip(read, found, strict=True))
+
+
+def full_prefix(given: str) -> str:
+    """The beginning of a path as paths stand in an index: absolute; a folder's own name ends there."""
+    is_folder = given.endswith(os.sep) or os.path.isdir(given)
+    return os.path.join(os.path.abspath(given), "") if is_folder else os.path.abspath(given)
+
+
+def verdict(known: bool | None, threshold: Threshold | None) -> str:
+    """Whether the collection knows the query, in words; empty where no threshold was calibrated."""
+    if known is None or threshold is None:
+        return ""
+    if known:
+        return f"known: its closest match reaches the calibrated threshold {threshold.value:.3f}"
+    return f"unknown: nothing reaches the calibrated threshold {threshold.value:.3f}; the closest, for what it is worth"
+
+
+def _print(answers: list[tuple[int, Answer]], threshold: Threshold | None, given: jsonargparse.Namespace) -> None:
+    from embedding_expansion.app.tables import plain, table
+
+    for position, answer in answers:
+        told = [plain(_called(given.images[position])), verdict(answer.known, threshold)]
+        print(": ".join(part for part in told if part))
+        rows = [
+            [str(rank), f"{match.similarity:.4f}", match.item.label or "–", match.item.path]
+            for rank, match in enumerate(answer.matches, start=1)
+        ]
+        print(table(["rank", "similarity", "label", "path"], rows, right=(0, 1)) if rows else NOTHING, end="\n\n")
+    if given.qe:
+        print(f"The similarities are those to each query with its {given.qe} closest images mixed in.")
+
+
+def _called(name: str) -> str:
+    return "image from stdin" if name == STDIN else name
+
+
+def _write_json(
+    answers: list[tuple[int, Answer]],
+    broken: dict[int, str],
+    threshold: Threshold | None,
+    given: jsonargparse.Namespace,
+) -> None:
+    from embedding_expansion.training.files import write_atomically
+
+    content = {
+        "k": given.k,
+        "qe": given.qe,
+        "alpha": given.alpha,
+        "threshold": None if threshold is None else threshold.value,
+        "queries": [_as_json(given.images[position], answer) for position, answer in answers],
+        "broken": [{"query": given.images[position], "reason": reason} for position, reason in broken.items()],
+    }
+    text = json.dumps(content, indent=2) + "\n"  # in ASCII, which holds file names that are no text as well
+    if given.json == STDIN:
+        print(text, end="")
+    else:
+        write_atomically(Path(given.json), lambda partial: partial.write_text(text, encoding="ascii"))
+
+
+def _as_json(name: str, answer: Answer) -> dict[str, Any]:
+    matches = [
+        {
+            "rank": rank,
+            "similarity": match.similarity,
+            "label": match.item.label,
+            "path": match.item.path,
+            "id": match.item.id,
+            "metadata": dict(match.item.metadata),
+        }
+        for rank, match in enumerate(answer.matches, start=1)
+    ]
+    return {"query": name, "known": answer.known, "matches": matches}
+
+
+def _write_page(
+    collection: Collection,
+    queries: list[Path | bytes],
+    answers: list[tuple[int, Answer]],
+    threshold: Threshold | None,
+    given: jsonargparse.Namespace,
+) -> None:
+    from embedding_expansion.app.pages.answers import Shown, answers_page
+    from embedding_expansion.app.pages.pictures import Album, file_name, uri_of
+    from embedding_expansion.app.pages.rendering import write_page
+
+    album, index = Album(collection.index), collection.index
+    shown = [
+        Shown(
+            file_name(_called(given.images[position])),
+            uri_of(queries[position]),
+            answer.known,
+            verdict(answer.known, threshold),
+            [(match.similarity, album[match.item]) for match in answer.matches],
+        )
+        for position, answer in answers
+    ]
+    conditions = [f"label {given.label}"] if given.label is not None else []
+    conditions += [f"paths that start with {full_prefix(given.prefix)}"] if given.prefix is not None else []
+    facts = [("index", index.location), ("images", f"{index.count():,}"), ("search", _exactness(index))]
+    facts += [("query expansion", f"{given.qe} images, alpha {given.alpha:g}")] if given.qe else []
+    facts += [("only", ", ".join(conditions))] if conditions else []
+    write_page(Path(given.html), answers_page(shown, facts))
+    if given.json != STDIN:
+        print(f"page: {given.html}")
+
+
+def _exactness(index: Index) -> str:
+    return "exact" if index.recall is None else f"{index.kind}, finds {index.recall.value:.1%} of the closest"

@@ -1,0 +1,184 @@
+"""Clusters of a collection: which image is in which, how close it is to the centre, and what stands for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from embedding_expansion.core.validation import validates
+from embedding_expansion.errors import InvalidInput, UnknownName
+from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
+
+METHODS = ("hdbscan", "kmeans", "agglomerative")
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Clusters, the largest first.
+
+    Attributes:
+        cluster: (n,), the number of each row's cluster, 0 for the largest, of equally large ones for the one with the
+            first row; -1 is noise.
+        similarity: (n,), the cosine to the centre of its cluster, which is the mean of its unit rows; NaN for noise.
+        sizes: (c,), how many rows each cluster has.
+        representatives: (c,), the row that is closest to the centre of each, the first of equals.
+        method: one of `METHODS`.
+        reason: how it was chosen, as a sentence.
+    """
+
+    cluster: Int[np.ndarray, " n"]
+    similarity: Float[np.ndarray, " n"]
+    sizes: Int[np.ndarray, " c"]
+    representatives: Int[np.ndarray, " c"]
+    method: str
+    reason: str
+
+    @property
+    def noise(self) -> int:
+        """How many rows are in no cluster."""
+        return int((self.cluster < 0).sum())
+
+    def members(self, number: int) -> Int[np.ndarray, " _"]:
+        """The rows of a cluster, the closest to its centre first, equally close ones in order; -1 for the noise."""
+        rows = np.flatnonzero(self.cluster == number)
+        return rows if number < 0 else rows[np.argsort(-self.similarity[rows], kind="stable")]
+
+
+@validates
+def cluster(
+    vectors: np.ndarray,
+    *,
+    method: str | None = None,
+    k: int | None = None,
+    similarity: float | None = None,
+    min_cluster_size: int | None = None,
+    seed: int = 0,
+) -> Clustering:
+    """Clusters vectors by their directions.
+
+    Args:
+        vectors: (n, d), floating-point, of any norm.
+        method: "kmeans", "agglomerative" (average linkage) or "hdbscan". By default k-means where k is given,
+            agglomerative where a similarity is, and else hdbscan, which finds out how many clusters there are and
+            leaves what belongs to none as noise.
+        k: how many clusters, for k-means and agglomerative. Equal rows can leave fewer.
+        similarity: for agglomerative instead of k: clusters less alike than this are not joined.
+        min_cluster_size: for hdbscan: the fewest rows of a cluster, 5 by default.
+        seed: of k-means; the others draw nothing.
+
+    Raises:
+        InvalidInput: an option that the method has no use for, one that it lacks, one out of its range, or vectors that
+            are no matrix of finite rows other than zero.
+        InvalidType: vectors or numbers of another kind.
+
+    Example:
+        >>> turns = np.array([0.0, 0.1, 0.2, 2.0])
+        >>> found = cluster(np.stack([np.cos(turns), np.sin(turns)], axis=1), k=2)
+        >>> found.cluster.tolist(), found.representatives.tolist(), found.reason
+        ([0, 0, 0, 1], [1, 3], 'k-means, because the number of clusters is given')
+    """
+    rows = np.asarray(vectors)
+    if rows.ndim != 2 or len(rows) == 0:
+        raise InvalidInput(f"vectors has the shape {rows.shape}; pass a matrix, one row for each image")
+    units = unit_vectors(rows, rows.shape[1])
+    chosen, reason = choose(method, k=k, similarity=similarity, min_cluster_size=min_cluster_size)
+    found = _assigned(units, chosen, k, similarity, min_cluster_size, seed)
+    numbers, sizes = _numbered(found)
+    closeness = _closeness(units, numbers, sizes)
+    order = np.lexsort((np.arange(len(units)), -closeness, numbers))
+    first = order[np.searchsorted(numbers[order], np.arange(len(sizes)))]
+    return Clustering(numbers, closeness, sizes, first, chosen, reason)
+
+
+@validates
+def choose(
+    method: str | None = None,
+    *,
+    k: int | None = None,
+    similarity: float | None = None,
+    min_cluster_size: int | None = None,
+) -> tuple[str, str]:
+    """The method that the options of `cluster` ask for, and why it is the one.
+
+    Raises:
+        InvalidInput: they do not go together, or k is below 1.
+        InvalidType: k is no whole number.
+    """
+    if method is not None and method not in METHODS:
+        raise UnknownName("method", method, METHODS)
+    if k is not None:
+        positive(k, "k")
+    chosen, reason = _chosen(method, k, similarity)
+    _refuse(chosen, k=k, similarity=similarity, min_cluster_size=min_cluster_size)
+    return chosen, reason
+
+
+def _chosen(method: str | None, k: int | None, similarity: float | None) -> tuple[str, str]:
+    if method is not None:
+        return method, f"{_IN_WORDS[method]}, as asked for"
+    if k is not None:
+        return "kmeans", "k-means, because the number of clusters is given"
+    if similarity is not None:
+        return "agglomerative", "agglomerative, because the least similarity within clusters is given"
+    return "hdbscan", (
+        "hdbscan, because the number of clusters is not given: it finds dense groups and leaves the rest as noise"
+    )
+
+
+_IN_WORDS = {"kmeans": "k-means", "agglomerative": "agglomerative", "hdbscan": "hdbscan"}
+_USES = {"kmeans": ("k",), "agglomerative": ("k", "similarity"), "hdbscan": ("min_cluster_size",)}
+
+
+def _refuse(method: str, **options: Any) -> None:
+    for name, value in options.items():
+        if value is not None and name not in _USES[method]:
+            raise InvalidInput(
+                f"{name} is {value}, but {_IN_WORDS[method]} has no use for it, only for {' or '.join(_USES[method])}; "
+                "leave it out, or name another method"
+            )
+    if method == "kmeans" and options["k"] is None:
+        raise InvalidInput("k-means needs k, the number of clusters; pass it, or take hdbscan, which finds it out")
+
+
+def _assigned(
+    units: Float[np.ndarray, "n d"],
+    method: str,
+    k: int | None,
+    similarity: float | None,
+    min_cluster_size: int | None,
+    seed: int,
+) -> Int[np.ndarray, " n"]:
+    from embedding_expansion.retrieval import clustering, kmeans  # torch, scikit-learn
+
+    if method == "kmeans":
+        assert k is not None  # _refuse has seen to it
+        return kmeans.kmeans(units, k, seed=seed).assignment.numpy()
+    if method == "agglomerative":
+        return clustering.agglomerative(units, k=k, similarity=similarity).numpy()
+    return clustering.hdbscan(units, min_cluster_size=5 if min_cluster_size is None else min_cluster_size).numpy()
+
+
+def _numbered(found: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " c"]]:
+    """Clusters numbered by their size, and how large each is."""
+    names, first, place, sizes = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
+    kept = np.flatnonzero(names >= 0)
+    order = kept[np.lexsort((first[kept], -sizes[kept]))]
+    number = np.full(len(names), -1)
+    number[order] = np.arange(len(order))
+    return number[place], sizes[order]
+
+
+def _closeness(
+    units: Float[np.ndarray, "n d"], numbers: Int[np.ndarray, " n"], sizes: Int[np.ndarray, " c"]
+) -> Float[np.ndarray, " n"]:
+    """The cosine of each row to the mean of its cluster."""
+    closeness = np.full(len(units), np.nan)
+    order = np.argsort(numbers, kind="stable")[int((numbers < 0).sum()) :]
+    for rows in np.split(order, np.cumsum(sizes)[:-1]) if len(sizes) else []:
+        members = units[rows].astype(np.float64)
+        centre = members.mean(axis=0)
+        closeness[rows] = members @ centre / max(float(np.linalg.norm(centre)), 1e-12)
+    return closeness
