@@ -93,7 +93,7 @@ def read_vectors(path: Path) -> Vectors:
     """
     rows, arrays = read_rows(path)
     if "labels" not in arrays:
-        raise DataError(f"{path} holds no labels; add the class of each row")
+        raise DataError(f"{path} holds no labels; it needs embeddings (or features) and labels")
     names, labels = _classes(path, arrays["labels"], len(rows))
     is_train = _is_train(path, arrays["split"], len(rows)) if "split" in arrays else None
     called = _texts(path, arrays["names"], len(rows)) if "names" in arrays else None

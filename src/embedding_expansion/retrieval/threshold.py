@@ -81,8 +81,9 @@ class Threshold:
         )
 
     def to_json(self) -> str:
-        """One JSON object, with the attributes as keys."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        """One JSON object, with the attributes as keys; without `data` where that is None."""
+        content = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(content, indent=2) + "\n"
 
     @classmethod
     @validates

@@ -19,6 +19,8 @@ T = TypeVar("T")
 # Seconds to wait before a lost connection is made again.
 WAITS = (0.0, 0.2, 1.0, 3.0)
 CONNECT_SECONDS = 10
+# Seconds between tries to take the right to write: the server needs a moment to notice that a process was killed.
+LOCK_WAITS = (0.0, 0.1, 0.4)
 
 
 class Connection:
@@ -99,9 +101,12 @@ class Connection:
         return self._connection
 
     def _lock(self, cursor: Cursor) -> None:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (self.address.schema,))
-        if not cursor.fetchone()[0]:  # type: ignore[index]
-            raise StoreError(f"{self.address.shown} is being written by another process; wait for it to end")
+        for wait in LOCK_WAITS:
+            time.sleep(wait)
+            cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (self.address.schema,))
+            if cursor.fetchone()[0]:  # type: ignore[index]
+                return
+        raise StoreError(f"{self.address.shown} is being written by another process; wait for it to end")
 
     def _refused(self, error: Exception) -> StoreError:
         message = self.address.without_password(error)
