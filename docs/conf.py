@@ -16,8 +16,7 @@ project = "embedding-expansion"
 version = release = embedding_expansion.__version__
 copyright = "The embedding-expansion authors, MIT licence"
 
-extensions = ["myst_parser", *(f"sphinx.ext.{name}" for name in ("autodoc", "napoleon", "viewcode"))]
-extensions += ["docstrings", "contents", "commands"]  # of _ext/
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docstrings", "contents", "commands"]
 exclude_patterns = ["_build", "_ext", "drawing"]
 
 # Markdown as GitHub reads it; links to headings are checked.
@@ -42,7 +41,7 @@ nitpick_ignore_regex = [
         r"(np|npt|numpy|torch|nn|jaxtyping|os|pathlib|collections\.abc)\..+|ndarray|Tensor|Float|Int|Bool|Path",
     ),
     ("py:class", r"'[a-z ]+'"),  # the shape in an annotation
-    ("py:class", r"ImageTransform|Manifest|Network|Store|Tested"),
+    ("py:class", r"ImageTransform|Manifest|Network|Square|Store|Tested"),
 ]
 
 html_theme = "furo"

@@ -12,7 +12,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from embedding_expansion.app.cli import COMMANDS, main
 
-WIDTH = 96
+WIDTH = 84
 
 
 class Commands(SphinxDirective):
