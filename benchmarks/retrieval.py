@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import harness
-from embedding_expansion.retrieval.kmeans import move_centers, nearest_center
+from embedding_expansion.retrieval.centers import nearest_center
+from embedding_expansion.retrieval.kmeans import move_centers
 from embedding_expansion.retrieval.metrics import retrieval_metrics
 from harness import Race, Ratio, Step, ratio, table
 from limits import Beat, attempt
