@@ -91,7 +91,7 @@ class Counting:
             if self._symmetric
             else [_Block(part, number[task.gallery_classes[part]]) for part in torch.split(order, BLOCK)]
         )
-        # Half a step more, lest the rows of the table lie at a power of two, where they displace each other in the cache.
+        # Half a step more, lest rows lie at powers of two from each other and share few places in the cache.
         width = (-(-min(BLOCK, len(order)) // native.STEP) + 0.5) * native.STEP
         # A sum of d products is off by d roundings at most, and by a few times their root where they do not conspire.
         d = task.gallery.shape[1]
