@@ -181,3 +181,19 @@ def test_products_that_are_rounded_to_bfloat16_are_ranked_not_counted() -> None:
     finally:
         torch.set_float32_matmul_precision(before)
     assert counting.countable(task)
+
+
+def test_a_variable_turns_the_kernels_off_and_others_than_these_are_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    native.library.cache_clear()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("EMBEX_NATIVE", "0")
+            assert not native.available(CPU)
+        native.library.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "Choice", native.Tile)
+            assert not native.available(CPU)
+    finally:
+        native.library.cache_clear()
+    assert native.available(CPU)
+    assert not native.available(torch.device("meta"))
