@@ -31,9 +31,9 @@ def library() -> ctypes.CDLL | None:
     with contextlib.suppress(OSError, AttributeError):
         found = ctypes.CDLL(str(path))
         # Compiled from other sources than these, as after an update in place, it would read other structures.
-        sizes = (ctypes.c_int64 * 3)()
+        sizes = (ctypes.c_int64 * 4)()
         found.sizes(sizes)
-        if list(sizes) == [ctypes.sizeof(kind) for kind in (Tile, Relevant, Choice)]:
+        if list(sizes) == [ctypes.sizeof(kind) for kind in (Tile, Relevant, Choice, Walk)]:
             return found
     return None
 
@@ -110,9 +110,23 @@ class Choice(ctypes.Structure):
     )
 
 
-def call(name: str, given: Tile | Relevant | Choice, dtype: torch.dtype) -> None:
+class Walk(ctypes.Structure):
+    """A graph, and where walks on it begin."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("starts", "column", "weight", "source", "solution")),
+        ("count", ctypes.c_int64),
+        ("eights", ctypes.c_int32),
+        ("max_iterations", ctypes.c_int32),
+        ("alpha", ctypes.c_double),
+        ("tolerance", ctypes.c_double),
+    )
+
+
+def call(name: str, given: Tile | Relevant | Choice | Walk, dtype: torch.dtype) -> None:
     """Runs one of the kernels, by as many threads as torch uses. What `given` points to must be contiguous."""
-    getattr(library(), f"{name}_{_TYPES[dtype]}")(ctypes.byref(given), torch.get_num_threads())
+    if not getattr(library(), f"{name}_{_TYPES[dtype]}")(ctypes.byref(given), torch.get_num_threads()):
+        raise MemoryError(f"there is no memory left to {name}")
 
 
 def pointer(tensor: Tensor | None) -> int | None:

@@ -15,6 +15,7 @@
 #define I int64_t
 #include "product.h"
 #include "count.h"
+#include "walk.h"
 #undef TYPE
 #undef T
 #undef I

@@ -70,6 +70,6 @@ TARGET static int FN(choose_task)(void *given, int32_t number) {
   return 1;
 }
 
-TARGET static void FN(choose)(Choice *c, int32_t threads) {
-  share(FN(choose_task), c, (int32_t)((c->count + ROWS - 1) / ROWS), threads);
+TARGET static int FN(choose)(Choice *c, int32_t threads) {
+  return share(FN(choose_task), c, (int32_t)((c->count + ROWS - 1) / ROWS), threads);
 }

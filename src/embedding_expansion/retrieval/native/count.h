@@ -102,10 +102,10 @@ TARGET static int FN(count_task)(void *given, int32_t number) {
   return 1;
 }
 
-TARGET static void FN(count)(Tile *t, int32_t threads) {
+TARGET static int FN(count)(Tile *t, int32_t threads) {
   int64_t row_tasks = t->left.levels ? (t->left.count + ROWS - 1) / ROWS : 0;
   int64_t column_tasks = t->both && t->right.levels ? (t->right.count + STEP - 1) / STEP : 0;
-  share(FN(count_task), t, (int32_t)(row_tasks + column_tasks), threads);
+  return share(FN(count_task), t, (int32_t)(row_tasks + column_tasks), threads);
 }
 
 TARGET static int FN(similarities_task)(void *given, int32_t number) {
@@ -120,6 +120,6 @@ TARGET static int FN(similarities_task)(void *given, int32_t number) {
   return 1;
 }
 
-TARGET static void FN(similarities)(Relevant *r, int32_t threads) {
-  share(FN(similarities_task), r, (int32_t)((r->count + ROWS - 1) / ROWS), threads);
+TARGET static int FN(similarities)(Relevant *r, int32_t threads) {
+  return share(FN(similarities_task), r, (int32_t)((r->count + ROWS - 1) / ROWS), threads);
 }

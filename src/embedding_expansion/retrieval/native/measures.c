@@ -1,9 +1,10 @@
-/* Two passes over tables of inner products that torch reads too slowly: how many gallery rows come before each relevant
-   one, and which centre is nearest. Plain C, called on pointers: it knows neither Python nor torch. Compiled for several
+/* What torch and scipy are slow at: how many gallery rows come before each relevant one and which centre is nearest, read
+   off tables of inner products, and a walk on a graph. Plain C, called on pointers: it knows neither Python nor torch. Compiled for several
    instruction sets; which one runs is decided when it is called. */
 
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "../../core/search/native/threads.h"
@@ -57,6 +58,18 @@ typedef struct {
   int64_t looked_at; /* counts the distances that had to be taken */
 } Choice;
 
+/* A walk on a graph from several sources, eight of them interleaved at a time. */
+typedef struct {
+  const int64_t *starts; /* count + 1: where the edges of a row begin */
+  const int32_t *column;
+  const double *weight;
+  const double *source; /* eights x count x 8 */
+  double *solution;     /* the same */
+  int64_t count;
+  int32_t eights, max_iterations;
+  double alpha, tolerance;
+} Walk;
+
 #define PASTE_(name, type, set) name##_##type##_##set
 #define PASTE(name, type, set) PASTE_(name, type, set)
 #define FN(name) PASTE(name, TYPE, SET)
@@ -98,19 +111,22 @@ static int32_t set_in_use(void) {
 #ifdef SEVERAL_SETS
 #define CHOOSE(name, type, ...)                                    \
   switch (set_in_use()) {                                          \
-    case 2: PASTE(name, type, avx512)(__VA_ARGS__); break;         \
-    case 1: PASTE(name, type, avx2)(__VA_ARGS__); break;           \
-    default: PASTE(name, type, plain)(__VA_ARGS__);                \
+    case 2: return PASTE(name, type, avx512)(__VA_ARGS__);         \
+    case 1: return PASTE(name, type, avx2)(__VA_ARGS__);           \
+    default: return PASTE(name, type, plain)(__VA_ARGS__);         \
   }
 #else
-#define CHOOSE(name, type, ...) PASTE(name, type, plain)(__VA_ARGS__);
+#define CHOOSE(name, type, ...) return PASTE(name, type, plain)(__VA_ARGS__);
 #endif
 
-void count_f32(Tile *tile, int32_t threads) { CHOOSE(count, f32, tile, threads) }
-void count_f64(Tile *tile, int32_t threads) { CHOOSE(count, f64, tile, threads) }
-void similarities_f32(Relevant *relevant, int32_t threads) { CHOOSE(similarities, f32, relevant, threads) }
-void similarities_f64(Relevant *relevant, int32_t threads) { CHOOSE(similarities, f64, relevant, threads) }
-void choose_f32(Choice *choice, int32_t threads) { CHOOSE(choose, f32, choice, threads) }
+/* Each returns 1, or 0 where there was no memory. */
+int32_t count_f32(Tile *tile, int32_t threads) { CHOOSE(count, f32, tile, threads) }
+int32_t count_f64(Tile *tile, int32_t threads) { CHOOSE(count, f64, tile, threads) }
+int32_t similarities_f32(Relevant *relevant, int32_t threads) { CHOOSE(similarities, f32, relevant, threads) }
+int32_t similarities_f64(Relevant *relevant, int32_t threads) { CHOOSE(similarities, f64, relevant, threads) }
+int32_t choose_f32(Choice *choice, int32_t threads) { CHOOSE(choose, f32, choice, threads) }
+
+int32_t solve_f64(Walk *walk, int32_t threads) { CHOOSE(solve, f64, walk, threads) }
 
 /* Whether the processor multiplies bytes itself, and so several times faster than floats. */
 int32_t multiplies_bytes(void) {
@@ -127,4 +143,5 @@ void sizes(int64_t *of) {
   of[0] = sizeof(Tile);
   of[1] = sizeof(Relevant);
   of[2] = sizeof(Choice);
+  of[3] = sizeof(Walk);
 }
