@@ -146,6 +146,23 @@ def test_a_collapsed_set_ranks_by_the_row() -> None:
     assert found[30] == [6, 55, 80]  # rows 5, 55 and 80; row 30 itself is passed over
 
 
+@pytest.mark.parametrize("own_gallery", [False, True])
+def test_a_set_whose_rows_are_all_alike_is_ranked_to_the_same_places(
+    own_gallery: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "ENOUGH", 10_000)
+    random = np.random.default_rng(0)
+    # The first queries find what is unlike; then come copies, where counting gives up.
+    rows = torch.from_numpy(np.concatenate([spread(80, 20, random), spread(1, 20, random).repeat(220, 0)])).float()
+    labels = np.concatenate([np.arange(80) // 4, 20 + np.arange(220) // 2])
+    sides = {"gallery": rows, "gallery_labels": labels} if own_gallery else {}
+    task = retrieval_task(rows, labels, **sides)
+    count = counting.Counting(task, None)
+    assert sum(len(block.queries) for block in count()) == len(rows) - len(count.left()) < len(rows)
+    own = np.full(300, -1) if own_gallery else np.arange(300)
+    assert places(rows, labels, **sides) == sorted_places(rows, labels, rows, labels, own)
+
+
 def test_no_table_is_larger_than_a_block_and_half_precision_is_widened_a_block_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

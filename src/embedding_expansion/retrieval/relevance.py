@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.retrieval.counting import MOST_RELEVANT, Counting, countable
+from embedding_expansion.retrieval.counting import Counting, countable
 from embedding_expansion.retrieval.places import FAR, Places
 from embedding_expansion.retrieval.ranking import largest, places
 from embedding_expansion.retrieval.search import Comparison, block_rows
@@ -23,9 +23,9 @@ LEAST_NEIGHBOURS = 8
 def relevance(task: Task, neighbours: int, every_place: bool, chunk: int | None) -> Iterator[Places]:
     """Finds, for one block of queries after another, where in its ranking of the gallery each has its relevant rows.
 
-    Where the native kernels run the rows that come before each relevant one are counted; else, and for queries with
-    very many relevant rows, the gallery is ranked. A ranking looks as far as a query has matches, and finds at least
-    the first relevant row, so that a large K of Recall@K costs nothing.
+    Where the native kernels run the rows that come before each relevant one are counted. Else, for queries with very
+    many relevant rows and where nearly all rows are alike, the gallery is ranked: as far as a query has matches, and
+    to the first relevant row in any case, so that a large K of Recall@K costs nothing.
 
     Args:
         task: who searches what.
@@ -35,8 +35,9 @@ def relevance(task: Task, neighbours: int, every_place: bool, chunk: int | None)
     """
     queries = torch.arange(len(task.own), device=task.own.device)
     if countable(task):
-        yield from Counting(task, chunk)()
-        queries = (task.matches > MOST_RELEVANT).nonzero().squeeze(1)
+        counting = Counting(task, chunk)
+        yield from counting()
+        queries = counting.left()
     if len(queries) > 0:
         yield from _ranked(task, queries, neighbours, every_place, chunk)
 

@@ -83,6 +83,7 @@ class Tile(ctypes.Structure):
         ("d", ctypes.c_int64),
         ("tolerance", ctypes.c_double),
         ("both", ctypes.c_int32),
+        ("settled", ctypes.c_int64),
     )
 
 

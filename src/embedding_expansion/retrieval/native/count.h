@@ -1,12 +1,13 @@
 /* How many gallery rows come before each relevant one. What the table's rounding leaves open, because a similarity is
    within the tolerance of the relevant row's, is settled by the product in double precision, rounded to the type. */
 
-TARGET static void FN(settle)(const Tile *t, const Rows *queries, int64_t q, const Rows *gallery, int64_t from,
-                              int64_t to, const T *entries, int64_t step) {
+TARGET static int64_t FN(settle)(const Tile *t, const Rows *queries, int64_t q, const Rows *gallery, int64_t from,
+                                 int64_t to, const T *entries, int64_t step) {
   const T *value = (const T *)queries->value + q, tolerance = (T)t->tolerance;
+  int64_t settled = 0;
   int32_t levels = 0;
   while (levels < queries->levels && value[levels * queries->stride] != (T)INFINITY) levels++;
-  if (!levels) return;
+  if (!levels) return 0;
   T most = value[0] + tolerance, least = value[(levels - 1) * queries->stride] - tolerance;
   for (int64_t g = from; g < to; g++) {
     T entry = entries[g * step], similarity = 0;
@@ -19,11 +20,13 @@ TARGET static void FN(settle)(const Tile *t, const Rows *queries, int64_t q, con
       if (!known) {
         similarity = (T)FN(inner_product)((const T *)queries->rows + q * t->d, (const T *)gallery->rows + g * t->d, t->d);
         known = 1;
+        settled++;
       }
       int64_t at = k * queries->stride + q;
       queries->before[at] += similarity > wanted || (similarity == wanted && gallery->index[g] < queries->column[at]);
     }
   }
+  return settled;
 }
 
 /* Counts what is above the tolerance in a piece of a row, and tells whether anything is within it. */
@@ -41,12 +44,12 @@ TARGET INLINE int FN(count_piece)(const T *entries, int64_t from, int64_t to, T 
   return open > 0;
 }
 
-TARGET static void FN(count_row)(const Tile *t, int64_t i) {
+TARGET static int64_t FN(count_row)(const Tile *t, int64_t i) {
   const Rows *queries = &t->left;
   const T *entries = (const T *)t->table + i * t->stride, tolerance = (T)t->tolerance;
   const T *value = (const T *)queries->value + i;
   int32_t known = 0, open[MOST_LEVELS], opened = 0;
-  int64_t sure;
+  int64_t sure, settled = 0;
   for (; known < queries->levels && value[known * queries->stride] != (T)INFINITY; known++) {
     int64_t at = known * queries->stride;
     if (FN(count_piece)(entries, 0, t->stride, value[at], tolerance, &sure)) open[opened++] = known;
@@ -58,14 +61,16 @@ TARGET static void FN(count_row)(const Tile *t, int64_t i) {
     int unsettled = 0;
     for (int32_t k = 0; k < opened && !unsettled; k++)
       unsettled = FN(count_piece)(entries, from, whole, value[open[k] * queries->stride], tolerance, &sure);
-    if (unsettled) FN(settle)(t, queries, i, &t->right, from, to, entries, 1);
+    if (unsettled) settled += FN(settle)(t, queries, i, &t->right, from, to, entries, 1);
   }
+  return settled;
 }
 
 /* STEP columns from j on, the rows that they are compared with going down. */
-TARGET static void FN(count_columns)(const Tile *t, int64_t j) {
+TARGET static int64_t FN(count_columns)(const Tile *t, int64_t j) {
   const Rows *queries = &t->right;
   T tolerance = (T)t->tolerance;
+  int64_t settled = 0;
   for (int64_t from = 0; from < t->left.count; from += RUN) {
     int64_t to = from + RUN < t->left.count ? from + RUN : t->left.count;
     for (int64_t column = j; column < j + STEP && column < queries->count; column += LANES) {
@@ -86,19 +91,19 @@ TARGET static void FN(count_columns)(const Tile *t, int64_t j) {
       }
       for (int lane = 0; lane < LANES; lane++)
         if (unsettled[lane])
-          FN(settle)(t, queries, column + lane, &t->left, from, to, entries + lane, t->stride);
+          settled += FN(settle)(t, queries, column + lane, &t->left, from, to, entries + lane, t->stride);
     }
   }
+  return settled;
 }
 
 TARGET static int FN(count_task)(void *given, int32_t number) {
-  const Tile *t = given;
-  int64_t row_tasks = t->left.levels ? (t->left.count + ROWS - 1) / ROWS : 0;
-  if (number >= row_tasks) {
-    FN(count_columns)(t, (number - row_tasks) * STEP);
-    return 1;
-  }
-  for (int64_t i = number * ROWS; i < (number + 1) * ROWS && i < t->left.count; i++) FN(count_row)(t, i);
+  Tile *t = given;
+  int64_t row_tasks = t->left.levels ? (t->left.count + ROWS - 1) / ROWS : 0, settled = 0;
+  if (number >= row_tasks) settled = FN(count_columns)(t, (number - row_tasks) * STEP);
+  for (int64_t i = number * ROWS; number < row_tasks && i < (number + 1) * ROWS && i < t->left.count; i++)
+    settled += FN(count_row)(t, i);
+  __atomic_fetch_add(&t->settled, settled, __ATOMIC_RELAXED);
   return 1;
 }
 

@@ -34,6 +34,7 @@ typedef struct {
   int64_t stride, d;
   double tolerance;   /* of the table's entries */
   int32_t both;       /* whether the right rows are queries as well, the left ones their gallery */
+  int64_t settled;    /* counts the products that had to be taken again */
 } Tile;
 
 /* The relevant rows of some queries, whose similarities are wanted. */
