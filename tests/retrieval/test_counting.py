@@ -126,6 +126,20 @@ def test_every_measure_equals_a_plain_loop_and_the_ranking_of_torch(make: type) 
         np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-12, err_msg=name)
 
 
+@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("more", [(), ("mrr",)])
+@given(seed=st.integers(0, 10**6), n=st.integers(60, 130), classes=st.integers(10, 50))
+def test_what_is_counted_no_further_than_it_matters_gives_the_same_measures(
+    make: type, more: tuple[str, ...], seed: int, n: int, classes: int
+) -> None:
+    random = np.random.default_rng(seed)
+    rows, labels = torch.from_numpy(make(n, 6, random)).float(), random.integers(0, classes, n)
+    asked = {"ks": (1, 3, 11), "precision_at": (2,)}
+    short, full = (retrieval_values(rows, labels, **asked, more=names) for names in (more, ("mrr", "map")))
+    for name, values in short.items():
+        np.testing.assert_array_equal(values, full[name], err_msg=name)
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 39, 40, 500])
 def test_neither_chunk_nor_threads_change_a_place(chunk: int) -> None:
     random = np.random.default_rng(chunk)
@@ -157,7 +171,7 @@ def test_a_set_whose_rows_are_all_alike_is_ranked_to_the_same_places(
     labels = np.concatenate([np.arange(80) // 4, 20 + np.arange(220) // 2])
     sides = {"gallery": rows, "gallery_labels": labels} if own_gallery else {}
     task = retrieval_task(rows, labels, **sides)
-    count = counting.Counting(task, None)
+    count = counting.Counting(task, None, counting.Limits())
     assert sum(len(block.queries) for block in count()) == len(rows) - len(count.left()) < len(rows)
     own = np.full(300, -1) if own_gallery else np.arange(300)
     assert places(rows, labels, **sides) == sorted_places(rows, labels, rows, labels, own)

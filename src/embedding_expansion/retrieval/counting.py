@@ -21,6 +21,8 @@ from embedding_expansion.retrieval.task import Task, common_dtype
 
 # Rows of a block, and blocks of queries that are held while the gallery passes by once.
 BLOCK, HELD = 1024, 8
+# More rows than are counted.
+MOST = 2**31 - 1
 # Of a query with more relevant rows they are not counted one by one.
 MOST_RELEVANT = 128
 # Relevant rows that are read at a time.
@@ -28,6 +30,24 @@ PIECE = 8192
 # Where more than this share of so many products or more have to be taken again, as in a set whose rows are nearly all
 # alike, a ranking is quicker.
 MOST_SETTLED, ENOUGH = 1 / 16, 2**22
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far places are counted: what lies behind is `FAR`.
+
+    Attributes:
+        first: at least so far for the first relevant row.
+        others: at least so far for all of them; and in any case as far as a query has relevant rows.
+    """
+
+    first: int = MOST
+    others: int = MOST
+
+    def of(self, levels: int) -> tuple[int, int]:
+        """For a block whose queries have up to so many relevant rows."""
+        others = max(self.others, levels)
+        return min(MOST, max(self.first, others)), min(MOST, others)
 
 
 @dataclass(frozen=True)
@@ -52,11 +72,14 @@ class _Block:
         """Whether both may have rows of one class."""
         return bool((self.classes[0] <= other.classes[-1]) & (other.classes[0] <= self.classes[-1]))
 
-    def described(self, rows: Float[Tensor, "m d"]) -> native.Rows:
+    def described(self, rows: Float[Tensor, "m d"], limits: Limits) -> native.Rows:
         """The block as the kernel reads it; good as long as the block and the rows are there."""
         levels, stride = (0, 0) if self.value is None else self.value.shape
         parts = {name: native.pointer(getattr(self, name)) for name in ("index", "value", "column", "before")}
-        return native.Rows(rows=rows.data_ptr(), count=len(rows), stride=stride, levels=levels, **parts)
+        first, limit = limits.of(levels)
+        return native.Rows(
+            rows=rows.data_ptr(), count=len(rows), stride=stride, levels=levels, first_limit=first, limit=limit, **parts
+        )
 
 
 def countable(task: Task) -> bool:
@@ -72,10 +95,11 @@ class Counting:
     Args:
         task: who searches what.
         chunk: queries compared at a time, None for a block.
+        limits: how far places matter.
     """
 
-    def __init__(self, task: Task, chunk: int | None) -> None:
-        self._task, self._dtype = task, common_dtype(task)
+    def __init__(self, task: Task, chunk: int | None, limits: Limits) -> None:
+        self._task, self._limits, self._dtype = task, limits, common_dtype(task)
         self._done = torch.zeros(len(task.own), dtype=torch.bool)
         self._products = self._settled = 0
         size = min(BLOCK, chunk or BLOCK)
@@ -153,8 +177,8 @@ class Counting:
             # Rows of the same class are placed among themselves; a query does not find itself.
             table[:, : len(other)].masked_fill_(left.classes.unsqueeze(1) == right.classes, -torch.inf)
         tile = native.Tile(
-            left=left.described(rows),
-            right=right.described(other),
+            left=left.described(rows, self._limits),
+            right=right.described(other, self._limits),
             table=table.data_ptr(),
             stride=table.shape[1],
             d=rows.shape[1],
@@ -214,8 +238,10 @@ class Counting:
                 yield Places(index, matches, torch.full((len(index), 1), FAR))
                 continue
             level = torch.arange(len(block.before))
-            place = block.before.T[: len(counted)][counted] + (level + 1)
-            yield Places(index, matches, place.masked_fill_(level >= matches.unsqueeze(1), FAR))
+            before = block.before.T[: len(counted)][counted]
+            first, limit = self._limits.of(len(level))
+            far = (level >= matches.unsqueeze(1)) | (before >= torch.where(level == 0, first, limit))
+            yield Places(index, matches, (before + (level + 1)).masked_fill_(far, FAR))
 
 
 def _is_leave_one_out(task: Task) -> bool:

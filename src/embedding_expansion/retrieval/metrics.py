@@ -235,7 +235,8 @@ def _values(task: Task, wanted: _Wanted, chunk: int | None) -> dict[str, Float[n
     refuse_nothing_to_find(task)
     values = torch.empty(len(wanted.names), len(task.own), dtype=torch.float64)
     full = any(name in FULL for name in wanted.more)
-    for block in relevance(task, max(wanted.precision_at), full, chunk):
+    first_within = FAR if "mrr" in wanted.more else max(wanted.ks, default=1)
+    for block in relevance(task, max(wanted.precision_at), full, chunk, first_within):
         columns = [*_recalls(block, wanted.ks), *_counted(block, wanted)]
         values[:, block.queries.cpu()] = torch.stack(columns).cpu()
     return dict(zip(wanted.names, values.numpy(), strict=True))

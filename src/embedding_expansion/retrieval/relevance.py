@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.retrieval.counting import Counting, countable
+from embedding_expansion.retrieval.counting import Counting, Limits, countable
 from embedding_expansion.retrieval.places import FAR, Places
 from embedding_expansion.retrieval.ranking import largest, places
 from embedding_expansion.retrieval.search import Comparison, block_rows
@@ -20,7 +20,9 @@ LEAST_NEIGHBOURS = 8
 
 
 @torch.no_grad()
-def relevance(task: Task, neighbours: int, every_place: bool, chunk: int | None) -> Iterator[Places]:
+def relevance(
+    task: Task, neighbours: int, every_place: bool, chunk: int | None, first_within: int = FAR
+) -> Iterator[Places]:
     """Finds, for one block of queries after another, where in its ranking of the gallery each has its relevant rows.
 
     Where the native kernels run the rows that come before each relevant one are counted. Else, for queries with very
@@ -32,10 +34,12 @@ def relevance(task: Task, neighbours: int, every_place: bool, chunk: int | None)
         neighbours: how many are looked at in any case.
         every_place: whether the places of all relevant rows are asked for.
         chunk: queries of a block, None for as many as keep the memory bounded.
+        first_within: how far the place of the first relevant row matters in any case.
     """
     queries = torch.arange(len(task.own), device=task.own.device)
     if countable(task):
-        counting = Counting(task, chunk)
+        limits = Limits() if every_place else Limits(first_within, neighbours)
+        counting = Counting(task, chunk, limits)
         yield from counting()
         queries = counting.left()
     if len(queries) > 0:

@@ -67,7 +67,7 @@ class Rows(ctypes.Structure):
         ("index", ctypes.c_void_p),
         ("count", ctypes.c_int64),
         ("stride", ctypes.c_int64),
-        ("levels", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("levels", "first_limit", "limit")),
         *((name, ctypes.c_void_p) for name in ("value", "column", "before")),
     )
 

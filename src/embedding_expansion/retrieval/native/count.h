@@ -1,6 +1,11 @@
 /* How many gallery rows come before each relevant one. What the table's rounding leaves open, because a similarity is
    within the tolerance of the relevant row's, is settled by the product in double precision, rounded to the type. */
 
+/* Whether what comes before the k-th relevant row of a query is known as far as it matters. */
+TARGET INLINE int FN(counted)(const Rows *queries, int32_t k, int64_t q) {
+  return queries->before[k * queries->stride + q] >= (k ? queries->limit : queries->first_limit);
+}
+
 TARGET static int64_t FN(settle)(const Tile *t, const Rows *queries, int64_t q, const Rows *gallery, int64_t from,
                                  int64_t to, const T *entries, int64_t step) {
   const T *value = (const T *)queries->value + q, tolerance = (T)t->tolerance;
@@ -17,6 +22,7 @@ TARGET static int64_t FN(settle)(const Tile *t, const Rows *queries, int64_t q, 
       T wanted = value[k * queries->stride];
       if (wanted - tolerance > entry) continue;
       if (wanted + tolerance < entry) break;
+      if (FN(counted)(queries, k, q)) continue;
       if (!known) {
         similarity = (T)FN(inner_product)((const T *)queries->rows + q * t->d, (const T *)gallery->rows + g * t->d, t->d);
         known = 1;
@@ -52,6 +58,7 @@ TARGET static int64_t FN(count_row)(const Tile *t, int64_t i) {
   int64_t sure, settled = 0;
   for (; known < queries->levels && value[known * queries->stride] != (T)INFINITY; known++) {
     int64_t at = known * queries->stride;
+    if (FN(counted)(queries, known, i)) continue;
     if (FN(count_piece)(entries, 0, t->stride, value[at], tolerance, &sure)) open[opened++] = known;
     queries->before[at + i] += (int32_t)sure;
   }
@@ -79,6 +86,10 @@ TARGET static int64_t FN(count_columns)(const Tile *t, int64_t j) {
       for (int32_t k = 0; k < queries->levels; k++) {
         int64_t at = k * queries->stride + column;
         FN(Vector) wanted = *(const FN(Vector) *)((const T *)queries->value + at);
+        int open = 0;
+        for (int lane = 0; lane < LANES; lane++)
+          open |= wanted[lane] != (T)INFINITY && !FN(counted)(queries, k, column + lane);
+        if (!open) continue;
         FN(Vector) low = wanted - tolerance, high = wanted + tolerance;
         FN(Flags) above = {0}, least = {0};
         for (int64_t i = from; i < to; i++) {

@@ -23,6 +23,7 @@ typedef struct {
   const int64_t *index;  /* count: which gallery row each is */
   int64_t count, stride;
   int32_t levels;
+  int32_t first_limit, limit; /* how far is counted for the first relevant row, and for the others */
   const void *value;     /* the similarity of the relevant row, descending; infinity behind the last */
   const int32_t *column; /* which gallery row it is */
   int32_t *before;       /* counts the rows of other classes that come before it */
