@@ -6,6 +6,7 @@ places. Leave-one-out reads every similarity once and counts it for both of its 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,9 +69,19 @@ class _Block:
     column: Int[Tensor, "levels w"] | None = None
     before: Int[Tensor, "levels w"] | None = None
 
+    @functools.cached_property
+    def first(self) -> int:
+        """The class of the first row."""
+        return int(self.classes[0])
+
+    @functools.cached_property
+    def last(self) -> int:
+        """The class of the last row."""
+        return int(self.classes[-1])
+
     def overlaps(self, other: _Block) -> bool:
         """Whether both may have rows of one class."""
-        return bool((self.classes[0] <= other.classes[-1]) & (other.classes[0] <= self.classes[-1]))
+        return self.first <= other.last and other.first <= self.last
 
     def described(self, rows: Float[Tensor, "m d"], limits: Limits) -> native.Rows:
         """The block as the kernel reads it; good as long as the block and the rows are there."""
@@ -126,6 +137,7 @@ class Counting:
         d = task.gallery.shape[1]
         self._tolerance = min(d + 4, 8 * math.sqrt(d) + 4) * torch.finfo(self._dtype).eps / 2
         self._table = torch.empty(min(size, len(task.own)), int(width), dtype=self._dtype)
+        self._filled = int(width)  # columns that the last products may have left behind
 
     @torch.no_grad()
     def __call__(self) -> Iterator[Places]:
@@ -172,7 +184,9 @@ class Counting:
         table = self._table[: len(rows)]
         with torch.autocast("cpu", enabled=False):
             torch.mm(rows, other.T, out=table[:, : len(other)])
-        table[:, len(other) :] = -torch.inf
+        if len(other) < self._filled:
+            self._table[:, len(other) :] = -torch.inf
+        self._filled = len(other)
         if left.overlaps(right):
             # Rows of the same class are placed among themselves; a query does not find itself.
             table[:, : len(other)].masked_fill_(left.classes.unsqueeze(1) == right.classes, -torch.inf)
