@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval import native
 from embedding_expansion.retrieval.rerank import graph_diffusion as module
 from embedding_expansion.retrieval.rerank.graph_diffusion import diffusion
 from embedding_expansion.retrieval.search import nearest
@@ -88,6 +89,18 @@ def test_each_list_is_the_same_alone_and_among_others(monkeypatch: pytest.Monkey
     pieces = diffusion(queries, points, 10, k=8, chunk=7, **EXACT)
     assert torch.equal(together[1], pieces[1])
     assert torch.allclose(together[0], pieces[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("queries", [1, 8, 70])
+def test_the_solver_in_c_walks_as_the_one_without(queries: int) -> None:
+    if not native.available(torch.device("cpu")):
+        pytest.skip("installed without the native kernels")
+    points = rows(150, 6, 7)
+    found = diffusion(points[:queries], points, 20, k=6, exclude=range(queries))
+    with native.disabled():
+        expected = diffusion(points[:queries], points, 20, k=6, exclude=range(queries))
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-9, atol=1e-12)
+    assert torch.equal(found[1], expected[1])
 
 
 def test_turning_and_scaling_changes_nothing_and_shorter_lists_begin_alike() -> None:

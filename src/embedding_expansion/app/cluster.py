@@ -149,7 +149,7 @@ def _calibrated(thresholds: Thresholds) -> float:
     return threshold.value
 
 
-def measure(items: list[Item], found: Clustering) -> dict[str, float]:
+def measure(items: list[Item], found: Clustering) -> dict[str, float | int]:
     """How well the clusters are the labels, over the images that have one; empty where there are not two labels."""
     from embedding_expansion.retrieval.clustering import partition_metrics
 

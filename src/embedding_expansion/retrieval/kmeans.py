@@ -13,11 +13,9 @@ from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput, UnknownName
+from embedding_expansion.retrieval.centers import TABLE_BYTES, nearest_center
 from embedding_expansion.retrieval.inputs import arithmetic_dtype, embedding_rows, positive_integer
 
-# The table of scores (rows by centers) takes at most so many bytes; rows compared with their own center come in pieces.
-TABLE_BYTES = 2**27
-PIECE = 8192
 # k-means++ takes the centers in at most so many rounds: one at a time up to this k, several at a time beyond.
 ROUNDS = 256
 
@@ -184,20 +182,3 @@ def move_centers(
     empty = (counts == 0).nonzero().squeeze(1)
     centers[empty] = rows[distances.sort(descending=True, stable=True).indices[: len(empty)]]
     return centers
-
-
-def nearest_center(
-    rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]
-) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """The nearest center of each row and the squared distance from it."""
-    half_norms = centers.square().sum(1) / 2
-    assignment = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    size = min(len(rows), max(1, TABLE_BYTES // (len(centers) * rows.dtype.itemsize)))
-    table = rows.new_empty(size, len(centers))
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        scores = torch.mm(part, centers.T, out=table[: len(part)]).sub_(half_norms)
-        assignment[start : start + size] = scores.argmax(1)
-    # From the difference, which unlike the expanded square is exact to rounding also very near the center.
-    pieces = zip(torch.split(rows, PIECE), torch.split(assignment, PIECE), strict=True)
-    return assignment, torch.cat([(part - centers[own]).square_().sum(1) for part, own in pieces])

@@ -6,14 +6,12 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput, InvalidType
 from embedding_expansion.retrieval.inputs import positive_integers
-from embedding_expansion.retrieval.precision import precisions_at_r
 
 # Entries of lists that are looked at at a time.
 ENTRIES = 2**22
@@ -73,11 +71,19 @@ def list_metrics(
         relevant = (gallery_classes[rows[block]] == query_classes[block, None]) & (rows[block] >= 0)
         recall += [relevant[:, :k].any(1).sum() for k in ks]
         some = matches[block] > 0
-        precisions = precisions_at_r(torch.from_numpy(relevant[some]), torch.from_numpy(matches[block][some]))
-        ranked += [relevant[some, 0].sum(), *(float(values.sum()) for values in precisions)]
+        ranked += _precisions(relevant[some], matches[block][some])
     result = {f"recall_at_{k}": float(value) / len(rows) for k, value in zip(ks, recall, strict=True)}
     names = ("precision_at_1", "r_precision", "map_at_r")
     return result | {name: float(v) / int((matches > 0).sum()) for name, v in zip(names, ranked, strict=True)}
+
+
+def _precisions(relevant: np.ndarray, matches: Int[np.ndarray, " q"]) -> np.ndarray:
+    """The sums over queries of Precision@1, R-precision and the average precision at R."""
+    place = np.arange(1, relevant.shape[1] + 1)
+    counted = relevant & (place <= matches[:, None])
+    hits = counted.cumsum(1)
+    average = (hits * counted / place).sum(1) / matches
+    return np.array([relevant[:, 0].sum(), (hits[:, -1] / matches).sum(), average.sum()])
 
 
 def _numbered(queries: np.ndarray, gallery: np.ndarray) -> tuple[Int[np.ndarray, " q"], Int[np.ndarray, " g"]]:

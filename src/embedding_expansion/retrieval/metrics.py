@@ -14,8 +14,8 @@ from torch import Tensor
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidType, UnknownName
 from embedding_expansion.retrieval.inputs import positive_integer, positive_integers
-from embedding_expansion.retrieval.precision import precisions_at_r
-from embedding_expansion.retrieval.relevance import Relevance, relevance
+from embedding_expansion.retrieval.places import FAR, Places
+from embedding_expansion.retrieval.relevance import relevance
 from embedding_expansion.retrieval.task import Task, refuse_nothing_to_find, retrieval_task
 
 MORE = ("mrr", "map", "ndcg")
@@ -235,41 +235,32 @@ def _values(task: Task, wanted: _Wanted, chunk: int | None) -> dict[str, Float[n
     refuse_nothing_to_find(task)
     values = torch.empty(len(wanted.names), len(task.own), dtype=torch.float64)
     full = any(name in FULL for name in wanted.more)
-    for block in relevance(task, max(wanted.precision_at), full, chunk):
+    first_within = FAR if "mrr" in wanted.more else max(wanted.ks, default=1)
+    for block in relevance(task, max(wanted.precision_at), full, chunk, first_within):
         columns = [*_recalls(block, wanted.ks), *_counted(block, wanted)]
         values[:, block.queries.cpu()] = torch.stack(columns).cpu()
     return dict(zip(wanted.names, values.numpy(), strict=True))
 
 
-def _recalls(block: Relevance, ks: tuple[int, ...]) -> list[Float[Tensor, " block"]]:
-    return [(block.first <= k).double() for k in ks]
+def _recalls(block: Places, ks: tuple[int, ...]) -> list[Float[Tensor, " block"]]:
+    return [(block.places[:, 0] <= k).double() for k in ks]
 
 
-def _counted(block: Relevance, wanted: _Wanted) -> list[Float[Tensor, " block"]]:
+def _counted(block: Places, wanted: _Wanted) -> list[Float[Tensor, " block"]]:
     """The measures that leave out a query without matches, which gets NaN: 0 / 0."""
-    relevant, matches = block.relevant, block.matches.double()
-    place = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
+    matches, places = block.matches.double(), block.places.double()
     some = torch.where(block.matches > 0, 1.0, torch.nan).double()
-    values = [relevant[:, :k].sum(1).double() / k * some for k in wanted.precision_at]
-    values += precisions_at_r(relevant, block.matches)
-    more = {"mrr": lambda: some / block.first}
-    more["map"] = lambda: _all_precisions(block, place) / matches
-    more["ndcg"] = lambda: _gain(block, place) / _ideal_gain(block.matches)
+    known, within = block.places < FAR, block.places <= block.matches.unsqueeze(1)
+    # P(i) at the places of the relevant rows: the k-th of them makes k of i.
+    precision = torch.arange(1, places.shape[1] + 1, device=places.device) / places
+    values = [(block.places <= k).sum(1).double() / k * some for k in wanted.precision_at]
+    values += [within.sum(1) / matches, (precision * within).sum(1) / matches]
+    more = {
+        "mrr": lambda: some / places[:, 0],
+        "map": lambda: (precision * known).sum(1) / matches,
+        "ndcg": lambda: (known / (places + 1).log2()).sum(1) / _ideal_gain(block.matches),
+    }
     return values + [more[name]() for name in wanted.more]
-
-
-def _all_precisions(block: Relevance, place: Int[Tensor, " k"]) -> Float[Tensor, " block"]:
-    """The sum of the precisions at all relevant rows, also those that are not among the neighbours looked at."""
-    hits = block.relevant.cumsum(1, dtype=torch.int32)
-    near = (hits * block.relevant).double().div_(place).sum(1)
-    there = block.behind > 0
-    rank = hits[:, -1:] + there.cumsum(1)
-    return near + (rank * there).double().div_(block.behind.clamp(min=1)).sum(1)
-
-
-def _gain(block: Relevance, place: Int[Tensor, " k"]) -> Float[Tensor, " block"]:
-    near = (block.relevant / (place + 1.0).double().log2()).sum(1)
-    return near + ((block.behind > 0) / (block.behind.clamp(min=1) + 1.0).double().log2()).sum(1)
 
 
 def _ideal_gain(matches: Int[Tensor, " block"]) -> Float[Tensor, " block"]:

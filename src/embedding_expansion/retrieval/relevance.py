@@ -1,14 +1,15 @@
-"""What every retrieval measure is made of: where in its ranking of the gallery each query finds rows of its class."""
+"""Where in its ranking of the gallery each query finds the rows of its class, by counting or by ranking."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from embedding_expansion.retrieval.counting import Counting, Limits, countable
+from embedding_expansion.retrieval.places import FAR, Places
 from embedding_expansion.retrieval.ranking import largest, places
 from embedding_expansion.retrieval.search import Comparison, block_rows
 from embedding_expansion.retrieval.task import Task, common_dtype
@@ -18,41 +19,43 @@ from embedding_expansion.retrieval.task import Task, common_dtype
 LEAST_NEIGHBOURS = 8
 
 
-@dataclass(frozen=True)
-class Relevance:
-    """The rankings of one block of queries.
-
-    Attributes:
-        queries: which queries these are.
-        matches: how many gallery rows of its class each can find.
-        relevant: whether its k nearest rows are of its class.
-        first: the place, from 1, of the first that is; beyond any K where there is none.
-        behind: the places of those that are not among the k nearest, ascending; 0, before them, stands for none. Empty
-            where they were not asked for.
-    """
-
-    queries: Int[Tensor, " block"]
-    matches: Int[Tensor, " block"]
-    relevant: Bool[Tensor, "block k"]
-    first: Int[Tensor, " block"]
-    behind: Int[Tensor, "block m"]
-
-
 @torch.no_grad()
-def relevance(task: Task, neighbours: int, every_place: bool, chunk: int | None) -> Iterator[Relevance]:
-    """Ranks the gallery for one block of queries after another, and yields what their measures are made of.
+def relevance(
+    task: Task, neighbours: int, every_place: bool, chunk: int | None, first_within: int = FAR
+) -> Iterator[Places]:
+    """Finds, for one block of queries after another, where in its ranking of the gallery each has its relevant rows.
 
-    Queries with more matches come first, and a block looks at as many neighbours as its queries have matches. So a few
-    large classes do not make the other queries look as far, and neither does a large K of Recall@K.
+    Where the native kernels run the rows that come before each relevant one are counted. Else, for queries with very
+    many relevant rows and where nearly all rows are alike, the gallery is ranked: as far as a query has matches, and
+    to the first relevant row in any case, so that a large K of Recall@K costs nothing.
 
     Args:
         task: who searches what.
         neighbours: how many are looked at in any case.
         every_place: whether the places of all relevant rows are asked for.
         chunk: queries of a block, None for as many as keep the memory bounded.
+        first_within: how far the place of the first relevant row matters in any case.
     """
-    g, q, dtype = len(task.gallery), len(task.own), common_dtype(task)
-    order = task.matches.sort(descending=True, stable=True).indices
+    queries = torch.arange(len(task.own), device=task.own.device)
+    if countable(task):
+        limits = Limits() if every_place else Limits(first_within, neighbours)
+        counting = Counting(task, chunk, limits)
+        yield from counting()
+        queries = counting.left()
+    if len(queries) > 0:
+        yield from _ranked(task, queries, neighbours, every_place, chunk)
+
+
+def _ranked(
+    task: Task, asking: Int[Tensor, " r"], neighbours: int, every_place: bool, chunk: int | None
+) -> Iterator[Places]:
+    """Ranks the gallery for the queries that ask.
+
+    Queries with more matches come first, and a block looks at as many neighbours as its queries have matches. So a few
+    large classes do not make the other queries look as far.
+    """
+    g, q, dtype = len(task.gallery), len(asking), common_dtype(task)
+    order = asking[task.matches[asking].sort(descending=True, stable=True).indices]
     compare = Comparison(task.gallery, dtype, min(q, chunk or block_rows(g, 1, dtype)))
     members = _Members(task.gallery_classes)
     start = 0
@@ -69,11 +72,10 @@ def relevance(task: Task, neighbours: int, every_place: bool, chunk: int | None)
         wanted = members.of(classes[rows]) if len(rows) > 0 else rows.new_empty(0, 0)
         wanted.masked_fill_(wanted == own[rows].unsqueeze(1), -1)
         wanted = _behind(table, rows, wanted, values[rows, -1:], columns[rows, -1:], every_place)
-        behind = matches.new_zeros(len(queries), wanted.shape[1])
+        behind = matches.new_full((len(queries), wanted.shape[1]), FAR)
         if wanted.numel() > 0:
-            behind[rows] = places(table, rows, wanted).sort(dim=1).values
-        first = _first(relevant, behind)
-        yield Relevance(queries, matches, relevant, first, behind if every_place else behind[:, :0])
+            behind[rows] = places(table, rows, wanted)
+        yield Places(queries, matches, _joined(relevant, behind.masked_fill_(behind == 0, FAR)))
         start += len(queries)
 
 
@@ -97,14 +99,16 @@ def _behind(
     return wanted[:, : int((wanted >= 0).sum(1).max())]
 
 
-def _first(relevant: Bool[Tensor, "block k"], behind: Int[Tensor, "block m"]) -> Int[Tensor, " block"]:
-    """The place of the first relevant row, among the neighbours or else behind them."""
-    beyond = torch.iinfo(torch.int64).max
-    first = relevant.int().argmax(1) + 1
-    first[~relevant.any(1)] = beyond
-    if behind.shape[1] > 0:
-        first = torch.minimum(first, behind.masked_fill(behind == 0, beyond).amin(1))
-    return first
+def _joined(relevant: Bool[Tensor, "block k"], behind: Int[Tensor, "block m"]) -> Int[Tensor, "block m2"]:
+    """The places of the relevant rows among the neighbours, and behind them."""
+    hits = relevant.cumsum(1)
+    most = int(hits[:, -1].max())
+    # Each goes to the column of its number, what is not relevant to one that is cut off.
+    number = torch.where(relevant, hits - 1, most)
+    place = torch.arange(1, relevant.shape[1] + 1, device=relevant.device).expand_as(number)
+    near = hits.new_full((len(hits), most + 1), FAR).scatter_(1, number, place)[:, : max(1, most)]
+    near[~relevant.any(1)] = FAR
+    return near if behind.shape[1] == 0 else torch.cat([near, behind], dim=1).sort(dim=1).values
 
 
 class _Members:

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float
 from scipy import sparse
 from torch import Tensor
+from torch.nn import functional
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval import native
 from embedding_expansion.retrieval.inputs import positive_integer
 from embedding_expansion.retrieval.ranking import largest
 from embedding_expansion.retrieval.rerank.inputs import number_within, unit_sides
@@ -21,6 +23,8 @@ from embedding_expansion.retrieval.search import TABLE_BYTES, Comparison, check_
 # Tables of gallery x queries that the solver holds at a time, and the most queries in one: few stay in the cache.
 TABLES = 6
 QUERIES = 64
+# Walks that the native kernel takes side by side.
+EIGHT = 8
 
 Sparse: TypeAlias = Any  # scipy's csr_array, which has no types
 
@@ -107,9 +111,8 @@ def diffusion(
     for start in range(0, q, size):
         block = slice(start, start + size)
         cosine = compare(query_rows[block], own[block])[:, :g].double().cpu()
-        sources = _sources(cosine, min(query_k, g), gamma).T.contiguous().numpy()
-        solved = (1 - alpha) * _solve(graph, sources, alpha, tolerance, max_iterations)
-        reached = torch.from_numpy(solved).T.contiguous().clamp_(min=0)
+        sources = _sources(cosine, min(query_k, g), gamma)
+        reached = _solve(graph, sources, alpha, tolerance, max_iterations).mul_(1 - alpha).clamp_(min=0)
         # Behind all that are reached, below 0, come the others in the order of their cosine.
         order = torch.where(reached > 0, reached, cosine - 2).masked_fill_(cosine == -torch.inf, -torch.inf)
         found, columns = largest(order, min(top, g))
@@ -142,9 +145,37 @@ def _graph(gallery: Float[Tensor, "g d"], k: int, gamma: float, chunk: int | Non
 
 
 def _solve(
+    graph: Sparse, sources: Float[Tensor, "q g"], alpha: float, tolerance: float, max_iterations: int
+) -> Float[Tensor, "q g"]:
+    """(I - alpha S)^-1 y for several y at once, each with steps of its own."""
+    if not native.available(sources.device):
+        solved = _solve_side_by_side(graph, sources.T.contiguous().numpy(), alpha, tolerance, max_iterations)
+        return torch.from_numpy(solved).T.contiguous()
+    q, g = sources.shape
+    eights = -(-q // EIGHT)
+    source = functional.pad(sources, (0, 0, 0, eights * EIGHT - q)).view(eights, EIGHT, g).transpose(1, 2).contiguous()
+    solution = torch.empty_like(source)
+    starts, column = graph.indptr.astype(np.int64, copy=False), graph.indices.astype(np.int32, copy=False)
+    walk = native.Walk(
+        starts=starts.ctypes.data,
+        column=column.ctypes.data,
+        weight=graph.data.ctypes.data,
+        source=source.data_ptr(),
+        solution=solution.data_ptr(),
+        count=g,
+        eights=eights,
+        max_iterations=max_iterations,
+        alpha=alpha,
+        tolerance=tolerance,
+    )
+    native.call("solve", walk, sources.dtype)
+    return solution.transpose(1, 2).reshape(-1, g)[:q]
+
+
+def _solve_side_by_side(
     graph: Sparse, sources: Float[np.ndarray, "g q"], alpha: float, tolerance: float, max_iterations: int
 ) -> Float[np.ndarray, "g q"]:
-    """(I - alpha S)^-1 y for several y at once, one a column, each with steps of its own."""
+    """The same without the native kernel, a column each."""
     solution, residual, direction = np.zeros_like(sources), sources.copy(), sources.copy()
     squares = (residual**2).sum(0)
     enough = tolerance**2 * squares

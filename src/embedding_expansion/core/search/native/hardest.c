@@ -2,9 +2,10 @@
    knows neither Python nor torch. Compiled for several instruction sets; which one runs is decided when it is loaded. */
 
 #include <math.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
+
+#include "threads.h"
 
 #if defined(__GNUC__) || defined(__clang__)
 #define INLINE static inline __attribute__((always_inline))
@@ -14,7 +15,6 @@
 
 #define SIMD _Pragma("omp simd") /* a loop over lanes, for the compiler to keep as one */
 
-#define MAX_THREADS 256
 #define LANES 16            /* groups side by side: of floats, what the widest vector holds */
 #define LEAST_LANES 4       /* groups that make it worth while */
 #define MOST_LOOKED_AT 4096 /* pairs of points of two groups, of more it is better to rule out */
@@ -27,30 +27,6 @@ typedef struct {
   double smallest;     /* squared norm under which a point has no direction */
   double least_length; /* squared norm under which two ends are one, or opposite */
 } Rules;
-
-/* Gives the tasks 0..count-1 out to threads, one at a time, until none is left. */
-typedef struct {
-  int (*task)(void *, int32_t);
-  void *of;
-  int32_t next, count, failed;
-} Work;
-
-static void *work(void *given) {
-  Work *w = given;
-  for (int32_t i; (i = __atomic_fetch_add(&w->next, 1, __ATOMIC_RELAXED)) < w->count;)
-    if (!w->task(w->of, i)) __atomic_store_n(&w->failed, 1, __ATOMIC_RELAXED);
-  return NULL;
-}
-
-static int share(int (*task)(void *, int32_t), void *of, int32_t count, int32_t threads) {
-  Work w = {task, of, 0, count, 0};
-  pthread_t others[MAX_THREADS];
-  int32_t started = 0, wanted = (threads < count ? threads : count) - 1;
-  while (started < wanted && started < MAX_THREADS && !pthread_create(&others[started], NULL, work, &w)) started++;
-  work(&w);
-  while (started > 0) pthread_join(others[--started], NULL);
-  return !w.failed;
-}
 
 #define PASTE_(name, type, set) name##_##type##_##set
 #define PASTE(name, type, set) PASTE_(name, type, set)

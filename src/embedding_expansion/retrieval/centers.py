@@ -1,0 +1,125 @@
+"""Which center is nearest to each row, exactly: a matrix product, of bytes where the processor multiplies bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Int8
+from torch import Tensor
+
+from embedding_expansion.retrieval import native
+
+# The table of scores (rows by centers) takes at most so many bytes; that of products of bytes stays in the cache.
+TABLE_BYTES = 2**27
+CACHED_BYTES = 2**24
+# Rows compared with their own center come in pieces.
+PIECE = 8192
+# With fewer centers, or fewer dimensions, rounding to bytes takes as long as it saves; with more dimensions a product
+# of bytes could leave 32 bits.
+LEAST_CENTERS, LEAST_DIMENSIONS, MOST_DIMENSIONS = 256, 32, 2**16
+# Where bytes leave more than this share of the centers in question, products of floats are quicker.
+MOST_LOOKED_AT = 1 / 32
+# Squared norms within which no sum leaves the range of float32.
+SMALLEST, LARGEST = 1e-20, 1e20
+
+
+def nearest_center(
+    rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """The nearest center of each row and the squared distance from it; of equally near ones the first."""
+    assignment = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    distances = rows.new_empty(len(rows))
+    done = _by_bytes(rows, centers, assignment, distances) if _bytes_pay(rows, centers) else 0
+    if done < len(rows):
+        _by_products(rows[done:], centers, assignment[done:], distances[done:])
+    return assignment, distances
+
+
+def _by_products(
+    rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"], assignment: Int[Tensor, " n"], distances: Tensor
+) -> None:
+    half_norms = centers.square().sum(1) / 2
+    size = min(len(rows), max(1, TABLE_BYTES // (len(centers) * rows.dtype.itemsize)))
+    table = rows.new_empty(size, len(centers))
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        scores = torch.mm(part, centers.T, out=table[: len(part)]).sub_(half_norms)
+        assignment[start : start + size] = scores.argmax(1)
+    # From the difference, which unlike the expanded square is exact to rounding also very near the center.
+    for start in range(0, len(rows), PIECE):
+        piece = slice(start, start + PIECE)
+        distances[piece] = (rows[piece] - centers[assignment[piece]]).square_().sum(1)
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    """Rows as whole numbers of -127 to 127 times a unit of each row, and how far that is from them.
+
+    Attributes:
+        whole: (n, d).
+        unit: (n,).
+        norm: (n,), of the rows themselves.
+        error: (n,), the norm of what rounding has changed.
+    """
+
+    whole: Int8[Tensor, "n d"]
+    unit: Float[Tensor, " n"]
+    norm: Float[Tensor, " n"]
+    error: Float[Tensor, " n"]
+
+    @classmethod
+    def of(cls, rows: Float[Tensor, "n d"]) -> _Bytes:
+        unit = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True).div_(127).clamp_(min=1e-30)
+        rounded = (rows / unit).round_()
+        whole = rounded.to(torch.int8)
+        error = torch.linalg.vector_norm(rounded.mul_(unit).sub_(rows), dim=1)
+        return cls(whole, unit.squeeze(1), torch.linalg.vector_norm(rows, dim=1), error)
+
+
+def _bytes_pay(rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]) -> bool:
+    large = len(centers) >= LEAST_CENTERS and LEAST_DIMENSIONS <= rows.shape[1] <= MOST_DIMENSIONS
+    if not (large and rows.dtype == torch.float32 and native.available(rows.device) and native.multiplies_bytes()):
+        return False
+    longest = float(centers.square().sum(1).max()), float(torch.linalg.vector_norm(rows, dim=1).max()) ** 2
+    return all(SMALLEST < square < LARGEST for square in longest)
+
+
+def _by_bytes(
+    rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"], assignment: Int[Tensor, " n"], distances: Tensor
+) -> int:
+    """Assigns the rows, and returns how many; it stops where bytes leave too many centers in question.
+
+    With x = u + e and c = v + f, of which u and v are the bytes, |x.c - u.v| is at most |e| |v| + |x| |f|. That rules
+    out all centers but a few, whose distance is taken from the rows themselves.
+    """
+    rows, centers = rows.contiguous(), centers.contiguous()
+    k, d = centers.shape
+    theirs, half_norms = _Bytes.of(centers), centers.square().sum(1) / 2
+    longest, error = float(theirs.norm.max()), float(theirs.error.max())
+    rounding = d * torch.finfo(torch.float32).eps * longest
+    size = max(native.STEP, min(len(rows), CACHED_BYTES // (4 * k)))
+    table = torch.empty(size, k, dtype=torch.int32)
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        ours = _Bytes.of(part)
+        allowance = ours.error * (longest + error) + ours.norm * (error + rounding) + rounding * longest
+        products = torch._int_mm(ours.whole, theirs.whole.T, out=table[: len(part)])
+        choice = native.Choice(
+            table=products.data_ptr(),
+            unit=ours.unit.data_ptr(),
+            center_unit=theirs.unit.data_ptr(),
+            half=half_norms.data_ptr(),
+            rows=part.data_ptr(),
+            centers=centers.data_ptr(),
+            allowance=allowance.data_ptr(),
+            count=len(part),
+            k=k,
+            d=d,
+            nearest=assignment[start:].data_ptr(),
+            distance=distances[start:].data_ptr(),
+        )
+        native.call("choose", choice, rows.dtype)
+        if choice.looked_at > MOST_LOOKED_AT * len(part) * k:
+            return min(start + size, len(rows))
+    return len(rows)

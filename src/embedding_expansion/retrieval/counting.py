@@ -1,0 +1,262 @@
+"""Where relevant rows stand, by counting the rows that come before each: no ranking is made, and no list of neighbours.
+
+The rows are brought into the order of their class, so that a block of queries finds what is relevant to it in a few
+places. Leave-one-out reads every similarity once and counts it for both of its rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from embedding_expansion.retrieval import native
+from embedding_expansion.retrieval.inputs import UnitRows
+from embedding_expansion.retrieval.places import FAR, Places
+from embedding_expansion.retrieval.task import Task, common_dtype
+
+# Rows of a block, and blocks of queries that are held while the gallery passes by once.
+BLOCK, HELD = 1024, 8
+# More rows than are counted.
+MOST = 2**31 - 1
+# Of a query with more relevant rows they are not counted one by one.
+MOST_RELEVANT = 128
+# Relevant rows that are read at a time.
+PIECE = 8192
+# Where more than this share of so many products or more have to be taken again, as in a set whose rows are nearly all
+# alike, a ranking is quicker.
+MOST_SETTLED, ENOUGH = 1 / 16, 2**22
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far places are counted: what lies behind is `FAR`.
+
+    Attributes:
+        first: at least so far for the first relevant row.
+        others: at least so far for all of them; and in any case as far as a query has relevant rows.
+    """
+
+    first: int = MOST
+    others: int = MOST
+
+    def of(self, levels: int) -> tuple[int, int]:
+        """For a block whose queries have up to so many relevant rows."""
+        others = max(self.others, levels)
+        return min(MOST, max(self.first, others)), min(MOST, others)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some of the rows of one side, in the order of their class.
+
+    Attributes:
+        index: which rows they are.
+        classes: their classes, numbered in this order.
+        value: as queries, the similarities of their relevant rows in descending order, infinity behind the last.
+        column: which gallery rows those are.
+        before: how many rows of other classes come before each, counted up.
+    """
+
+    index: Int[Tensor, " m"]
+    classes: Int[Tensor, " m"]
+    value: Float[Tensor, "levels w"] | None = None
+    column: Int[Tensor, "levels w"] | None = None
+    before: Int[Tensor, "levels w"] | None = None
+
+    @functools.cached_property
+    def first(self) -> int:
+        """The class of the first row."""
+        return int(self.classes[0])
+
+    @functools.cached_property
+    def last(self) -> int:
+        """The class of the last row."""
+        return int(self.classes[-1])
+
+    def overlaps(self, other: _Block) -> bool:
+        """Whether both may have rows of one class."""
+        return self.first <= other.last and other.first <= self.last
+
+    def described(self, rows: Float[Tensor, "m d"], limits: Limits) -> native.Rows:
+        """The block as the kernel reads it; good as long as the block and the rows are there."""
+        levels, stride = (0, 0) if self.value is None else self.value.shape
+        parts = {name: native.pointer(getattr(self, name)) for name in ("index", "value", "column", "before")}
+        first, limit = limits.of(levels)
+        return native.Rows(
+            rows=rows.data_ptr(), count=len(rows), stride=stride, levels=levels, first_limit=first, limit=limit, **parts
+        )
+
+
+def countable(task: Task) -> bool:
+    """Whether counting is possible here: not where products are rounded further than to their type."""
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    rounded = matmul is not None and matmul.fp32_precision in ("bf16", "tf32")
+    return native.available(task.gallery.device) and not rounded
+
+
+class Counting:
+    """Counts for one task.
+
+    Args:
+        task: who searches what.
+        chunk: queries compared at a time, None for a block.
+        limits: how far places matter.
+    """
+
+    def __init__(self, task: Task, chunk: int | None, limits: Limits) -> None:
+        self._task, self._limits, self._dtype = task, limits, common_dtype(task)
+        self._done = torch.zeros(len(task.own), dtype=torch.bool)
+        self._products = self._settled = 0
+        size = min(BLOCK, chunk or BLOCK)
+        sizes = torch.bincount(task.gallery_classes, minlength=len(task.labels))
+        # Large classes first: blocks whose queries have as many relevant rows waste nothing.
+        number = sizes.sort(descending=True, stable=True).indices.argsort()
+        order = number[task.gallery_classes].sort(stable=True).indices
+        self._starts = (sizes[number.argsort()].cumsum(0) - sizes[number.argsort()])[number]
+        self._order, self._number = order, number
+        self._place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+        self._symmetric = size == BLOCK and _is_leave_one_out(task)
+        asking = order if self._symmetric else self._number[task.query_classes].sort(stable=True).indices
+        if not self._symmetric:
+            asking = asking[task.matches[asking] <= MOST_RELEVANT]
+        self._queries = [self._as_queries(part) for part in torch.split(asking, size) if len(part) > 0]
+        self._gallery = (
+            self._queries
+            if self._symmetric
+            else [_Block(part, number[task.gallery_classes[part]]) for part in torch.split(order, BLOCK)]
+        )
+        # Half a step more, lest rows lie at powers of two from each other and share few places in the cache.
+        width = (-(-min(BLOCK, len(order)) // native.STEP) + 0.5) * native.STEP
+        # A sum of d products is off by d roundings at most, and by a few times their root where they do not conspire.
+        d = task.gallery.shape[1]
+        self._tolerance = min(d + 4, 8 * math.sqrt(d) + 4) * torch.finfo(self._dtype).eps / 2
+        self._table = torch.empty(min(size, len(task.own)), int(width), dtype=self._dtype)
+        self._filled = int(width)  # columns that the last products may have left behind
+
+    @torch.no_grad()
+    def __call__(self) -> Iterator[Places]:
+        """Yields the places of the queries with at most `MOST_RELEVANT` relevant rows, a block at a time.
+
+        It ends early where a ranking is quicker; `left` says for which queries there is no place yet.
+        """
+        for start in range(0, len(self._queries), HELD):
+            held = range(start, min(start + HELD, len(self._queries)))
+            self._compare(held)
+            if self._hard():
+                return
+            if not self._symmetric:
+                yield from self._places(held)
+        if self._symmetric:
+            yield from self._places(range(len(self._queries)))
+
+    def left(self) -> Int[Tensor, " m"]:
+        """The queries whose places were not yielded."""
+        return (~self._done).nonzero().squeeze(1)
+
+    def _hard(self) -> bool:
+        return self._products >= ENOUGH and self._settled > MOST_SETTLED * self._products
+
+    def _compare(self, held: range) -> None:
+        """Compares some blocks of queries with the gallery, where it is the queries with the blocks from theirs on."""
+        rows = {i: self._read(self._task.queries, self._queries[i]) for i in held}
+        for j in range(held[0] if self._symmetric else 0, len(self._gallery)):
+            right, other = self._gallery[j], None
+            for i in held:
+                left = self._queries[i]
+                wanted = left.value is not None or (self._symmetric and right.value is not None)
+                if not wanted or (self._symmetric and j < i):
+                    continue
+                if other is None:
+                    other = rows[j] if self._symmetric and j in rows else self._read(self._task.gallery, right)
+                self._count(left, rows[i], right, other, both=self._symmetric and i != j)
+                if self._hard():
+                    return
+
+    def _count(
+        self, left: _Block, rows: Float[Tensor, "m d"], right: _Block, other: Float[Tensor, "w d"], both: bool
+    ) -> None:
+        table = self._table[: len(rows)]
+        with torch.autocast("cpu", enabled=False):
+            torch.mm(rows, other.T, out=table[:, : len(other)])
+        if len(other) < self._filled:
+            self._table[:, len(other) :] = -torch.inf
+        self._filled = len(other)
+        if left.overlaps(right):
+            # Rows of the same class are placed among themselves; a query does not find itself.
+            table[:, : len(other)].masked_fill_(left.classes.unsqueeze(1) == right.classes, -torch.inf)
+        tile = native.Tile(
+            left=left.described(rows, self._limits),
+            right=right.described(other, self._limits),
+            table=table.data_ptr(),
+            stride=table.shape[1],
+            d=rows.shape[1],
+            tolerance=self._tolerance,
+            both=both,
+        )
+        native.call("count", tile, self._dtype)
+        self._settled += tile.settled
+        self._products += len(rows) * len(other)
+
+    def _read(self, rows: UnitRows, block: _Block) -> Float[Tensor, "m d"]:
+        return rows[block.index].to(self._dtype).contiguous()
+
+    def _as_queries(self, index: Int[Tensor, " m"]) -> _Block:
+        task, (m, classes) = self._task, (len(index), self._task.query_classes[index])
+        matches, own = task.matches[index], task.own[index]
+        matches = matches.masked_fill(matches > MOST_RELEVANT, 0)
+        levels, width = int(matches.max()), -(-m // native.STEP) * native.STEP
+        numbers = self._number[classes]
+        if levels == 0:
+            return _Block(index, numbers)
+        level = torch.arange(levels).unsqueeze(1)
+        place = self._starts[classes] + level
+        # The row's own place is left out.
+        place += (own >= 0) & (place >= self._place[own])
+        column = torch.full((levels, width), -1, dtype=torch.int32)
+        value = torch.full((levels, width), -torch.inf, dtype=self._dtype)
+        there = level < matches
+        column[:, :m] = torch.where(there, self._order[place.clamp_(max=len(self._order) - 1)], -1)
+        for part in torch.split(torch.arange(m), max(1, PIECE // levels)):
+            value[:, part] = self._similarities(index[part], column[:, part])
+        # The members of a class are in ascending order, so that of equally similar ones the first stays the first.
+        value, rank = value.sort(dim=0, descending=True, stable=True)
+        column = column.gather(0, rank)
+        return _Block(index, numbers, value.masked_fill_(column < 0, torch.inf), column, torch.zeros_like(column))
+
+    def _similarities(self, index: Int[Tensor, " p"], column: Int[Tensor, "levels p"]) -> Float[Tensor, "levels p"]:
+        needed, place = torch.unique(column.clamp(min=0), return_inverse=True)
+        place = torch.where(column >= 0, place, -1).int().contiguous()
+        queries = self._task.queries[index].to(self._dtype).contiguous()
+        gallery = self._task.gallery[needed].to(self._dtype).contiguous()
+        value = torch.empty(place.shape, dtype=self._dtype)
+        (levels, p), d = place.shape, queries.shape[1]
+        sides, sizes = (queries.data_ptr(), gallery.data_ptr()), (p, p, d, levels)
+        native.call("similarities", native.Relevant(*sides, *sizes, place.data_ptr(), value.data_ptr()), self._dtype)
+        return value
+
+    def _places(self, which: range) -> Iterator[Places]:
+        for block in (self._queries[i] for i in which):
+            matches = self._task.matches[block.index]
+            counted = matches <= MOST_RELEVANT
+            if not counted.any():
+                continue
+            index, matches = block.index[counted], matches[counted]
+            self._done[index] = True
+            if block.before is None:
+                yield Places(index, matches, torch.full((len(index), 1), FAR))
+                continue
+            level = torch.arange(len(block.before))
+            before = block.before.T[: len(counted)][counted]
+            first, limit = self._limits.of(len(level))
+            far = (level >= matches.unsqueeze(1)) | (before >= torch.where(level == 0, first, limit))
+            yield Places(index, matches, (before + (level + 1)).masked_fill_(far, FAR))
+
+
+def _is_leave_one_out(task: Task) -> bool:
+    return task.queries is task.gallery and torch.equal(task.own, torch.arange(len(task.gallery)))

@@ -1,0 +1,135 @@
+"""What torch is slow at in retrieval: a small C library, compiled on installation where a compiler is there.
+
+Where it is not, or is turned off, or the rows are on another device, torch does the same alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import sysconfig
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+STEP = 32  # the kernel reads the columns of a table by so many; a table's width is a multiple of it
+_TYPES = {torch.float32: "f32", torch.float64: "f64"}
+_off: ContextVar[bool] = ContextVar("_off", default=False)
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where the package was installed without them or EMBEX_NATIVE is 0."""
+    if os.environ.get("EMBEX_NATIVE") == "0":
+        return None
+    path = Path(__file__).parent / f"_measures{sysconfig.get_config_var('EXT_SUFFIX')}"
+    with contextlib.suppress(OSError, AttributeError):
+        found = ctypes.CDLL(str(path))
+        # Compiled from other sources than these, as after an update in place, it would read other structures.
+        sizes = (ctypes.c_int64 * 4)()
+        found.sizes(sizes)
+        if list(sizes) == [ctypes.sizeof(kind) for kind in (Tile, Relevant, Choice, Walk)]:
+            return found
+    return None
+
+
+def available(device: torch.device) -> bool:
+    """Whether the kernels run on rows of this device."""
+    return device.type == "cpu" and not _off.get() and library() is not None
+
+
+def multiplies_bytes() -> bool:
+    """Whether this processor multiplies bytes itself, and so several times faster than floats."""
+    found = library()
+    return found is not None and bool(found.multiplies_bytes())
+
+
+@contextlib.contextmanager
+def disabled() -> Iterator[None]:
+    """Within it torch does everything, to compare the two."""
+    before = _off.set(True)
+    try:
+        yield
+    finally:
+        _off.reset(before)
+
+
+class Rows(ctypes.Structure):
+    """Some of the rows that are compared; `measures.c` says what each field is, here and below."""
+
+    _fields_ = (
+        ("rows", ctypes.c_void_p),
+        ("index", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("stride", ctypes.c_int64),
+        *((name, ctypes.c_int32) for name in ("levels", "first_limit", "limit")),
+        *((name, ctypes.c_void_p) for name in ("value", "column", "before")),
+    )
+
+
+class Tile(ctypes.Structure):
+    """Two blocks of rows and the table of their similarities."""
+
+    _fields_ = (
+        ("left", Rows),
+        ("right", Rows),
+        ("table", ctypes.c_void_p),
+        ("stride", ctypes.c_int64),
+        ("d", ctypes.c_int64),
+        ("tolerance", ctypes.c_double),
+        ("both", ctypes.c_int32),
+        ("settled", ctypes.c_int64),
+    )
+
+
+class Relevant(ctypes.Structure):
+    """Queries and the places of what is relevant to each."""
+
+    _fields_ = (
+        ("queries", ctypes.c_void_p),
+        ("gallery", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("count", "stride", "d")),
+        ("levels", ctypes.c_int32),
+        ("place", ctypes.c_void_p),
+        ("value", ctypes.c_void_p),
+    )
+
+
+class Choice(ctypes.Structure):
+    """Rows, and the centers that they may belong to."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("table", "unit", "center_unit", "half", "rows", "centers", "allowance")),
+        *((name, ctypes.c_int64) for name in ("count", "k", "d")),
+        *((name, ctypes.c_void_p) for name in ("nearest", "distance")),
+        ("looked_at", ctypes.c_int64),
+    )
+
+
+class Walk(ctypes.Structure):
+    """A graph, and where walks on it begin."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("starts", "column", "weight", "source", "solution")),
+        ("count", ctypes.c_int64),
+        ("eights", ctypes.c_int32),
+        ("max_iterations", ctypes.c_int32),
+        ("alpha", ctypes.c_double),
+        ("tolerance", ctypes.c_double),
+    )
+
+
+def call(name: str, given: Tile | Relevant | Choice | Walk, dtype: torch.dtype) -> None:
+    """Runs one of the kernels, by as many threads as torch uses. What `given` points to must be contiguous."""
+    if not getattr(library(), f"{name}_{_TYPES[dtype]}")(ctypes.byref(given), torch.get_num_threads()):
+        raise MemoryError(f"there is no memory left to {name}")
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """Where the entries of a tensor are, which must outlive the call."""
+    return None if tensor is None else tensor.data_ptr()
