@@ -17,7 +17,7 @@ from inference.contents import contents
 
 # Runs embex, and kills itself at a moment that the first argument names.
 PROGRAM = """
-import os, signal, sys, time
+import os, signal, sys
 from embedding_expansion.app.cli import main
 from embedding_expansion.inference import indexing
 from embedding_expansion.retrieval.index import Loading, files
@@ -37,13 +37,12 @@ def count_down(original):
         return result
     return counting
 
-def slow(original):
-    def slowly(*given):
+def waiting(original):
+    def once_told(*given):
+        original(*given)
         print("staged", flush=True)
-        result = original(*given)
-        time.sleep(0.2)
-        return result
-    return slowly
+        sys.stdin.readline()
+    return once_told
 
 if name == "made":
     indexing.create_index = count_down(indexing.create_index)
@@ -51,8 +50,8 @@ elif name == "files":
     files.ModelFiles.put = count_down(files.ModelFiles.put)
 elif name == "staged":
     Loading.add = count_down(Loading.add)
-elif name == "slowly":
-    Loading.add = slow(Loading.add)
+elif name == "waiting":
+    Loading.add = waiting(Loading.add)
 else:
     for store in (FolderStore, PostgresStore):
         setattr(store, name, count_down(getattr(store, name)))
@@ -63,7 +62,8 @@ BATCH = ("--batch_size", "5")
 
 def started(moment: str, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PROGRAM, moment, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def killed(moment: str, *arguments: str) -> None:
@@ -144,22 +144,21 @@ def test_a_second_process_is_told_to_wait_and_readers_see_the_old_index(
     exports: Path, photographs: Path, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["index", str(exports / "onnx"), str(photographs / "class_0"), "--out", place]) == 0
-    first = started("slowly", "add", place, str(photographs), "--batch_size", "4")
-    assert first.stdout is not None
-    assert first.stdout.readline() == "staged\n"
-    capsys.readouterr()
-    for command in (
-        ["add", place, str(photographs)],
-        ["index", str(exports / "onnx"), str(photographs), "--out", place],
-        ["remove", place, "--prefix", str(photographs)],
-    ):
-        assert main(command) == 2
-        assert re.fullmatch(
-            r"embex: .* is being written by another process; wait for it to end\n", capsys.readouterr().err
-        )
-    with open_index(place) as index:
-        assert index.count() == 4
-    out, err = first.communicate()
+    with started("waiting", "add", place, str(photographs), "--batch_size", "4") as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "staged\n"
+        capsys.readouterr()
+        for command in (
+            ["add", place, str(photographs)],
+            ["index", str(exports / "onnx"), str(photographs), "--out", place],
+            ["remove", place, "--prefix", str(photographs)],
+        ):
+            assert main(command) == 2
+            complaint = capsys.readouterr().err
+            assert re.fullmatch(r"embex: .* is being written by another process; wait for it to end\n", complaint)
+        with open_index(place) as index:
+            assert index.count() == 4
+        out, err = first.communicate("go on\n" * 20)
     assert (first.returncode, err) == (0, "")
     assert "28 new" in out
     with open_index(place) as index:

@@ -18,15 +18,10 @@ from embedding_expansion.retrieval.index.incoming import incoming
 from embedding_expansion.retrieval.index.items import Changes, Item, Match, decoded, encoded, item_of
 from embedding_expansion.retrieval.index.loading import Loading
 from embedding_expansion.retrieval.index.recall import Recall
-from embedding_expansion.retrieval.index.store import Store
+from embedding_expansion.retrieval.index.store import OWN_NOTES, Store
 from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 from embedding_expansion.retrieval.index.where import Condition, Where, condition
 
-# fmt: off
-OWN_NOTES = {
-    "generation", "structure", "dimensions", "asked", "kind", "reason", "recall", "precision", "published", "format",
-}
-# fmt: on
 ALONE = b"\x00add"  # the key of `add`; no user's key starts so
 
 

@@ -13,6 +13,13 @@ from embedding_expansion.retrieval.index.items import Changes, Row
 from embedding_expansion.retrieval.index.vectors import Found
 from embedding_expansion.retrieval.index.where import Condition
 
+#: The notes that a backend keeps itself; users' notes have other names.
+# fmt: off
+OWN_NOTES = {
+    "generation", "structure", "dimensions", "asked", "kind", "reason", "recall", "precision", "published", "format",
+}
+# fmt: on
+
 
 @runtime_checkable
 class Store(Protocol):
