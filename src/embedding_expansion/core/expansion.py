@@ -140,7 +140,7 @@ def expand(
         normalize_synthetic: whether synthetic points are L2-normalised. One whose squared norm is under 1e-4 (float32;
             float64: 1e-10), such as the middle of opposite points, has no direction and takes no part.
         metric: what a similarity is, and so what is hardest: "euclidean", 1 - d^2/2, or "inner", the inner product.
-        rows: (a,), the rows that are anchors; all that are not past by default.
+        rows: (a,), the rows that are anchors, one given twice an anchor twice; all that are not past by default.
         past: (b,), marks rows that come from a memory: positives, negatives and ends of segments, never anchors; a
             point on the anchor's side has at least one end that is not past.
         reference: (g, d), rows to compare the anchors with instead of the batch's own: the positives, and the points of
