@@ -113,6 +113,31 @@ def test_options_of_the_call_compile(name: str, expanded: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("scope", "name", "what"),
+    [
+        *(("class_pair", "multi_similarity", what) for what in ("no row", "all past", "no anchor", "all ignored")),
+        *(("anchor", "lifted_structure", what) for what in ("no row", "no anchor", "all ignored")),
+        ("class_pair", "fast_ap", "all past"),
+        *((None, name, "all ignored") for name in ("hphn_triplet", "lifted_structure")),
+    ],
+)
+def test_a_batch_without_anchors_is_0_when_compiled_as_well(scope: str | None, name: str, what: str) -> None:
+    E, labels = batch_for(scope)
+    if what == "no row":
+        E, labels = E[:0], labels[:0]
+    options = {"ignore_index": 3} if what == "all ignored" else {}
+    labels = torch.full_like(labels, 3) if what == "all ignored" else labels
+    given = {
+        "all past": {"past": torch.ones(len(E), dtype=torch.bool)},
+        "no anchor": {"rows": torch.zeros(0, dtype=torch.int64)},
+    }
+    loss = LOSSES[name](**options)
+    loss = loss if scope is None else EmbeddingExpansion(loss, scope=scope)
+    assert loss(E, labels, **given.get(what, {})) == 0
+    assert_compiles(loss, E, labels, **given.get(what, {}))
+
+
+@pytest.mark.parametrize(
     "loss", [MultiSimilarityLoss(), EmbeddingExpansion(MultiSimilarityLoss())], ids=["plain", "expanded"]
 )
 def test_the_default_compiler_takes_it(loss: PairLoss) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -115,25 +114,6 @@ def pnp(E: Tensor, labels: Tensor, scope: str = "class_pair") -> Tensor:
     return mean(terms)
 
 
-def dynamic_soft_margin(E: Tensor, labels: Tensor, scope: str = "class_pair") -> Tensor:
-    """The first call: differences weighed by the share of smaller ones in a histogram of 10 bins of 0.4 from -2."""
-    table = explicit(E, labels, "euclidean", scope)
-    differences = [
-        distance(s) - distance(t)
-        for positives, negatives in zip(table.positives, table.negatives, strict=True)
-        for s in positives
-        for t in negatives
-    ]
-    places = [(d + 2) / 0.4 for d in differences]
-    bins = [math.floor(float(place.detach())) for place in places]
-    histogram: list[Any] = [0.0] * 11
-    for k, place in zip(bins, places, strict=True):
-        histogram[k] = histogram[k] + 1 - (place - k)
-        histogram[k + 1] = histogram[k + 1] + (place - k)
-    total = sum(histogram)  # it does not detach it: the gradient is also that of the histogram
-    return mean([d * sum(histogram[: k + 1]) / total for k, d in zip(bins, differences, strict=True)])
-
-
 def triplet_with_swap(E: Tensor, labels: Tensor) -> Tensor:
     """Anchor and positive share their class's hardest pairs, so that swapping changes nothing."""
     table = explicit(E, labels, "euclidean")
@@ -150,6 +130,5 @@ def triplet_with_swap(E: Tensor, labels: Tensor) -> Tensor:
 LOOPS: dict[str, tuple[Callable[[], Any], Callable[..., Tensor]]] = {
     "LiftedStructureLoss": (peers.LiftedStructureLoss, lifted),
     "PNPLoss": (peers.PNPLoss, pnp),
-    "DynamicSoftMarginLoss": (peers.DynamicSoftMarginLoss, dynamic_soft_margin),
     "TripletMarginLoss, swap": (lambda: peers.TripletMarginLoss(swap=True), triplet_with_swap),
 }

@@ -12,9 +12,7 @@ import torch
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest, synthesize
-from embedding_expansion.core.modules import (
-    MultiSimilarityLoss,
-)
+from embedding_expansion.core.modules import MultiSimilarityLoss, TripletLoss
 from embedding_expansion.core.pairs import compare
 from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, InvalidType, UnknownName
 
@@ -147,7 +145,7 @@ def test_a_number_of_points_that_is_no_whole_number_from_zero_on_is_refused(call
 @pytest.mark.parametrize("n", [10_001, 10**6, 2**31, 2**32, 2**32 + 1, 2**64])
 def test_more_points_than_anybody_waits_for_are_refused(n: int) -> None:
     for call in (expand, synthesize):
-        assert "at most 10000" in message(InvalidInput, call, E, LABELS, n)
+        assert "at most 100 synthetic points, or infinity" in message(InvalidInput, call, E, LABELS, n)
 
 
 def test_values_whose_squares_drown_everything_are_refused() -> None:
@@ -246,3 +244,55 @@ def test_good_input_of_every_entry_is_taken() -> None:
         entry(E, LABELS)
     for entry in ENTRIES.values():
         entry(E, LABELS, rows=torch.tensor([1, 4]), past=torch.tensor([True, False, False, False, False, True]))
+
+
+@every_table
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda e: e.to(torch.float8_e4m3fn), "float8_e4m3fn; pass 16 bits or more"),
+        (lambda e: e.to_sparse(), "sparse tensor; pass embeddings.to_dense()"),
+        (lambda e: e.to("meta"), "on the meta device and has no values"),
+    ],
+    ids=["float8", "sparse", "meta"],
+)
+def test_tensors_that_cannot_be_computed_with_are_refused(
+    entry: Callable[..., Any], change: Callable[..., Any], says: str
+) -> None:
+    assert says in message(InvalidType, entry, change(E), LABELS)
+
+
+def test_a_number_of_points_may_be_a_scalar_of_numpy_or_torch_and_no_array() -> None:
+    for n in (np.array(2), np.int64(2), np.float64(2), torch.tensor(2)):
+        assert torch.equal(expand(E, LABELS, n).negative, expand(E, LABELS, 2).negative)
+    assert torch.equal(expand(E, LABELS, np.float32("inf")).negative, expand(E, LABELS, math.inf).negative)
+    for several in (np.array([1, 2]), torch.tensor([1, 2])):
+        assert "pass a whole number of synthetic points" in message(InvalidType, expand, E, LABELS, several)
+
+
+def test_a_parameter_may_be_a_scalar_of_numpy() -> None:
+    for value in (np.float32(0.5), np.float64(0.5), np.array(0.5)):
+        margin = TripletLoss(margin=value).parameters_of_function["margin"]
+        assert type(margin) is float
+        assert margin == 0.5
+    assert "a number" in message(InvalidType, TripletLoss, margin=np.array([0.5, 0.6]))
+
+
+def test_calls_in_the_manner_of_another_library_are_told_how_it_is_done_here() -> None:
+    loss = EmbeddingExpansion(MultiSimilarityLoss())
+    for call in (lambda: loss(E, LABELS, None), lambda: loss(E, LABELS, ref_emb=E, ref_labels=LABELS)):
+        text = message(InvalidInput, call)
+        assert "miner=..." in text
+        assert "reference=..." in text
+
+
+def test_transforms_of_torch_func_are_refused() -> None:
+    for loss in (MultiSimilarityLoss(), EmbeddingExpansion(MultiSimilarityLoss(normalize=False))):
+        gradient = torch.func.grad(lambda e, loss=loss: loss(e, LABELS))
+        assert "use loss.backward()" in message(InvalidInput, gradient, E)
+
+
+def test_the_article_is_right() -> None:
+    assert "loss is an EmbeddingExpansion;" in message(
+        InvalidType, EmbeddingExpansion, EmbeddingExpansion(MultiSimilarityLoss())
+    )

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest, synthesize
+from embedding_expansion.core.modules import LOSSES
 from embedding_expansion.core.search import table
 
 from . import explicit, oracles
@@ -215,3 +217,12 @@ def test_synthesize_agrees_with_expand_on_which_points_there_are() -> None:
             if label != labels[i]:
                 nearest = torch.cdist(everything[whose == labels[i]], everything[whose == label]).min()
                 torch.testing.assert_close(pairs.negative[i, k], 1 - nearest**2 / 2)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_row_given_twice_counts_as_an_anchor_twice(scope: str) -> None:
+    E, labels = batch_for(scope)
+    loss = EmbeddingExpansion(LOSSES["triplet"](), scope=scope, reduction="none")
+    once, twice = (loss(E, labels, rows=torch.tensor(rows)) for rows in ([0, 3], [0, 3, 0]))
+    assert torch.equal(twice.total, once.total[..., [0, 1, 0]])
+    assert torch.equal(twice.weight, once.weight[..., [0, 1, 0]])

@@ -138,9 +138,11 @@ def expand(
             paper. "anchor": the anchor itself and its own n points towards its partner, where rows (0,1), (2,3), ...
             are partners; only partners are expanded, as in the authors' released program.
         normalize_synthetic: whether synthetic points are L2-normalised. One whose squared norm is under 1e-4 (float32;
-            float64: 1e-10), such as the middle of opposite points, has no direction and takes no part.
+            float64: 1e-10), such as the middle of opposite points, has no direction and takes no part. In float32 a
+            cosine with a point of so small a norm is rounded by up to 1e-3, and by 1e-6 with one of norm 0.3; it is
+            never above the product of the norms.
         metric: what a similarity is, and so what is hardest: "euclidean", 1 - d^2/2, or "inner", the inner product.
-        rows: (a,), the rows that are anchors; all that are not past by default.
+        rows: (a,), the rows that are anchors, one given twice an anchor twice; all that are not past by default.
         past: (b,), marks rows that come from a memory: positives, negatives and ends of segments, never anchors; a
             point on the anchor's side has at least one end that is not past.
         reference: (g, d), rows to compare the anchors with instead of the batch's own: the positives, and the points of

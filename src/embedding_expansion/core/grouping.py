@@ -103,7 +103,7 @@ def group(labels: Int[Tensor, " b"]) -> Classes:
 
 @no_type_check  # a checked function has no signature to read
 def _rows_where(mask: Tensor) -> Tensor:
-    """The rows (k,) where a mask (b,) is true. Compiled code takes it that there is one at least."""
+    """The rows (k,) where a mask (b,) is true."""
     return mask.nonzero().flatten()
 
 
@@ -128,7 +128,7 @@ def _partners(index: Tensor, mask: Tensor, anchors: Tensor | None, a: int, g: in
 
 @no_type_check
 def _fake_rows(mask: Tensor) -> Tensor:
-    return mask.new_empty(torch.library.get_ctx().new_dynamic_size(min=1), dtype=torch.int64)
+    return mask.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
 
 @no_type_check

@@ -18,8 +18,9 @@ from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
 Labels: TypeAlias = Int[Tensor, " b"] | Sequence[int] | Any  # `Any`: NumPy's integers, without importing NumPy
 
 
-MOST_POINTS = 10_000  # on a segment: the time of the search grows with its square
+MOST_POINTS = 100  # on a segment: the time of the search grows with its square, and infinity takes less
 LARGEST = 1e12  # value of an embedding: squared norms of more drown what they are compared with
+WIDTHS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # that can be computed with
 
 
 @validates
@@ -34,6 +35,12 @@ def as_batch(
         )
     if not embeddings.is_floating_point():
         raise InvalidType(f"{name} has dtype {embeddings.dtype}; pass floating values, e.g. {name}.float()")
+    if embeddings.dtype not in WIDTHS:
+        raise InvalidType(f"{name} has dtype {embeddings.dtype}; pass 16 bits or more, e.g. {name}.float()")
+    if embeddings.layout != torch.strided:
+        raise InvalidType(f"{name} is a sparse tensor; pass {name}.to_dense()")
+    if embeddings.device.type == "meta":
+        raise InvalidType(f"{name} is on the meta device and has no values; pass a tensor on the CPU or a GPU")
     if embeddings.dim() != 2:
         raise InvalidInput(
             f"{name} is {embeddings.dim()}-D, of shape {tuple(embeddings.shape)}; pass a 2-D tensor of shape "
@@ -150,14 +157,20 @@ def whole_number(value: object) -> int | None:
 @validates
 def as_count(n: SupportsIndex | float) -> int | float:
     """The number of synthetic points per pair, 0 to MOST_POINTS or infinity, or an error."""
-    if n == math.inf:
+    if isinstance(n, float) and n == math.inf:
         return math.inf
+    shape = getattr(n, "shape", ())
+    if len(shape) == 0 and hasattr(n, "item"):  # a scalar of NumPy or torch
+        return as_count(n.item())
     count = whole_number(n)
     if count is None or count < 0:
         kind = InvalidInput if isinstance(n, (int, float)) else InvalidType
         raise kind(f"n is {n!r}; pass a whole number of synthetic points, 0 or more, or infinity")
     if count > MOST_POINTS:
-        raise InvalidInput(f"n is {count}; pass at most {MOST_POINTS} synthetic points, or infinity for all of them")
+        raise InvalidInput(
+            f"n is {count}; pass at most {MOST_POINTS} synthetic points, or infinity (math.inf), "
+            "which takes the whole arc between two images, exactly, and less time"
+        )
     return count
 
 

@@ -41,8 +41,7 @@ class Winners:
 
 def search(problem: Problem) -> Found:
     """The hardest pairs: by the native kernel where it is there, else by looking at the whole expanded table."""
-    found = native.search(problem) if native.takes(problem.product) else None
-    return table.search(problem) if found is None else found
+    return native.search(problem) if native.takes(problem.product) else table.search(problem)
 
 
 class Mined(NamedTuple):

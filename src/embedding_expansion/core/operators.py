@@ -81,6 +81,8 @@ def _mine(
     max_segments: int | None,
     partners: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if anchors.shape[0] == 0:
+        return _nothing(embeddings, labels, scope, partners)
     batch = _batch(embeddings, labels, anchors, past, gallery, gallery_labels, proxies)
     plan = plan_of(batch, scope, max_segments, partners=partners)
     positive, found, _ = find(embeddings, gallery, plan, _rules(n, normalize, metric))
@@ -92,6 +94,21 @@ def _mine(
     masks = plan.positive_mask, plan.negative_mask
     share = synthetic_share(plan, found)
     return positive, found.value, found.ends, found.weights, *masks, partner, groups, order, share
+
+
+def _nothing(embeddings: Tensor, labels: Tensor, scope: Scope, partners: bool) -> tuple[Tensor, ...]:
+    """What is found where there is no anchor: one column, as in `nothing_to_compare`.
+
+    Sizes are those of the fake below, which has one row for a partner, one group and one column at least.
+    """
+    r = 1 if partners and scope == "anchor" else 0
+    g = r if scope == "anchor" else 1
+    shapes = (0, 1), (g, 1), (g, 1, 4), (g, 1, 2), (0, 1), (r, 1)
+    positive, value, ends, weights, positive_mask, negative_mask = (embeddings.new_zeros(shape) for shape in shapes)
+    partner = labels.new_zeros((0, 1) if r else (0,))
+    at = labels.new_zeros(r), labels.new_zeros(1)
+    masks = positive_mask.bool(), negative_mask.bool()
+    return positive, value, ends.int(), weights, *masks, partner, *at, embeddings.new_zeros(())
 
 
 @_mine.register_fake
@@ -152,6 +169,8 @@ def _mine_back(
     max_segments: int | None,
     partners: bool,
 ) -> tuple[Tensor, Tensor]:
+    if anchors.shape[0] == 0:
+        return torch.zeros_like(embeddings), embeddings.new_zeros(0) if gallery is None else torch.zeros_like(gallery)
     batch = _batch(embeddings, labels, anchors, past, gallery, gallery_labels, proxies)
     plan = plan_of(batch, scope, max_segments, partners=partners)
     found = Found(ends, weights, value, half=plan.symmetric)

@@ -16,19 +16,12 @@ from torch import Tensor, nn
 from embedding_expansion.core.batch import Batch, prepared, without
 from embedding_expansion.core.blocks import terms_in_blocks
 from embedding_expansion.core.degenerate import warn_if_degenerate
-from embedding_expansion.core.inputs import (
-    Labels,
-    as_batch,
-    as_limit,
-    as_past,
-    as_reference,
-    validates,
-)
+from embedding_expansion.core.inputs import Labels, as_batch, as_limit, as_past, as_reference, validates
 from embedding_expansion.core.interop.metric_learning.miners import is_foreign_miner, mined
 from embedding_expansion.core.pairs import Metric, Pairs, compare_batch
 from embedding_expansion.core.parameters import Reduction, bind, check_options, parameters_of
 from embedding_expansion.core.terms import Terms
-from embedding_expansion.errors import InvalidType
+from embedding_expansion.errors import InvalidInput, InvalidType
 
 
 class PairLoss(nn.Module):
@@ -146,8 +139,14 @@ class PairLoss(nn.Module):
         reference_labels: Labels | None = None,
     ) -> Float[Tensor, ""] | Terms:
         """The loss of a batch; `rows`, `past`, `reference` and `reference_labels` as in `compare`."""
-        batch = self.batch(embeddings, labels, rows, past, reference, reference_labels)
-        terms = self.terms_of(batch)
+        try:
+            terms = self.terms_of(self.batch(embeddings, labels, rows, past, reference, reference_labels))
+        except RuntimeError as error:
+            if "setup_context" not in str(error):
+                raise
+            raise InvalidInput(
+                "torch.func cannot differentiate this loss; use loss.backward() or torch.autograd.grad"
+            ) from error
         return terms.mean() if self.reduction == "mean" else terms
 
     def terms_of(self, batch: Batch, across: Callable[[Tensor], Tensor] | None = None) -> Terms:

@@ -93,7 +93,7 @@ def compare(
         labels: (b,), whole numbers: a tensor, a list or an array.
         metric: what a similarity is: "euclidean", 1 - d^2/2, "inner", the inner product, or "snr", 1 - d/2 of the
             signal-to-noise distance d, the variance of the difference over the anchor's (over coordinates).
-        rows: (a,), the rows that are anchors; all that are not past by default.
+        rows: (a,), the rows that are anchors, one given twice an anchor twice; all that are not past by default.
         past: (b,), marks rows that come from a memory: positives and negatives, never anchors.
         reference: (g, d), rows to compare the anchors with instead of the batch's own (another model's, another
             tower's); all of one label are positives. An anchor is never left out of it: it does not hold the anchors.

@@ -86,6 +86,8 @@ def checked(owner: type, function: Callable[..., Any], parameter: inspect.Parame
         if not entries or any(entry is None or entry < 1 for entry in entries):
             raise InvalidType(f"{what} is {value!r}; pass whole numbers above 0, by default {default}")
         return tuple(entries)
+    if hasattr(value, "dtype") and hasattr(value, "tolist") and isinstance(value.tolist(), (bool, int, float)):
+        value = value.tolist()  # a scalar of NumPy; and of torch, without a gradient
     wants_bool = isinstance(default, bool)
     if isinstance(value, bool) is not wants_bool or not isinstance(value, (bool, int, float)):
         wanted = "True or False" if wants_bool else "a number"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 
 from embedding_expansion.core.pairs import Pairs
 
@@ -77,4 +78,18 @@ def masked_sum(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> Float
 
 def masked_logsumexp(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> Float[Tensor, " a"]:
     """Row by row over the unmasked entries; a large negative number where there are none."""
-    return torch.where(mask, values, NOTHING).logsumexp(dim=1)
+    return logsumexp(torch.where(mask, values, NOTHING))
+
+
+def logsumexp(values: Float[Tensor, "a k"]) -> Float[Tensor, " a"]:
+    """Row by row. Compiled, torch's own asks whether there is an entry at all, which only the batch tells."""
+    if not torch.compiler.is_compiling():
+        return values.logsumexp(dim=1)
+    values = with_a_column(values, NOTHING)
+    most = values.detach().amax(dim=1, keepdim=True)
+    return (values - most).exp().sum(dim=1).log() + most[:, 0]
+
+
+def with_a_column(values: Float[Tensor, "a k"], entry: float) -> Float[Tensor, "a m"]:
+    """Compiled, one more column: a batch of no rows has none, and over none there is no maximum. Else as they are."""
+    return functional.pad(values, (0, 1), value=entry) if torch.compiler.is_compiling() else values

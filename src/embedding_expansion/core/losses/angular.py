@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from embedding_expansion.core.opaque import Opaque
 from embedding_expansion.core.pairs import Pairs
-from embedding_expansion.core.terms import NOTHING, Terms, masked_logsumexp, masked_sum, positive_pairs
+from embedding_expansion.core.terms import NOTHING, Terms, logsumexp, masked_logsumexp, masked_sum, positive_pairs
 from embedding_expansion.errors import InvalidInput
 
 
@@ -53,7 +53,7 @@ def angular(pairs: Pairs, angle: float = 45.0) -> Terms:
 def _sums(rows: Tensor, partner: Tensor) -> Tensor:
     """Log sum over k of exp(rows[i, k] + rows[partner[i, j], k]), (a, p), one slot at a time: no table of triplets."""
     mine = rows[: len(partner)]
-    return torch.stack([(mine + rows[partner[:, j]]).logsumexp(dim=1) for j in range(partner.shape[1])], dim=1)
+    return torch.stack([logsumexp(mine + rows[partner[:, j]]) for j in range(partner.shape[1])], dim=1)
 
 
 @no_type_check

@@ -33,8 +33,8 @@ def fast_ap(pairs: Pairs, bins: int = 10) -> Terms:
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     positives = _histogram(squared_distance(pairs.positive), pairs.positive_mask, bins)
-    above = positives.cumsum(dim=1)
-    everything = above + _histogram(squared_distance(negative), negative_mask, bins).cumsum(dim=1)
+    above = _running_sum(positives)
+    everything = above + _running_sum(_histogram(squared_distance(negative), negative_mask, bins))
     precision = above / torch.where(everything > 0, everything, 1)
     count = pairs.positive_mask.sum(dim=1)
     counts = (count > 0).to(above.dtype)
@@ -49,6 +49,14 @@ def _histogram(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"], bins: in
     edge = lower.long()
     found = values.new_zeros(len(values), bins + 1).scatter_add(1, edge, torch.where(mask, 1 - share, 0))
     return found.scatter_add(1, edge + 1, torch.where(mask, share, 0))
+
+
+def _running_sum(histogram: Float[Tensor, "a edges"]) -> Float[Tensor, "a edges"]:
+    """Edge by edge. Compiled, torch's own asks on its way back whether there is an anchor at all."""
+    if not torch.compiler.is_compiling():
+        return histogram.cumsum(dim=1)
+    edges = histogram.shape[1]
+    return (histogram[:, :, None] * histogram.new_ones(edges, edges).triu()).sum(dim=1)
 
 
 def smooth_ap(pairs: Pairs, temperature: float = 0.01, query_counts: bool = False) -> Terms:

@@ -21,6 +21,7 @@ from embedding_expansion.core.terms import (
     masked_sum,
     negatives_of_anchors,
     squared_distance,
+    with_a_column,
 )
 
 Mining: TypeAlias = Literal["all", "hard", "semihard", "easy_positive"]
@@ -126,7 +127,8 @@ def hphn_triplet(pairs: Pairs, margin: float = 0.2, soft_margin: bool = False) -
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     furthest_positive = distance(torch.where(pairs.positive_mask, pairs.positive, torch.inf).min(dim=1).values)
-    closest_negative = distance(torch.where(negative_mask, negative, -torch.inf).max(dim=1).values)
+    negative = with_a_column(torch.where(negative_mask, negative, -torch.inf), -torch.inf)
+    closest_negative = distance(negative.max(dim=1).values)
     counts = pairs.positive_mask.any(dim=1) & negative_mask.any(dim=1)
     gap = torch.where(counts, furthest_positive - closest_negative, 0)
     term = functional.softplus(gap) if soft_margin else functional.relu(gap + margin)

@@ -120,9 +120,11 @@ def _half_angle(x: Tensor, y: Tensor, ratio: Tensor) -> Tensor:
 def between_lines(a: Segment, b: Segment, m: Products) -> tuple[Tensor, Tensor]:
     """The nearest points inside two straight segments: where the line between them is at right angles to both."""
     across = m.first_first - m.first_second - m.second_first + m.second_second
-    from_a = m.first_second - m.second_second - a.both + a.second
-    from_b = m.second_first - m.second_second - b.both + b.second
-    whole = a.difference * b.difference - across * across
-    u, v = from_a * b.difference + across * from_b, from_b * a.difference + across * from_a
+    # Over the squared lengths, as their product may be too large for single precision.
+    length, other = (square.where(square > 0, torch.nan) for square in (a.difference, b.difference))
+    from_a = (m.first_second - m.second_second - a.both + a.second) / length
+    from_b = (m.second_first - m.second_second - b.both + b.second) / other
+    whole = 1 - across / length * (across / other)
+    u, v = from_a + across / length * from_b, from_b + across / other * from_a
     whole = whole.where(whole > 0, torch.nan)
     return inside(u / whole), inside(v / whole)

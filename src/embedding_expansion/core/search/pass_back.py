@@ -32,7 +32,7 @@ def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor,
 
 def _pass_back(problem: Problem, found: Found, gradient: Tensor, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     """The same of some pairs of groups, g of the left and h of the right."""
-    pair = g * gradient.shape[1] + h
+    pair = g.long() * gradient.shape[1] + h  # more than 32 bits tell, where classes are many
     gradient, value = (entry.flatten().index_select(0, pair) for entry in (gradient, found.value))
     ends, weights = (entry.flatten(0, 1).index_select(0, pair).T for entry in (found.ends, found.weights))
     x = _Ends(problem.left, problem.left_own, g, ends[:2], weights[0], problem.rules)

@@ -46,14 +46,36 @@ def _search(
             for block in _blocks(problem, a, b):
                 found = hardest(block, a, b)
                 at = _moved(block.rows, a), _moved(block.columns, b)
-                value[at] = found.value
                 for k, side, index in ((0, a, found.left), (1, b, found.right)):
                     ends[at][..., 2 * k : 2 * k + 2] = side.ends.int()[index]
+                value[at] = (
+                    _within_norms(problem, found.value, ends[at], at) if problem.rules.normalize else found.value
+                )
                 weights[at] = torch.stack([found.left_weight, found.right_weight], dim=-1)
     if problem.symmetric:
         value = value.triu() + value.triu(1).T
     value = value.masked_fill(left.label[:, None] == right.label, 0)
     return Found(ends, weights, value, half=problem.symmetric)
+
+
+def _within_norms(problem: Problem, value: Tensor, ends: Tensor, at: tuple[slice, slice]) -> Tensor:
+    """Inner products with points that are normalised again, no larger than the norms: a nearly cancelled sum rounds.
+
+    The gradient takes no notice: it is that of the quotient, which the limit only brings nearer to what it stands for.
+    """
+    limit: Tensor | float = 1.0
+    shift: Tensor | float = 0.0
+    synthetic = torch.zeros_like(value, dtype=torch.bool)
+    sides = (problem.left, problem.left_own, (-1, 1)), (problem.right, problem.right_own, (1, -1))
+    for k, (side, own, shape) in enumerate(sides):
+        first, again = ends[..., 2 * k], ends[..., 2 * k] != ends[..., 2 * k + 1]
+        start, size = (entry[at[k]].view(shape) for entry in (side.layout.own_at, side.size))
+        square = own[start + first * (size + 1)]
+        limit = limit * torch.where(again, 1, square)
+        shift = shift + torch.where(again, 0, (1 - square) / 2) if problem.rules.metric == "euclidean" else shift
+        synthetic |= again
+    limit = torch.as_tensor(limit).sqrt()
+    return torch.where(synthetic, torch.clamp(value - shift, -limit, limit) + shift, value)
 
 
 def _moved(groups: slice, offer: Offer) -> slice:

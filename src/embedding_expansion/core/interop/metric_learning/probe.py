@@ -73,6 +73,9 @@ class Trial:
         """The loss's value, by itself or of a table; None, and the reason, where it has none."""
         self.seed()
         given = self.batch.embeddings.clone(), self.batch.labels.clone(), chosen
+        if holds_a_graph(self.loss.loss):
+            self.reason = "has been called before and holds tensors of that graph; pass a fresh instance"
+            return None
         try:
             loss: Any = copy.deepcopy(self.loss.loss)  # some change with every call
             if table is None:
@@ -176,6 +179,12 @@ class Trial:
     def refusal(self, reason: str) -> InvalidInput:
         """The error, which names the loss."""
         return InvalidInput(f"{self.loss.name} cannot be expanded: it {reason}")
+
+
+def holds_a_graph(loss: Any) -> bool:
+    """Whether a loss keeps, as an attribute, a result of a call with gradient, which cannot be copied."""
+    kept = (value for part in loss.modules() for value in vars(part).values())
+    return any(isinstance(value, Tensor) and not value.is_leaf for value in kept)
 
 
 def same(value: Tensor, other: Tensor) -> bool:

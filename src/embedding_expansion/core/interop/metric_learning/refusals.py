@@ -22,6 +22,10 @@ REFUSED = {  # by class; a derived class is refused as its base
     "VICRegLoss": "it compares two views of each image without labels",
     "ManifoldLoss": "it walks from image to image and proxy without labels",
     "InstanceLoss": "it classifies: the columns of its table are classes to it, not images",
+    "DynamicSoftMarginLoss": (
+        "its histogram keeps the graph of the step before, so that a second backward pass fails, also by itself; "
+        "expand this package's TripletLoss(soft_margin=True) instead"
+    ),
     "P2SGradLoss": PROXIES,
     "LargeMarginSoftmaxLoss": PROXIES,
     "SphereFaceLoss": PROXIES,

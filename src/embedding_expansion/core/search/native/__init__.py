@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from embedding_expansion.core.inputs import check_name
 from embedding_expansion.core.search.problem import Found, Problem, least_length, smallest_square
 from embedding_expansion.core.sides import Side
 
-INSTRUCTION_SETS = ("plain", "AVX2", "AVX-512")
-HAS_HOLES = 2  # what a search gives back instead of 1, see `search`
+INSTRUCTION_SETS = {"plain": "plain", "avx2": "AVX2", "avx512": "AVX-512"}  # of EMBEX_INSTRUCTIONS, ascending
 WORTH_THREADS = 1 << 19  # entries of a product; of less a second thread gains nothing
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 _off: ContextVar[bool] = ContextVar("_off", default=False)
@@ -30,7 +30,15 @@ _off: ContextVar[bool] = ContextVar("_off", default=False)
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernel, or None where the package was installed without it or EMBEX_NATIVE is 0."""
+    """The compiled kernel, or None where the package was installed without it or EMBEX_NATIVE is 0.
+
+    EMBEX_INSTRUCTIONS is the highest instruction set to use, by default what the machine has.
+
+    Raises:
+        UnknownName: if there is no such instruction set.
+    """
+    highest = os.environ.get("EMBEX_INSTRUCTIONS", "avx512")
+    check_name("EMBEX_INSTRUCTIONS", highest, INSTRUCTION_SETS)
     if os.environ.get("EMBEX_NATIVE") == "0":
         return None
     path = Path(__file__).parent / f"_hardest{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -40,6 +48,7 @@ def library() -> ctypes.CDLL | None:
         # Compiled from other sources than these, as after an update in place, it would read other structures.
         sizes = (ctypes.c_int64 * 2)()
         found.sizes(sizes)
+        found.use_at_most(list(INSTRUCTION_SETS).index(highest))
         if list(sizes) == [ctypes.sizeof(_Problem), ctypes.sizeof(_Passing)]:
             return found
     return None
@@ -57,7 +66,7 @@ def describe(device: str = "cpu") -> str:
         return "torch"
     if found is None or _off.get():
         return "torch (no native kernel)"
-    return f"native ({INSTRUCTION_SETS[found.instruction_set()]})"
+    return f"native ({list(INSTRUCTION_SETS.values())[found.instruction_set()]})"
 
 
 @contextlib.contextmanager
@@ -120,12 +129,8 @@ class _Passing(ctypes.Structure):
     )
 
 
-def search(problem: Problem) -> Found | None:
-    """The hardest pairs; the same as `table.search`, but for rounding.
-
-    None where n is infinite and two ends of an arc are nearly opposite, so that its middle is no point: the kernel does
-    not look for what lies beside such a hole.
-    """
+def search(problem: Problem) -> Found:
+    """The hardest pairs; the same as `table.search`, but for rounding."""
     product = problem.product.contiguous()
     shape = problem.left.size.shape[0], problem.right.size.shape[0]
     ends = torch.empty(*shape, 4, dtype=torch.int32)
@@ -142,8 +147,8 @@ def search(problem: Problem) -> Found | None:
         value=value.data_ptr(),
     )
     threads = torch.get_num_threads() if product.numel() > WORTH_THREADS else 1
-    done = _call("search", product, ctypes.byref(given), threads)
-    return None if done == HAS_HOLES else Found(ends, weights, value, half=problem.symmetric)
+    _call("search", product, ctypes.byref(given), threads)
+    return Found(ends, weights, value, half=problem.symmetric)
 
 
 def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,11 +172,9 @@ def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor,
     return to_left, to_right
 
 
-def _call(name: str, product: Tensor, *given: Any) -> int:
-    done: int = getattr(library(), f"{name}_{_TYPES[product.dtype]}")(*given)
-    if not done:
+def _call(name: str, product: Tensor, *given: Any) -> None:
+    if not getattr(library(), f"{name}_{_TYPES[product.dtype]}")(*given):
         raise MemoryError("the search for the hardest pairs has run out of memory")
-    return done
 
 
 def _rules(problem: Problem) -> _Rules:

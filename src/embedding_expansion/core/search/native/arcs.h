@@ -58,10 +58,13 @@ TARGET static inline int FN(between_arcs)(const FN(Segment) *a, const FN(Segment
 TARGET static inline int FN(between_lines)(const FN(Segment) *a, const FN(Segment) *b, const T *m, T *u, T *v) {
   T la = a->first - 2 * a->both + a->second, lb = b->first - 2 * b->both + b->second;
   T across = m[0] - m[1] - m[2] + m[3], d = m[1] - m[3] - a->both + a->second, e = m[2] - m[3] - b->both + b->second;
-  T whole = la * lb - across * across, x = d * lb + across * e, y = e * la + across * d;
+  int lines = (la > 0) & (lb > 0);
+  /* Over la and lb, as their product may be too large for a float. */
+  la = la > 0 ? la : 1, lb = lb > 0 ? lb : 1, d /= la, e /= lb;
+  T whole = 1 - across / la * (across / lb), x = d + across / la * e, y = e + across / lb * d;
   *u = x / (whole > 0 ? whole : 1);
   *v = y / (whole > 0 ? whole : 1);
-  return (x > 0) & (x < whole) & (y > 0) & (y < whole);
+  return lines & (x > 0) & (x < whole) & (y > 0) & (y < whole);
 }
 
 /* A point on the way: a member, with weight 1, or somewhere on a segment. */

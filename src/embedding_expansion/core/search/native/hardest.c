@@ -18,6 +18,7 @@
 #define LANES 16            /* groups side by side: of floats, what the widest vector holds */
 #define LEAST_LANES 4       /* groups that make it worth while */
 #define MOST_LOOKED_AT 4096 /* pairs of points of two groups, of more it is better to rule out */
+#define MOST_KEPT 8         /* points on a segment whose measures are kept, of more each is measured when looked at */
 #define MOST_ARCS 1024      /* the same, where points are segments */
 #define NEVER (-1e30f) /* no value is smaller; finite, so that arithmetic on it stays plain */
 
@@ -54,14 +55,19 @@ typedef struct {
 #undef TARGET
 #endif
 
+static int32_t highest_set = 2;
+
+/* Use no higher instruction set than this one; once, before anything is searched. */
+void use_at_most(int32_t set) { highest_set = set; }
+
 /* 0: plain, 1: AVX2 and FMA, 2: AVX-512. */
 int32_t instruction_set(void) {
 #ifdef SEVERAL_SETS
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512bw"))
+  if (highest_set >= 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
     return 2;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+  if (highest_set >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
 #endif
   return 0;
 }

@@ -23,25 +23,27 @@ TARGET static int32_t FN(count_points)(const FN(Side) *s, int32_t g, const Rules
   return rules->infinite ? s->first[g + 1] - s->first[g] + segments : s->originals[g] + rules->n * segments;
 }
 
-TARGET static int FN(worth_lanes)(const FN(Task) *task, int32_t g, const FN(Block) *block) {
-  const Rules *rules = &task->problem->rules;
-  int64_t pairs = (int64_t)FN(count_points)(&task->problem->left, g, rules) * block->points;
-  return block->count >= LEAST_LANES && pairs <= (rules->infinite ? MOST_ARCS : MOST_LOOKED_AT);
+/* Whether lanes are worth while for a block and a group of the left with so many points. */
+TARGET static int FN(worth_lanes)(const FN(Task) *task, int32_t points, const FN(Block) *block) {
+  int64_t most = task->problem->rules.infinite ? MOST_ARCS : MOST_LOOKED_AT;
+  return block->count >= LEAST_LANES && (int64_t)points * block->points <= most;
 }
 
 /* Lays out the measures of a block's points, lane by lane. */
 TARGET static void FN(lay_out)(const FN(Task) *task, FN(Block) *block) {
   const FN(Side) *s = &task->problem->right;
-  int32_t n = task->problem->rules.n;
+  const Rules *rules = &task->problem->rules;
+  int32_t n = rules->n;
   for (int32_t c = 0; c < n; c++) block->weight[c] = (T)(c + 1) / (T)(n + 1);
   for (int32_t p = 0; p < block->points * LANES; p++) block->scale[p] = 0, block->shift[p] = NEVER;
   for (int32_t lane = 0; lane < block->count; lane++) {
     int32_t h = block->first + lane;
-    const T *scale = task->right.scale + task->right.at[h] * n, *shift = task->right.shift + task->right.at[h] * n;
     for (int32_t q = 0; q < block->points; q++) {
-      int32_t inner = q - block->originals;
-      block->scale[q * LANES + lane] = inner < 0 ? 1 : scale[inner];
-      block->shift[q * LANES + lane] = inner < 0 ? task->right.original_shift[s->first[h] + q] : shift[inner];
+      int32_t inner = q - block->originals, e = inner < 0 ? 0 : inner / n;
+      T *scale = block->scale + q * LANES + lane, *shift = block->shift + q * LANES + lane;
+      *scale = 1;
+      if (inner < 0) *shift = task->right.original_shift[s->first[h] + q];
+      else FN(recall_point)(s, &task->right, h, e, block->segment + 2 * e, inner % n, rules, scale, shift);
     }
   }
 }
@@ -124,10 +126,11 @@ TARGET static void FN(hardest_in_lanes)(const FN(Task) *task, int32_t g, const F
   const int32_t *segment = l->segment + 2 * (int64_t)l->list[l->kind[g]];
   int32_t points = FN(count_points)(l, g, &problem->rules) - l->originals[g];
   for (int32_t p = 0; p < points; p++) {
-    int64_t at = task->left.at[g] * n + p;
-    T scale = task->left.scale[at], shift = task->left.shift[at], u = (T)(p % n + 1) / (T)(n + 1), v = 1 - u;
+    const int32_t *ends = segment + 2 * (p / n);
+    T scale, shift, u = (T)(p % n + 1) / (T)(n + 1), v = 1 - u;
+    FN(recall_point)(l, &task->left, g, p / n, ends, p % n, &problem->rules, &scale, &shift);
     if (shift <= (T)NEVER) continue;
-    const T *a = room + segment[2 * (p / n)] * width, *b = room + segment[2 * (p / n) + 1] * width;
+    const T *a = room + ends[0] * width, *b = room + ends[1] * width;
     for (int32_t q = 0; q < width; q++) mixed[q] = (u * a[q] + v * b[q]) * scale;
     FN(against_block)(mixed, shift, (l->originals[g] + p) * block->points, block, n, best);
   }

@@ -32,9 +32,12 @@ TARGET static inline T FN(bound)(T most, T most_scale, T least_scale, T shift) {
 }
 
 /* Holds one point of the left, as its row of similarities to the members of the right, against the right's points. */
-TARGET static void FN(against)(const T *row, T shift, int32_t i, int32_t j, T weight, const FN(Side) *s,
-                               const FN(Points) *p, int32_t h, int32_t n, FN(Best) *best) {
-  int32_t first = s->first[h], k = s->originals[h], members = s->first[h + 1] - first;
+TARGET static void FN(against)(const T *row, T shift, int32_t i, int32_t j, T weight, const FN(Task) *task, int32_t h,
+                               FN(Best) *best) {
+  const FN(Side) *s = &task->problem->right;
+  const FN(Points) *p = &task->right;
+  const Rules *rules = &task->problem->rules;
+  int32_t first = s->first[h], k = s->originals[h], members = s->first[h + 1] - first, n = rules->n;
   T most = NEVER;
   for (int32_t q = 0; q < members; q++) most = row[q] > most ? row[q] : most;
   if (FN(bound)(most, p->group_most[h], p->group_least[h], p->group_shift[h] + shift) <= best->value) return;
@@ -50,10 +53,10 @@ TARGET static void FN(against)(const T *row, T shift, int32_t i, int32_t j, T we
   for (int32_t e = 0; e < count && n > 0; e++) {
     T a = row[segment[2 * e]], b = row[segment[2 * e + 1]];
     if (FN(bound)(a > b ? a : b, most_scale[e], least_scale[e], most_shift[e] + shift) <= best->value) continue;
-    const T *scale = p->scale + (p->at[h] + e) * n, *point_shift = p->shift + (p->at[h] + e) * n;
     for (int32_t c = 0; c < n; c++) {
-      T u = (T)(c + 1) / (T)(n + 1);
-      T value = (u * a + (1 - u) * b) * scale[c] + (point_shift[c] + shift);
+      T u = (T)(c + 1) / (T)(n + 1), scale, own_shift;
+      FN(recall_point)(s, p, h, e, segment + 2 * e, c, rules, &scale, &own_shift);
+      T value = (u * a + (1 - u) * b) * scale + (own_shift + shift);
       if (value > best->value)
         *best = (FN(Best)){value, weight, u, {i, j}, {segment[2 * e], segment[2 * e + 1]}};
     }
@@ -71,7 +74,7 @@ TARGET static void FN(hardest_pair)(const FN(Task) *task, int32_t g, int32_t h, 
   for (int32_t i = 0; i < l->originals[g]; i++) {
     T shift = p->original_shift[first + i];
     if (shift <= (T)NEVER) continue;
-    FN(against)(block + l->row[first + i] * problem->stride, shift, i, i, 1, r, o, h, n, best);
+    FN(against)(block + l->row[first + i] * problem->stride, shift, i, i, 1, task, h, best);
   }
   const int32_t *segment = l->segment + 2 * (int64_t)l->list[l->kind[g]];
   int32_t count = l->list[l->kind[g] + 1] - l->list[l->kind[g]];
@@ -88,10 +91,11 @@ TARGET static void FN(hardest_pair)(const FN(Task) *task, int32_t g, int32_t h, 
                         p->most_shift[at] + o->group_shift[h]);
     if (reach <= best->value) continue;
     for (int32_t c = 0; c < n; c++) {
-      T scale = p->scale[at * n + c], shift = p->shift[at * n + c], u = (T)(c + 1) / (T)(n + 1);
+      T scale, shift, u = (T)(c + 1) / (T)(n + 1);
+      FN(recall_point)(l, p, g, e, segment + 2 * e, c, &problem->rules, &scale, &shift);
       if (shift <= (T)NEVER) continue;
       for (int32_t q = 0; q < members; q++) row[q] = (u * a[q] + (1 - u) * b[q]) * scale;
-      FN(against)(row, shift, segment[2 * e], segment[2 * e + 1], u, r, o, h, n, best);
+      FN(against)(row, shift, segment[2 * e], segment[2 * e + 1], u, task, h, best);
     }
   }
 }

@@ -1,0 +1,144 @@
+"""Where the search could go wrong in numbers or in size: holes in arcs, rounding, large rows, large classes."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from embedding_expansion.core.expansion import expand
+from embedding_expansion.core.search import native, table
+from embedding_expansion.core.search.problem import smallest_square
+
+from .test_search import both_are_there, every_scope, torch_search
+
+__all__ = ["both_are_there"]  # a fixture of every test here
+
+
+def holed(sizes: dict[int, int], seed: int, d: int) -> tuple[Tensor, Tensor]:
+    """Classes of several sizes, unit rows in float64; the first two rows of every third class are nearly opposite."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(sum(sizes.values())).repeat_interleave(
+        torch.tensor([size for size, count in sizes.items() for _ in range(count)])
+    )
+    E = torch.randn(len(labels), d, generator=generator, dtype=torch.float64)
+    for label in range(0, int(labels.max()) + 1, 3):
+        first = int((labels == label).nonzero()[0])
+        E[first + 1] = -E[first] + 1e-6 * (label % 2) * E[first + 1]
+    return normalize(E, dim=1), labels
+
+
+@every_scope
+@pytest.mark.parametrize("sizes", [{2: 3, 4: 3}, {2: 19}, {12: 4}], ids=str)
+@pytest.mark.parametrize("d", [2, 3, 8])
+def test_beside_holes_both_searches_find_the_same(d: int, sizes: dict[int, int], scope: str) -> None:
+    E, labels = holed(sizes, d, d)
+    ours, theirs = (search(E, labels, math.inf, scope=scope) for search in (expand, torch_search))
+    mask = ours.negative_mask
+    rounding = torch.finfo(E.dtype).eps / smallest_square(E.dtype)  # of an edge's squared norm
+    torch.testing.assert_close(ours.negative[mask], theirs.negative[mask], rtol=0, atol=rounding)
+
+
+def test_one_hole_does_not_take_the_batch_out_of_the_native_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    E, labels = holed({4: 8}, 0, 8)
+    monkeypatch.setattr(table, "search", None)
+    assert expand(E, labels, math.inf).negative.isfinite().all()
+
+
+@pytest.mark.parametrize("metric", ["inner", "euclidean"])
+@pytest.mark.parametrize("form", ["native", "torch"])
+def test_in_single_precision_no_cosine_is_above_1(form: str, metric: str) -> None:
+    search = expand if form == "native" else torch_search
+    labels = torch.arange(6).repeat_interleave(4)
+    for seed in range(12):  # in a plane the arcs of two classes meet often, and opposite ends are common
+        E = normalize(torch.randn(24, 2, generator=torch.Generator().manual_seed(seed)), dim=1)
+        for n in (2, 50, math.inf):
+            pairs = search(E, labels, n, metric=metric)
+            assert pairs.negative[pairs.negative_mask].max() <= 1 + 2e-7  # unit rows are of norm 1 to 1e-7
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e9, 1e11])
+@pytest.mark.parametrize("form", ["native", "torch"])
+def test_large_rows_do_not_overflow_in_single_precision(form: str, scale: float) -> None:
+    search = expand if form == "native" else torch_search
+    generator = torch.Generator().manual_seed(0)
+    for k, classes in ((3, 20), (12, 4)):
+        labels = torch.arange(classes).repeat_interleave(k)
+        E = torch.randn(len(labels), 16, generator=generator, dtype=torch.float64)
+        exact = expand(E * scale, labels, math.inf, normalize_synthetic=False)
+        single = search((E * scale).float(), labels, math.inf, normalize_synthetic=False)
+        mask = exact.negative_mask
+        torch.testing.assert_close(
+            single.negative[mask].double(), exact.negative[mask], rtol=1e-5, atol=1e-6 * scale**2
+        )
+
+
+def peak_of(code: str) -> float:
+    """How many MB the peak of a process rises by, on one thread, as `code` runs `work()` the second time, larger."""
+    lines = [
+        "import torch",
+        "from torch.nn.functional import normalize",
+        "from embedding_expansion import expand",
+        "torch.set_num_threads(1)",
+        "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) / 1024",
+        code,
+        "work(4)",
+        "before = peak()",
+        "work(1)",
+        "print(peak() - before)",
+    ]
+    ran = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return float(ran.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
+def test_memory_does_not_grow_with_the_points() -> None:
+    one_class = """def work(part):
+    expand(normalize(torch.randn(512 // part, 8), dim=1), torch.zeros(512 // part).long(), {n})"""
+    few, many = (peak_of(one_class.format(n=n)) for n in (8, 100))
+    assert many < few + 6 * 512 * 512 * 4 / 2**20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
+def test_two_large_classes_ask_for_no_room_to_search_in_lanes() -> None:
+    code = """import resource, torch
+from embedding_expansion import expand
+torch.set_num_threads(1)
+E, labels = torch.randn(8000, 4), torch.arange(8000) // 4000
+expand(E[::40], labels[::40], 2, max_segments=2)
+used = int(open('/proc/self/statm').read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (used + MOST,) * 2)
+expand(E, labels, 2, max_segments=2, rows=torch.arange(4000))
+"""
+    ran = subprocess.run([sys.executable, "-c", code.replace("MOST", "1_250_000_000")], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("chosen", list(native.INSTRUCTION_SETS))
+def test_every_instruction_set_that_the_machine_has_finds_the_same(chosen: str) -> None:
+    library = native.library()
+    if library is None or list(native.INSTRUCTION_SETS).index(chosen) > library.instruction_set():
+        pytest.skip(f"this machine has no {native.INSTRUCTION_SETS[chosen]}")
+    environment = os.environ | {"EMBEX_INSTRUCTIONS": chosen, "OMP_NUM_THREADS": "1"}
+    code = "from embedding_expansion.core.search import native; print(native.describe())"
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ran.stdout == f"native ({native.INSTRUCTION_SETS[chosen]})\n", ran.stderr
+    tests = ["tests/core/test_search.py", "tests/core/test_search_lanes.py", "tests/core/test_search_limits.py"]
+    some = "pruning or single_precision or beside_holes"
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-k", some, *tests]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
+
+
+def test_an_instruction_set_that_there_is_not_is_refused() -> None:
+    code = "from embedding_expansion.core.search import native; native.library()"
+    environment = os.environ | {"EMBEX_INSTRUCTIONS": "neon"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "there is no EMBEX_INSTRUCTIONS named 'neon'" in ran.stderr
