@@ -64,10 +64,10 @@ def _embed(
 
 def _embed_vectors(folder: Path, file: Path, out: Path, device: str) -> int:
     from embedding_expansion.data.vectors import read_rows
-    from embedding_expansion.inference.of_vectors import embed_vectors
+    from embedding_expansion.inference.of_vectors import VectorEmbedder
 
     rows, others = read_rows(file)
-    embeddings = embed_vectors(folder, rows, device=device)
+    embeddings = VectorEmbedder.load(folder, device=device).embed(rows)
     _write(out, embeddings=embeddings, **others)
     print(f"{len(rows)} vectors embedded into {embeddings.shape[1]} dimensions: {out}")
     return 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
+from embedding_expansion.errors import InvalidInput
 
 LABELS = (
     "folder: the name of the folder that an image lies in, if that is a subfolder of a named one; none; or a CSV file "
@@ -22,7 +25,7 @@ def run(arguments: list[str]) -> int:
         "the old index, or an empty one, and the same command goes on where it stopped.",
     )
     options.add_argument("run", type=str, help="run folder, or a folder that embex export made")
-    options.add_argument("images", type=str, nargs="+", help="image files, and folders to look through")
+    options.add_argument("images", type=str, nargs="+", help="image files and folders; of a run on vectors, one file")
     options.add_argument("--out", type=str, required=True, help="the index: a folder, or a postgresql:// URL")
     options.add_argument("--kind", type=str | None, default=None, help="auto (the default), flat, hnsw or ivfpq")
     options.add_argument("--precision", type=str | None, default=None, help="float32 (the default) or float16")
@@ -31,6 +34,8 @@ def run(arguments: list[str]) -> int:
     options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     options.add_argument("--batch_size", type=int, default=64, help="images that go through the model at once")
     given = parse(options, arguments)
+    if len(given.images) == 1 and given.images[0].lower().endswith((".npz", ".parquet")):
+        return _index_vectors(given)
 
     from embedding_expansion.app.loading import bar, say
     from embedding_expansion.inference.indexing import index_images
@@ -49,3 +54,15 @@ def run(arguments: list[str]) -> int:
             progress=progress,
         )
     return say(report, given.out)
+
+
+def _index_vectors(given: jsonargparse.Namespace) -> int:
+    from embedding_expansion.app.loading import say
+    from embedding_expansion.inference.indexing import Report
+    from embedding_expansion.inference.vector_index import index_vectors
+
+    if given.flip or given.labels != "folder":
+        raise InvalidInput("--flip and --labels are for images; vectors have their labels in their file")
+    made = {name: given[name] for name in ("kind", "precision") if given[name] is not None}
+    changes = index_vectors(given.run, Path(given.images[0]), given.out, **made, device=given.device)
+    return say(Report(changes.new, changes.changed), given.out, "vectors")

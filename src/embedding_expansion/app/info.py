@@ -49,7 +49,7 @@ def _say_model(index: Index) -> None:
 
     files, note = index.files.sizes(), model_note(index)
     if MANIFEST not in files:
-        print("model: none yet; embex index puts it in")
+        print("model: none yet; embex index puts it in" if note is None else f"model: of vectors, digest {note}")
         return
     about = _read(index, MANIFEST)
     print(

@@ -34,7 +34,7 @@ def bar(location: str) -> Iterator[Progress]:
         shown.close()
 
 
-def say(report: Report, location: str) -> int:
+def say(report: Report, location: str, what: str = "images") -> int:
     """Prints what a load has done and how the index is searched now; gives back the exit status."""
     from embedding_expansion.retrieval.index import open_index
 
@@ -42,7 +42,7 @@ def say(report: Report, location: str) -> int:
         done = [f"{report.new:,} new", f"{report.changed:,} changed", f"{report.unchanged:,} unchanged and skipped"]
         if report.resumed:
             done.append(f"{report.resumed:,} embedded by an earlier try")
-        print(f"{index.count():,} images in {index.location}: {', '.join(done)}")
+        print(f"{index.count():,} {what} in {index.location}: {', '.join(done)}")
         say_search(index)
         say_unfinished(index)
     if report.unlabelled:

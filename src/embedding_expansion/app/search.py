@@ -14,6 +14,8 @@ from embedding_expansion.app.arguments import parse
 from embedding_expansion.errors import DataError, InvalidInput, StoreError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from embedding_expansion.inference.collection import Answer, Collection
     from embedding_expansion.retrieval.index import Index
     from embedding_expansion.retrieval.threshold import Threshold
@@ -34,12 +36,18 @@ def run(arguments: list[str]) -> int:
     for place in (given.html, given.json):
         if place not in (None, STDIN):
             check_place(Path(place))
-    queries = _read(given.images)
+    queries = _read(given.images) if not _is_vectors(given.images) else []
     with Collection.open(given.index, device=given.device) as collection:
         if not collection.index.count():
             raise StoreError(f"{collection.index.location} holds no images; add some: embex add")
         broken = dict[int, str]()
-        answers = _answers(collection, queries, given, broken)
+        if queries:
+            vectors = collection.embed(queries, broken=broken)
+        else:
+            vectors, given.images = _vectors(collection, Path(given.images[0]))
+        if len(broken) == len(given.images):
+            raise DataError(f"not one of {len(queries)} images can be read; the first: {broken[0]}")
+        answers = _answers(collection, vectors, given, broken)
         threshold = collection.thresholds.get("known or unknown")
         if given.json != STDIN:
             _print(answers, threshold, given)
@@ -60,7 +68,12 @@ def _options() -> jsonargparse.ArgumentParser:
         description="Finds the images of an index that are most like others.",
     )
     options.add_argument("index", type=str, help="folder or postgresql:// URL of an index")
-    options.add_argument("images", type=str, nargs="+", help="image files to search for; - reads one from stdin")
+    options.add_argument(
+        "images",
+        type=str,
+        nargs="+",
+        help="image files to search for, - reads one from stdin; of vectors one .npz or .parquet",
+    )
     options.add_argument("-k", "--k", type=int, default=10, help="matches for each image")
     options.add_argument("--qe", type=int, default=0, help="query expansion: mix in so many of the closest; 0 for none")
     options.add_argument("--alpha", type=float, default=3.0, help="weigh them by their similarity to this power")
@@ -83,18 +96,28 @@ def _read(names: list[str]) -> list[Path | bytes]:
     return [sys.stdin.buffer.read() if name == STDIN else Path(name) for name in names]
 
 
+def _is_vectors(names: list[str]) -> bool:
+    return len(names) == 1 and names[0].lower().endswith((".npz", ".parquet"))
+
+
+def _vectors(collection: Collection, file: Path) -> tuple[np.ndarray, list[str]]:
+    """The embeddings of a file of vectors, and what its rows are called."""
+    from embedding_expansion.data.vectors import read_rows
+    from embedding_expansion.inference.vector_index import names_of
+
+    rows, others = read_rows(file)
+    return collection.embed_rows(rows), names_of(file, len(rows), others)
+
+
 def _answers(
-    collection: Collection, queries: list[Path | bytes], given: jsonargparse.Namespace, broken: dict[int, str]
+    collection: Collection, vectors: np.ndarray, given: jsonargparse.Namespace, broken: dict[int, str]
 ) -> list[tuple[int, Answer]]:
     """The position of each query that can be read, and what was found."""
-    vectors = collection.embedder.embed(queries, broken=broken)
-    if len(broken) == len(queries):
-        raise DataError(f"not one of {len(queries)} images can be read; the first: {broken[0]}")
     where = {"label": given.label} if given.label is not None else {}
     if given.prefix is not None:
         where["path_prefix"] = full_prefix(given.prefix)
     found = collection.search(vectors, given.k, qe=given.qe, alpha=given.alpha, where=where)
-    read = [position for position in range(len(queries)) if position not in broken]
+    read = [position for position in range(len(given.images)) if position not in broken]
     return list(zip(read, found, strict=True))
 
 
@@ -185,7 +208,7 @@ def _write_page(
     shown = [
         Shown(
             file_name(_called(given.images[position])),
-            uri_of(queries[position]),
+            uri_of(queries[position]) if queries else "",
             answer.known,
             verdict(answer.known, threshold),
             [(match.similarity, album[match.item]) for match in answer.matches],

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.inference.embedder import Embedder
+from embedding_expansion.inference.manifest import MANIFEST
 from embedding_expansion.inference.thresholds import Thresholds, thresholds_of_json
 from embedding_expansion.retrieval.index import Index, Match, open_index
 from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 from embedding_expansion.retrieval.index.where import Where
+
+if TYPE_CHECKING:
+    from embedding_expansion.inference.of_vectors import VectorEmbedder
+    from embedding_expansion.inference.pixels import ImageLike
 
 #: The note of an index that holds thresholds calibrated on its own items; they come before those of the model.
 NOTE = "thresholds"
@@ -41,13 +49,12 @@ class Collection:
 
     Attributes:
         index: the vectors and what is known of each image.
-        embedder: the model.
+        embedder: the model; of vectors, where the collection holds those.
         thresholds: what similarity means here; those calibrated on the collection, else those of the model.
-        flip: whether the collection's vectors have the embedding of each mirror image averaged in: embed queries with
-            `embedder.embed(images, flip=collection.flip)`.
+        flip: whether the collection's vectors have the embedding of each mirror image averaged in.
     """
 
-    def __init__(self, index: Index, embedder: Embedder) -> None:
+    def __init__(self, index: Index, embedder: Embedder | VectorEmbedder) -> None:
         if embedder.dimensions != index.dimensions:
             raise InvalidInput(
                 f"the model embeds into {embedder.dimensions} dimensions, but {index.location} has "
@@ -74,10 +81,38 @@ class Collection:
         """
         index = open_index(location)
         try:
+            if holds_vectors(index):
+                return cls(index, _vector_model_of(index, device))
             return cls(index, model_of(index, device=device, batch_size=batch_size))
         except BaseException:
             index.close()
             raise
+
+    def embed(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        broken: dict[int, str] | None = None,
+        max_pixels: int | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """The embeddings of images as those of the collection were made; see `Embedder.embed`.
+
+        Raises:
+            InvalidInput: the collection holds vectors and no images.
+        """
+        if not isinstance(self.embedder, Embedder):
+            raise InvalidInput(f"{self.index.location} holds vectors and no images; pass an .npz or a .parquet")
+        return self.embedder.embed(images, flip=self.flip, broken=broken, max_pixels=max_pixels)
+
+    def embed_rows(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The embeddings of vectors as those of the collection were made; see `VectorEmbedder.embed`.
+
+        Raises:
+            InvalidInput: the collection holds images, or vectors of another width.
+        """
+        if isinstance(self.embedder, Embedder):
+            raise InvalidInput(f"{self.index.location} holds images; pass image files")
+        return self.embedder.embed(rows)
 
     def search(
         self,
@@ -92,7 +127,7 @@ class Collection:
         """Finds for each vector the k closest items.
 
         Args:
-            vectors: (q, d), such as `embedder.embed(images)`; normalised here.
+            vectors: (q, d), such as `collection.embed(images)`; normalised here.
             k: neighbours; fewer come where fewer items fulfil `where`.
             qe: query expansion by so many of the neighbours; 0 for none.
             alpha: the exponent of a neighbour's cosine in query expansion, 0 for a plain mean.
@@ -167,19 +202,44 @@ class Collection:
 
 
 def model_of(index: Index, *, device: str = "auto", batch_size: int = 64) -> Embedder:
-    """The model whose files are kept with an index.
+    """The model whose files are kept with an index of images.
 
     Raises:
-        StoreError: the index holds none.
+        StoreError: the index holds none, or one of vectors.
         RunError, InvalidInput: it cannot be opened.
+    """
+    if holds_vectors(index):
+        raise StoreError(f"{index.location} holds vectors and no images")
+    with _files(index) as folder:
+        return Embedder.load(folder, device=device, batch_size=batch_size)
+
+
+def holds_vectors(index: Index) -> bool:
+    """Whether the model of an index is one of vectors (see `vector_index.py`).
+
+    Raises:
+        StoreError: the index holds no model.
     """
     names = index.files.sizes()
     if not names:
         raise StoreError(f"{index.location} holds no model; make the index with embex index")
+    return MANIFEST not in names  # which tells of the preprocessing of images
+
+
+def _vector_model_of(index: Index, device: str) -> VectorEmbedder:
+    from embedding_expansion.inference.of_vectors import VectorEmbedder  # torch
+
+    with _files(index) as folder:
+        return VectorEmbedder.load(folder, device=device)
+
+
+@contextmanager
+def _files(index: Index) -> Iterator[Path]:
+    """The files of an index's model, in a folder that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="embex-model-") as folder:
-        for name in names:
+        for name in index.files.sizes():
             index.files.fetch(name, Path(folder) / name)
-        return Embedder.load(folder, device=device, batch_size=batch_size)
+        yield Path(folder)
 
 
 def _steps(qe: int) -> int:

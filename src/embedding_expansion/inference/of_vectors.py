@@ -1,4 +1,4 @@
-"""Embedding vectors of any modality with a run that was trained on such."""
+"""A run that was trained on vectors of any modality as one object: vectors in, points out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.inference.thresholds import Thresholds, read_thresholds
 from embedding_expansion.training.finite import check_embeddings
 from embedding_expansion.training.job import find_device
 from embedding_expansion.training.trained import load_trained
@@ -17,31 +18,55 @@ from embedding_expansion.training.trained import load_trained
 _BATCH = 4096
 
 
-def embed_vectors(
-    run: str | os.PathLike[str], rows: npt.NDArray[np.float32], *, device: str = "auto"
-) -> npt.NDArray[np.float32]:
-    """The L2-normalised embeddings of vectors, float32, (n, d).
+class VectorEmbedder:
+    """What `Embedder` is of images: `VectorEmbedder.load` opens a run that was trained on vectors.
 
-    Args:
-        run: folder of a run that was trained on vectors.
-        rows: (n, w), as they were in training; the run standardises them itself.
-        device: "auto", "cpu", "cuda", ...
-
-    Raises:
-        RunError: the folder is no run.
-        InvalidInput: the run embeds images, or vectors of another width.
+    Attributes:
+        thresholds: as calibrated beside the run; empty where there are none.
     """
-    model = load_trained(Path(run)).model
-    if not model.takes_vectors:
-        raise InvalidInput(f"{run} embeds images; pass image files or folders")
-    if rows.ndim != 2 or rows.shape[1] != model.channels:
-        raise InvalidInput(
-            f"{run} embeds vectors of {model.channels} dimensions, but these have the shape {rows.shape}"
-        )
-    place = find_device(device)
-    model = model.to(place)
-    parts = [np.empty((0, model.head.out_features), np.float32)]
-    for start in range(0, len(rows), _BATCH):
-        batch = torch.from_numpy(rows[start : start + _BATCH])[:, :, None, None].to(place)
-        parts.append(check_embeddings(model.embed(batch)).cpu().numpy())
-    return np.concatenate(parts)
+
+    def __init__(self, run: str | os.PathLike[str], device: str, thresholds: Thresholds) -> None:
+        model = load_trained(Path(run)).model
+        if not model.takes_vectors:
+            raise InvalidInput(f"{run} embeds images; pass image files or folders")
+        self._place = find_device(device)
+        self._model = model.to(self._place)
+        self.thresholds = thresholds
+
+    @classmethod
+    def load(cls, run: str | os.PathLike[str], *, device: str = "auto") -> VectorEmbedder:
+        """Opens a run folder.
+
+        Args:
+            run: the folder.
+            device: "auto", "cpu", "cuda", ...
+
+        Raises:
+            RunError: it is no run.
+            InvalidInput: it embeds images, or there is no such device.
+        """
+        return cls(run, device, read_thresholds(Path(run)))
+
+    @property
+    def dimensions(self) -> int:
+        """Of the embedding."""
+        return int(self._model.head.out_features)
+
+    def embed(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The L2-normalised embeddings of vectors, float32, (n, d).
+
+        Args:
+            rows: (n, w), as they were in training; the run standardises them itself.
+
+        Raises:
+            InvalidInput: the run embeds vectors of another width.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self._model.channels:
+            raise InvalidInput(
+                f"the model embeds vectors of {self._model.channels} dimensions, but these have the shape {rows.shape}"
+            )
+        parts = [np.empty((0, self.dimensions), np.float32)]
+        for start in range(0, len(rows), _BATCH):
+            batch = torch.from_numpy(rows[start : start + _BATCH])[:, :, None, None].to(self._place)
+            parts.append(check_embeddings(self._model.embed(batch)).cpu().numpy())
+        return np.concatenate(parts)
