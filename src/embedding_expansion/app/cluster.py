@@ -149,7 +149,7 @@ def _calibrated(thresholds: Thresholds) -> float:
     return threshold.value
 
 
-def measure(items: list[Item], found: Clustering) -> dict[str, float | int]:
+def measure(items: list[Item], found: Clustering) -> dict[str, int | float]:
     """How well the clusters are the labels, over the images that have one; empty where there are not two labels."""
     from embedding_expansion.retrieval.clustering import partition_metrics
 
@@ -162,7 +162,7 @@ def measure(items: list[Item], found: Clustering) -> dict[str, float | int]:
     return {"images with a label": len(rows), "labels": len(names)} | measures
 
 
-def _print(found: Clustering, items: list[Item], measures: dict[str, float]) -> None:
+def _print(found: Clustering, items: list[Item], measures: dict[str, int | float]) -> None:
     from embedding_expansion.app.pages.clusters import labels_of
     from embedding_expansion.app.tables import table
 
@@ -171,7 +171,7 @@ def _print(found: Clustering, items: list[Item], measures: dict[str, float]) -> 
     if 2 * found.noise > len(items):
         print("more than half are noise: few groups are dense; --k or a smaller --min_cluster_size takes more in")
     rows = [
-        [str(number), f"{size:,}", labels_of(items, found.members(number)) or "–", items[row].path]
+        [str(number), f"{size:,}", labels_of(items, found.members(number).tolist()) or "–", items[row].path]
         for number, (size, row) in enumerate(zip(found.sizes[:CLUSTERS], found.representatives, strict=False))
     ]
     if rows:

@@ -20,7 +20,7 @@ def write_folder(
     out: Path,
     items: list[Item],
     found: Clustering,
-    measures: dict[str, float],
+    measures: dict[str, int | float],
     index: Index | None,
     source: str,
     *,

@@ -31,7 +31,7 @@ class Group:
 
 
 def write_pages(
-    folder: Path, items: list[Item], found: Clustering, album: Album, measures: dict[str, float], source: str
+    folder: Path, items: list[Item], found: Clustering, album: Album, measures: dict[str, int | float], source: str
 ) -> None:
     """Writes index.html and a page for each cluster, and for the noise.
 
