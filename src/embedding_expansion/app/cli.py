@@ -20,6 +20,7 @@ COMMANDS = {
     "embed": "embed image files with a trained run",
     "report": "write the report of a run again, as one HTML file",
     "export": "export a trained model for other programs: ONNX, torch.export, safetensors",
+    "serve": "serve an index: a page in the browser and a JSON API",
     "data": "list, check and download data sets",
 }
 
