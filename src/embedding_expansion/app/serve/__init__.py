@@ -15,7 +15,7 @@ from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.errors import InvalidInput
 
 if TYPE_CHECKING:
-    import socket
+    import uvicorn
 
     from embedding_expansion.app.serve.guard import Guard
 
@@ -65,7 +65,8 @@ def serve(settings: Settings) -> int:
         held = stack.enter_context(address.bind(settings.host, settings.port))
         loopback = address.is_loopback(held)
         settings.check_reach(loopback)
-        signal.signal(signal.SIGTERM, _stop)
+        previous = signal.signal(signal.SIGTERM, _stop)
+        stack.callback(signal.signal, signal.SIGTERM, previous)
 
         from embedding_expansion.app.serve.application import application
         from embedding_expansion.app.serve.service import Service
@@ -74,19 +75,20 @@ def serve(settings: Settings) -> int:
         app = application(service, settings, is_loopback=loopback)
         shown = address.url(settings.host, held)
         print(f"{service.count():,} images at {shown} (Ctrl+C ends it)", flush=True)
-        _listen(app, held)
+        listener(app).run(sockets=[held])
     return 0
 
 
-def _listen(app: Guard, held: socket.socket) -> None:
+def listener(app: Guard) -> uvicorn.Server:
+    """What listens for the application."""
     import uvicorn
 
-    uvicorn.Server(
+    return uvicorn.Server(
         uvicorn.Config(
             app,
             http="h11",
             ws="none",
-            log_level="critical",
+            log_level="error",
             access_log=False,
             server_header=False,
             proxy_headers=False,
@@ -94,7 +96,7 @@ def _listen(app: Guard, held: socket.socket) -> None:
             timeout_keep_alive=15,
             timeout_graceful_shutdown=GRACE,
         )
-    ).run(sockets=[held])
+    )
 
 
 def _check_installed() -> None:

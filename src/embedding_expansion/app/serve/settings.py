@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from embedding_expansion.errors import InvalidInput
 
@@ -29,7 +29,7 @@ class Settings:
     index: str
     host: str = "127.0.0.1"
     port: int = 8000
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     device: str = "auto"
     batch_size: int = 32
     queue: int = 64
