@@ -39,9 +39,9 @@ WARM_UP = 1.0
 BATCHED, ALONE = 32, 1
 
 
-def make_index(folder: Path, items: int, side: int, model: list[str]) -> tuple[Path, list[bytes]]:
+def make_index(folder: Path, items: int, side: int, options: list[str]) -> tuple[Path, list[bytes]]:
     """An index of random vectors with a model, and files to search with."""
-    given = ["--steps", "3", "--device", "cpu", "--out", str(folder / "run"), *model]
+    given = ["--steps", "3", "--device", "cpu", "--out", str(folder / "run"), *options]
     if embex(["train", *given]) != 0:
         raise RuntimeError("the model could not be trained")
     export(folder / "run", "safetensors", folder / "model")
@@ -134,13 +134,13 @@ def main() -> None:
     options.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     options.add_argument("--duration", type=float, default=8.0, help="seconds that each measurement lasts")
     options.add_argument("--side", type=int, default=256, help="of the images that are sent, in pixels")
-    options.add_argument("--model", nargs="*", default=[], help="options of embex train, such as --model resnet18")
+    options.add_argument("--train", default="", help='options of embex train, as in --train="--model resnet18"')
     given = options.parse_args()
     if given.quick:
         given.items, given.clients, given.duration, given.side = 200, [2], 0.5, 32
     results, rows = [], []
     with tempfile.TemporaryDirectory() as folder:
-        index, images = make_index(Path(folder), given.items, given.side, given.model)
+        index, images = make_index(Path(folder), given.items, given.side, given.train.split())
         for clients in given.clients:
             for batch_size in (ALONE, BATCHED):
                 with server(index, batch_size, given.threads) as address:
@@ -150,7 +150,7 @@ def main() -> None:
                 rows.append([clients, batch_size, f"{found['batch']:.1f}", f"{found['per second']:.0f}", *times])
                 print(json.dumps(results[-1]), file=sys.stderr, flush=True)
     said = {"what": __doc__, "machine": harness.machine(given.threads), "items": given.items, "results": results}
-    harness.write(given.out, {**said, "model": given.model, "side": given.side})
+    harness.write(given.out, {**said, "train": given.train, "side": given.side})
     header = ["clients", "batch_size", "images per batch", "requests/s", "p50, ms", "p95, ms", "p99, ms"]
     print(table(header, rows))
 

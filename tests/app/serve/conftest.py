@@ -103,6 +103,7 @@ def serving(
         service = stack.enter_context(Service.open(settings))
         prepare(service)
         server = listener(application(service, settings, is_loopback=address.is_loopback(held)))
+        held.listen()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [held]})
         thread.start()
         try:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ class SlowModel:
 
 
 @contextmanager
-def batching(model: SlowModel, **options: int) -> Iterator[tuple[Batcher, ExitStack]]:
+def batching(model: SlowModel, **options: Any) -> Iterator[tuple[Batcher, ExitStack]]:
     batcher = Batcher(model, **{"batch_size": 4, "places": 16, **options})
     with ExitStack() as places:
         yield batcher, places
@@ -75,7 +76,7 @@ def test_requests_of_many_threads_each_get_their_own_vector() -> None:
 
 def test_it_waits_for_an_image_that_is_still_being_received_but_not_for_long() -> None:
     model = SlowModel()
-    with batching(model, patience=60) as (batcher, places):  # type: ignore[arg-type]
+    with batching(model, patience=60.0) as (batcher, places):
         late = places.enter_context(batcher.place())
         submit(batcher, places, b"x")
         late(b"xx")

@@ -17,6 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Route
 
 from embedding_expansion.app.serve import api, models
 from embedding_expansion.app.serve.batching import Busy, Stopped
@@ -49,7 +50,8 @@ def application(service: Service, settings: Settings, *, is_loopback: bool) -> G
     app.include_router(api.api, dependencies=guarded, responses=_UNAUTHORISED if guarded else None)
     app.include_router(api.monitoring, dependencies=guarded, responses=_UNAUTHORISED if guarded else None)
     app.include_router(api.open_to_all)
-    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    files = StaticFiles(directory=PAGE, html=True)
+    app.router.routes += [Route("/", files), Route("/{name}", files)]
     app.add_exception_handler(StarletteHTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(EmbeddingExpansionError, _ours)

@@ -5,13 +5,14 @@ Written by hand: four numbers need no library.
 
 from __future__ import annotations
 
+import math
 import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -21,7 +22,7 @@ class Histogram:
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
 
-    def add(self, value: float) -> None:
+    def add(self, value: int | float) -> None:
         """Counts a value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
@@ -29,9 +30,9 @@ class Histogram:
     def lines(self, name: str, labels: Mapping[str, object]) -> Iterator[str]:
         """As samples."""
         total = 0
-        for bound, count in zip((*self._bounds, "+Inf"), self._counts, strict=True):
+        for bound, count in zip((*self._bounds, math.inf), self._counts, strict=True):
             total += count
-            yield _sample(f"{name}_bucket", {**labels, "le": bound}, total)
+            yield _sample(f"{name}_bucket", {**labels, "le": f"{bound:g}".replace("inf", "+Inf")}, total)
         yield _sample(f"{name}_sum", labels, self._sum)
         yield _sample(f"{name}_count", labels, total)
 
@@ -56,7 +57,7 @@ class Metrics:
         with self._guard:
             self._batches.add(size)
 
-    def text(self, gauges: Mapping[str, tuple[str, float]]) -> str:
+    def text(self, gauges: Mapping[str, tuple[str, int | float]]) -> str:
         """All of it.
 
         Args:
@@ -87,7 +88,7 @@ def _family(name: str, kind: str, meaning: str, samples: Iterable[str]) -> list[
     return [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}", *samples]
 
 
-def _sample(name: str, labels: Mapping[str, object], value: float) -> str:
+def _sample(name: str, labels: Mapping[str, object], value: int | float) -> str:
     inside = ",".join(f'{key}="{_escaped(str(text))}"' for key, text in labels.items())
     return f"{name}{{{inside}}} {value:.12g}" if inside else f"{name} {value:.12g}"
 
