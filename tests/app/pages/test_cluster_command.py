@@ -184,6 +184,7 @@ def test_a_kill_in_the_middle_leaves_no_folder(shop: Shop, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
     assert main([*given[3:], "--out", str(tmp_path / "out")]) == 0
     assert len(read(tmp_path / "out")) == 800
+    assert not list(tmp_path.glob("out.partial-*"))  # what was killed is cleared away
 
 
 def test_what_cannot_be_is_one_sentence_before_anything_is_embedded(

@@ -87,13 +87,13 @@ def test_the_table_says_the_same_and_obeys_no_name(
 def test_several_images_go_through_the_model_at_once(
     place: str, shop: Shop, query: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    batches, run = [], Embedder._run
+    batches, run = [], Embedder.embed_squares
 
-    def counted(self: Embedder, batch: list[Any], flip: bool) -> Any:
+    def counted(self: Embedder, batch: list[Any], **options: Any) -> Any:
         batches.append(len(batch))
-        return run(self, batch, flip)
+        return run(self, batch, **options)
 
-    monkeypatch.setattr(Embedder, "_run", counted)
+    monkeypatch.setattr(Embedder, "embed_squares", counted)
     images = [str(query), shop.items[3].path, shop.items[20].path]
     assert main(["search", place, *images, "-k", "1", "--json", "-", *CPU]) == 0
     content = json.loads(capsys.readouterr().out)
