@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.app.test_report import SMALL, page_of
 
 from embedding_expansion.app.cli import main
+
+from .test_report import SMALL, page_of
 
 
 @pytest.fixture

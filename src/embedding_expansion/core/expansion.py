@@ -165,7 +165,7 @@ def expand(
         >>> expand(points, [0, 0, 1, 1], n=0).negative[0, 1]
         tensor(0.6000)
         >>> expand(points, [0, 0, 1, 1], n=1).negative[0, 1]
-        tensor(1.0000)
+        tensor(1.)
 
     Source: Ko & Gu, CVPR 2020, sections 4.1 and 4.2. Differs from the source: computed from inner products alone; exact
     ties give the gradient of the first winner, where the released program gives every tied pair the full gradient and
