@@ -19,7 +19,6 @@ QUICK = {
     "cross_batch.py": [],
     "retrieval.py": [],
     "index.py": [],
-    "load.py": [],
 }
 
 
