@@ -213,7 +213,7 @@ def test_degenerate_segments_have_values_and_gradients(
     slack = 1e-5 if dtype == torch.float32 else 1e-9
     if dtype == torch.float32 and "opposite" in kind:
         slack = 1e-3  # of a squared norm of 1e-4, read off products of 1, no more than three digits are known
-    for n in (0, 1, 2, 7, 20, 300):
+    for n in (0, 1, 2, 7, 20, 100):
         assert (pairs.negative >= expand(E, labels, n, **options).negative - slack).all()
 
 
