@@ -6,10 +6,12 @@ Notation: s is a similarity of the table, d^2 = 2 - 2s the squared distance it s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from embedding_expansion.core.pairs import Pairs
@@ -60,7 +62,24 @@ def positive_pairs(pairs: Pairs) -> Float[Tensor, "1 a"]:
 
 def squared_distance(similarity: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
     """d^2 = 2 - 2s, which rounding may not make negative."""
-    return (2 - 2 * similarity).clamp(min=0)
+    found: Tensor = _SquaredDistance.apply(similarity)
+    return found
+
+
+class _SquaredDistance(torch.autograd.Function):
+    """2 - 2s, 0 at the least, which keeps where it is cut off alone. Once differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, similarity: Tensor) -> Tensor:
+        found = (similarity * -2).add_(2)
+        ctx.save_for_backward(found < 0)
+        return found.clamp_(min=0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (cut_off,) = ctx.saved_tensors
+        return (gradient * -2).masked_fill_(cut_off, 0)
 
 
 def distance(similarity: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
@@ -68,7 +87,25 @@ def distance(similarity: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
 
     Read off a similarity, it is exact to about 3e-4 in float32 (1e-8 in float64) where points nearly coincide.
     """
-    return (2 - 2 * similarity).clamp(min=SMALLEST_SQUARE).sqrt()
+    found: Tensor = _Distance.apply(similarity)
+    return found
+
+
+class _Distance(torch.autograd.Function):
+    """sqrt(2 - 2s), which keeps its result alone. Once differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, similarity: Tensor) -> Tensor:
+        found = (similarity * -2).add_(2).clamp_(min=SMALLEST_SQUARE).sqrt_()
+        ctx.save_for_backward(found)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (found,) = ctx.saved_tensors
+        passed_on: Tensor = (gradient / found).neg_().masked_fill_(found <= SMALLEST_SQUARE**0.5, 0)
+        return passed_on
 
 
 def masked_sum(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> Float[Tensor, " a"]:
@@ -78,7 +115,29 @@ def masked_sum(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> Float
 
 def masked_logsumexp(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> Float[Tensor, " a"]:
     """Row by row over the unmasked entries; a large negative number where there are none."""
-    return logsumexp(torch.where(mask, values, NOTHING))
+    if torch.compiler.is_compiling():
+        return logsumexp(torch.where(mask, values, NOTHING))
+    found: Tensor = _MaskedLogSumExp.apply(values, mask)
+    return found
+
+
+class _MaskedLogSumExp(torch.autograd.Function):
+    """The same with one table of its own at a time, forward and back. Once differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, mask: Tensor) -> Tensor:
+        shifted = torch.where(mask, values, NOTHING)
+        most = shifted.amax(dim=1, keepdim=True)
+        found: Tensor = shifted.sub_(most).exp_().sum(dim=1).log_().add_(most[:, 0])
+        ctx.save_for_backward(values, mask, found)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        values, mask, found = ctx.saved_tensors
+        shares = torch.where(mask, values, NOTHING).sub_(found[:, None]).exp_()
+        return shares.mul_(gradient[:, None]).mul_(mask), None  # of a row without entries every share is 1
 
 
 def logsumexp(values: Float[Tensor, "a k"]) -> Float[Tensor, " a"]:
