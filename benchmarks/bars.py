@@ -16,6 +16,7 @@ MORE_IMAGES = {8: 4.0, 32: 15.0}  # the same at n = 2
 
 
 class Verdict(NamedTuple):
+    search: str  # the form of it that is judged
     bar: str
     what: str
     measured: str
@@ -23,11 +24,11 @@ class Verdict(NamedTuple):
 
 
 def verdicts(report: dict[str, Any]) -> list[Verdict]:
-    """Every bar with every measurement it is for, in the form of the search that is in use."""
-    search = report["searches"][0]
+    """Every bar with every measurement it is for, in each form of the search that was timed."""
     found: list[Verdict] = []
     for result in report["results"]:
-        found += _of_losses(result, search) if result["part"] == "losses" else _of_scaling(result, search)
+        for search in report["searches"] if result.get("expandable", True) else report["searches"][:1]:
+            found += _of_losses(result, search) if result["part"] == "losses" else _of_scaling(result, search)
     return sorted(found, key=lambda verdict: verdict.met)
 
 
@@ -59,8 +60,9 @@ def _verdict(result: dict[str, Any], of: str, to: str, most: float) -> Verdict:
     kind = "clustered" if result["clustered"] else "unclustered"
     what = f"{result['loss']}, b = {result['b']}, K = {result['k']}, {kind}"
     bar = f"{of} at most {most:g} times {to}"
+    form = of.partition(" ")[0]  # of the search; or "plain"
     measured, failures = ratio(result["times"], of, to), result["failures"]
     if measured is not None:
-        return Verdict(bar, what, str(measured), measured.median <= most)
+        return Verdict(form, bar, what, str(measured), measured.median <= most)
     met = of in result["times"] and to in failures
-    return Verdict(bar, what, failures.get(of) or f"{to}: {failures.get(to)}", met)
+    return Verdict(form, bar, what, failures.get(of) or f"{to}: {failures.get(to)}", met)
