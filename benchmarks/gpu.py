@@ -43,7 +43,9 @@ def main() -> None:
     if given.quick:
         given.sizes, given.repeats = [64], 2
     (row,) = choose([given.loss])[0]
+    device = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else given.device
     results: list[dict[str, Any]] = []
+    report = {"device": device, "machine": harness.machine(given.threads), "results": results}
     rows = []
     for b in given.sizes:
         for k in given.per_class:
@@ -57,6 +59,7 @@ def main() -> None:
                 for name, step in steps.items():
                     times[name].append(milliseconds_of(step, 10 if b <= 1024 else 2, given.device))
             results.append({"b": b, "k": k, "times": times})
+            harness.write(given.out, report)  # now: the large batches may be given up
             gram = statistics.median(times["gram"])
             for name, found in times.items():
                 median = statistics.median(found)
@@ -64,9 +67,7 @@ def main() -> None:
                 rows.append(
                     [b, k, name, f"{median:.3g}", f"{min(found):.3g} to {max(found):.3g}", f"{median / gram:.2f}", over]
                 )
-    name = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else given.device
-    harness.write(given.out, {"device": name, "machine": harness.machine(given.threads), "results": results})
-    print(f"{given.loss} on {name}, d = 512\n")
+    print(f"{given.loss} on {device}, d = 512\n")
     print(table(["b", "K", "what", "ms", "range", "/ Gram", f"at most {BAR:g} x at b = {AT}"], rows))
 
 

@@ -84,7 +84,7 @@ class Contender:
 
 
 def products(rows: Tensor, width: int) -> None:
-    similarities = torch.empty(min(1024, len(rows)), min(width, len(rows)))
+    similarities = rows.new_empty(min(1024, len(rows)), min(width, len(rows)))
     for block in torch.split(rows, 1024):
         for gallery in torch.split(rows, width):
             torch.mm(block, gallery.T, out=similarities[: len(block), : len(gallery)])
