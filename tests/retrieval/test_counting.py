@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from embedding_expansion.retrieval import bytes as rounded
 from embedding_expansion.retrieval import counting, native
 from embedding_expansion.retrieval.inputs import UnitRows, unit_rows
 from embedding_expansion.retrieval.metrics import retrieval_values
@@ -23,11 +24,15 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(not native.available(CPU), reason="installed without the native kernels")
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few rows make several blocks, held in several turns."""
+@pytest.fixture(autouse=True, params=["floats", "bytes"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the tables are products of. The blocks are small, so that a few rows make several, held in several turns."""
     monkeypatch.setattr(counting, "BLOCK", 40)
     monkeypatch.setattr(counting, "HELD", 2)
+    monkeypatch.setattr(rounded, "LEAST_DIMENSIONS", 1)
+    monkeypatch.setattr(native, "multiplies_bytes", lambda: request.param == "bytes")
+    found: str = request.param
+    return found
 
 
 def axes(n: int, d: int, random: np.random.Generator) -> np.ndarray:
@@ -49,7 +54,14 @@ def spread(n: int, d: int, random: np.random.Generator) -> np.ndarray:
     return random.normal(size=(n, d))
 
 
-MAKES = [axes, copies, close, spread]
+def uneven(n: int, d: int, random: np.random.Generator) -> np.ndarray:
+    """Rows of one large entry, beside which bytes cannot tell the others apart."""
+    rows = random.normal(size=(n, d))
+    rows[:, 0] = 300
+    return rows
+
+
+MAKES = [axes, copies, close, spread, uneven]
 
 
 def places(rows: torch.Tensor, labels: np.ndarray, **sides: object) -> dict[int, list[int]]:
@@ -165,6 +177,7 @@ def test_a_set_whose_rows_are_all_alike_is_ranked_to_the_same_places(
     own_gallery: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counting, "ENOUGH", 10_000)
+    monkeypatch.setattr(counting, "ENOUGH_OF_BYTES", 10_000)
     random = np.random.default_rng(0)
     # The first queries find what is unlike; then come copies, where counting gives up.
     rows = torch.from_numpy(np.concatenate([spread(80, 20, random), spread(1, 20, random).repeat(220, 0)])).float()
@@ -175,6 +188,18 @@ def test_a_set_whose_rows_are_all_alike_is_ranked_to_the_same_places(
     assert sum(len(block.queries) for block in count()) == len(rows) - len(count.left()) < len(rows)
     own = np.full(300, -1) if own_gallery else np.arange(300)
     assert places(rows, labels, **sides) == sorted_places(rows, labels, rows, labels, own)
+
+
+def test_products_of_bytes_end_where_they_leave_too_much_open(products: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "ENOUGH_OF_BYTES", 5_000)
+    random = np.random.default_rng(0)
+    labels = np.arange(300) // 2
+    for make in (spread, uneven):
+        rows = torch.from_numpy(make(300, 20, random)).float()
+        count = counting.Counting(retrieval_task(rows, labels), None, counting.Limits(1, 1))
+        assert sum(len(block.queries) for block in count()) == 300
+        assert count.by_bytes == (products == "bytes" and make is spread)
+        assert places(rows, labels) == sorted_places(rows, labels, rows, labels, np.arange(300))
 
 
 def test_no_table_is_larger_than_a_block_and_half_precision_is_widened_a_block_at_a_time(

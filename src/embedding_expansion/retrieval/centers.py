@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Float, Int, Int8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from embedding_expansion.retrieval import native
+from embedding_expansion.retrieval.bytes import Bytes, are_quicker
 
 # The table of scores (rows by centers) takes at most so many bytes; that of products of bytes stays in the cache.
 TABLE_BYTES = 2**27
 CACHED_BYTES = 2**24
 # Rows compared with their own center come in pieces.
 PIECE = 8192
-# With fewer centers, or fewer dimensions, rounding to bytes takes as long as it saves; with more dimensions a product
-# of bytes could leave 32 bits.
-LEAST_CENTERS, LEAST_DIMENSIONS, MOST_DIMENSIONS = 256, 32, 2**16
+# With fewer centers rounding to bytes takes as long as it saves.
+LEAST_CENTERS = 256
 # Where bytes leave more than this share of the centers in question, products of floats are quicker.
 MOST_LOOKED_AT = 1 / 32
 # Squared norms within which no sum leaves the range of float32.
@@ -52,34 +50,8 @@ def _by_products(
         distances[piece] = (rows[piece] - centers[assignment[piece]]).square_().sum(1)
 
 
-@dataclass(frozen=True)
-class _Bytes:
-    """Rows as whole numbers of -127 to 127 times a unit of each row, and how far that is from them.
-
-    Attributes:
-        whole: (n, d).
-        unit: (n,).
-        norm: (n,), of the rows themselves.
-        error: (n,), the norm of what rounding has changed.
-    """
-
-    whole: Int8[Tensor, "n d"]
-    unit: Float[Tensor, " n"]
-    norm: Float[Tensor, " n"]
-    error: Float[Tensor, " n"]
-
-    @classmethod
-    def of(cls, rows: Float[Tensor, "n d"]) -> _Bytes:
-        unit = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True).div_(127).clamp_(min=1e-30)
-        rounded = (rows / unit).round_()
-        whole = rounded.to(torch.int8)
-        error = torch.linalg.vector_norm(rounded.mul_(unit).sub_(rows), dim=1)
-        return cls(whole, unit.squeeze(1), torch.linalg.vector_norm(rows, dim=1), error)
-
-
 def _bytes_pay(rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]) -> bool:
-    large = len(centers) >= LEAST_CENTERS and LEAST_DIMENSIONS <= rows.shape[1] <= MOST_DIMENSIONS
-    if not (large and rows.dtype == torch.float32 and native.available(rows.device) and native.multiplies_bytes()):
+    if len(centers) < LEAST_CENTERS or not are_quicker(rows):
         return False
     longest = float(centers.square().sum(1).max()), float(torch.linalg.vector_norm(rows, dim=1).max()) ** 2
     return all(SMALLEST < square < LARGEST for square in longest)
@@ -95,14 +67,14 @@ def _by_bytes(
     """
     rows, centers = rows.contiguous(), centers.contiguous()
     k, d = centers.shape
-    theirs, half_norms = _Bytes.of(centers), centers.square().sum(1) / 2
+    theirs, half_norms = Bytes.of(centers), centers.square().sum(1) / 2
     longest, error = float(theirs.norm.max()), float(theirs.error.max())
     rounding = d * torch.finfo(torch.float32).eps * longest
     size = max(native.STEP, min(len(rows), CACHED_BYTES // (4 * k)))
     table = torch.empty(size, k, dtype=torch.int32)
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        ours = _Bytes.of(part)
+        ours = Bytes.of(part)
         allowance = ours.error * (longest + error) + ours.norm * (error + rounding) + rounding * longest
         products = torch._int_mm(ours.whole, theirs.whole.T, out=table[: len(part)])
         choice = native.Choice(

@@ -7,7 +7,6 @@ places. Leave-one-out reads every similarity once and counts it for both of its 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from embedding_expansion.retrieval import native
 from embedding_expansion.retrieval.inputs import UnitRows
 from embedding_expansion.retrieval.places import FAR, Places
+from embedding_expansion.retrieval.tables import Side, Tables
 from embedding_expansion.retrieval.task import Task, common_dtype
 
 # Rows of a block, and blocks of queries that are held while the gallery passes by once.
@@ -31,6 +31,8 @@ PIECE = 8192
 # Where more than this share of so many products or more have to be taken again, as in a set whose rows are nearly all
 # alike, a ranking is quicker.
 MOST_SETTLED, ENOUGH = 1 / 16, 2**22
+# Products of bytes leave most open at first, when nothing is known to lie too far behind yet: they are judged later.
+ENOUGH_OF_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -131,13 +133,8 @@ class Counting:
             if self._symmetric
             else [_Block(part, number[task.gallery_classes[part]]) for part in torch.split(order, BLOCK)]
         )
-        # Half a step more, lest rows lie at powers of two from each other and share few places in the cache.
-        width = (-(-min(BLOCK, len(order)) // native.STEP) + 0.5) * native.STEP
-        # A sum of d products is off by d roundings at most, and by a few times their root where they do not conspire.
-        d = task.gallery.shape[1]
-        self._tolerance = min(d + 4, 8 * math.sqrt(d) + 4) * torch.finfo(self._dtype).eps / 2
-        self._table = torch.empty(min(size, len(task.own)), int(width), dtype=self._dtype)
-        self._filled = int(width)  # columns that the last products may have left behind
+        like = torch.empty(0, task.gallery.shape[1], dtype=self._dtype)
+        self._tables = Tables(min(size, len(task.own)), min(BLOCK, len(order)), like)
 
     @torch.no_grad()
     def __call__(self) -> Iterator[Places]:
@@ -148,7 +145,7 @@ class Counting:
         for start in range(0, len(self._queries), HELD):
             held = range(start, min(start + HELD, len(self._queries)))
             self._compare(held)
-            if self._hard():
+            if self._is_hard():
                 return
             if not self._symmetric:
                 yield from self._places(held)
@@ -159,8 +156,20 @@ class Counting:
         """The queries whose places were not yielded."""
         return (~self._done).nonzero().squeeze(1)
 
-    def _hard(self) -> bool:
-        return self._products >= ENOUGH and self._settled > MOST_SETTLED * self._products
+    @property
+    def by_bytes(self) -> bool:
+        """Whether the products are of bytes."""
+        return self._tables.by_bytes
+
+    def _is_hard(self) -> bool:
+        """Whether a ranking is quicker, since too many products have to be taken again; of bytes, floats come first."""
+        enough = ENOUGH_OF_BYTES if self.by_bytes else ENOUGH
+        if self._products < enough or self._settled <= MOST_SETTLED * self._products:
+            return False
+        if not self.by_bytes:
+            return True
+        self._tables.by_bytes, self._products, self._settled = False, 0, 0
+        return False
 
     def _compare(self, held: range) -> None:
         """Compares some blocks of queries with the gallery, where it is the queries with the blocks from theirs on."""
@@ -175,36 +184,30 @@ class Counting:
                 if other is None:
                     other = rows[j] if self._symmetric and j in rows else self._read(self._task.gallery, right)
                 self._count(left, rows[i], right, other, both=self._symmetric and i != j)
-                if self._hard():
+                if self._is_hard():
                     return
 
-    def _count(
-        self, left: _Block, rows: Float[Tensor, "m d"], right: _Block, other: Float[Tensor, "w d"], both: bool
-    ) -> None:
-        table = self._table[: len(rows)]
-        with torch.autocast("cpu", enabled=False):
-            torch.mm(rows, other.T, out=table[:, : len(other)])
-        if len(other) < self._filled:
-            self._table[:, len(other) :] = -torch.inf
-        self._filled = len(other)
+    def _count(self, left: _Block, rows: Side, right: _Block, other: Side, both: bool) -> None:
+        table, tolerance = self._tables.between(rows, other)
         if left.overlaps(right):
             # Rows of the same class are placed among themselves; a query does not find itself.
-            table[:, : len(other)].masked_fill_(left.classes.unsqueeze(1) == right.classes, -torch.inf)
+            same = left.classes.unsqueeze(1) == right.classes
+            table[:, : len(right.classes)].masked_fill_(same, -torch.inf)
         tile = native.Tile(
-            left=left.described(rows, self._limits),
-            right=right.described(other, self._limits),
+            left=left.described(rows.rows, self._limits),
+            right=right.described(other.rows, self._limits),
             table=table.data_ptr(),
             stride=table.shape[1],
-            d=rows.shape[1],
-            tolerance=self._tolerance,
+            d=rows.rows.shape[1],
+            tolerance=tolerance,
             both=both,
         )
         native.call("count", tile, self._dtype)
         self._settled += tile.settled
-        self._products += len(rows) * len(other)
+        self._products += len(left.classes) * len(right.classes)
 
-    def _read(self, rows: UnitRows, block: _Block) -> Float[Tensor, "m d"]:
-        return rows[block.index].to(self._dtype).contiguous()
+    def _read(self, rows: UnitRows, block: _Block) -> Side:
+        return Side(rows[block.index].to(self._dtype).contiguous())
 
     def _as_queries(self, index: Int[Tensor, " m"]) -> _Block:
         task, (m, classes) = self._task, (len(index), self._task.query_classes[index])

@@ -6,29 +6,35 @@ TARGET INLINE int FN(counted)(const Rows *queries, int32_t k, int64_t q) {
   return queries->before[k * queries->stride + q] >= (k ? queries->limit : queries->first_limit);
 }
 
+/* Settles up to RUN entries of a query, first those that are near any of the levels that are still counted. */
 TARGET static int64_t FN(settle)(const Tile *t, const Rows *queries, int64_t q, const Rows *gallery, int64_t from,
                                  int64_t to, const T *entries, int64_t step) {
   const T *value = (const T *)queries->value + q, tolerance = (T)t->tolerance;
-  int64_t settled = 0;
-  int32_t levels = 0;
-  while (levels < queries->levels && value[levels * queries->stride] != (T)INFINITY) levels++;
+  int32_t going[MOST_LEVELS], levels = 0, near[RUN], found = 0;
+  for (int32_t k = 0; k < queries->levels && value[k * queries->stride] != (T)INFINITY; k++)
+    if (!FN(counted)(queries, k, q)) going[levels++] = k;
   if (!levels) return 0;
-  T most = value[0] + tolerance, least = value[(levels - 1) * queries->stride] - tolerance;
+  T most = value[going[0] * queries->stride] + tolerance, least = value[going[levels - 1] * queries->stride] - tolerance;
   for (int64_t g = from; g < to; g++) {
+    T entry = entries[g * step];
+    near[found] = (int32_t)(g - from);
+    found += (entry <= most) & (entry >= least);
+  }
+  int64_t settled = 0;
+  for (int32_t n = 0; n < found; n++) {
+    int64_t g = from + near[n];
     T entry = entries[g * step], similarity = 0;
-    if (entry > most || entry < least) continue;
     int known = 0;
-    for (int32_t k = 0; k < levels; k++) {
-      T wanted = value[k * queries->stride];
+    for (int32_t l = 0; l < levels; l++) {
+      int64_t at = going[l] * queries->stride + q;
+      T wanted = ((const T *)queries->value)[at];
       if (wanted - tolerance > entry) continue;
       if (wanted + tolerance < entry) break;
-      if (FN(counted)(queries, k, q)) continue;
       if (!known) {
         similarity = (T)FN(inner_product)((const T *)queries->rows + q * t->d, (const T *)gallery->rows + g * t->d, t->d);
         known = 1;
         settled++;
       }
-      int64_t at = k * queries->stride + q;
       queries->before[at] += similarity > wanted || (similarity == wanted && gallery->index[g] < queries->column[at]);
     }
   }
