@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from embedding_expansion.inference.embedder import Embedder
     from embedding_expansion.model import EmbeddingModel
     from embedding_expansion.retrieval.clustering import agglomerative, clustering_metrics, hdbscan, partition_metrics
+    from embedding_expansion.retrieval.duplicates import near_duplicates
     from embedding_expansion.retrieval.index import Item, create_index, open_index
     from embedding_expansion.retrieval.kmeans import kmeans
     from embedding_expansion.retrieval.lists import list_metrics
@@ -138,6 +139,7 @@ _MODULE_OF = {
     "open_set": "retrieval.open_set",
     "Threshold": "retrieval.threshold",
     "kmeans": "retrieval.kmeans",
+    "near_duplicates": "retrieval.duplicates",
     "agglomerative": "retrieval.clustering",
     "hdbscan": "retrieval.clustering",
     "partition_metrics": "retrieval.clustering",
@@ -218,6 +220,7 @@ __all__ = [
     "k_reciprocal",
     "kmeans",
     "list_metrics",
+    "near_duplicates",
     "nearest",
     "open_dataset",
     "open_index",

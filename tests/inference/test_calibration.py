@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.data.datasets import open_dataset
-from embedding_expansion.errors import InvalidInput
+from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.inference.calibration import Goal, Labelled, calibrate, split_for_known_or_unknown
 from embedding_expansion.inference.collection import Collection
 from embedding_expansion.inference.embedder import Embedder
@@ -129,6 +129,19 @@ def test_a_run_is_calibrated_on_the_classes_that_it_held_out(
     assert main(["index", str(run), str(held.paths[0].parent), "--out", str(tmp_path / "index")]) == 0
     with Collection.open(tmp_path / "index", device="cpu") as collection:
         assert collection.thresholds == expected
+
+
+def test_data_that_has_got_other_classes_since_the_training_is_refused(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    config = load(run / "config.yaml")
+    photographs = shutil.copytree(config.data.name, tmp_path / "photographs")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace(config.data.name, str(photographs)))
+    assert len(labelled_of_run(run, device="cpu").labels) == 8
+    for number in range(8):
+        shutil.copytree(photographs / "class_0", photographs / f"class_0_{number}")
+    with pytest.raises(DataError, match=r"has changed since .* was trained"):
+        labelled_of_run(run, device="cpu")
 
 
 def test_an_export_is_calibrated_on_other_data_and_its_card_says_so(

@@ -36,9 +36,10 @@ def labelled_of_run(
 
     Raises:
         InvalidInput: the run held no classes out, or was trained on the data.
-        RunError, DataError: the run or the data cannot be had.
+        RunError, DataError: the run or the data cannot be had, or its data has changed.
     """
-    config = RunFolder(Path(path)).read_config()
+    run = RunFolder(Path(path))
+    config = run.read_config()
     held_out = config.protocol == "validation"
     if data is None and not held_out:
         raise InvalidInput(
@@ -54,6 +55,12 @@ def labelled_of_run(
     # In the precision in which Embedder embeds.
     job = reopen(Path(path), dataclasses.replace(config, device=device, precision="float32", flip=flip))
     chosen = job.dataset.train if job.validation is None else job.validation
+    then = (run.read_metrics() or {}).get("held_out_classes") if data is None else None
+    if then not in (None, job.held_out_classes):
+        raise DataError(
+            f"{config.data.name} has changed since {path} was trained, so that classes which it was trained on would "
+            "be taken for held out; pass --data with images of classes that it was not trained on"
+        )
     vectors, images = job.embed(chosen)
     what = (
         f"the training side of {job.dataset.name}" if data is not None else f"{job.dataset.name}, held out in training"

@@ -57,6 +57,12 @@ class Job:
         return self.dataset.test if self.config.protocol == "paper" else self.validation
 
     @property
+    def held_out_classes(self) -> list[str]:
+        """The names of the validation classes."""
+        held = self.validation
+        return [] if held is None else sorted(held.class_names[number] for number in held.classes.tolist())
+
+    @property
     def shown(self) -> EmbeddingModel:
         """The model that is measured and kept: the average where there is one."""
         return self.model if self.average is None else self.average

@@ -198,6 +198,7 @@ def _final(tested: Tested, state: State) -> dict[str, Any]:
         "steps": state.step,
         "images_per_second": round(state.step * job.batch_size / max(state.training_seconds, 1e-9), 1),
         "broken_images": sorted(str(path) for path in job.broken),
+        "held_out_classes": job.held_out_classes,
     }
 
 
