@@ -19,6 +19,7 @@ QUICK = {
     "cross_batch.py": [],
     "retrieval.py": [],
     "index.py": [],
+    "load.py": [],
 }
 
 

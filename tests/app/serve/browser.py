@@ -1,0 +1,69 @@
+"""A page of a real headless Chromium, which notes whatever goes wrong in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MUST_RUN = "browser" in os.environ.get("EMBEX_MUST_RUN", "").split()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The browser; without one the tests skip, or fail where EMBEX_MUST_RUN says that they must not."""
+    if CHROMIUM is None:
+        if MUST_RUN:
+            pytest.fail("there is no Chromium, and EMBEX_MUST_RUN names the browser; install chromium")
+        pytest.skip("there is no Chromium on this machine to test the page in")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def page_of(chromium: Any, url: str, *, errors: int = 0, **options: Any) -> Iterator[Any]:
+    """A fresh page.
+
+    At the end nothing must have been asked of another host, and nothing written to the console but `errors` messages
+    on answers that were no success, which Chromium writes by itself.
+    """
+    context = chromium.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
+    context.set_default_timeout(60_000)
+    page = context.new_page()
+    said: list[str] = []
+    hosts: set[str] = set()
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(f"{error}"))
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+    try:
+        page.goto(url)
+        yield page
+    finally:
+        context.close()
+    expected = [line for line in said if line.startswith("Failed to load resource")]
+    assert [line for line in said if line not in expected] == []
+    assert len(expected) <= errors, expected
+    assert hosts <= {urlsplit(url).netloc, ""}
+
+
+def names(page: Any) -> list[str]:
+    """The labels of the results, in their order."""
+    page.wait_for_selector("#answer:not([hidden])[aria-busy=false] #matches li")
+    found: list[str] = page.locator("#matches .name").evaluate_all("all => all.map(one => one.firstChild.textContent)")
+    return found
+
+
+def focused(page: Any) -> str:
+    """The id of the element that has the focus."""
+    found: str = page.evaluate("document.activeElement.id")
+    return found
