@@ -232,8 +232,8 @@ def test_a_screen_reader_finds_landmarks_names_and_live_regions(chromium: Any, r
         assert page.get_by_role("application", name="Map of the collection").count() == 1
         assert page.get_by_role("link", name=re.compile(r"^1\. similarity")).count() == 1
         nameless = page.locator("a, button, input, select, canvas, img").evaluate_all(
-            "all => all.filter(e => !(e.hidden || e.ariaLabel || e.labels?.length || e.textContent.trim() || e.hasAttribute('alt') "
-            "|| e.querySelector('img[alt]:not([alt=\"\"])'))).map(e => e.outerHTML)"
+            "all => all.filter(e => !(e.hidden || e.ariaLabel || e.labels?.length || e.textContent.trim() "
+            "|| e.hasAttribute('alt') || e.querySelector('img[alt]:not([alt=\"\"])'))).map(e => e.outerHTML)"
         )
         assert nameless == []
         ids = page.locator("[id]").evaluate_all("all => all.map(e => e.id)")
