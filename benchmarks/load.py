@@ -41,11 +41,15 @@ BATCHED, ALONE = 32, 1
 
 def make_index(folder: Path, items: int, side: int, options: list[str]) -> tuple[Path, list[bytes]]:
     """An index of random vectors with a model, and files to search with."""
-    given = ["--steps", "3", "--device", "cpu", "--out", str(folder / "run"), *options]
+    rng = np.random.default_rng(0)
+    for number in range(32):  # something to train on: nobody looks at what is found
+        (folder / "images" / str(number // 4)).mkdir(parents=True, exist_ok=True)
+        (folder / "images" / str(number // 4) / f"{number}.jpg").write_bytes(_jpeg(rng, 64))
+    small = "--steps 3 --device cpu --data.workers 0 --sampler.classes_per_batch 2 --sampler.images_per_class 2"
+    given = ["--data", str(folder / "images"), "--out", str(folder / "run"), *small.split(), *options]
     if embex(["train", *given]) != 0:
         raise RuntimeError("the model could not be trained")
     export(folder / "run", "safetensors", folder / "model")
-    rng = np.random.default_rng(0)
     dimensions = Embedder.load(folder / "model", device="cpu").dimensions
     with create_index(folder / "index", dimensions) as index:
         for file in (folder / "model").iterdir():
@@ -134,7 +138,7 @@ def main() -> None:
     options.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     options.add_argument("--duration", type=float, default=8.0, help="seconds that each measurement lasts")
     options.add_argument("--side", type=int, default=256, help="of the images that are sent, in pixels")
-    options.add_argument("--train", default="", help='options of embex train, as in --train="--model resnet18"')
+    options.add_argument("--train", default="--data.image_size 32", help="options of embex train, such as the backbone")
     given = options.parse_args()
     if given.quick:
         given.items, given.clients, given.duration, given.side = 200, [2], 0.5, 32
@@ -142,7 +146,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         index, images = make_index(Path(folder), given.items, given.side, given.train.split())
         for clients in given.clients:
-            for batch_size in (ALONE, BATCHED):
+            for batch_size in (BATCHED,) if given.quick else (ALONE, BATCHED):
                 with server(index, batch_size, given.threads) as address:
                     found = load(address, images, clients, given.duration)
                 results.append({"clients": clients, "batch size": batch_size, **found})

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from app.serve.conftest import wait_for
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MUST_RUN = "browser" in os.environ.get("EMBEX_MUST_RUN", "").split()
 
@@ -51,9 +53,15 @@ def page_of(chromium: Any, url: str, *, errors: int = 0, **options: Any) -> Iter
     finally:
         context.close()
     expected = [line for line in said if line.startswith("Failed to load resource")]
-    assert [line for line in said if line not in expected] == []
+    others = [line for line in said if line not in expected]
+    assert not others, others
     assert len(expected) <= errors, expected
-    assert hosts <= {urlsplit(url).netloc, ""}
+    assert hosts <= {urlsplit(url).netloc, ""}, hosts
+
+
+def until(page: Any, expression: str) -> None:
+    """Waits for a JavaScript expression to hold; Playwright's own way needs eval, which the page forbids."""
+    wait_for(lambda: bool(page.evaluate(expression)))
 
 
 def names(page: Any) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.serve.browser import chromium, names, page_of
+from app.serve.browser import chromium, names, page_of, until
 from app.serve.conftest import Running, serving, wait_for
 from embedding_expansion.app.cli import main
 from embedding_expansion.data.glyphs import open_glyphs
@@ -69,11 +69,13 @@ def test_the_page_is_drawn(chromium: Any, glyphs: Running, view: str) -> None:
     with page_of(chromium, f"{glyphs.url}/?item=203&k=24", **VIEWS[view]) as page:
         names(page)
         page.locator("#matches a").nth(3).click()
-        page.wait_for_function("document.querySelectorAll('#trail li').length === 2")
+        until(page, "document.querySelectorAll('#trail li').length === 2")
         names(page)
-        page.wait_for_function("document.getElementById('map-state').textContent.includes('t-SNE')")
-        page.wait_for_function("[...document.images].every(one => one.complete)")
+        until(page, "document.getElementById('map-state').textContent.includes('t-SNE')")
+        page.mouse.move(0, 0)
         page.evaluate("scrollTo(0, 0)")
+        page.evaluate("for (const image of document.images) image.loading = 'eager'")
+        until(page, "[...document.images].every(one => one.complete)")
         page.screenshot(path=folder / f"serve-{view}.png")
         page.screenshot(path=folder / f"serve-{view}-whole.png", full_page=True)
     drawn = Image.open(folder / f"serve-{view}.png")

@@ -33,7 +33,7 @@ export function match(item, rank, href, asked) {
     thumbnail(item),
     element("span", { className: "score" }, unseen(`${rank}. similarity `), item.similarity.toFixed(3), bar),
     element("span", { className: isSame ? "name same" : "name" }, item.label ?? "no label", unseen(isSame ? ", the same label" : "")),
-    element("span", { className: "path" }, shortPath(item.path)),
+    element("span", { className: "path" }, element("bdi", {}, shortPath(item.path))),
   );
   return element("li", {}, link);
 }
@@ -44,12 +44,12 @@ export function sample(item, href) {
 }
 
 export function group(cluster, href) {
-  const share = cluster.label && cluster.share < 0.995 ? ` ${Math.round(100 * cluster.share)}%` : "";
+  const share = cluster.label && cluster.share < 0.995 ? `${Math.round(100 * cluster.share)}% · ` : "";
   const name = cluster.label ?? `Cluster ${cluster.id + 1}`;
   const link = element("a", { href, title: cluster.label ? `mostly ${cluster.label}` : name });
   link.append(
     ...cluster.examples.map((item) => thumbnail(item)),
-    element("span", {}, element("b", {}, name), element("small", {}, unseen("share "), share, unseen(", images "), ` ${cluster.size}`)),
+    element("span", {}, element("b", {}, name), element("small", {}, share, `${cluster.size}`, unseen(" images"))),
   );
   return element("li", {}, link);
 }

@@ -16,9 +16,10 @@ function options() {
   return { k: Number(at("k").value), qe: Number(at("qe").value), label: at("label").value };
 }
 
-// Goes to a new place at the end of a way.
+// Goes to a place at the end of a way; the place where one is already makes no second entry in the history.
 function go(trail) {
-  push(trail, options());
+  const move = address(trail.at(-1), options()) === location.search ? amend : push;
+  move(trail, options());
   return show({ focus: true });
 }
 

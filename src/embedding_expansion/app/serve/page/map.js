@@ -15,8 +15,8 @@ export class CollectionMap {
     this.tip = document.getElementById("tip");
     this.data = null;
     this.place = new Map(); // id -> index
-    this.asked = -1;
-    this.matches = new Set();
+    this.askedId = null;
+    this.matchIds = [];
     this.pointed = -1;
     this.emphasised = null;
     this.view = { x: 0.5, y: 0.5, zoom: 1 };
@@ -182,7 +182,9 @@ export class CollectionMap {
     }
     context.globalAlpha = 1;
     context.strokeStyle = context.fillStyle = getComputedStyle(this.canvas).color;
-    for (const id of this.matchIds ?? []) this.ring(context, this.place.get(id), size + 2.5, 1.25);
+    context.globalAlpha = 0.75;
+    for (const id of this.matchIds) this.ring(context, this.place.get(id), size + 1.5, 1);
+    context.globalAlpha = 1;
     this.ring(context, this.place.get(this.askedId), size + 6, 2.5);
     if (this.pointed >= 0) this.ring(context, this.pointed, size + 4, 1.5);
   }
