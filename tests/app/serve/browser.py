@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
-
 from app.serve.conftest import wait_for
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-MUST_RUN = "browser" in os.environ.get("EMBEX_MUST_RUN", "").split()
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """The browser; without one the tests skip, or fail where EMBEX_MUST_RUN says that they must not."""
-    if CHROMIUM is None:
-        if MUST_RUN:
-            pytest.fail("there is no Chromium, and EMBEX_MUST_RUN names the browser; install chromium")
-        pytest.skip("there is no Chromium on this machine to test the page in")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @contextmanager

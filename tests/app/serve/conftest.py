@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -25,6 +27,9 @@ from embedding_expansion.inference.export import export
 from embedding_expansion.inference.thresholds import thresholds_json
 from embedding_expansion.retrieval.index import Index, Item, create_index
 from embedding_expansion.retrieval.threshold import Threshold
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MUST_RUN = "browser" in os.environ.get("EMBEX_MUST_RUN", "").split()
 
 
 @dataclass(frozen=True)
@@ -136,3 +141,21 @@ def picture(seed: int, side: int = 20, kind: str = "PNG") -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(content, kind)
     return content.getvalue()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """The browser; without one the tests skip, or fail where EMBEX_MUST_RUN says that they must not.
+
+    It ends with the module: while Playwright is there, no other test could run an event loop.
+    """
+    if CHROMIUM is None:
+        if MUST_RUN:
+            pytest.fail("there is no Chromium, and EMBEX_MUST_RUN names the browser; install chromium")
+        pytest.skip("there is no Chromium on this machine to test the page in")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -9,15 +9,13 @@ from typing import Any
 
 import pytest
 
-from app.serve.browser import chromium, focused, names, page_of, until
+from app.serve.browser import focused, names, page_of, until
 from app.serve.conftest import Running, picture, serving
 from app.serve.test_limits import TOKEN
 from embedding_expansion.inference.collection import NOTE
 from embedding_expansion.inference.thresholds import thresholds_json
 from embedding_expansion.retrieval.index import open_index
 from embedding_expansion.retrieval.threshold import Threshold
-
-__all__ = ["chromium"]
 
 WIDTH = "image => image.decode().then(() => image.naturalWidth)"
 

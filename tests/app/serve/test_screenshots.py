@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.serve.browser import chromium, names, page_of, until
+from app.serve.browser import names, page_of, until
 from app.serve.conftest import Running, serving, wait_for
 from embedding_expansion.app.cli import main
 from embedding_expansion.data.glyphs import open_glyphs
@@ -22,8 +22,6 @@ from embedding_expansion.inference.export import export
 from embedding_expansion.inference.thresholds import thresholds_json
 from embedding_expansion.retrieval.index import Item, create_index
 from embedding_expansion.retrieval.threshold import Threshold
-
-__all__ = ["chromium"]
 
 FOLDER = os.environ.get("EMBEX_SCREENSHOTS")
 STEPS = os.environ.get("EMBEX_SCREENSHOTS_STEPS", "300")

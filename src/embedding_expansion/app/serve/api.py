@@ -53,6 +53,8 @@ async def search(
     request: Request, service: Served, k: K = 10, qe: Qe = 0, alpha: Alpha = 3.0, label: Label = None
 ) -> models.AnswerModel:
     """Finds the images of the collection that are closest to an image."""
+    if not service.takes_images:
+        raise HTTPException(422, "this collection holds vectors and no images; ask for the neighbours of its items")
     with service.batcher.place() as hand_over:
         image = await read_image(request, service.settings)
         try:

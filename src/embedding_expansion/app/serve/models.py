@@ -217,6 +217,7 @@ class About(BaseModel):
     labels: list[LabelCount] = Field(description="the most frequent ones, 2,000 at most")
     max_bytes: int
     max_pixels: int
+    takes_images: bool = Field(description="false for a collection of vectors, which is searched from its items only")
 
 
 class Health(BaseModel):

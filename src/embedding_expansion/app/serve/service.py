@@ -19,6 +19,7 @@ from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.app.serve.watching import Watch
 from embedding_expansion.errors import DataError
 from embedding_expansion.inference.collection import NOTE, Answer, Collection
+from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.thresholds import thresholds_of_json
 from embedding_expansion.retrieval.index import Item
 from embedding_expansion.retrieval.index.where import Where
@@ -62,6 +63,11 @@ class Service:
     def landscape(self) -> Landscape:
         """The latest."""
         return self._watch.landscape
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether it can be searched by an image; a collection of vectors is searched from its items."""
+        return isinstance(self._collection.embedder, Embedder)
 
     def count(self) -> int:
         """Images in the index now."""
@@ -121,6 +127,7 @@ class Service:
                 labels=[models.LabelCount(label=models.shown(text), count=n) for text, n in self.landscape.labels],
                 max_bytes=self.settings.max_bytes,
                 max_pixels=self.settings.max_pixels,
+                takes_images=self.takes_images,
             )
 
     def _embed(self, images: Sequence[bytes]) -> list[Row | Exception]:

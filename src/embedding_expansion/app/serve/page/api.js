@@ -1,6 +1,7 @@
 // Requests to this server, with the token where it asks for one.
 
 let token = sessionStorage.getItem("token");
+let hasPictures = true;
 let asking = null; // one dialog, however many requests wait for it
 
 export class Problem extends Error {}
@@ -15,19 +16,36 @@ export async function ask(path, options = {}) {
   throw new Problem(detail);
 }
 
+export function withoutPictures(none) {
+  hasPictures = !none;
+}
+
 // Shows a picture. With a token it is fetched with it, since an <img> sends none.
 export async function picture(image, url) {
   image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth <= 64), { once: true });
-  image.addEventListener("error", () => image.removeAttribute("src"), { once: true });
+  image.addEventListener("error", () => gone(image), { once: true });
+  image.parentElement?.classList.remove("gone");
+  if (!hasPictures) {
+    gone(image);
+    return;
+  }
   if (!token) {
     image.src = url;
     return;
   }
   const response = await request(url, {}).catch(() => null);
-  if (!response?.ok) return;
+  if (!response?.ok) {
+    gone(image);
+    return;
+  }
   const own = URL.createObjectURL(await response.blob());
   image.addEventListener("load", () => URL.revokeObjectURL(own), { once: true });
   image.src = own;
+}
+
+function gone(image) {
+  image.removeAttribute("src");
+  image.parentElement?.classList.add("gone");
 }
 
 async function request(path, options) {

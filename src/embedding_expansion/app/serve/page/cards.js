@@ -19,8 +19,10 @@ export function nameOf(item) {
 
 export function thumbnail(item, alt = "") {
   const image = element("img", { alt, loading: "lazy", decoding: "async" });
+  const frame = element("div", { className: "picture" }, image);
+  frame.dataset.name = nameOf(item); // shown where there is no picture
   picture(image, item.thumbnail);
-  return element("div", { className: "picture" }, image);
+  return frame;
 }
 
 // One result: rank is its place from 1, asked the item that was searched from, if it was one.

@@ -1,6 +1,6 @@
 // The page: what is asked and what is shown of the answer.
 
-import { Problem, ask, picture } from "./api.js";
+import { Problem, ask, picture, withoutPictures } from "./api.js";
 import { match, nameOf, shortPath } from "./cards.js";
 import { CollectionMap } from "./map.js";
 import * as overview from "./overview.js";
@@ -16,6 +16,12 @@ function options() {
   return { k: Number(at("k").value), qe: Number(at("qe").value), label: at("label").value };
 }
 
+function setOptions({ k, qe, label }) {
+  at("k").value = at("k-value").value = k;
+  at("qe").value = at("qe-value").value = qe;
+  at("label").value = label;
+}
+
 // Goes to a place at the end of a way; the place where one is already makes no second entry in the history.
 function go(trail) {
   const move = address(trail.at(-1), options()) === location.search ? amend : push;
@@ -27,11 +33,7 @@ async function show({ focus = false } = {}) {
   running?.abort();
   const search = (running = new AbortController());
   const view = current();
-  for (const name of ["k", "qe"]) {
-    at(name).value = view[name];
-    at(`${name}-value`).value = view[name];
-  }
-  at("label").value = view.label;
+  setOptions(view);
   at("problem").hidden = true;
   at("answer").hidden = !view.step;
   at("asked").hidden = !view.step || view.step.kind === "cluster";
@@ -130,7 +132,7 @@ function crumb(view, step, index) {
 }
 
 function upload(file) {
-  if (!file) return;
+  if (!file || about?.takes_images === false) return;
   uploads.set(++uploaded, { blob: file, url: URL.createObjectURL(file), name: file.name || "pasted image" });
   go([{ kind: "upload", id: uploaded, name: file.name || "pasted image" }]);
 }
@@ -187,15 +189,22 @@ function told(error) {
   at("problem").hidden = false;
 }
 
+// A collection of vectors has no pictures, and is searched from its items only.
+function takeImages(does) {
+  withoutPictures(!does);
+  for (const part of document.querySelectorAll("#choose, #file, #file + .hint")) part.hidden = !does;
+}
+
 async function refresh() {
   about = await overview.facts();
   await overview.clusters(options());
 }
 
 async function start() {
-  const shown = show();
+  setOptions(current()); // at once: an image may be dropped before the server has said anything
   about = await overview.facts();
-  await Promise.all([shown, overview.samples(options()), overview.clusters(options())]);
+  takeImages(about.takes_images);
+  await Promise.all([show(), overview.samples(options()), overview.clusters(options())]);
   overview.keepMap(map, refresh);
 }
 start().catch(told);
