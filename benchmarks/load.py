@@ -2,7 +2,8 @@
 
 The server is `embex serve` in a process of its own, the clients are threads of this one on connections that stay open,
 each with one request at a time. The index holds random vectors; the model is the default network after three steps of
-training, which embeds as fast as a trained one. The first seconds of each measurement are left out.
+training, which embeds as fast as a trained one. The first second of each measurement is left out, and it begins once
+the map has been computed.
 """
 
 from __future__ import annotations
@@ -80,6 +81,17 @@ def server(index: Path, batch_size: int, threads: int) -> Iterator[str]:
             process.wait(30)
 
 
+def wait_for_the_map(address: str) -> None:
+    """It is computed once, in the background, and would take a core from what is measured."""
+    connection = http.client.HTTPConnection(address, timeout=60)
+    for _ in range(300):
+        connection.request("GET", "/api/map")
+        if json.load(connection.getresponse())["state"] == "ready":
+            return
+        time.sleep(1)
+    raise RuntimeError("the map was not ready within five minutes")
+
+
 def load(address: str, images: list[bytes], clients: int, seconds: float) -> dict[str, Any]:
     """What so many clients get for so long."""
     times: list[tuple[float, float]] = []  # when each answer came, and after how long
@@ -148,6 +160,7 @@ def main() -> None:
         for clients in given.clients:
             for batch_size in (BATCHED,) if given.quick else (ALONE, BATCHED):
                 with server(index, batch_size, given.threads) as address:
+                    wait_for_the_map(address)
                     found = load(address, images, clients, given.duration)
                 results.append({"clients": clients, "batch size": batch_size, **found})
                 times = [f"{1000 * found[name]:.1f}" for name in ("p50", "p95", "p99")]
