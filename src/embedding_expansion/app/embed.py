@@ -34,10 +34,11 @@ def run(arguments: list[str]) -> int:
 
     import numpy as np
 
+    from embedding_expansion.data.finding import is_vector_file
     from embedding_expansion.training.files import check_place
 
     check_place(out)
-    if len(given.images) == 1 and Path(given.images[0]).suffix.lower() in (".npz", ".parquet"):
+    if is_vector_file(*given.images):
         return _embed_vectors(Path(given.run), Path(given.images[0]), out, given.device)
     embeddings, paths = _embed(Path(given.run), [Path(name) for name in given.images], given.device, given.flip, broken)
     _write(out, embeddings=embeddings, paths=np.array([str(name) for name in paths]))

@@ -62,14 +62,14 @@ def _add_steps(options: jsonargparse.ArgumentParser) -> None:
 
 def _measure(given: jsonargparse.Namespace, steps: Steps | None) -> dict[str, Any]:
     """The measures of whatever `run` names: a file of vectors, a folder, or else a backbone."""
-    from embedding_expansion.data.vectors import VECTOR_SUFFIXES
+    from embedding_expansion.data.finding import is_vector_file
     from embedding_expansion.training import outside
     from embedding_expansion.training.run_folder import RunFolder
     from embedding_expansion.training.trained import evaluate
 
     path = Path(given.run)
     changes = {name: given[name] for name in ("root", "part") if given[name] is not None}
-    if path.suffix.lower() in VECTOR_SUFFIXES:
+    if is_vector_file(path):
         _refuse(given, "vectors", "data", "root", "part", "pretrained", "weights", "flip")
         return outside.evaluate_vectors(path, steps)
     if path.exists() or (len(path.parts) > 1 and not given.run.startswith("timm/")):

@@ -34,7 +34,10 @@ def run(arguments: list[str]) -> int:
     options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     options.add_argument("--batch_size", type=int, default=64, help="images that go through the model at once")
     given = parse(options, arguments)
-    if len(given.images) == 1 and given.images[0].lower().endswith((".npz", ".parquet")):
+
+    from embedding_expansion.data.finding import is_vector_file
+
+    if is_vector_file(*given.images):
         return _index_vectors(given)
 
     from embedding_expansion.app.loading import bar, say

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,24 @@ STDIN = "-"
 NOTHING = "no image of the index has this label and prefix"
 
 
+@dataclass(frozen=True)
+class _Query:
+    """What is searched for, as it was named, and the image; of a vector there is none."""
+
+    name: str
+    image: Path | bytes | None = None
+
+    @property
+    def called(self) -> str:
+        """As it is shown."""
+        return "image from stdin" if self.name == STDIN else self.name
+
+
 def run(arguments: list[str]) -> int:
     """Finds the images of an index that are closest to others; the exit status is 1 where some could not be read."""
     given = parse(_options(), arguments)
 
+    from embedding_expansion.data.finding import is_vector_file
     from embedding_expansion.inference.collection import Collection
     from embedding_expansion.retrieval.index.vectors import positive
     from embedding_expansion.training.files import check_place
@@ -36,25 +51,24 @@ def run(arguments: list[str]) -> int:
     for place in (given.html, given.json):
         if place not in (None, STDIN):
             check_place(Path(place))
-    queries = _read(given.images) if not _is_vectors(given.images) else []
+    images = [] if is_vector_file(*given.images) else _read(given.images)
     with Collection.open(given.index, device=given.device) as collection:
         if not collection.index.count():
             raise StoreError(f"{collection.index.location} holds no images; add some: embex add")
         broken = dict[int, str]()
-        if queries:
-            vectors = collection.embed(queries, broken=broken)
+        if images:
+            queries, vectors = _of_images(collection, images, broken)
         else:
-            vectors, given.images = _vectors(collection, Path(given.images[0]))
-        if len(broken) == len(given.images):
-            raise DataError(f"not one of {len(queries)} images can be read; the first: {broken[0]}")
-        answers = _answers(collection, vectors, given, broken)
+            queries, vectors = _of_vectors(collection, Path(given.images[0]))
+        answers = _answers(collection, queries, vectors, given)
         threshold = collection.thresholds.get("known or unknown")
         if given.json != STDIN:
             _print(answers, threshold, given)
         if given.json is not None:
-            _write_json(answers, broken, threshold, given)
+            left_out = [{"query": given.images[position], "reason": reason} for position, reason in broken.items()]
+            _write_json(answers, left_out, threshold, given)
         if given.html is not None:
-            _write_page(collection, queries, answers, threshold, given)
+            _write_page(collection, answers, threshold, given)
     for position, reason in broken.items():
         print(f"embex: left out {given.images[position]}: {reason}", file=sys.stderr)
     return 1 if broken else 0
@@ -85,7 +99,7 @@ def _options() -> jsonargparse.ArgumentParser:
     return options
 
 
-def _read(names: list[str]) -> list[Path | bytes]:
+def _read(names: list[str]) -> list[_Query]:
     """The queries: files that are there, and at most once what stdin holds."""
     if names.count(STDIN) > 1:
         raise InvalidInput("stdin holds one image; pass - once")
@@ -93,32 +107,35 @@ def _read(names: list[str]) -> list[Path | bytes]:
         if name != STDIN and not Path(name).is_file():
             what = "is a folder" if Path(name).is_dir() else "is not there"
             raise DataError(f"the image {name} {what}; pass image files to search for")
-    return [sys.stdin.buffer.read() if name == STDIN else Path(name) for name in names]
+    return [_Query(name, sys.stdin.buffer.read() if name == STDIN else Path(name)) for name in names]
 
 
-def _is_vectors(names: list[str]) -> bool:
-    return len(names) == 1 and names[0].lower().endswith((".npz", ".parquet"))
+def _of_images(collection: Collection, images: list[_Query], broken: dict[int, str]) -> tuple[list[_Query], np.ndarray]:
+    """The images that can be read, and their embeddings; the others are entered by their positions."""
+    vectors = collection.embed((query.image for query in images if query.image is not None), broken=broken)
+    if len(broken) == len(images):
+        raise DataError(f"not one of {len(images)} images can be read; the first: {broken[0]}")
+    return [query for position, query in enumerate(images) if position not in broken], vectors
 
 
-def _vectors(collection: Collection, file: Path) -> tuple[np.ndarray, list[str]]:
-    """The embeddings of a file of vectors, and what its rows are called."""
+def _of_vectors(collection: Collection, file: Path) -> tuple[list[_Query], np.ndarray]:
+    """The rows of a file of vectors, and their embeddings."""
     from embedding_expansion.data.vectors import read_rows
     from embedding_expansion.inference.vector_index import names_of
 
     rows, others = read_rows(file)
-    return collection.embed_rows(rows), names_of(file, len(rows), others)
+    return [_Query(name) for name in names_of(file, len(rows), others)], collection.embed_rows(rows)
 
 
 def _answers(
-    collection: Collection, vectors: np.ndarray, given: jsonargparse.Namespace, broken: dict[int, str]
-) -> list[tuple[int, Answer]]:
-    """The position of each query that can be read, and what was found."""
+    collection: Collection, queries: list[_Query], vectors: np.ndarray, given: jsonargparse.Namespace
+) -> list[tuple[_Query, Answer]]:
+    """Each query, and what was found."""
     where = {"label": given.label} if given.label is not None else {}
     if given.prefix is not None:
         where["path_prefix"] = full_prefix(given.prefix)
     found = collection.search(vectors, given.k, qe=given.qe, alpha=given.alpha, where=where)
-    read = [position for position in range(len(given.images)) if position not in broken]
-    return list(zip(read, found, strict=True))
+    return list(zip(queries, found, strict=True))
 
 
 def full_prefix(given: str) -> str:
@@ -136,11 +153,11 @@ def verdict(known: bool | None, threshold: Threshold | None) -> str:
     return f"unknown: nothing reaches the calibrated threshold {threshold.value:.3f}; the closest, for what it is worth"
 
 
-def _print(answers: list[tuple[int, Answer]], threshold: Threshold | None, given: jsonargparse.Namespace) -> None:
+def _print(answers: list[tuple[_Query, Answer]], threshold: Threshold | None, given: jsonargparse.Namespace) -> None:
     from embedding_expansion.app.tables import plain, table
 
-    for position, answer in answers:
-        told = [plain(_called(given.images[position])), verdict(answer.known, threshold)]
+    for query, answer in answers:
+        told = [plain(query.called), verdict(answer.known, threshold)]
         print(": ".join(part for part in told if part))
         rows = [
             [str(rank), f"{match.similarity:.4f}", match.item.label or "–", match.item.path]
@@ -151,13 +168,9 @@ def _print(answers: list[tuple[int, Answer]], threshold: Threshold | None, given
         print(f"The similarities are those to each query with its {given.qe} closest images mixed in.")
 
 
-def _called(name: str) -> str:
-    return "image from stdin" if name == STDIN else name
-
-
 def _write_json(
-    answers: list[tuple[int, Answer]],
-    broken: dict[int, str],
+    answers: list[tuple[_Query, Answer]],
+    left_out: list[dict[str, str]],
     threshold: Threshold | None,
     given: jsonargparse.Namespace,
 ) -> None:
@@ -168,8 +181,8 @@ def _write_json(
         "qe": given.qe,
         "alpha": given.alpha,
         "threshold": None if threshold is None else threshold.value,
-        "queries": [_as_json(given.images[position], answer) for position, answer in answers],
-        "broken": [{"query": given.images[position], "reason": reason} for position, reason in broken.items()],
+        "queries": [_as_json(query.name, answer) for query, answer in answers],
+        "broken": left_out,
     }
     text = json.dumps(content, indent=2) + "\n"  # in ASCII, which holds file names that are no text as well
     if given.json == STDIN:
@@ -195,8 +208,7 @@ def _as_json(name: str, answer: Answer) -> dict[str, Any]:
 
 def _write_page(
     collection: Collection,
-    queries: list[Path | bytes],
-    answers: list[tuple[int, Answer]],
+    answers: list[tuple[_Query, Answer]],
     threshold: Threshold | None,
     given: jsonargparse.Namespace,
 ) -> None:
@@ -207,13 +219,13 @@ def _write_page(
     album, index = Album(collection.index), collection.index
     shown = [
         Shown(
-            file_name(_called(given.images[position])),
-            uri_of(queries[position]) if queries else "",
+            file_name(query.called),
+            "" if query.image is None else uri_of(query.image),
             answer.known,
             verdict(answer.known, threshold),
             [(match.similarity, album[match.item]) for match in answer.matches],
         )
-        for position, answer in answers
+        for query, answer in answers
     ]
     conditions = [f"label {given.label}"] if given.label is not None else []
     conditions += [f"paths that start with {full_prefix(given.prefix)}"] if given.prefix is not None else []

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from embedding_expansion.data import birds, cars, inshop, omniglot, products
 from embedding_expansion.data.csv_table import open_csv
+from embedding_expansion.data.finding import is_vector_file
 from embedding_expansion.data.folder import open_folder
 from embedding_expansion.data.glyphs import open_glyphs
 from embedding_expansion.data.images import Dataset
 from embedding_expansion.data.official import Expected
 from embedding_expansion.data.places import search_folders
-from embedding_expansion.data.vectors import VECTOR_SUFFIXES, open_vectors
+from embedding_expansion.data.vectors import open_vectors
 from embedding_expansion.errors import DataError, InvalidInput, UnknownName
 
 
@@ -82,7 +83,7 @@ def open_dataset(
     is_named = name_or_path in DATASETS
     layout = DATASETS[name_or_path] if is_named else recognise(path)
     is_folder = not is_named and layout is None and path.is_dir()
-    if not is_named and path.suffix.lower() in VECTOR_SUFFIXES and path.is_file():
+    if not is_named and is_vector_file(path) and path.is_file():
         return open_vectors(path, train_classes)
     if train_classes is not None and not is_folder:
         raise InvalidInput(f"{name_or_path} has a split of its own; train_classes is for a folder of class folders")

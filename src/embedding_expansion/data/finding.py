@@ -1,4 +1,4 @@
-"""The image files that a user names on the command line: files, and whatever lies in folders. Needs no torch."""
+"""The files that a user names on the command line: images, and whatever lies in folders; or vectors. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from pathlib import Path
 
 from embedding_expansion.data.decoding import IMAGE_SUFFIXES
 from embedding_expansion.errors import DataError
+
+#: File name endings of vectors with their labels (see `vectors.py`).
+VECTOR_SUFFIXES = (".npz", ".parquet")
+
+
+def is_vector_file(*names: str | os.PathLike[str]) -> bool:
+    """Whether one file is named, and it is one of vectors by its ending."""
+    return len(names) == 1 and os.path.splitext(names[0])[1].lower() in VECTOR_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,6 @@ import numpy.typing as npt
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.errors import DataError, InvalidInput
 
-#: File name endings of such files.
-VECTOR_SUFFIXES = (".npz", ".parquet")
-
 _NAMES = ("embeddings", "features")
 _READ = (*_NAMES, "labels", "split", "names")
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.inference.embedder import Embedder
+from embedding_expansion.inference.index_model import model_note
 from embedding_expansion.inference.manifest import MANIFEST
 from embedding_expansion.inference.thresholds import Thresholds, thresholds_of_json
 from embedding_expansion.retrieval.index import Index, Match, open_index
@@ -61,9 +61,8 @@ class Collection:
                 f"{index.dimensions}; open the index with the model that it was made with"
             )
         self.index, self.embedder = index, embedder
-        notes = index.notes
-        own, model = notes.get(NOTE), notes.get("model")
-        self.flip = isinstance(model, dict) and model.get("flip") is True
+        own, model = index.notes.get(NOTE), model_note(index)
+        self.flip = model is not None and model.flip
         self.thresholds: Thresholds = embedder.thresholds if own is None else thresholds_of_json(own)
 
     @classmethod
@@ -179,9 +178,7 @@ class Collection:
     def __enter__(self) -> Collection:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def _known(self, matches: list[Match]) -> bool | None:

@@ -11,11 +11,14 @@ from markupsafe import Markup, escape
 from embedding_expansion.training.files import write_atomically
 
 _OWN = Path(__file__).parent / "templates"
-_REPORT = Path(__file__).parents[1] / "report" / "templates"
 
 
-def environment(*folders: Path) -> jinja2.Environment:
-    """What renders the templates of some folders: whatever comes in is escaped, and a name that is missing an error."""
+def environment(*others: Path) -> jinja2.Environment:
+    """What renders the templates of this folder, and of others that use its layout.
+
+    Whatever comes in is escaped, and a name that is missing is an error.
+    """
+    folders = (_OWN, *others)
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders),
         autoescape=True,
@@ -34,8 +37,8 @@ def environment(*folders: Path) -> jinja2.Environment:
 
 
 def render(template: str, **content: Any) -> bytes:
-    """One of this folder's pages, in the style of the report."""
-    page = environment(_OWN, _REPORT).get_template(template).render(**content)
+    """One of this folder's pages."""
+    page = environment().get_template(template).render(**content)
     return page.encode("utf-8", "replace")  # the name of a file may be no text
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from embedding_expansion.app.report.charts import Chart, chart, thin
-from embedding_expansion.data.vectors import VECTOR_SUFFIXES
+from embedding_expansion.data.finding import is_vector_file
 from embedding_expansion.training.config import TrainConfig
 from embedding_expansion.training.factory import BY_NAME
 
@@ -129,7 +128,7 @@ def title(config: TrainConfig, data: str) -> str:
 def facts(config: TrainConfig, metrics: dict[str, Any] | None, log: Log) -> list[tuple[str, str]]:
     """The run in a few words and numbers."""
     sampler = config.sampler
-    kind = "vectors" if Path(config.data.name).suffix.lower() in VECTOR_SUFFIXES else "images"
+    kind = "vectors" if is_vector_file(config.data.name) else "images"
     done = metrics["steps"] if metrics and "steps" in metrics else max((entry["step"] for entry in log), default=0)
     result = [
         ("network", f"{config.model.backbone}, {config.model.dim} dimensions"),

@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import os
-import sysconfig
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from embedding_expansion.core.compiled import open_library
 
 STEP = 32  # the kernel reads the columns of a table by so many; a table's width is a multiple of it
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
@@ -24,18 +24,8 @@ _off: ContextVar[bool] = ContextVar("_off", default=False)
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where the package was installed without them or EMBEX_NATIVE is 0."""
-    if os.environ.get("EMBEX_NATIVE") == "0":
-        return None
-    path = Path(__file__).parent / f"_measures{sysconfig.get_config_var('EXT_SUFFIX')}"
-    with contextlib.suppress(OSError, AttributeError):
-        found = ctypes.CDLL(str(path))
-        # Compiled from other sources than these, as after an update in place, it would read other structures.
-        sizes = (ctypes.c_int64 * 4)()
-        found.sizes(sizes)
-        if list(sizes) == [ctypes.sizeof(kind) for kind in (Tile, Relevant, Choice, Walk)]:
-            return found
-    return None
+    """The compiled kernels, or None where there are none, as `open_library` says."""
+    return open_library(Path(__file__).parent, "_measures", (Tile, Relevant, Choice, Walk))
 
 
 def available(device: torch.device) -> bool:

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../core/search/native/instruction_sets.h"
 #include "../../core/search/native/threads.h"
 
-#define INLINE static inline __attribute__((always_inline))
 #define BYTES 64     /* of a vector: of floats sixteen, whatever the processor makes of it */
 #define STEP 32      /* columns of a task; tables are padded to a multiple of it */
 #define RUN 128      /* entries that are looked through where the table leaves one open */
@@ -72,19 +72,13 @@ typedef struct {
   double alpha, tolerance;
 } Walk;
 
-#define PASTE_(name, type, set) name##_##type##_##set
-#define PASTE(name, type, set) PASTE_(name, type, set)
-#define FN(name) PASTE(name, TYPE, SET)
-
 #define SET plain
 #define TARGET
 #include "both_types.h"
 #undef SET
 #undef TARGET
 
-#if defined(__x86_64__)
-#define SEVERAL_SETS
-
+#ifdef SEVERAL_SETS
 #define SET avx2
 #define TARGET __attribute__((target("avx2,fma")))
 #include "both_types.h"
@@ -96,29 +90,6 @@ typedef struct {
 #include "both_types.h"
 #undef SET
 #undef TARGET
-#endif
-
-/* 0: plain, 1: AVX2 and FMA, 2: AVX-512. */
-static int32_t set_in_use(void) {
-#ifdef SEVERAL_SETS
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512bw"))
-    return 2;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
-#endif
-  return 0;
-}
-
-#ifdef SEVERAL_SETS
-#define CHOOSE(name, type, ...)                                    \
-  switch (set_in_use()) {                                          \
-    case 2: return PASTE(name, type, avx512)(__VA_ARGS__);         \
-    case 1: return PASTE(name, type, avx2)(__VA_ARGS__);           \
-    default: return PASTE(name, type, plain)(__VA_ARGS__);         \
-  }
-#else
-#define CHOOSE(name, type, ...) return PASTE(name, type, plain)(__VA_ARGS__);
 #endif
 
 /* Each returns 1, or 0 where there was no memory. */
@@ -134,7 +105,7 @@ int32_t solve_f64(Walk *walk, int32_t threads) { CHOOSE(solve, f64, walk, thread
 int32_t multiplies_bytes(void) {
 #ifdef SEVERAL_SETS
   __builtin_cpu_init();
-  return set_in_use() == 2 && __builtin_cpu_supports("avx512vnni");
+  return instruction_set() == 2 && __builtin_cpu_supports("avx512vnni");
 #else
   return 0;
 #endif

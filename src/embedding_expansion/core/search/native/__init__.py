@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import os
-import sysconfig
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -18,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedding_expansion.core.inputs import check_name
+from embedding_expansion.core.compiled import INSTRUCTION_SETS, open_library
 from embedding_expansion.core.search.problem import Found, Problem, least_length, smallest_square
 from embedding_expansion.core.sides import Side
 
-INSTRUCTION_SETS = {"plain": "plain", "avx2": "AVX2", "avx512": "AVX-512"}  # of EMBEX_INSTRUCTIONS, ascending
 WORTH_THREADS = 1 << 19  # entries of a product; of less a second thread gains nothing
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 _off: ContextVar[bool] = ContextVar("_off", default=False)
@@ -30,28 +27,8 @@ _off: ContextVar[bool] = ContextVar("_off", default=False)
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernel, or None where the package was installed without it or EMBEX_NATIVE is 0.
-
-    EMBEX_INSTRUCTIONS is the highest instruction set to use, by default what the machine has.
-
-    Raises:
-        UnknownName: if there is no such instruction set.
-    """
-    highest = os.environ.get("EMBEX_INSTRUCTIONS", "avx512")
-    check_name("EMBEX_INSTRUCTIONS", highest, INSTRUCTION_SETS)
-    if os.environ.get("EMBEX_NATIVE") == "0":
-        return None
-    path = Path(__file__).parent / f"_hardest{sysconfig.get_config_var('EXT_SUFFIX')}"
-    with contextlib.suppress(OSError, AttributeError):
-        found = ctypes.CDLL(str(path))
-        found.instruction_set.restype = ctypes.c_int32
-        # Compiled from other sources than these, as after an update in place, it would read other structures.
-        sizes = (ctypes.c_int64 * 2)()
-        found.sizes(sizes)
-        found.use_at_most(list(INSTRUCTION_SETS).index(highest))
-        if list(sizes) == [ctypes.sizeof(_Problem), ctypes.sizeof(_Passing)]:
-            return found
-    return None
+    """The compiled kernel, or None where there is none, as `open_library` says."""
+    return open_library(Path(__file__).parent, "_hardest", (_Problem, _Passing))
 
 
 def available() -> bool:

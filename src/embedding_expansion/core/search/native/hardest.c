@@ -5,13 +5,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "instruction_sets.h"
 #include "threads.h"
-
-#if defined(__GNUC__) || defined(__clang__)
-#define INLINE static inline __attribute__((always_inline))
-#else
-#define INLINE static inline
-#endif
 
 #define SIMD _Pragma("omp simd") /* a loop over lanes, for the compiler to keep as one */
 
@@ -29,19 +24,13 @@ typedef struct {
   double least_length; /* squared norm under which two ends are one, or opposite */
 } Rules;
 
-#define PASTE_(name, type, set) name##_##type##_##set
-#define PASTE(name, type, set) PASTE_(name, type, set)
-#define FN(name) PASTE(name, TYPE, SET)
-
 #define SET plain
 #define TARGET
 #include "both_types.h"
 #undef SET
 #undef TARGET
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define SEVERAL_SETS
-
+#ifdef SEVERAL_SETS
 #define SET avx2
 #define TARGET __attribute__((target("avx2,fma")))
 #include "both_types.h"
@@ -53,34 +42,6 @@ typedef struct {
 #include "both_types.h"
 #undef SET
 #undef TARGET
-#endif
-
-static int32_t highest_set = 2;
-
-/* Use no higher instruction set than this one; once, before anything is searched. */
-void use_at_most(int32_t set) { highest_set = set; }
-
-/* 0: plain, 1: AVX2 and FMA, 2: AVX-512. */
-int32_t instruction_set(void) {
-#ifdef SEVERAL_SETS
-  __builtin_cpu_init();
-  if (highest_set >= 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-    return 2;
-  if (highest_set >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
-#endif
-  return 0;
-}
-
-#ifdef SEVERAL_SETS
-#define CHOOSE(name, type, ...)                                                    \
-  switch (instruction_set()) {                                                     \
-    case 2: return PASTE(name, type, avx512)(__VA_ARGS__);                         \
-    case 1: return PASTE(name, type, avx2)(__VA_ARGS__);                           \
-    default: return PASTE(name, type, plain)(__VA_ARGS__);                         \
-  }
-#else
-#define CHOOSE(name, type, ...) return PASTE(name, type, plain)(__VA_ARGS__);
 #endif
 
 int32_t search_f32(void *problem, int32_t threads) { CHOOSE(search, f32, problem, threads) }

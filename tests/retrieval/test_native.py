@@ -1,0 +1,29 @@
+"""The kernels of retrieval for every instruction set that the machine has."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from embedding_expansion.core.compiled import INSTRUCTION_SETS
+from embedding_expansion.retrieval import native
+
+
+@pytest.mark.parametrize("chosen", list(INSTRUCTION_SETS))
+def test_every_instruction_set_that_the_machine_has_finds_the_same(chosen: str) -> None:
+    library, number = native.library(), list(INSTRUCTION_SETS).index(chosen)
+    if library is None or number > library.instruction_set():
+        pytest.skip(f"this machine has no {INSTRUCTION_SETS[chosen]}")
+    environment = os.environ | {"EMBEX_INSTRUCTIONS": chosen, "OMP_NUM_THREADS": "1"}
+    code = "from embedding_expansion.retrieval import native; print(native.library().instruction_set())"
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ran.stdout == f"{number}\n", ran.stderr
+    tests = ["test_counting.py", "test_centers.py", "test_rerank_diffusion.py"]
+    some = "those_of_a_sort or nearest_in_double or solver_in_c"
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-k", some]
+    command += [f"tests/retrieval/{name}" for name in tests]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
