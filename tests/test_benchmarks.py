@@ -20,6 +20,7 @@ QUICK = {
     "cross_batch.py": [],
     "retrieval.py": [],
     "index.py": [],
+    "load.py": [],
 }
 
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "search": "find the images of an index that are most like others",
     "cluster": "group images, or those of an index, into clusters",
     "duplicates": "find the near-duplicates of an index",
+    "serve": "serve an index: a page in the browser and a JSON API",
     "info": "what an index holds",
     "data": "list, check and download data sets",
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.inference.thresholds import Thresholds, read_thresholds
+from embedding_expansion.inference.thresholds import Thresholds, read_thresholds, thresholds_json
 from embedding_expansion.training.finite import check_embeddings
 from embedding_expansion.training.job import find_device
 from embedding_expansion.training.trained import load_trained
@@ -51,6 +52,15 @@ class VectorEmbedder:
     def dimensions(self) -> int:
         """Of the embedding."""
         return int(self._model.head.out_features)
+
+    def describe(self) -> dict[str, Any]:
+        """What is known of the model, as JSON values: its dimensions, the device and the thresholds."""
+        return {
+            "input": {"dimensions": self._model.channels},
+            "embedding": {"dimensions": self.dimensions},
+            "device": str(self._place),
+            "thresholds": thresholds_json(self.thresholds),
+        }
 
     def embed(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The L2-normalised embeddings of vectors, float32, (n, d).

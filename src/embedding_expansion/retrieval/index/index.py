@@ -264,6 +264,12 @@ class Index:
             self._store.set_note(name, text)
 
     @property
+    def state(self) -> str:
+        """A text that is another one whenever items were added, changed or removed, by whichever process."""
+        notes = self._store.notes()
+        return f"{notes.get('generation')} {notes.get('published')} {self.count()}"
+
+    @property
     def files(self) -> ModelFiles:
         """The files of the model that the vectors come from, kept with the index."""
         return ModelFiles(self._store)

@@ -1,0 +1,112 @@
+"""embex serve."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import ExitStack
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+import jsonargparse
+
+from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.serve.settings import Settings
+from embedding_expansion.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from embedding_expansion.app.serve.guard import Guard
+
+#: Seconds that answers in progress have to come to their end once the server is told to stop.
+GRACE = 5
+#: Connections at once; more are told to come back.
+CONNECTIONS = 512
+
+DESCRIPTION = """Serves an index: a page in the browser and a JSON API that find the images like an image. Listens on
+this machine only, unless --host says otherwise, which needs a token."""
+
+
+def run(arguments: list[str]) -> int:
+    """Serves until it is told to stop: SIGTERM is the exit status 0, SIGINT 130."""
+    default = Settings("")
+    options = jsonargparse.ArgumentParser(
+        prog="embex serve", exit_on_error=False, allow_abbrev=False, description=DESCRIPTION
+    )
+    options.add_argument("index", type=str, help="folder of an index, or postgresql://user@host/database?index=NAME")
+    options.add_argument("--host", type=str, default=default.host, help="address to listen on")
+    options.add_argument("--port", type=int, default=default.port, help="port to listen on; 0: a free one")
+    options.add_argument(
+        "--token", type=str | None, default=None, help="what clients must know; default: EMBEX_TOKEN, which ps hides"
+    )
+    options.add_argument("--device", type=str, default=default.device, help="auto, cpu, cuda, cuda:1, ...")
+    options.add_argument("--batch_size", type=int, default=default.batch_size, help="images through the model at once")
+    options.add_argument("--queue", type=int, default=default.queue, help="images that may wait; 503 beyond")
+    options.add_argument("--max_bytes", type=int, default=default.max_bytes, help="most bytes of an upload")
+    options.add_argument("--max_pixels", type=int, default=default.max_pixels, help="most pixels of an image")
+    options.add_argument("--timeout", type=float, default=default.timeout, help="seconds for an upload, and an answer")
+    given = parse(options, arguments).as_dict()
+    token = os.environ.get("EMBEX_TOKEN") or None if given["token"] is None else given["token"]
+    return serve(Settings(**given | {"token": token}))
+
+
+def serve(settings: Settings) -> int:
+    """Listens, loads the model, and answers until a signal.
+
+    Raises:
+        InvalidInput: the address cannot be had, or needs a token; FastAPI or uvicorn is missing.
+        StoreError, RunError: the index or its model cannot be opened.
+    """
+    from embedding_expansion.app.serve import address
+
+    _check_installed()
+    with ExitStack() as stack:
+        held = stack.enter_context(address.bind(settings.host, settings.port))
+        loopback = address.is_loopback(held)
+        settings.check_reach(loopback)
+        previous = signal.signal(signal.SIGTERM, _stop)
+        stack.callback(signal.signal, signal.SIGTERM, previous)
+
+        from embedding_expansion.app.serve.application import application
+        from embedding_expansion.app.serve.service import Service
+
+        service = stack.enter_context(Service.open(settings))
+        app = application(service, settings, is_loopback=loopback)
+        held.listen()  # from here on a connection waits for uvicorn, and is not refused
+        shown = address.url(settings.host, held)
+        print(f"{service.count():,} images at {shown} (Ctrl+C ends it)", flush=True)
+        listener(app).run(sockets=[held])
+    return 0
+
+
+def listener(app: Guard) -> uvicorn.Server:
+    """What listens for the application."""
+    import uvicorn
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=GRACE,
+        )
+    )
+
+
+def _check_installed() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise InvalidInput(f"embex serve needs {' and '.join(missing)}; pip install 'embedding-expansion[serve]'")
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)

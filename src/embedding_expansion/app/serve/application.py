@@ -1,0 +1,124 @@
+"""The application: routes, the page, and one sentence for whatever goes wrong."""
+
+from __future__ import annotations
+
+import hmac
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Route
+
+from embedding_expansion.app.serve import api, models
+from embedding_expansion.app.serve.batching import Busy, Stopped
+from embedding_expansion.app.serve.guard import LOOPBACK_NAMES, Guard
+from embedding_expansion.app.serve.service import Service
+from embedding_expansion.app.serve.settings import Settings
+from embedding_expansion.errors import DataError, EmbeddingExpansionError, StoreError
+
+PAGE = Path(__file__).parent / "page"
+
+
+def application(service: Service, settings: Settings, *, is_loopback: bool) -> Guard:
+    """What uvicorn runs.
+
+    Args:
+        service: answers.
+        settings: of the server.
+        is_loopback: whether only this machine reaches it; the Host header is checked then.
+    """
+    app = FastAPI(
+        title="embex serve",
+        version=version("embedding-expansion"),
+        description="Finds the images of a collection that are like an image.",
+        docs_url=None,  # these pages load scripts from elsewhere
+        redoc_url=None,
+        responses={422: {"model": models.Problem, "description": "The request cannot be what is meant; says why"}},
+    )
+    app.state.service = service
+    guarded = _guarded(settings.token)
+    app.include_router(api.api, dependencies=guarded, responses=_UNAUTHORISED if guarded else None)
+    app.include_router(api.monitoring, dependencies=guarded, responses=_UNAUTHORISED if guarded else None)
+    app.include_router(api.open_to_all)
+    files = StaticFiles(directory=PAGE, html=True)
+    app.router.routes += [Route("/", files), Route("/{name}", files)]
+    app.add_exception_handler(StarletteHTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(EmbeddingExpansionError, _ours)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(Exception, _unexpected)
+    return Guard(app, service.metrics, LOOPBACK_NAMES | {settings.host.lower()} if is_loopback else None)
+
+
+_UNAUTHORISED: dict[int | str, dict[str, Any]] = {
+    401: {"model": models.Problem, "description": "The token is missing or wrong"}
+}
+
+
+def _guarded(token: str | None) -> Sequence[Any]:
+    """The dependency that asks for the token; none where there is none."""
+    if token is None:
+        return []
+    bearer = HTTPBearer(auto_error=False, description="the token that the server was started with")
+
+    def check(given: HTTPAuthorizationCredentials | None = Depends(bearer)) -> None:  # noqa: B008
+        if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
+            raise HTTPException(
+                401,
+                "this server asks for a token, and none or a wrong one was given; send Authorization: Bearer TOKEN",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+    return [Depends(check)]
+
+
+def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"detail": models.shown(detail)}, status, headers)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    detail = str(error.detail)
+    if error.status_code == 404 and detail == "Not Found":
+        detail = "there is nothing at this address; /openapi.json lists what there is"
+    elif error.status_code == 405:
+        detail = f"{request.method} is not for this address; /openapi.json says what is"
+    return _problem(error.status_code, detail, dict(error.headers or {}))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    said = first["msg"].replace("Input should be", "it should be")
+    return _problem(422, f"{first['loc'][-1]} is {first.get('input')!r:.100}; {said}")
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    if isinstance(error, (Busy, Stopped)):
+        return _problem(503, str(error), {"Retry-After": "1"})
+    if isinstance(error, DataError):
+        return _problem(422, str(error))
+    print(f"embex serve: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    if isinstance(error, StoreError):  # it may name where the index is
+        return _problem(
+            503, "the index cannot be read now; try again, or ask who runs the server", {"Retry-After": "5"}
+        )
+    return _problem(500, "the server cannot answer this; its log says why")
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return _problem(500, "the server failed at this; its log says why")

@@ -1,0 +1,82 @@
+"""The outermost layer: who may ask, what every answer says to the browser, and the count of requests."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from embedding_expansion.app.serve.metrics import Metrics
+
+#: Scripts, styles and requests of this server only; pictures also of the page's own making (what was uploaded).
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
+
+
+class Guard:
+    """Answers for the application what it need not see.
+
+    On loopback the Host header must name this machine: a page of elsewhere whose name has been made to point here (DNS
+    rebinding) sends its own. And a page of elsewhere may not send requests at all.
+
+    Args:
+        app: the application behind.
+        metrics: told of every request.
+        hosts: the names that a request may call the server by; None for any.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, hosts: set[str] | None) -> None:
+        self._app, self._metrics, self._hosts = app, metrics, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, status = time.perf_counter(), 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("Cache-Control", "no-store" if scope["path"].startswith("/api/") else "no-cache")
+            await send(message)
+
+        refused = self._refusal(Headers(scope=scope))
+        try:
+            await (refused or self._app)(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", None) or "other"
+            self._metrics.answered(scope["method"], route, status, time.perf_counter() - begun)
+
+    def _refusal(self, headers: Headers) -> ASGIApp | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self._hosts is not None and _name(host) not in self._hosts:
+            return JSONResponse(
+                {"detail": "the Host header is none of this server's names; call it localhost or 127.0.0.1"}, 421
+            )
+        if origin is not None and urlsplit(origin).netloc != host:
+            return JSONResponse({"detail": "a page of another site sent this; open the page of this server"}, 403)
+        return None
+
+
+def _name(host: str) -> str | None:
+    """The name in a Host header, without the port."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None

@@ -1,0 +1,45 @@
+"""What an upload may be: raw bytes, no more of them than allowed, and in time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import HTTPException, Request
+
+from embedding_expansion.app.serve.settings import Settings
+
+
+async def read_image(request: Request, settings: Settings) -> bytes:
+    """The body of a request, kept in memory only.
+
+    A form (multipart) is refused: its parser writes large parts to a temporary file.
+
+    Raises:
+        HTTPException: 400 for nothing, 408 for a slow upload, 413 for a large one, as soon as that is known, 415 for a
+            form.
+    """
+    kind = request.headers.get("content-type", "")
+    if kind.startswith("multipart/"):
+        raise HTTPException(415, "the body is a form; send the bytes of the image file alone, as curl --data-binary")
+    told = request.headers.get("content-length", "0")
+    if told.isdecimal() and int(told) > settings.max_bytes:
+        raise _too_large(settings)
+    pieces, size = [], 0
+    try:
+        async with asyncio.timeout(settings.timeout):
+            async for piece in request.stream():
+                size += len(piece)
+                if size > settings.max_bytes:
+                    raise _too_large(settings)
+                pieces.append(piece)
+    except TimeoutError:
+        raise HTTPException(
+            408, f"the image was not received within {settings.timeout:g} seconds; send a smaller one, or try again"
+        ) from None
+    if not size:
+        raise HTTPException(400, "the body is empty; send the bytes of an image file")
+    return b"".join(pieces)
+
+
+def _too_large(settings: Settings) -> HTTPException:
+    return HTTPException(413, f"the image has more than {settings.max_bytes:,} bytes; send a smaller one")

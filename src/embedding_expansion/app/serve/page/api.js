@@ -1,0 +1,80 @@
+// Requests to this server, with the token where it asks for one.
+
+let token = sessionStorage.getItem("token");
+let hasPictures = true;
+let asking = null; // one dialog, however many requests wait for it
+
+export class Problem extends Error {}
+
+export async function ask(path, options = {}) {
+  const response = await request(path, options);
+  if (response.ok) return response.json();
+  let detail = `the server says ${response.status}`;
+  try {
+    detail = (await response.json()).detail;
+  } catch { /* no JSON, such as from a proxy */ }
+  throw new Problem(detail);
+}
+
+export function withoutPictures(none) {
+  hasPictures = !none;
+}
+
+// Shows a picture. With a token it is fetched with it, since an <img> sends none.
+export async function picture(image, url) {
+  image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth <= 64), { once: true });
+  image.addEventListener("error", () => gone(image), { once: true });
+  image.parentElement?.classList.remove("gone");
+  if (!hasPictures) {
+    gone(image);
+    return;
+  }
+  if (!token) {
+    image.src = url;
+    return;
+  }
+  const response = await request(url, {}).catch(() => null);
+  if (!response?.ok) {
+    gone(image);
+    return;
+  }
+  const own = URL.createObjectURL(await response.blob());
+  image.addEventListener("load", () => URL.revokeObjectURL(own), { once: true });
+  image.src = own;
+}
+
+function gone(image) {
+  image.removeAttribute("src");
+  image.parentElement?.classList.add("gone");
+}
+
+async function request(path, options) {
+  for (;;) {
+    const used = token;
+    const headers = used ? { ...options.headers, Authorization: `Bearer ${used}` } : options.headers;
+    let response;
+    try {
+      response = await fetch(path, { ...options, headers });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Problem("the server does not answer; is it still running?");
+    }
+    if (response.status !== 401) return response;
+    if (used === token) await (asking ??= askForToken(Boolean(used)).finally(() => (asking = null)));
+  }
+}
+
+function askForToken(wasWrong) {
+  const dialog = document.getElementById("ask");
+  const field = document.getElementById("token");
+  if (wasWrong) document.getElementById("ask-why").textContent = "That was not the right one; try again.";
+  field.value = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      token = field.value.trim() || token;
+      if (token) sessionStorage.setItem("token", token);
+      resolve();
+    }, { once: true });
+  });
+}

@@ -1,0 +1,210 @@
+// The page: what is asked and what is shown of the answer.
+
+import { Problem, ask, picture, withoutPictures } from "./api.js";
+import { match, nameOf, shortPath } from "./cards.js";
+import { CollectionMap } from "./map.js";
+import * as overview from "./overview.js";
+import { address, amend, current, push, uploads } from "./route.js";
+
+const at = (id) => document.getElementById(id);
+const map = new CollectionMap((step) => go([step]));
+let about = null;
+let running = null; // the search in progress, to be given up for the next one
+let uploaded = 0;
+
+function options() {
+  return { k: Number(at("k").value), qe: Number(at("qe").value), label: at("label").value };
+}
+
+function setOptions({ k, qe, label }) {
+  at("k").value = at("k-value").value = k;
+  at("qe").value = at("qe-value").value = qe;
+  at("label").value = label;
+}
+
+// Goes to a place at the end of a way; the place where one is already makes no second entry in the history.
+function go(trail) {
+  const move = address(trail.at(-1), options()) === location.search ? amend : push;
+  move(trail, options());
+  return show({ focus: true });
+}
+
+async function show({ focus = false } = {}) {
+  running?.abort();
+  const search = (running = new AbortController());
+  const view = current();
+  setOptions(view);
+  at("problem").hidden = true;
+  at("answer").hidden = !view.step;
+  at("asked").hidden = !view.step || view.step.kind === "cluster";
+  if (!view.step) {
+    map.mark(null, []);
+    return;
+  }
+  at("answer").setAttribute("aria-busy", "true");
+  try {
+    const answer = await fetched(view, search.signal);
+    if (search.signal.aborted) return;
+    const last = { ...view.step, name: answer.name };
+    view.trail = [...view.trail.slice(0, -1), last];
+    amend(view.trail, view);
+    render(view, answer);
+    if (focus) {
+      at("answer").focus({ preventScroll: true });
+      at("answer").scrollIntoView({ block: "nearest", behavior: "instant" });
+    }
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (!(error instanceof Problem)) throw error;
+    at("answer").hidden = true;
+    at("problem").textContent = sentence(error.message);
+    at("problem").hidden = false;
+  } finally {
+    if (running === search) at("answer").setAttribute("aria-busy", "false");
+  }
+}
+
+async function fetched({ step, k, qe, label }, signal) {
+  const query = new URLSearchParams({ k, qe, ...(label && { label }) });
+  if (step.kind === "cluster") {
+    const cluster = await ask(`/api/clusters/${step.id}?n=${k}`, { signal });
+    return { name: `Cluster ${step.id + 1}`, cluster, matches: cluster.items, known: null };
+  }
+  if (step.kind === "item") {
+    const [asked, answer] = await Promise.all([
+      ask(`/api/items/${step.id}`, { signal }),
+      ask(`/api/items/${step.id}/neighbours?${query}`, { signal }),
+    ]);
+    return { ...answer, asked, name: nameOf(asked) };
+  }
+  const image = uploads.get(step.id);
+  if (!image) throw new Problem("the picture is no longer at hand, since the page was loaded again; choose it once more");
+  if (about && image.blob.size > about.max_bytes) {
+    throw new Problem(`the image has ${image.blob.size.toLocaleString("en")} bytes, more than the ${about.max_bytes.toLocaleString("en")} that the server takes; make it smaller`);
+  }
+  return { ...(await ask(`/api/search?${query}`, { method: "POST", body: image.blob, headers: { "Content-Type": "application/octet-stream" }, signal })), image, name: image.name };
+}
+
+function render(view, { matches, known, asked, cluster, image, name }) {
+  if (asked) picture(at("asked-picture"), asked.thumbnail);
+  else if (image) at("asked-picture").src = image.url;
+  at("asked-picture").alt = `the query: ${name}`;
+  at("asked-name").textContent = name;
+  at("asked-path").textContent = asked ? [asked.path, asked.width && `${asked.width} × ${asked.height}`].filter(Boolean).join(" · ") : "your image";
+  at("answer-title").textContent = cluster ? titleOf(cluster) : `Closest to ${asked ? `${name}, ${shortPath(asked.path)}` : name}`;
+  renderVerdict(known, matches, view);
+  at("matches").replaceChildren(...matches.map((item, index) => match(item, index + 1, address({ kind: "item", id: item.id }, view), asked)));
+  at("trail").hidden = view.trail.length < 2;
+  at("trail").firstElementChild.replaceChildren(...view.trail.map((step, index) => crumb(view, step, index)));
+  map.mark(asked?.id ?? null, matches.map((item) => item.id));
+  const first = matches[0];
+  const unknown = known === false ? "Unknown. " : "";
+  at("status").textContent = first ? `${unknown}${matches.length} images; the closest is ${nameOf(first)}, similarity ${first.similarity.toFixed(2)}` : `${unknown}No image was found`;
+}
+
+function titleOf({ id, size, label }) {
+  return `Cluster ${id + 1}${label ? `, mostly ${label}` : ""}: ${size.toLocaleString("en")} images, the closest to its centre first`;
+}
+
+function renderVerdict(known, matches, { qe, label }) {
+  const verdict = at("verdict");
+  const limit = about?.threshold?.toFixed(2);
+  verdict.hidden = known === null && matches.length > 0;
+  verdict.className = known === false ? "unknown" : "";
+  const [word, rest] = known === null || !matches.length ? ["Nothing found", `no image${label ? ` of the label ${label}` : ""} is in the collection.`]
+    : known ? ["Known", `the closest image reaches the calibrated similarity of ${limit}.`]
+    : ["Unknown", `nothing in the collection${label ? ` of the label ${label}` : ""} is like this image; the closest ${qe ? "is" : `has ${matches[0].similarity.toFixed(2)},`} below the calibrated ${limit}.`];
+  verdict.replaceChildren(Object.assign(document.createElement("strong"), { textContent: word }), `: ${rest}`);
+}
+
+function crumb(view, step, index) {
+  const item = document.createElement("li");
+  const isLast = index === view.trail.length - 1;
+  const inner = document.createElement(isLast ? "span" : "a");
+  inner.textContent = step.name || `${step.kind} ${step.id}`;
+  if (isLast) inner.setAttribute("aria-current", "page");
+  else {
+    inner.href = address(step, view);
+    inner.dataset.back = index;
+  }
+  item.append(inner);
+  return item;
+}
+
+function upload(file) {
+  if (!file || about?.takes_images === false) return;
+  uploads.set(++uploaded, { blob: file, url: URL.createObjectURL(file), name: file.name || "pasted image" });
+  go([{ kind: "upload", id: uploaded, name: file.name || "pasted image" }]);
+}
+
+function sentence(text) {
+  return `${text[0].toUpperCase()}${text.slice(1)}${/[.?!]$/.test(text) ? "" : "."}`;
+}
+
+// Links within the page are followed here; with a modifier key they open as links do.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href^='?']");
+  if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  const { trail } = current();
+  if (link.dataset.back !== undefined) return go(trail.slice(0, Number(link.dataset.back) + 1));
+  const [kind, id] = [...new URLSearchParams(link.search)].find(([name]) => name === "item" || name === "cluster") ?? [];
+  const step = kind && { kind, id: Number(id), name: "" };
+  return go(step ? [...(link.closest("#matches") ? trail : []), step] : []);
+});
+addEventListener("popstate", () => show());
+
+let patience = 0;
+at("options").addEventListener("submit", (event) => event.preventDefault());
+at("options").addEventListener("input", (event) => {
+  const value = at(`${event.target.id}-value`);
+  if (value) value.value = event.target.value;
+  clearTimeout(patience);
+  patience = setTimeout(() => {
+    amend(current().trail, options());
+    show();
+  }, event.target.id === "label" ? 350 : 120);
+});
+
+at("file").addEventListener("change", (event) => {
+  upload(event.target.files[0]);
+  event.target.value = "";
+});
+addEventListener("paste", (event) => upload([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dragging");
+});
+addEventListener("dragleave", (event) => event.relatedTarget || document.body.classList.remove("dragging"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dragging");
+  upload(event.dataTransfer.files[0]);
+});
+at("others").addEventListener("click", () => overview.samples(options()).catch(told));
+
+function told(error) {
+  if (!(error instanceof Problem)) throw error;
+  at("problem").textContent = sentence(error.message);
+  at("problem").hidden = false;
+}
+
+// A collection of vectors has no pictures, and is searched from its items only.
+function takeImages(does) {
+  withoutPictures(!does);
+  for (const part of document.querySelectorAll("#choose, #file, #file + .hint")) part.hidden = !does;
+}
+
+async function refresh() {
+  about = await overview.facts();
+  await overview.clusters(options());
+}
+
+async function start() {
+  setOptions(current()); // at once: an image may be dropped before the server has said anything
+  about = await overview.facts();
+  takeImages(about.takes_images);
+  await Promise.all([show(), overview.samples(options()), overview.clusters(options())]);
+  overview.keepMap(map, refresh);
+}
+start().catch(told);

@@ -1,0 +1,129 @@
+"""embex serve as a command: where it listens, what it refuses to do, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.serve.conftest import picture
+from embedding_expansion.app.cli import main
+from embedding_expansion.app.serve import address
+from embedding_expansion.app.serve.settings import Settings
+from embedding_expansion.errors import InvalidInput
+
+
+@contextmanager
+def started(place: Path, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command in a process of its own, and its URL once it answers."""
+    given = [
+        sys.executable,
+        "-m",
+        "embedding_expansion",
+        "serve",
+        str(place),
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+        *options,
+    ]
+    with subprocess.Popen(
+        given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.fullmatch(r"32 images at (http://\S+:\d+) \(Ctrl\+C ends it\)\n", line)
+            assert found, (line, process.stderr.read() if process.stderr and process.poll() is not None else "")
+            yield process, found[1]
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_in_an_orderly_way(place: Path, number: signal.Signals, status: int) -> None:
+    with started(place) as (process, url):
+        assert httpx.post(f"{url}/api/search", content=picture(0), timeout=60).status_code == 200
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, "Traceback" in said) == (status, False)
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{url}/healthz")
+
+
+def test_it_listens_beyond_this_machine_only_with_a_token(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EMBEX_TOKEN", raising=False)
+    assert main(["serve", str(place), "--host", "0.0.0.0", "--port", "0"]) == 2
+    assert "can be reached from other machines; set EMBEX_TOKEN" in capsys.readouterr().err
+    assert main(["serve", str(place), "--host", "0.0.0.0", "--port", "0", "--token", "short"]) == 2
+    assert "the token has 5 characters" in capsys.readouterr().err
+    token = "a long and secret token"
+    with started(place, "--host", "0.0.0.0", EMBEX_TOKEN=token) as (_, url):
+        url = url.replace("0.0.0.0", "127.0.0.1")
+        named = {"Host": "images.example.org"}  # there the token guards, not the name
+        assert httpx.get(f"{url}/api/about", headers=named, timeout=60).status_code == 401
+        given = {**named, "Authorization": f"Bearer {token}"}
+        assert httpx.get(f"{url}/api/about", headers=given, timeout=60).json()["count"] == 32
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--host", "no such host"], "--host is 'no such host', which is no name or address"),
+        (["--host", "203.0.113.7"], "203.0.113.7 is no address of this machine"),
+        (["--port", "70000"], "--port is 70000; pass 1 to 65535"),
+        (["--batch_size", "0"], "--batch_size is 0; pass 1 or more"),
+        (["--timeout", "0"], "--timeout is 0; pass seconds"),
+        (["--token", ""], "the token is empty"),
+        (["--prot", "8000"], "there is no option '--prot'; did you mean --port?"),
+    ],
+)
+def test_bad_options_are_told_in_one_line(
+    place: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(place), *options]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        port = other.getsockname()[1]
+        assert main(["serve", str(place), "--port", str(port)]) == 2
+    assert f"port {port} of 127.0.0.1 is taken by another program" in capsys.readouterr().err
+
+
+def test_what_is_no_index_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    previous = signal.getsignal(signal.SIGTERM)
+    assert main(["serve", str(tmp_path / "nothing"), "--port", "0"]) == 2
+    assert "is no index" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is previous
+
+
+@pytest.mark.parametrize(("host", "loopback"), [("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False)])
+def test_an_address_is_known_to_be_this_machine_only_or_not(host: str, loopback: bool) -> None:
+    with closing(address.bind(host, 0)) as held:
+        assert address.is_loopback(held) is loopback
+        assert re.fullmatch(rf"http://{host}:\d+", address.url(host, held))
+
+
+def test_the_token_is_not_shown() -> None:
+    assert "secret" not in repr(Settings("birds", token="a secret of some length"))
+    with pytest.raises(InvalidInput, match="other than printable ASCII"):
+        Settings("birds", token="tökén")
