@@ -40,7 +40,7 @@ nitpick_ignore_regex = [
         "py:class",
         r"(np|npt|numpy|torch|nn|jaxtyping|os|pathlib|collections\.abc)\..+|ndarray|Tensor|Float|Int|Bool|Path",
     ),
-    ("py:class", r"'[a-z ]+'"),  # the shape in an annotation
+    ("py:class", r"'[a-z0-9_ ]+'"),  # the shape in an annotation
     ("py:class", r"ImageTransform|Manifest|Network|Square|Store|Tested"),
 ]
 

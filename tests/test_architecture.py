@@ -90,6 +90,7 @@ PUBLIC = {
     "agglomerative",
     "hdbscan",
     "partition_metrics",
+    "near_duplicates",
     "nearest",
     "list_metrics",
     "alpha_query_expansion",
@@ -101,6 +102,7 @@ PUBLIC = {
     "create_index",
     "open_index",
     "Embedder",
+    "Client",
     "Collection",
 }
 

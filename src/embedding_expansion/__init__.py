@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from embedding_expansion.core.terms import Terms
     from embedding_expansion.data.datasets import open_dataset
     from embedding_expansion.data.sampler import ClassBalancedSampler
+    from embedding_expansion.inference.client import Client
     from embedding_expansion.inference.collection import Collection
     from embedding_expansion.inference.embedder import Embedder
     from embedding_expansion.model import EmbeddingModel
@@ -154,6 +155,7 @@ _MODULE_OF = {
     "create_index": "retrieval.index",
     "open_index": "retrieval.index",
     "Embedder": "inference.embedder",
+    "Client": "inference.client",
     "Collection": "inference.collection",
 }
 
@@ -165,6 +167,7 @@ __all__ = [
     "BatchHardMiner",
     "CircleLoss",
     "ClassBalancedSampler",
+    "Client",
     "Collection",
     "ContrastiveLoss",
     "CosFaceLoss",

@@ -87,7 +87,9 @@ def test_the_reference_has_every_command_with_its_options(site: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_the_pages_stay_plain_markdown(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert not re.findall(r"^(?:```\s*\{|:::|%\s|\+\+\+)|\{[\w:-]+\}`", text, flags=re.MULTILINE)
+    assert not re.findall(r"^(?:```\s*\{|:::|%\s|\+\+\+)", text, flags=re.MULTILINE)
+    outside = re.sub(r"`[^`\n]+`", "`", text)  # a role is {name} before code, not within it
+    assert not re.findall(r"\{[\w:-]+\}`", outside)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
