@@ -118,8 +118,9 @@ def serving(
             thread.join()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running(place: Path) -> Iterator[Running]:
+    """It ends with these tests, since its threads would disturb Hypothesis in others; see test_schema.py."""
     with serving(place) as server:
         wait_for(lambda: server.get("/api/map").json()["state"] == "ready")
         yield server
