@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from app.serve.browser import focused, names, page_of, until
-from app.serve.conftest import Running, picture, serving
+from app.serve.conftest import Running, fill, item_of, picture, serving
 from app.serve.test_limits import TOKEN
 from embedding_expansion.inference.collection import NOTE
+from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.thresholds import thresholds_json
 from embedding_expansion.retrieval.index import open_index
 from embedding_expansion.retrieval.threshold import Threshold
@@ -213,6 +214,20 @@ def test_on_a_phone_nothing_is_cut_off_and_targets_are_large_enough(
         assert paper == ("rgb(19, 21, 24)" if options else "rgb(255, 255, 255)")
         if options:
             assert page.evaluate("getComputedStyle(document.querySelector('.cards')).transitionDuration") == "0s"
+
+
+def test_long_labels_make_a_phones_page_no_wider(
+    chromium: Any, model: Path, embedder: Embedder, photos: list[Path], tmp_path: Path
+) -> None:
+    with fill(tmp_path / "index", model, embedder, photos) as index:
+        long = [item_of(path, f"{path.parent.name} {'of many letters ' * 9}") for path in photos]
+        index.add(long, embedder.embed(photos))
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    with serving(tmp_path / "index") as server, page_of(chromium, server.url, **phone) as page:
+        page.wait_for_selector("#clusters li a")
+        page.set_input_files("#file", photos[12])
+        names(page)
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
 def test_a_screen_reader_finds_landmarks_names_and_live_regions(chromium: Any, running: Running) -> None:

@@ -109,6 +109,15 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(
     assert f"port {port} of 127.0.0.1 is taken by another program" in capsys.readouterr().err
 
 
+def test_of_two_servers_that_start_at_once_the_second_is_told_that_the_port_is_taken() -> None:
+    with closing(address.bind("127.0.0.1", 0)) as first:
+        port = first.getsockname()[1]
+        with closing(address.bind("127.0.0.1", port)) as second:  # allowed as long as neither listens
+            address.listen(first, "127.0.0.1")
+            with pytest.raises(InvalidInput, match=f"port {port} of 127.0.0.1 is taken"):
+                address.listen(second, "127.0.0.1")
+
+
 def test_what_is_no_index_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     previous = signal.getsignal(signal.SIGTERM)
     assert main(["serve", str(tmp_path / "nothing"), "--port", "0"]) == 2

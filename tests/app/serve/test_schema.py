@@ -16,8 +16,8 @@ from embedding_expansion.app.serve.application import application
 from embedding_expansion.app.serve.service import Service
 from embedding_expansion.app.serve.settings import Settings
 
-# The server's thread that looks at the index goes on meanwhile, and its checks of types, which tests switch on, draw with
-# `random`. Hypothesis takes that for the work of its strategies.
+# The server's thread that looks at the index goes on meanwhile, and its checks of types, which tests switch on, draw
+# with `random`. Hypothesis takes that for the work of its strategies.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 OPERATIONS = {
     "POST /api/search",

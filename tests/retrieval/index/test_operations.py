@@ -22,6 +22,15 @@ def test_it_finds_what_comparing_with_everything_finds(place: str) -> None:
             same(found, expected.search(query, 7))
 
 
+def test_no_similarity_is_beyond_1(place: str) -> None:
+    rows = vectors(200)
+    with create_index(place, 8) as index:
+        index.add(items(200), rows)
+        found = [one[0] for one in index.search(rows, 1)] + [one[0] for one in index.search(-rows, 1)]
+        assert all(-1 <= match.similarity <= 1 for match in found)
+        assert max(match.similarity for match in found) == pytest.approx(1)
+
+
 def test_equally_close_items_come_by_their_id(place: str) -> None:
     with create_index(place, 3) as index:
         index.add([Item(str(i)) for i in range(40)], np.repeat([[1.0, 2.0, 3.0]], 40, axis=0))

@@ -73,7 +73,7 @@ def serve(settings: Settings) -> int:
 
         service = stack.enter_context(Service.open(settings))
         app = application(service, settings, is_loopback=loopback)
-        held.listen()  # from here on a connection waits for uvicorn, and is not refused
+        address.listen(held, settings.host)  # from here on a connection waits for uvicorn, and is not refused
         shown = address.url(settings.host, held)
         print(f"{service.count():,} images at {shown} (Ctrl+C ends it)", flush=True)
         listener(app).run(sockets=[held])

@@ -27,14 +27,30 @@ def bind(host: str, port: int) -> socket.socket:
         held.bind(address)
     except OSError as error:
         held.close()
-        if error.errno == errno.EADDRINUSE:
-            said = f"port {port} of {host} is taken by another program; end it, or pass another --port"
-        elif error.errno == errno.EACCES:
-            said = f"port {port} is not allowed to this user; pass a --port of 1024 or more"
-        else:
-            said = f"{host} is no address of this machine ({error.strerror}); pass 127.0.0.1 or 0.0.0.0"
-        raise InvalidInput(said) from None
+        raise _refused(error, host, port) from None
     return held
+
+
+def listen(held: socket.socket, host: str) -> None:
+    """Lets clients connect; they wait until they are accepted.
+
+    Raises:
+        InvalidInput: another program, which had bound it as well, was first.
+    """
+    try:
+        held.listen()
+    except OSError as error:
+        raise _refused(error, host, held.getsockname()[1]) from None
+
+
+def _refused(error: OSError, host: str, port: int) -> InvalidInput:
+    if error.errno == errno.EADDRINUSE:
+        said = f"port {port} of {host} is taken by another program; end it, or pass another --port"
+    elif error.errno == errno.EACCES:
+        said = f"port {port} is not allowed to this user; pass a --port of 1024 or more"
+    else:
+        said = f"{host} is no address of this machine ({error.strerror}); pass 127.0.0.1 or 0.0.0.0"
+    return InvalidInput(said)
 
 
 def is_loopback(held: socket.socket) -> bool:

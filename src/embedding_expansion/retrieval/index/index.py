@@ -163,7 +163,8 @@ class Index:
             queries, positive(k, "k"), condition(where), exact=exact, thumbnails=thumbnails
         )
         items = {id: item_of(id, row) for id, row in rows.items()}
-        return [[Match(items[id], similarity) for similarity, id in one] for one in found]
+        # Rounded unit vectors are a little longer or shorter than 1.
+        return [[Match(items[id], max(-1.0, min(1.0, similarity))) for similarity, id in one] for one in found]
 
     @validates
     def remove(self, where: Where | None = None, *, paths: Iterable[str] | None = None) -> int:
