@@ -181,6 +181,7 @@ def test_a_set_is_fetched_unpacked_and_its_archive_removed(server: Server, tmp_p
         zipped({"good.txt": b"x", "/out.txt": b"x"}),
         zipped({"good.txt": b"x", "a\\..\\..\\out.txt": b"x"}),
     ],
+    ids=[f"archive{number}" for number in range(6)],
 )
 def test_an_archive_that_leads_out_of_the_folder_leaves_nothing(tmp_path: Path, archive: bytes) -> None:
     (tmp_path / "evil").write_bytes(archive)

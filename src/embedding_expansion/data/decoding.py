@@ -15,6 +15,9 @@ from embedding_expansion.errors import DataError
 #: The formats that are decoded, as Pillow names them. Others that it knows are left alone: some start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
+#: A camera's JPEG has one scan, a progressive one some ten.
+MOST_SCANS = 200
+
 #: File name endings that count as images; other files in a data set's folder are ignored.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -39,6 +42,8 @@ def decode(source: Path | bytes, max_pixels: int | None = None) -> npt.NDArray[n
     # JPEG files are the same; a batch of 64 costs 2 to 6 ms more.
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            if isinstance(source, bytes) and image.format == "JPEG":
+                _check_scans(source)
             return to_rgb(image, max_pixels)
     except FileNotFoundError as error:
         raise DataError(f"there is no image file {source!s}; restore it, or take it off the list") from error
@@ -70,6 +75,13 @@ def _check_size(image: Image.Image, limit: int | None) -> None:
         raise ValueError(f"it has {pixels:,} pixels, more than the {limit:,} that are decoded")
 
 
+def _check_scans(jpeg: bytes) -> None:
+    """Each scan of a progressive JPEG goes through all pixels: thousands of empty ones would take hours."""
+    scans = jpeg.count(b"\xff\xda")
+    if scans > MOST_SCANS:
+        raise ValueError(f"it has {scans:,} scans, more than the {MOST_SCANS} that are decoded")
+
+
 #: What undoes each value of the orientation tag.
 _UPRIGHT: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -95,7 +107,7 @@ def _as_rgb(image: Image.Image) -> npt.NDArray[Any]:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers; save it with 8 bits")
     if image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip them at 255
-        grey = (np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        grey = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     opaque = image.convert("RGBA") if image.mode == "P" else image  # some palettes hold transparency
     return np.array(opaque.convert("RGB"))

@@ -38,10 +38,12 @@ class Answer:
         matches: the closest first.
         known: whether the collection holds the query's class, by the threshold for "known or unknown" and the closest
             item without query expansion; None where no threshold was calibrated.
+        threshold: the similarity from which it does, if one was calibrated.
     """
 
     matches: list[Match]
     known: bool | None
+    threshold: float | None = None
 
 
 class Collection:
@@ -143,7 +145,8 @@ class Collection:
         if qe:
             expanded = [self._expanded(row, found[:qe], alpha) for row, found in zip(queries, plain, strict=True)]
             plain = self.index.search(np.array(expanded), k, where, thumbnails=thumbnails) if expanded else []
-        return [Answer(matches[:k], one) for matches, one in zip(plain, known, strict=True)]
+        threshold = self._threshold
+        return [Answer(matches[:k], one, threshold) for matches, one in zip(plain, known, strict=True)]
 
     def neighbours(
         self,
@@ -169,7 +172,7 @@ class Collection:
             row = self._expanded(row, matches[:qe], alpha)
             (found,) = self.index.search(row[None], k + 1, where, thumbnails=thumbnails)
             matches = [match for match in found if match.item.id != id]
-        return Answer(matches[:k], known)
+        return Answer(matches[:k], known, self._threshold)
 
     def close(self) -> None:
         """Closes the index."""
@@ -181,20 +184,28 @@ class Collection:
     def __exit__(self, *raised: object) -> None:
         self.close()
 
+    @property
+    def _threshold(self) -> float | None:
+        found = self.thresholds.get("known or unknown")
+        return None if found is None else found.value
+
     def _known(self, matches: list[Match]) -> bool | None:
-        threshold = self.thresholds.get("known or unknown")
-        if threshold is None:
+        if self._threshold is None:
             return None
-        return bool(matches) and matches[0].similarity >= threshold.value
+        return bool(matches) and matches[0].similarity >= self._threshold
 
     def _expanded(self, row: npt.NDArray[np.float32], found: list[Match], alpha: float) -> npt.NDArray[np.float32]:
-        """The query with its neighbours mixed in; where they cancel it out, as it was."""
+        """The query with its neighbours mixed in; where they cancel it out, or are gone meanwhile, as it was."""
         from embedding_expansion.retrieval.rerank.query_expansion import alpha_query_expansion  # torch
 
         ids = [match.item.id for match in found if match.item.id is not None]
         if not ids:
             return row
-        mixed = alpha_query_expansion(row[None], self.index.vectors(ids), len(ids), alpha)[0].numpy()
+        try:
+            neighbours = self.index.vectors(ids)
+        except InvalidInput:  # another process has removed one
+            return row
+        mixed = alpha_query_expansion(row[None], neighbours, len(ids), alpha)[0].numpy()
         return mixed if mixed.any() else row
 
 

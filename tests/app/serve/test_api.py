@@ -118,7 +118,7 @@ def test_an_empty_collection_is_served_too(tmp_path: Path, model: Path, embedder
         index.remove(paths=[str(photos[0])])
     with serving(tmp_path / "index") as server:
         wait_for(lambda: server.get("/api/map").json()["state"] == "ready")
-        assert server.search(picture(0)).json() == {"matches": [], "known": False}
+        assert server.search(picture(0)).json() == {"matches": [], "known": False, "threshold": 0.9}
         assert server.get("/api/samples").json() == {"items": []}
         assert server.get("/api/clusters").json()["clusters"] == []
         assert server.get("/api/clusters/0").status_code == 404
@@ -132,6 +132,8 @@ def test_an_empty_collection_is_served_too(tmp_path: Path, model: Path, embedder
         ("/api/items/x/neighbours", 422, "id is 'x'"),
         ("/api/items/1/neighbours?k=101", 422, "k is '101'"),
         ("/api/items/99999999999999999999", 422, "id is"),
+        ("/api/items/1/neighbours?qe=1&alpha=nan", 422, "alpha is 'nan'"),
+        ("/api/items/999/neighbours", 404, "there is no item 999"),
         ("/api/samples?n=0", 422, "n is '0'"),
         ("/api/nothing", 404, "there is nothing at this address"),
         ("/api/search", 405, "GET is not for this address"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 from app.serve.browser import focused, names, page_of, until
 from app.serve.conftest import Running, fill, item_of, picture, serving
 from app.serve.test_limits import TOKEN
+from embedding_expansion.app.serve import watching
+from embedding_expansion.app.serve.landscape import Landscape
 from embedding_expansion.inference.collection import NOTE
 from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.thresholds import thresholds_json
@@ -143,6 +147,25 @@ def test_clusters_are_browsed_and_searched_from(chromium: Any, running: Running)
         assert page.locator("#trail a").inner_text() == "Cluster 1"
 
 
+def test_a_page_that_is_opened_while_the_map_is_computed_gets_it_and_the_clusters(
+    chromium: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, original = threading.Event(), watching.survey
+
+    def late(*given: Any) -> Iterator[Landscape]:
+        go_on.wait(60)
+        yield from original(*given)
+
+    monkeypatch.setattr(watching, "survey", late)
+    with serving(place) as server, page_of(chromium, server.url) as page:
+        page.wait_for_selector("#samples li a")
+        assert page.inner_text("#clusters-hint") == "being computed…"
+        go_on.set()
+        page.wait_for_selector("#clusters li a")
+        page.wait_for_selector("#legend button")
+        until(page, "document.getElementById('facts').textContent.includes('8 labels')")
+
+
 def test_an_unknown_image_is_said_to_be_unknown(chromium: Any, place: Path, tmp_path: Path) -> None:
     shutil.copytree(place, tmp_path / "index")
     strict = Threshold(0.99999, "known or unknown", "precision", 0.99, 0.993, 0.81, 40, 250)
@@ -184,6 +207,7 @@ def test_everything_is_reached_with_the_keyboard_alone(chromium: Any, running: R
             if at[0] == "canvas":
                 break
             reached.append(at[0])
+            assert at[1] != "none" or at[0] == "file", at  # of the file it is the button beside it that shows the focus
         assert reached[0] == "skip"
         for part in ("file", "k", "qe", "label", "others", "samples", "clusters", "colour", "closer"):
             assert part in reached, part
@@ -206,7 +230,10 @@ def test_on_a_phone_nothing_is_cut_off_and_targets_are_large_enough(
         page.set_input_files("#file", photos[12])
         names(page)
         assert page.evaluate("document.documentElement.scrollWidth") == 360
-        sides = page.locator("#choose, #matches a, #samples a, #others").evaluate_all(
+        page.locator("#matches a").first.click()
+        until(page, "document.querySelectorAll('#trail li').length === 2")
+        buttons = "#choose, #others, #closer, #farther, #colour, #legend button, #trail a"
+        sides = page.locator(f"#matches a, #samples a, {buttons}").evaluate_all(
             "all => all.map(one => Math.min(one.getBoundingClientRect().height, one.getBoundingClientRect().width))"
         )
         assert min(sides) >= 28

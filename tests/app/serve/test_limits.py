@@ -166,9 +166,58 @@ def test_this_machine_may_be_called_by_its_names(running: Running, host: str) ->
 
 
 def test_a_page_of_another_site_may_not_ask(running: Running) -> None:
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://["):
         assert running.search(picture(0), headers={"Origin": origin}).status_code == 403
     assert running.search(picture(0), headers={"Origin": running.url}).status_code == 200
+
+
+def test_a_page_of_another_site_may_link_to_it_but_show_no_part_of_it(running: Running) -> None:
+    for site, mode, status in (
+        ("cross-site", "no-cors", 403),
+        ("same-site", "no-cors", 403),
+        ("cross-site", "navigate", 200),
+        ("same-origin", "cors", 200),
+        ("none", "navigate", 200),
+    ):
+        fetched = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
+        assert running.get("/api/about", headers=fetched).status_code == status, (site, mode)
+
+
+def test_made_up_methods_are_counted_as_one(running: Running) -> None:
+    for number in range(20):
+        httpx.request(f"MADEUP{number}", running.url, timeout=60)
+    counted = [line for line in running.get("/metrics").text.splitlines() if line.startswith("embex_requests_total{")]
+    assert not [line for line in counted if "MADEUP" in line]
+    assert [line for line in counted if 'method="other"' in line]
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused(strict: Running) -> None:
+    content = picture(0, kind="JPEG")
+    start = content.index(b"\xff\xda")
+    answer = strict.search(content[:start] + content[start : start + 14] * 299 + content[start:], headers=AUTHORISED)
+    assert answer.status_code == 422
+    assert "300 scans" in answer.json()["detail"]
+
+
+def test_health_and_metrics_answer_while_the_index_does_not(place: Path) -> None:
+    services: list[Service] = []
+    with serving(place, prepare=services.append) as server, services[0]._index_is_free:
+        waiting = [threading.Thread(target=server.get, args=("/api/about",)) for _ in range(60)]
+        for one in waiting:
+            one.start()
+        try:
+            assert httpx.get(f"{server.url}/healthz", timeout=20).json() == {"status": "ok"}
+            assert "embex_items" in httpx.get(f"{server.url}/metrics", timeout=20).text
+        finally:
+            services[0]._index_is_free.release()
+            for one in waiting:
+                one.join()
+            services[0]._index_is_free.acquire()
+
+
+def test_behind_a_proxy_with_a_token_the_name_may_be_another(strict: Running) -> None:
+    named = {"Host": "images.example.org", "Origin": "https://images.example.org", **AUTHORISED}
+    assert strict.search(picture(0), headers=named).status_code == 200
 
 
 def test_every_answer_has_the_headers_that_protect_the_page(running: Running) -> None:

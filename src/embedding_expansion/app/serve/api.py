@@ -18,7 +18,7 @@ from embedding_expansion.inference.collection import Answer
 api, open_to_all, monitoring = APIRouter(prefix="/api"), APIRouter(), APIRouter()
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # async: without a thread, which may all be taken
     service: Service = request.app.state.service
     return service
 
@@ -27,7 +27,8 @@ Served = Annotated[Service, Depends(_service)]
 Id = Annotated[int, Path(ge=1, le=2**63 - 1, description="of an item, as answers give it")]
 K = Annotated[int, Query(ge=1, le=100, description="how many images are wanted")]
 Qe = Annotated[int, Query(ge=0, le=20, description="query expansion by so many of the neighbours; 0 is none")]
-Alpha = Annotated[float, Query(ge=0, le=20, description="the exponent of a neighbour's cosine in query expansion")]
+_ALPHA = "the exponent of a neighbour's cosine in query expansion"
+Alpha = Annotated[float, Query(ge=0, le=20, allow_inf_nan=False, description=_ALPHA)]
 Label = Annotated[str | None, Query(max_length=1000, description="only images of this label")]
 
 _FILE = {"schema": {"type": "string", "format": "binary"}}
@@ -78,10 +79,8 @@ def neighbours(
     id: Id, service: Served, k: K = 10, qe: Qe = 0, alpha: Alpha = 3.0, label: Label = None
 ) -> models.AnswerModel:
     """The images closest to one of the collection, which is not among them."""
-    try:
-        return _answer(service.neighbours(id, k, qe, alpha, label))
-    except InvalidInput:
-        raise _missing(id) from None
+    _found(service, id)
+    return _answer(service.neighbours(id, k, qe, alpha, label))
 
 
 @api.get(
@@ -134,9 +133,10 @@ def cluster(
     n: Annotated[int, Query(ge=1, le=500, description="how many images at most")] = 100,
 ) -> models.ClusterItems:
     """The images of a cluster, the closest to its centre first."""
-    if c >= service.landscape.clusters:
+    known = service.landscape  # once, as it may change
+    if c >= known.clusters:
         raise HTTPException(404, f"there is no cluster {c}; ask /api/clusters for those that there are")
-    return models.ClusterItems.of(service.landscape, c, n)
+    return models.ClusterItems.of(known, c, n)
 
 
 @api.get("/about")
@@ -146,26 +146,27 @@ def about(service: Served) -> models.About:
 
 
 @open_to_all.get("/healthz")
-def healthz() -> models.Health:
-    """That the server answers; needs no token."""
+async def healthz() -> models.Health:
+    """That the server answers, whatever its index does; needs no token."""
     return models.Health(status="ok")
 
 
 @monitoring.get(
     "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}, "description": "The metrics"}}
 )
-def metrics_text(service: Served) -> Response:
+async def metrics_text(service: Served) -> Response:
     """Requests, their time, the queue and the batches, in the text format of Prometheus."""
     gauges = {
         "embex_queue_length": ("images that are being received or wait for the model", service.batcher.taken),
         "embex_queue_limit": ("images that may", service.settings.queue),
-        "embex_items": ("images in the index", service.count()),
+        "embex_items": ("images in the index when it was last looked through", service.landscape.total),
     }
     return Response(service.metrics.text(gauges), media_type=metrics.CONTENT_TYPE)
 
 
 def _answer(answer: Answer) -> models.AnswerModel:
-    return models.AnswerModel(matches=[models.MatchModel.of_match(m) for m in answer.matches], known=answer.known)
+    matches = [models.MatchModel.of_match(match) for match in answer.matches]
+    return models.AnswerModel(matches=matches, known=answer.known, threshold=answer.threshold)
 
 
 def _found(service: Service, id: int) -> Any:

@@ -24,7 +24,7 @@ from embedding_expansion.app.serve.batching import Busy, Stopped
 from embedding_expansion.app.serve.guard import LOOPBACK_NAMES, Guard
 from embedding_expansion.app.serve.service import Service
 from embedding_expansion.app.serve.settings import Settings
-from embedding_expansion.errors import DataError, EmbeddingExpansionError, StoreError
+from embedding_expansion.errors import DataError, EmbeddingExpansionError, InvalidInput, StoreError
 
 PAGE = Path(__file__).parent / "page"
 
@@ -35,7 +35,7 @@ def application(service: Service, settings: Settings, *, is_loopback: bool) -> G
     Args:
         service: answers.
         settings: of the server.
-        is_loopback: whether only this machine reaches it; the Host header is checked then.
+        is_loopback: whether only this machine reaches it; the Host header is checked then, unless a token is asked for.
     """
     app = FastAPI(
         title="embex serve",
@@ -43,7 +43,7 @@ def application(service: Service, settings: Settings, *, is_loopback: bool) -> G
         description="Finds the images of a collection that are like an image.",
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
-        responses={422: {"model": models.Problem, "description": "The request cannot be what is meant; says why"}},
+        responses=_ANYWHERE,
     )
     app.state.service = service
     guarded = _guarded(settings.token)
@@ -57,9 +57,18 @@ def application(service: Service, settings: Settings, *, is_loopback: bool) -> G
     app.add_exception_handler(EmbeddingExpansionError, _ours)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
-    return Guard(app, service.metrics, LOOPBACK_NAMES | {settings.host.lower()} if is_loopback else None)
+    # Behind a proxy the name is another one; a token keeps those out who make a name point here.
+    by_name = is_loopback and settings.token is None
+    return Guard(app, service.metrics, LOOPBACK_NAMES | {settings.host.lower()} if by_name else None)
 
 
+_ANYWHERE: dict[int | str, dict[str, Any]] = {
+    403: {"model": models.Problem, "description": "A page of another site asks"},
+    421: {"model": models.Problem, "description": "The Host header is none of this server's names"},
+    422: {"model": models.Problem, "description": "The request cannot be what is meant; says why"},
+    500: {"model": models.Problem, "description": "The server failed"},
+    503: {"model": models.Problem, "description": "The index cannot be read now; Retry-After says when to come back"},
+}
 _UNAUTHORISED: dict[int | str, dict[str, Any]] = {
     401: {"model": models.Problem, "description": "The token is missing or wrong"}
 }
@@ -71,7 +80,7 @@ def _guarded(token: str | None) -> Sequence[Any]:
         return []
     bearer = HTTPBearer(auto_error=False, description="the token that the server was started with")
 
-    def check(given: HTTPAuthorizationCredentials | None = Depends(bearer)) -> None:  # noqa: B008
+    async def check(given: HTTPAuthorizationCredentials | None = Depends(bearer)) -> None:  # noqa: B008
         if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
             raise HTTPException(
                 401,
@@ -106,7 +115,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _ours(request: Request, error: Exception) -> Response:
     if isinstance(error, (Busy, Stopped)):
         return _problem(503, str(error), {"Retry-After": "1"})
-    if isinstance(error, DataError):
+    if isinstance(error, (DataError, InvalidInput)):
         return _problem(422, str(error))
     print(f"embex serve: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     if isinstance(error, StoreError):  # it may name where the index is

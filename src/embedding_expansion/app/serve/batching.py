@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from embedding_expansion.errors import EmbeddingExpansionError
 
+#: Seconds that the end of the server waits for the batch that is being embedded.
+PATIENCE = 5.0
 Row = npt.NDArray[np.float32]
 #: The vectors of some images; an exception in the place of one that has none.
 Embed = Callable[[Sequence[bytes]], Sequence[Row | Exception]]
@@ -82,13 +84,13 @@ class Batcher:
         return self._taken
 
     def stop(self) -> None:
-        """Ends after the batch that is being embedded; whoever waits is told so."""
+        """Ends after the batch that is being embedded, unless that takes long; whoever waits is told so."""
         with self._changed:
             self._is_stopped = True
             while self._waiting:
                 _settle(self._waiting.popleft()[1], Stopped("the server is ending; try again when it is back"))
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(PATIENCE)
 
     def _submit(self, image: bytes) -> Future[Row]:
         future: Future[Row] = Future()

@@ -22,13 +22,15 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
+#: Methods that are counted by their name; anybody can make up others.
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class Guard:
     """Answers for the application what it need not see.
 
-    On loopback the Host header must name this machine: a page of elsewhere whose name has been made to point here (DNS
-    rebinding) sends its own. And a page of elsewhere may not send requests at all.
+    On loopback without a token the Host header must name this machine: a page of elsewhere whose name has been made to
+    point here (DNS rebinding) sends its own. And a page of elsewhere may not send requests, nor show parts of this one.
 
     Args:
         app: the application behind.
@@ -61,7 +63,8 @@ class Guard:
             await (refused or self._app)(scope, receive, noted)
         finally:
             route = getattr(scope.get("route"), "path", None) or "other"
-            self._metrics.answered(scope["method"], route, status, time.perf_counter() - begun)
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self._metrics.answered(method, route, status, time.perf_counter() - begun)
 
     def _refusal(self, headers: Headers) -> ASGIApp | None:
         host, origin = headers.get("host", ""), headers.get("origin")
@@ -69,8 +72,22 @@ class Guard:
             return JSONResponse(
                 {"detail": "the Host header is none of this server's names; call it localhost or 127.0.0.1"}, 421
             )
-        if origin is not None and urlsplit(origin).netloc != host:
+        if (origin is not None and _place(origin) != host) or _is_embedded_elsewhere(headers):
             return JSONResponse({"detail": "a page of another site sent this; open the page of this server"}, 403)
+        return None
+
+
+def _is_embedded_elsewhere(headers: Headers) -> bool:
+    """Whether a page of another site asks for it as a part of itself; a link to this server may be followed."""
+    site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
+    return site in ("cross-site", "same-site") and mode != "navigate"
+
+
+def _place(origin: str) -> str | None:
+    """The host and port of an Origin header."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
         return None
 
 

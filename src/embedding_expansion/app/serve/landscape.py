@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ class Landscape:
     """What is known of the whole collection.
 
     Attributes:
+        version: of the index that was looked at.
         state: "computing" has nothing yet, "refining" has a map by PCA while t-SNE runs.
         total: images of the collection.
         labels: of all images, with how many have each, the most frequent first.
@@ -42,6 +44,7 @@ class Landscape:
         closeness: the cosine of each item to the centre of its cluster.
     """
 
+    version: str
     state: State
     total: int
     labels: list[tuple[str, int]]
@@ -65,20 +68,21 @@ class Landscape:
 def nothing(state: State = "computing") -> Landscape:
     """That of an empty collection, or of one that has not been looked at."""
     none = np.zeros(0, np.int64)
-    return Landscape(state, 0, [], [], None, np.zeros((0, 2)), none, np.zeros(0))
+    return Landscape("", state, 0, [], [], None, np.zeros((0, 2)), none, np.zeros(0))
 
 
 def survey(index: Index, projection: Projection) -> Iterator[Landscape]:
     """Looks at a collection: first what is quickly computed, then the same with the better map."""
+    version = hashlib.sha256(index.state.encode()).hexdigest()[:16]
     items, vectors, total, labels = _sampled(index)
     if not items:
-        yield nothing("ready")
+        yield replace(nothing("ready"), version=version)
         return
     components = _components(vectors)
     cluster, closeness = _grouped(vectors)
     is_flat = len(items) < FEWEST or np.ptp(components, axis=0).max() == 0
     state: State = "ready" if is_flat else "refining"
-    first = Landscape(state, total, labels, items, "PCA", _fitted(components[:, :2]), cluster, closeness)
+    first = Landscape(version, state, total, labels, items, "PCA", _fitted(components[:, :2]), cluster, closeness)
     yield first
     if not is_flat:
         places = projection.tsne(components)

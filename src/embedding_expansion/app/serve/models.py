@@ -83,6 +83,7 @@ class AnswerModel(BaseModel):
     known: bool | None = Field(
         description="whether the collection holds the query's class, by the calibrated threshold; null without one"
     )
+    threshold: float | None = Field(description="the similarity from which it does")
 
 
 class Samples(BaseModel):
@@ -95,6 +96,7 @@ class MapModel(BaseModel):
     """The collection in the plane: entry i of each list is one image. Places are across and up, from 0 to 1."""
 
     state: State
+    version: str = Field(description="of the index that it is a map of")
     method: Literal["PCA", "t-SNE"] | None
     total: int = Field(description="images of the collection; the map holds a random part of a large one")
     ids: list[int]
@@ -111,6 +113,7 @@ class MapModel(BaseModel):
         position = {label: place for place, (label, _) in enumerate(counts.most_common())}
         return cls(
             state=landscape.state,
+            version=landscape.version,
             method=landscape.method,
             total=landscape.total,
             ids=[item.id or 0 for item in landscape.items],

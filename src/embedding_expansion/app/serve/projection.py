@@ -1,4 +1,4 @@
-"""t-SNE in a process of its own: it neither stops the answers of the server nor outlives it.
+"""t-SNE in a process of its own: it does not stop the answers of the server, and ends with it unless that is killed.
 
 As a program it reads an array (n, d) from stdin, in the form of .npy, and writes the places (n, 2) to stdout.
 """

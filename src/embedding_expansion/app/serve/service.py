@@ -56,8 +56,10 @@ class Service:
             try:
                 yield service
             finally:
-                service.batcher.stop()
-                service._watch.stop()
+                try:
+                    service.batcher.stop()
+                finally:
+                    service._watch.stop()
 
     @property
     def landscape(self) -> Landscape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -9,13 +10,14 @@ from typing import Any
 
 from embedding_expansion.app.serve.landscape import Landscape, nothing, survey
 from embedding_expansion.app.serve.projection import Projection
-from embedding_expansion.errors import EmbeddingExpansionError
 from embedding_expansion.retrieval.index import Index, open_index
 
 #: Seconds between two looks at whether the index has changed.
 EVERY = 2.0
 #: After a survey it rests for at least so many times as long as the survey took.
 REST = 3.0
+#: Seconds that the end of the server waits for the thread.
+PATIENCE = 5.0
 
 
 class Watch:
@@ -34,10 +36,10 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it, also in the middle of a survey."""
+        """Ends it; a survey that goes on is not waited for long."""
         self._stopped.set()
         self._projection.stop()
-        self._thread.join()
+        self._thread.join(PATIENCE)
 
     def _work(self) -> None:
         pause, seen = 0.0, ""
@@ -51,8 +53,8 @@ class Watch:
                 if state != seen:
                     pause = max(EVERY, REST * self._survey(index))
                     seen = state
-            except EmbeddingExpansionError:  # such as a server that is away; it is looked at again
-                continue
+            except Exception as error:  # such as a database that is away; whatever it is, it is looked at again
+                print(f"embex serve: the map waits: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         if index is not None:
             index.close()
 

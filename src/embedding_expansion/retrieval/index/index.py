@@ -225,7 +225,8 @@ class Index:
         while ids := self._store.ids(asked, last, size):
             rows, vectors = self._store.read(ids, thumbnails=thumbnails)
             there = [id for id in ids if id in rows and id in vectors]
-            yield [item_of(id, rows[id]) for id in there], np.array([vectors[id] for id in there], np.float32)
+            found = np.array([vectors[id] for id in there], np.float32).reshape(len(there), self.dimensions)
+            yield [item_of(id, rows[id]) for id in there], found
             last = ids[-1]
 
     @validates

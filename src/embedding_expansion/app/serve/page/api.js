@@ -22,23 +22,26 @@ export function withoutPictures(none) {
 
 // Shows a picture. With a token it is fetched with it, since an <img> sends none.
 export async function picture(image, url) {
-  image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth <= 64), { once: true });
-  image.addEventListener("error", () => gone(image), { once: true });
+  image.dataset.wanted = url; // what it shows in the end, however late the answer to an earlier wish comes
+  image.onload = () => image.classList.toggle("tiny", image.naturalWidth <= 64);
+  image.onerror = () => gone(image);
   image.parentElement?.classList.remove("gone");
   if (!hasPictures) {
     gone(image);
     return;
   }
-  if (!token) {
+  if (!token || url.startsWith("blob:")) {
     image.src = url;
     return;
   }
   const response = await request(url, {}).catch(() => null);
-  if (!response?.ok) {
+  const content = response?.ok ? await response.blob() : null;
+  if (image.dataset.wanted !== url) return;
+  if (!content) {
     gone(image);
     return;
   }
-  const own = URL.createObjectURL(await response.blob());
+  const own = URL.createObjectURL(content);
   image.addEventListener("load", () => URL.revokeObjectURL(own), { once: true });
   image.src = own;
 }

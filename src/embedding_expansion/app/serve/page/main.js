@@ -10,7 +10,7 @@ const at = (id) => document.getElementById(id);
 const map = new CollectionMap((step) => go([step]));
 let about = null;
 let running = null; // the search in progress, to be given up for the next one
-let uploaded = 0;
+let uploaded = Date.now(); // numbers that no address of an earlier page has
 
 function options() {
   return { k: Number(at("k").value), qe: Number(at("qe").value), label: at("label").value };
@@ -85,35 +85,35 @@ async function fetched({ step, k, qe, label }, signal) {
   return { ...(await ask(`/api/search?${query}`, { method: "POST", body: image.blob, headers: { "Content-Type": "application/octet-stream" }, signal })), image, name: image.name };
 }
 
-function render(view, { matches, known, asked, cluster, image, name }) {
+function render(view, { matches, known, threshold, asked, cluster, image, name }) {
   if (asked) picture(at("asked-picture"), asked.thumbnail);
-  else if (image) at("asked-picture").src = image.url;
+  else if (image) picture(at("asked-picture"), image.url);
   at("asked-picture").alt = `the query: ${name}`;
   at("asked-name").textContent = name;
   at("asked-path").textContent = asked ? [asked.path, asked.width && `${asked.width} × ${asked.height}`].filter(Boolean).join(" · ") : "your image";
   at("answer-title").textContent = cluster ? titleOf(cluster) : `Closest to ${asked ? `${name}, ${shortPath(asked.path)}` : name}`;
-  renderVerdict(known, matches, view);
+  renderVerdict(known, threshold, matches, view);
   at("matches").replaceChildren(...matches.map((item, index) => match(item, index + 1, address({ kind: "item", id: item.id }, view), asked)));
   at("trail").hidden = view.trail.length < 2;
   at("trail").firstElementChild.replaceChildren(...view.trail.map((step, index) => crumb(view, step, index)));
   map.mark(asked?.id ?? null, matches.map((item) => item.id));
   const first = matches[0];
   const unknown = known === false ? "Unknown. " : "";
-  at("status").textContent = first ? `${unknown}${matches.length} images; the closest is ${nameOf(first)}, similarity ${first.similarity.toFixed(2)}` : `${unknown}No image was found`;
+  at("status").textContent = first ? `${unknown}${matches.length} images; the closest is ${nameOf(first)}, similarity ${first.similarity.toFixed(2)}` : "No image was found";
 }
 
 function titleOf({ id, size, label }) {
   return `Cluster ${id + 1}${label ? `, mostly ${label}` : ""}: ${size.toLocaleString("en")} images, the closest to its centre first`;
 }
 
-function renderVerdict(known, matches, { qe, label }) {
+function renderVerdict(known, threshold, matches, { qe, label }) {
   const verdict = at("verdict");
-  const limit = about?.threshold?.toFixed(2);
+  const limit = threshold?.toFixed(3);
   verdict.hidden = known === null && matches.length > 0;
   verdict.className = known === false ? "unknown" : "";
   const [word, rest] = known === null || !matches.length ? ["Nothing found", `no image${label ? ` of the label ${label}` : ""} is in the collection.`]
     : known ? ["Known", `the closest image reaches the calibrated similarity of ${limit}.`]
-    : ["Unknown", `nothing in the collection${label ? ` of the label ${label}` : ""} is like this image; the closest ${qe ? "is" : `has ${matches[0].similarity.toFixed(2)},`} below the calibrated ${limit}.`];
+    : ["Unknown", `nothing in the collection${label ? ` of the label ${label}` : ""} is like this image; the closest ${qe ? "is" : `has ${matches[0].similarity.toFixed(3)},`} below the calibrated ${limit}.`];
   verdict.replaceChildren(Object.assign(document.createElement("strong"), { textContent: word }), `: ${rest}`);
 }
 

@@ -42,11 +42,11 @@ export async function keepMap(map, changed) {
     try {
       const data = await ask("/api/map");
       state = data.state;
-      const now = `${state} ${data.method} ${data.total} ${data.ids.at(-1)}`;
+      const now = `${state} ${data.method} ${data.version}`;
       if (state !== "computing" && now !== seen) {
         map.show(data);
         document.getElementById("map-state").textContent = describe(data);
-        if (seen && state === "ready") await changed();
+        await changed();
         seen = now;
       }
     } catch { /* the server is away; the next search says so */ }
