@@ -156,8 +156,10 @@ def test_what_is_counted_no_further_than_it_matters_gives_the_same_measures(
 def test_neither_chunk_nor_threads_change_a_place(chunk: int) -> None:
     random = np.random.default_rng(chunk)
     rows, labels = torch.from_numpy(close(150, 24, random)).float(), random.integers(0, 50, 150)
-    whole, threads = retrieval_values(rows, labels, **MORE), torch.get_num_threads()
+    threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(3)
+        whole = retrieval_values(rows, labels, **MORE)
         torch.set_num_threads(1)
         parts = retrieval_values(rows, labels, chunk=chunk, **MORE)
     finally:
