@@ -13,12 +13,12 @@ from jaxtyping import Float
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, InvalidType, StoreError
 from embedding_expansion.retrieval.index.files import ModelFiles
-from embedding_expansion.retrieval.index.incoming import incoming
+from embedding_expansion.retrieval.index.incoming import incoming, incoming_note
 from embedding_expansion.retrieval.index.items import Changes, Item, Match, decoded, encoded, item_of
 from embedding_expansion.retrieval.index.loading import Loading
 from embedding_expansion.retrieval.index.recall import Recall
 from embedding_expansion.retrieval.index.store import OWN_NOTES, Store
-from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
+from embedding_expansion.retrieval.index.vectors import positive, unit_vectors, within_1
 from embedding_expansion.retrieval.index.where import Condition, Where, condition
 
 ALONE = b"\x00add"  # the key of `add`; no user's key starts so
@@ -163,8 +163,7 @@ class Index:
             queries, positive(k, "k"), condition(where), exact=exact, thumbnails=thumbnails
         )
         items = {id: item_of(id, row) for id, row in rows.items()}
-        # Rounded unit vectors are a little longer or shorter than 1.
-        return [[Match(items[id], max(-1.0, min(1.0, similarity))) for similarity, id in one] for one in found]
+        return [[Match(items[id], within_1(similarity)) for similarity, id in one] for one in found]
 
     @validates
     def remove(self, where: Where | None = None, *, paths: Iterable[str] | None = None) -> int:
@@ -221,22 +220,16 @@ class Index:
 
         What another process adds or removes meanwhile may or may not be among them.
         """
-        asked, size, last = condition(where), positive(size, "size"), 0
-        while ids := self._store.ids(asked, last, size):
-            rows, vectors = self._store.read(ids, thumbnails=thumbnails)
+        for ids, rows, vectors in self._pages(where, size, thumbnails=thumbnails):
             there = [id for id in ids if id in rows and id in vectors]
             found = np.array([vectors[id] for id in there], np.float32).reshape(len(there), self.dimensions)
             yield [item_of(id, rows[id]) for id in there], found
-            last = ids[-1]
 
     @validates
     def items(self, where: Where | None = None, *, size: int = 1024, thumbnails: bool = False) -> Iterator[list[Item]]:
         """Goes through items as `batches` does, without their vectors."""
-        asked, size, last = condition(where), positive(size, "size"), 0
-        while ids := self._store.ids(asked, last, size):
-            rows, _ = self._store.read(ids, thumbnails=thumbnails, vectors=False)
+        for ids, rows, _ in self._pages(where, size, thumbnails=thumbnails, vectors=False):
             yield [item_of(id, rows[id]) for id in ids if id in rows]
-            last = ids[-1]
 
     def build(self) -> Recall | None:
         """Builds the structure of an approximate kind again and measures it; it is built by itself when it pays."""
@@ -256,12 +249,7 @@ class Index:
         Raises:
             InvalidInput: a value that is no JSON, or a name that the index uses itself.
         """
-        if name in OWN_NOTES or not isinstance(name, str) or not name.isprintable():
-            raise InvalidInput(f"name is {name!r}; pass a printable text, and none of {', '.join(sorted(OWN_NOTES))}")
-        try:
-            text = json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(f"the value of {name!r} is no JSON ({error}); pass what JSON can hold") from None
+        text = incoming_note(name, value)
         with self._store.writing():
             self._store.set_note(name, text)
 
@@ -290,6 +278,12 @@ class Index:
 
     def __repr__(self) -> str:
         return f"<Index {self.location}>" if self._held else "<Index, closed>"
+
+    def _pages(self, where: Where | None, size: int, **wanted: bool) -> Iterator[tuple[Sequence[int], Any, Any]]:
+        asked, size, last = condition(where), positive(size, "size"), 0
+        while ids := self._store.ids(asked, last, size):
+            yield ids, *self._store.read(ids, **wanted)
+            last = ids[-1]
 
     def _check_there(self, ids: Sequence[int], found: Container[int]) -> None:
         for id in ids:
