@@ -16,10 +16,11 @@ from embedding_expansion.app.cli import main
 from embedding_expansion.data.datasets import open_dataset
 from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.inference.calibration import Goal, Labelled, calibrate, split_for_known_or_unknown
-from embedding_expansion.inference.collection import Collection
+from embedding_expansion.inference.collection import Collection, thresholds_of
 from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.labelled import labelled_of_run
 from embedding_expansion.inference.thresholds import read_thresholds
+from embedding_expansion.retrieval.index import open_index
 from embedding_expansion.retrieval.threshold import Threshold
 from embedding_expansion.training.config import load
 from embedding_expansion.training.evaluation import hold_out_classes
@@ -126,7 +127,12 @@ def test_a_run_is_calibrated_on_the_classes_that_it_held_out(
         assert Embedder.load(tmp_path / kind).thresholds == expected
         card = (tmp_path / kind / "README.md").read_text()
         assert all(threshold.sentence() in card for threshold in expected.values())
-    assert main(["index", str(run), str(held.paths[0].parent), "--out", str(tmp_path / "index")]) == 0
+    place = str(tmp_path / "index")
+    assert main(["index", str(run), str(held.paths[0].parent), "--out", place]) == 0
+    with open_index(place) as index:
+        assert thresholds_of(index) == expected
+    agglomerative = ["--method", "agglomerative", "--links", "false", "--out", str(tmp_path / "clusters")]
+    assert main(["cluster", place, *agglomerative]) == 0  # down to the model's threshold
     with Collection.open(tmp_path / "index", device="cpu") as collection:
         assert collection.thresholds == expected
 

@@ -13,8 +13,10 @@ from embedding_expansion.app.cli import main
 from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.inference.collection import Collection, model_of
 from embedding_expansion.inference.of_vectors import VectorEmbedder
+from embedding_expansion.inference.thresholds import write_thresholds
 from embedding_expansion.inference.vector_index import index_vectors
 from embedding_expansion.retrieval.index import open_index
+from embedding_expansion.retrieval.threshold import Threshold
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,37 @@ def test_the_same_file_again_changes_nothing(features: Path, run: Path, place: P
     assert (changes.new, changes.changed) == (0, 0)
     with open_index(place) as index:
         assert index.count() == 40
+
+
+def test_labels_and_names_that_are_not_one_for_each_row_are_refused(
+    features: Path, run: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.load(features)["embeddings"][:3]
+    for odd, said in (
+        ({"labels": np.arange(2)}, "labels in"),
+        ({"labels": np.array(1)}, "labels in"),
+        ({"names": np.array(["a", "b"])}, "names in"),
+    ):
+        np.savez(tmp_path / "odd.npz", embeddings=rows, **odd)
+        assert main(["index", str(run), str(tmp_path / "odd.npz"), "--out", str(place)]) == 2
+        printed = capsys.readouterr().err
+        assert said in printed
+        assert len(printed.splitlines()) == 1
+    with pytest.raises(StoreError, match="was made with precision float32, not float16"):
+        index_vectors(run, features, place, precision="float16", device="cpu")
+
+
+def test_a_threshold_of_the_run_goes_into_an_index_of_vectors_and_info_says_it(
+    features: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibrated, place = shutil.copytree(run, tmp_path / "run"), tmp_path / "index"
+    threshold = Threshold(0.5, "known or unknown", "precision", 0.9, 0.95, 0.8, 4, 8)
+    write_thresholds(calibrated, {"known or unknown": threshold})
+    index_vectors(calibrated, features, place, device="cpu")
+    assert main(["info", str(place)]) == 0
+    assert threshold.sentence() in capsys.readouterr().out
+    with Collection.open(place, device="cpu") as collection:
+        assert collection.thresholds == {"known or unknown": threshold}
 
 
 def test_what_does_not_fit_is_one_sentence(

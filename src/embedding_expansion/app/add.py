@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> int:
     from embedding_expansion.app.loading import bar, say
     from embedding_expansion.inference.indexing import add_images
 
-    with bar(given.index) as progress:
+    with bar() as progress:
         report = add_images(
             given.index,
             given.images,

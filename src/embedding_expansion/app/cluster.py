@@ -96,20 +96,21 @@ def _options() -> jsonargparse.ArgumentParser:
 
 
 def _is_index(names: list[str]) -> bool:
-    return len(names) == 1 and ("://" in names[0] or (Path(names[0]) / "index.sqlite").exists())
+    from embedding_expansion.retrieval.index import is_index
+
+    return len(names) == 1 and ("://" in names[0] or is_index(names[0]))
 
 
 def _of_index(given: jsonargparse.Namespace, opened: ExitStack) -> _Source:
-    from embedding_expansion.inference.collection import NOTE
+    from embedding_expansion.inference.collection import thresholds_of
     from embedding_expansion.inference.gathering import gathered
-    from embedding_expansion.inference.thresholds import thresholds_of_json
     from embedding_expansion.retrieval.index import open_index
 
     if given.model is not None:
         raise InvalidInput(f"{given.source[0]} is an index, which has its vectors already; leave --model out")
     index = opened.enter_context(open_index(given.source[0]))
     items, vectors = gathered(index)
-    return _Source(index.location, items, vectors, thresholds_of_json(index.notes.get(NOTE, {})), index, {})
+    return _Source(index.location, items, vectors, thresholds_of(index), index, {})
 
 
 def _of_images(given: jsonargparse.Namespace) -> _Source:

@@ -79,9 +79,7 @@ def _print(found: Duplicates, items: list[Item], threshold: float, *, is_default
     print(" (the default; --threshold sets another)" if is_default else "")
     print(f"{count(len(found.groups), 'group')}, {count(inside, 'image')}, {count(found.number_of_pairs, 'pair')}")
     if found.number_of_pairs:
-        print(
-            ", ".join(f"from {at:g}: {_pairs_from(found, at)}" for at in STRICTER if at > threshold) or "", end="\n\n"
-        )
+        print(", ".join(f"from {at:g}: {_pairs_from(found, at)}" for at in STRICTER if at > threshold), end="\n\n")
     for number, group in enumerate(found.groups[:GROUPS], start=1):
         members = [items[row] for row in group]
         print(f"group {number}: {count(len(group), 'image')}{', labels differ' if labels_differ(members) else ''}")

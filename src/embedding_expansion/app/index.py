@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
     from embedding_expansion.app.loading import bar, say
     from embedding_expansion.inference.indexing import index_images
 
-    with bar(given.out) as progress:
+    with bar() as progress:
         report = index_images(
             given.run,
             given.images,
@@ -66,6 +66,12 @@ def _index_vectors(given: jsonargparse.Namespace) -> int:
 
     if given.flip or given.labels != "folder":
         raise InvalidInput("--flip and --labels are for images; vectors have their labels in their file")
-    made = {name: given[name] for name in ("kind", "precision") if given[name] is not None}
-    changes = index_vectors(given.run, Path(given.images[0]), given.out, **made, device=given.device)
+    changes = index_vectors(
+        given.run,
+        Path(given.images[0]),
+        given.out,
+        kind=given.kind,
+        precision=given.precision,
+        device=given.device,
+    )
     return say(Report(changes.new, changes.changed), given.out, "vectors")

@@ -27,6 +27,7 @@ def run(arguments: list[str]) -> int:
     given = parse(options, arguments)
 
     from embedding_expansion.app.loading import say_search, say_unfinished
+    from embedding_expansion.inference.collection import thresholds_of
     from embedding_expansion.retrieval.index import open_index
 
     with open_index(given.index) as index:
@@ -37,18 +38,18 @@ def run(arguments: list[str]) -> int:
         )
         say_search(index)
         _say_model(index)
+        for threshold in thresholds_of(index).values():
+            print(threshold.sentence())
         say_unfinished(index)
     return 0
 
 
 def _say_model(index: Index) -> None:
-    from embedding_expansion.inference.collection import NOTE
     from embedding_expansion.inference.index_model import model_note
     from embedding_expansion.inference.manifest import MANIFEST
-    from embedding_expansion.inference.thresholds import THRESHOLDS, thresholds_of_json
 
-    files, note = index.files.sizes(), model_note(index)
-    if MANIFEST not in files:
+    note = model_note(index)
+    if MANIFEST not in index.files.sizes():
         print("model: none yet; embex index puts it in" if note is None else f"model: of vectors, digest {note}")
         return
     about = _read(index, MANIFEST)
@@ -56,10 +57,6 @@ def _say_model(index: Index) -> None:
         f"model: {about['model']['backbone']} trained on {about['training']['data']}, {about['format']}, digest "
         f"{note or 'not noted'}"
     )
-    own = index.notes.get(NOTE)
-    kept = own if own is not None else _read(index, THRESHOLDS) if THRESHOLDS in files else {}
-    for threshold in thresholds_of_json(kept).values():
-        print(threshold.sentence())
 
 
 def _read(index: Index, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def bar(location: str) -> Iterator[Progress]:
+def bar() -> Iterator[Progress]:
     """A bar on a terminal, which an interruption turns into a line that says how to go on."""
     from tqdm import tqdm
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from embedding_expansion.inference.collection import Answer, Collection
     from embedding_expansion.retrieval.index import Index
-    from embedding_expansion.retrieval.threshold import Threshold
 
 STDIN = "-"
 NOTHING = "no image of the index has this label and prefix"
@@ -61,14 +60,13 @@ def run(arguments: list[str]) -> int:
         else:
             queries, vectors = _of_vectors(collection, Path(given.images[0]))
         answers = _answers(collection, queries, vectors, given)
-        threshold = collection.thresholds.get("known or unknown")
         if given.json != STDIN:
-            _print(answers, threshold, given)
+            _print(answers, given)
         if given.json is not None:
             left_out = [{"query": given.images[position], "reason": reason} for position, reason in broken.items()]
-            _write_json(answers, left_out, threshold, given)
+            _write_json(answers, left_out, given)
         if given.html is not None:
-            _write_page(collection, answers, threshold, given)
+            _write_page(collection, answers, given)
     for position, reason in broken.items():
         print(f"embex: left out {given.images[position]}: {reason}", file=sys.stderr)
     return 1 if broken else 0
@@ -144,20 +142,22 @@ def full_prefix(given: str) -> str:
     return os.path.join(os.path.abspath(given), "") if is_folder else os.path.abspath(given)
 
 
-def verdict(known: bool | None, threshold: Threshold | None) -> str:
+def verdict(answer: Answer) -> str:
     """Whether the collection knows the query, in words; empty where no threshold was calibrated."""
-    if known is None or threshold is None:
+    if answer.known is None:
         return ""
-    if known:
-        return f"known: its closest match reaches the calibrated threshold {threshold.value:.3f}"
-    return f"unknown: nothing reaches the calibrated threshold {threshold.value:.3f}; the closest, for what it is worth"
+    if answer.known:
+        return f"known: its closest match reaches the calibrated threshold {answer.threshold:.3f}"
+    return (
+        f"unknown: nothing reaches the calibrated threshold {answer.threshold:.3f}; the closest, for what it is worth"
+    )
 
 
-def _print(answers: list[tuple[_Query, Answer]], threshold: Threshold | None, given: jsonargparse.Namespace) -> None:
+def _print(answers: list[tuple[_Query, Answer]], given: jsonargparse.Namespace) -> None:
     from embedding_expansion.app.tables import plain, table
 
     for query, answer in answers:
-        told = [plain(query.called), verdict(answer.known, threshold)]
+        told = [plain(query.called), verdict(answer)]
         print(": ".join(part for part in told if part))
         rows = [
             [str(rank), f"{match.similarity:.4f}", match.item.label or "–", match.item.path]
@@ -171,7 +171,6 @@ def _print(answers: list[tuple[_Query, Answer]], threshold: Threshold | None, gi
 def _write_json(
     answers: list[tuple[_Query, Answer]],
     left_out: list[dict[str, str]],
-    threshold: Threshold | None,
     given: jsonargparse.Namespace,
 ) -> None:
     from embedding_expansion.training.files import write_atomically
@@ -180,7 +179,7 @@ def _write_json(
         "k": given.k,
         "qe": given.qe,
         "alpha": given.alpha,
-        "threshold": None if threshold is None else threshold.value,
+        "threshold": answers[0][1].threshold,
         "queries": [_as_json(query.name, answer) for query, answer in answers],
         "broken": left_out,
     }
@@ -209,7 +208,6 @@ def _as_json(name: str, answer: Answer) -> dict[str, Any]:
 def _write_page(
     collection: Collection,
     answers: list[tuple[_Query, Answer]],
-    threshold: Threshold | None,
     given: jsonargparse.Namespace,
 ) -> None:
     from embedding_expansion.app.pages.answers import Shown, answers_page
@@ -222,7 +220,7 @@ def _write_page(
             file_name(query.called),
             "" if query.image is None else uri_of(query.image),
             answer.known,
-            verdict(answer.known, threshold),
+            verdict(answer),
             [(match.similarity, album[match.item]) for match in answer.matches],
         )
         for query, answer in answers

@@ -93,7 +93,7 @@ def read_vectors(path: Path) -> Vectors:
         raise DataError(f"{path} holds no labels; it needs embeddings (or features) and labels")
     names, labels = _classes(path, arrays["labels"], len(rows))
     is_train = _is_train(path, arrays["split"], len(rows)) if "split" in arrays else None
-    called = _texts(path, arrays["names"], len(rows)) if "names" in arrays else None
+    called = check_names(path, arrays["names"], len(rows)) if "names" in arrays else None
     return Vectors(rows, labels, names, is_train, called)
 
 
@@ -105,11 +105,11 @@ def read_rows(path: Path) -> tuple[npt.NDArray[np.float32], dict[str, npt.NDArra
         InvalidInput: a .parquet without the library pyarrow.
     """
     if not path.is_file():
-        raise DataError(f"there is no file {path}; pass an .npz or a .parquet with vectors and labels")
+        raise DataError(f"there is no file {path}; pass an .npz or a .parquet with vectors")
     arrays = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_npz(path)
     found = [name for name in _NAMES if name in arrays]
     if len(found) != 1:
-        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; it needs embeddings (or features) and labels")
+        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; it needs embeddings (or features)")
     return _rows(path, found[0], arrays.pop(found[0])), arrays
 
 
@@ -169,17 +169,31 @@ def _rows(path: Path, name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.flo
     return rows
 
 
-def _classes(path: Path, labels: npt.NDArray[Any], count: int) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+def check_labels(path: Path, labels: npt.NDArray[Any], count: int) -> None:
+    """Refuses what is not a label for each row.
+
+    Raises:
+        DataError: the labels are of another kind or number.
+    """
     if labels.dtype.kind not in "iuUb" or labels.shape != (count,):
         raise DataError(
             f"labels in {path} is {labels.dtype} of shape {labels.shape}; it must be {count} whole numbers or texts, "
             "one for each row"
         )
+
+
+def _classes(path: Path, labels: npt.NDArray[Any], count: int) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    check_labels(path, labels, count)
     known, numbers = np.unique(labels, return_inverse=True)
     return tuple(str(label) for label in known), numbers.astype(np.int64)
 
 
-def _texts(path: Path, names: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+def check_names(path: Path, names: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """The names, which must be a text for each row.
+
+    Raises:
+        DataError: they are of another kind or number.
+    """
     if names.dtype.kind != "U" or names.shape != (count,):
         raise DataError(f"names in {path} is {names.dtype} of shape {names.shape}; it must be {count} texts")
     return names

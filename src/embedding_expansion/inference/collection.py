@@ -17,7 +17,7 @@ from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.index_model import model_note
 from embedding_expansion.inference.manifest import MANIFEST
-from embedding_expansion.inference.thresholds import Thresholds, thresholds_of_json
+from embedding_expansion.inference.thresholds import THRESHOLDS, Thresholds, read_thresholds, thresholds_of_json
 from embedding_expansion.retrieval.index import Index, Match, open_index
 from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 from embedding_expansion.retrieval.index.where import Where
@@ -52,7 +52,7 @@ class Collection:
     Attributes:
         index: the vectors and what is known of each image.
         embedder: the model; of vectors, where the collection holds those.
-        thresholds: what similarity means here; those calibrated on the collection, else those of the model.
+        thresholds: what similarity means here, as `thresholds_of` found it.
         flip: whether the collection's vectors have the embedding of each mirror image averaged in.
     """
 
@@ -63,9 +63,9 @@ class Collection:
                 f"{index.dimensions}; open the index with the model that it was made with"
             )
         self.index, self.embedder = index, embedder
-        own, model = index.notes.get(NOTE), model_note(index)
+        model = model_note(index)
         self.flip = model is not None and model.flip
-        self.thresholds: Thresholds = embedder.thresholds if own is None else thresholds_of_json(own)
+        self.thresholds = thresholds_of(index)
 
     @classmethod
     def open(cls, location: str | os.PathLike[str], *, device: str = "auto", batch_size: int = 64) -> Collection:
@@ -138,14 +138,13 @@ class Collection:
         Raises:
             InvalidInput, InvalidType: vectors, numbers or a condition that cannot be.
         """
-        queries = unit_vectors(vectors, self.index.dimensions)
+        queries, threshold = unit_vectors(vectors, self.index.dimensions), self._threshold()
         wanted = max(positive(k, "k"), _steps(qe))
         plain = self.index.search(queries, wanted, where, thumbnails=thumbnails and not qe)
-        known = [self._known(matches) for matches in plain]
+        known = [_known(matches, threshold) for matches in plain]
         if qe:
             expanded = [self._expanded(row, found[:qe], alpha) for row, found in zip(queries, plain, strict=True)]
             plain = self.index.search(np.array(expanded), k, where, thumbnails=thumbnails) if expanded else []
-        threshold = self._threshold
         return [Answer(matches[:k], one, threshold) for matches, one in zip(plain, known, strict=True)]
 
     def neighbours(
@@ -163,16 +162,16 @@ class Collection:
         Raises:
             InvalidInput: there is no item of this id.
         """
-        (row,) = self.index.vectors([id])
+        (row,), threshold = self.index.vectors([id]), self._threshold()
         wanted = max(positive(k, "k"), _steps(qe)) + 1
         (found,) = self.index.search(row[None], wanted, where, thumbnails=thumbnails and not qe)
         matches = [match for match in found if match.item.id != id]
-        known = self._known(matches)
+        known = _known(matches, threshold)
         if qe:
             row = self._expanded(row, matches[:qe], alpha)
             (found,) = self.index.search(row[None], k + 1, where, thumbnails=thumbnails)
             matches = [match for match in found if match.item.id != id]
-        return Answer(matches[:k], known, self._threshold)
+        return Answer(matches[:k], known, threshold)
 
     def close(self) -> None:
         """Closes the index."""
@@ -184,15 +183,10 @@ class Collection:
     def __exit__(self, *raised: object) -> None:
         self.close()
 
-    @property
     def _threshold(self) -> float | None:
+        """Of this moment: a server is told of new ones while it answers."""
         found = self.thresholds.get("known or unknown")
         return None if found is None else found.value
-
-    def _known(self, matches: list[Match]) -> bool | None:
-        if self._threshold is None:
-            return None
-        return bool(matches) and matches[0].similarity >= self._threshold
 
     def _expanded(self, row: npt.NDArray[np.float32], found: list[Match], alpha: float) -> npt.NDArray[np.float32]:
         """The query with its neighbours mixed in; where they cancel it out, or are gone meanwhile, as it was."""
@@ -207,6 +201,22 @@ class Collection:
             return row
         mixed = alpha_query_expansion(row[None], neighbours, len(ids), alpha)[0].numpy()
         return mixed if mixed.any() else row
+
+
+def _known(matches: list[Match], threshold: float | None) -> bool | None:
+    return None if threshold is None else bool(matches) and matches[0].similarity >= threshold
+
+
+def thresholds_of(index: Index) -> Thresholds:
+    """Those calibrated on the items of an index, else those that its model came with."""
+    own = index.notes.get(NOTE)
+    if own is not None:
+        return thresholds_of_json(own)
+    if THRESHOLDS not in index.files.sizes():
+        return {}
+    with tempfile.TemporaryDirectory(prefix="embex-model-") as folder:
+        index.files.fetch(THRESHOLDS, Path(folder) / THRESHOLDS)
+        return read_thresholds(Path(folder))
 
 
 def model_of(index: Index, *, device: str = "auto", batch_size: int = 64) -> Embedder:

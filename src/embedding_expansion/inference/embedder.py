@@ -114,24 +114,24 @@ class Embedder:
             RunError: the model gives NaN or infinity.
         """
         rows, batch = [np.zeros((0, self.dimensions), dtype=np.float32)], list[Square]()
-        squares = ahead(
+        with ahead(
             lambda image: self.square(image, max_pixels=max_pixels),
             one_or_many(images),
             threads=THREADS,
             most=AHEAD * self.batch_size,
-        )
-        for position, square in enumerate(squares):
-            try:
-                batch.append(square.result())
-            except DataError as error:
-                if broken is None:
-                    raise DataError(f"images[{position}]: {error}") from error
-                broken[position] = str(error)
-            except EmbeddingExpansionError as error:
-                raise type(error)(f"images[{position}]: {error}") from error
-            if len(batch) == self.batch_size:
-                rows.append(self.embed_squares(batch, flip=flip))
-                batch = []
+        ) as squares:
+            for position, square in enumerate(squares):
+                try:
+                    batch.append(square.result())
+                except DataError as error:
+                    if broken is None:
+                        raise DataError(f"images[{position}]: {error}") from error
+                    broken[position] = str(error)
+                except EmbeddingExpansionError as error:
+                    raise type(error)(f"images[{position}]: {error}") from error
+                if len(batch) == self.batch_size:
+                    rows.append(self.embed_squares(batch, flip=flip))
+                    batch = []
         if batch:
             rows.append(self.embed_squares(batch, flip=flip))
         return np.concatenate(rows)

@@ -94,7 +94,7 @@ def index_images(
     with exported(model) as folder:
         embedder = Embedder.load(folder, device=device, batch_size=batch_size)
         used = IndexModel(digest_of(folder), flip)
-        with _opened(location, embedder.dimensions, kind, precision) as index:
+        with opened(location, embedder.dimensions, kind, precision) as index:
 
             def prepare() -> None:
                 install(index, folder, used)
@@ -198,10 +198,14 @@ def _relabelled(item: Item, entry: Entry) -> Item:
 
 
 @contextmanager
-def _opened(
+def opened(
     location: str | os.PathLike[str], dimensions: int, kind: str | None, precision: str | None
 ) -> Iterator[Index]:
-    """The index at a place, made if there is none."""
+    """The index at a place, made if there is none.
+
+    Raises:
+        StoreError: one that is there was made otherwise.
+    """
     if not is_index(location):
         with create_index(location, dimensions, kind=kind or "auto", precision=precision or "float32") as index:
             yield index

@@ -56,18 +56,18 @@ def embed_into(
     done = len(entries) - len(waiting)
     progress(done, len(entries))
     size = embedder.batch_size
-    outcomes = ahead(lambda one: _prepare(one[1], embedder), waiting, threads=THREADS, most=AHEAD * size)
-    pairs = zip(waiting, outcomes, strict=True)
-    for _, batch in itertools.groupby(pairs, key=lambda pair: pair[0][0] // size):
-        prepared = list[_Prepared]()
-        for (_, entry), outcome in batch:
-            done += 1
-            try:
-                prepared.append(outcome.result())
-            except DataError as error:
-                broken[entry.path] = str(error)
-        broken |= _stage(load, embedder, prepared, flip)
-        progress(done, len(entries))
+    with ahead(lambda one: _prepare(one[1], embedder), waiting, threads=THREADS, most=AHEAD * size) as outcomes:
+        pairs = zip(waiting, outcomes, strict=True)
+        for _, batch in itertools.groupby(pairs, key=lambda pair: pair[0][0] // size):
+            prepared = list[_Prepared]()
+            for (_, entry), outcome in batch:
+                done += 1
+                try:
+                    prepared.append(outcome.result())
+                except DataError as error:
+                    broken[entry.path] = str(error)
+            broken |= _stage(load, embedder, prepared, flip)
+            progress(done, len(entries))
     return broken
 
 

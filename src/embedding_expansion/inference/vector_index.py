@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy.typing as npt
 
-from embedding_expansion.data.vectors import read_rows
-from embedding_expansion.errors import InvalidInput
+from embedding_expansion.data.vectors import check_labels, check_names, read_rows
 from embedding_expansion.inference.describe import public
 from embedding_expansion.inference.index_model import NOTE, IndexModel, check_model, model_note
+from embedding_expansion.inference.indexing import opened
 from embedding_expansion.inference.of_vectors import VectorEmbedder
 from embedding_expansion.inference.thresholds import THRESHOLDS
-from embedding_expansion.retrieval.index import Changes, Index, Item, create_index, is_index, open_index
+from embedding_expansion.retrieval.index import Changes, Index, Item
 from embedding_expansion.training import config as configuration
 from embedding_expansion.training.run_folder import RunFolder
 
@@ -28,8 +28,8 @@ def index_vectors(
     file: Path,
     location: str | os.PathLike[str],
     *,
-    kind: str = "auto",
-    precision: str = "float32",
+    kind: str | None = None,
+    precision: str | None = None,
     device: str = "auto",
 ) -> Changes:
     """Embeds the vectors of a file into an index, which is made if it is not there; all become visible at once.
@@ -41,8 +41,8 @@ def index_vectors(
         run: folder of a run that was trained on vectors.
         file: .npz or .parquet, as in `data.vectors`; labels may be missing.
         location: a folder, or a URL of PostgreSQL.
-        kind: of a new index, as in `create_index`.
-        precision: of a new index, as in `create_index`.
+        kind: as in `index_images`.
+        precision: as in `index_images`.
         device: for the model.
 
     Raises:
@@ -52,19 +52,12 @@ def index_vectors(
     embedder = VectorEmbedder.load(run, device=device)
     rows, others = read_rows(file)
     vectors = embedder.embed(rows)
-    named = zip(names_of(file, len(rows), others), _labels(len(rows), others), strict=True)
+    named = zip(names_of(file, len(rows), others), _labels(file, len(rows), others), strict=True)
     items = [Item(name, label) for name, label in named]
     folder = RunFolder(Path(run))
     used = IndexModel(hashlib.sha256(folder.model.read_bytes()).hexdigest())
-    if not is_index(location):
-        create_index(location, embedder.dimensions, kind=kind, precision=precision).close()
-    with open_index(location) as index:
+    with opened(location, embedder.dimensions, kind, precision) as index:
         check_model(index, used)
-        if index.dimensions != embedder.dimensions:
-            raise InvalidInput(
-                f"{index.location} holds vectors of {index.dimensions} dimensions, but the run gives "
-                f"{embedder.dimensions}; name another place"
-            )
         _install(index, folder, used)
         return index.add(items, vectors)
 
@@ -74,16 +67,17 @@ def names_of(file: Path, count: int, others: dict[str, npt.NDArray[Any]]) -> lis
     given = others.get("names")
     if given is None:
         return [f"{file.name}#{row}" for row in range(count)]
-    if given.dtype.kind != "U" or given.shape != (count,):
-        raise InvalidInput(f"names in {file} is {given.dtype} of shape {given.shape}; it must be {count} texts")
-    texts = given.tolist()
+    texts = check_names(file, given, count).tolist()
     often = Counter(texts)
     return [text if often[text] == 1 else f"{text} #{row}" for row, text in enumerate(texts)]
 
 
-def _labels(count: int, others: dict[str, npt.NDArray[Any]]) -> list[str | None]:
+def _labels(file: Path, count: int, others: dict[str, npt.NDArray[Any]]) -> list[str | None]:
     labels = others.get("labels")
-    return [None] * count if labels is None else [str(label) for label in labels.tolist()]
+    if labels is None:
+        return [None] * count
+    check_labels(file, labels, count)
+    return [str(label) for label in labels.tolist()]
 
 
 def _install(index: Index, run: RunFolder, model: IndexModel) -> None:

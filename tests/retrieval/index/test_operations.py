@@ -26,9 +26,10 @@ def test_no_similarity_is_beyond_1(place: str) -> None:
     rows = vectors(200)
     with create_index(place, 8) as index:
         index.add(items(200), rows)
-        found = [one[0] for one in index.search(rows, 1)] + [one[0] for one in index.search(-rows, 1)]
+        found = [one[0] for one in index.search(rows, 1)] + [one[-1] for one in index.search(-rows, 200)]
         assert all(-1 <= match.similarity <= 1 for match in found)
         assert max(match.similarity for match in found) == pytest.approx(1)
+        assert min(match.similarity for match in found) == pytest.approx(-1)
 
 
 def test_equally_close_items_come_by_their_id(place: str) -> None:

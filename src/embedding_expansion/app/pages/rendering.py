@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from embedding_expansion.training.files import write_atomically
 _OWN = Path(__file__).parent / "templates"
 
 
+@functools.cache
 def environment(*others: Path) -> jinja2.Environment:
     """What renders the templates of this folder, and of others that use its layout.
 

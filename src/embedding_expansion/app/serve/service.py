@@ -18,10 +18,9 @@ from embedding_expansion.app.serve.metrics import Metrics
 from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.app.serve.watching import Watch
 from embedding_expansion.errors import DataError
-from embedding_expansion.inference.collection import NOTE, Answer, Collection
+from embedding_expansion.inference.collection import Answer, Collection, thresholds_of
 from embedding_expansion.inference.embedder import Embedder
-from embedding_expansion.inference.thresholds import thresholds_of_json
-from embedding_expansion.retrieval.index import Item
+from embedding_expansion.retrieval.index import Index, Item
 from embedding_expansion.retrieval.index.where import Where
 
 #: The first bytes of the pictures that are handed out, and what they are.
@@ -41,7 +40,7 @@ class Service:
         self.batcher = Batcher(
             self._embed, batch_size=settings.batch_size, places=settings.queue, observed=self.metrics.embedded
         )
-        self._watch = Watch(settings.index, self._take_notes)
+        self._watch = Watch(settings.index, self._look_at_thresholds)
 
     @classmethod
     @contextmanager
@@ -138,11 +137,9 @@ class Service:
         rows = iter(self._collection.embed(images, broken=broken, max_pixels=self.settings.max_pixels))
         return [DataError(broken[place]) if place in broken else next(rows) for place in range(len(images))]
 
-    def _take_notes(self, notes: dict[str, object]) -> None:
-        """Another process may have calibrated a threshold."""
-        content = notes.get(NOTE)
-        own = thresholds_of_json(content) if isinstance(content, dict) else self._collection.embedder.thresholds
-        self._collection.thresholds = own
+    def _look_at_thresholds(self, index: Index) -> None:
+        """Another process may have calibrated one."""
+        self._collection.thresholds = thresholds_of(index)
 
 
 def picture_type(content: bytes) -> str | None:

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from embedding_expansion.app.serve.landscape import Landscape, nothing, survey
 from embedding_expansion.app.serve.projection import Projection
@@ -25,10 +24,10 @@ class Watch:
 
     Args:
         location: of the index.
-        noted: told the notes of the index, now and then; another process may have calibrated a threshold.
+        noted: told the index, now and then; another process may have calibrated a threshold.
     """
 
-    def __init__(self, location: str, noted: Callable[[dict[str, Any]], object]) -> None:
+    def __init__(self, location: str, noted: Callable[[Index], object]) -> None:
         self.landscape: Landscape = nothing()
         self._location, self._noted = location, noted
         self._projection, self._stopped = Projection(), threading.Event()
@@ -48,7 +47,7 @@ class Watch:
             pause = EVERY
             try:
                 index = index or open_index(self._location)
-                self._noted(index.notes)
+                self._noted(index)
                 state = index.state
                 if state != seen:
                     pause = max(EVERY, REST * self._survey(index))

@@ -204,7 +204,7 @@ async function start() {
   setOptions(current()); // at once: an image may be dropped before the server has said anything
   about = await overview.facts();
   takeImages(about.takes_images);
-  await Promise.all([show(), overview.samples(options()), overview.clusters(options())]);
-  overview.keepMap(map, refresh);
+  await Promise.all([show(), overview.samples(options())]);
+  overview.keepMap(map, refresh); // and with it the clusters
 }
 start().catch(told);
