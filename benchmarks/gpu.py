@@ -27,6 +27,11 @@ def milliseconds_of(step: Step, calls: int, device: str) -> float:
     return 1000 * seconds
 
 
+def device_name(device: str) -> str:
+    """The name of the card, for the tables."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
 def _wait(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
@@ -43,7 +48,7 @@ def main() -> None:
     if given.quick:
         given.sizes, given.repeats = [64], 2
     (row,) = choose([given.loss])[0]
-    device = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else given.device
+    device = device_name(given.device)
     results: list[dict[str, Any]] = []
     report = {"device": device, "machine": harness.machine(given.threads), "results": results}
     rows = []

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import harness
-from gpu import milliseconds_of
+from gpu import device_name, milliseconds_of
 from harness import table
 from retrieval import Contender, Products
 
@@ -56,7 +56,7 @@ def main() -> None:
         [name, f"{statistics.median(found):.0f}", f"{min(found):.0f} to {max(found):.0f}", f"{grown[name]:.2f}"]
         for name, found in times.items()
     ]
-    device = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else given.device
+    device = device_name(given.device)
     machine = harness.machine(given.threads)
     harness.write(given.out, {"device": device, "machine": machine, "times": times, "growth": grown})
     print(f"{one.b} x {one.d}, {one.classes} classes, on {device}\n")

@@ -6,11 +6,25 @@ import contextlib
 import ctypes
 import os
 import sysconfig
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 from embedding_expansion.core.inputs import check_name
 
 INSTRUCTION_SETS = {"plain": "plain", "avx2": "AVX2", "avx512": "AVX-512"}  # of EMBEX_INSTRUCTIONS, ascending
+
+off: ContextVar[bool] = ContextVar("off", default=False)
+
+
+@contextlib.contextmanager
+def disabled() -> Iterator[None]:
+    """Within it torch does what the libraries would, to compare the two."""
+    before = off.set(True)
+    try:
+        yield
+    finally:
+        off.reset(before)
 
 
 def open_library(folder: Path, name: str, structures: tuple[type[ctypes.Structure], ...]) -> ctypes.CDLL | None:

@@ -118,9 +118,10 @@ class Counting:
         size = min(BLOCK, chunk or BLOCK)
         sizes = torch.bincount(task.gallery_classes, minlength=len(task.labels))
         # Large classes first: blocks whose queries have as many relevant rows waste nothing.
-        number = sizes.sort(descending=True, stable=True).indices.argsort()
+        ordered = sizes.sort(descending=True, stable=True)
+        number = ordered.indices.argsort()
         order = number[task.gallery_classes].sort(stable=True).indices
-        self._starts = (sizes[number.argsort()].cumsum(0) - sizes[number.argsort()])[number]
+        self._starts = (ordered.values.cumsum(0) - ordered.values)[number]
         self._order, self._number = order, number
         self._place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
         self._symmetric = size == BLOCK and _is_leave_one_out(task)

@@ -74,16 +74,19 @@ def near_duplicates(vectors: np.ndarray, threshold: float = THRESHOLD, *, most_p
         raise InvalidInput(f"vectors has the shape {rows.shape}; pass a matrix, one row for each image")
     units = unit_vectors(rows, rows.shape[1])
     n = len(units)
-    kept, total = _no_pairs(), 0
+    kept, held, total = [_no_pairs()], 0, 0
     closest, similarity, parent = np.full(n, -1), np.full(n, -np.inf), np.arange(n)
     for pairs, similarities in _pairs(units, least):
         total += len(pairs)
         _join(parent, pairs)
         for own, other in ((0, 1), (1, 0)):
             _bring_closer(closest, similarity, pairs[:, own], pairs[:, other], similarities)
-        kept = _most_similar(np.concatenate([kept[0], pairs]), np.concatenate([kept[1], similarities]), most)
+        kept.append((pairs, similarities))
+        held += len(pairs)
+        if held > 2 * most:  # and not for every square: sorting takes longer than comparing
+            kept, held = [_most_similar(kept, most)], most
     similarity[closest < 0] = np.nan
-    return Duplicates(_groups(parent), *kept, total, closest, similarity)
+    return Duplicates(_groups(parent), *_most_similar(kept, most), total, closest, similarity)
 
 
 @validates
@@ -143,8 +146,9 @@ def _bring_closer(
 
 
 def _most_similar(
-    pairs: Int[np.ndarray, "p 2"], similarities: Float[np.ndarray, " p"], most: int
+    parts: list[tuple[Int[np.ndarray, "_ 2"], Float[np.ndarray, " _"]]], most: int
 ) -> tuple[Int[np.ndarray, "kept 2"], Float[np.ndarray, " kept"]]:
+    pairs, similarities = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -similarities))[:most]
     return pairs[order], similarities[order]
 

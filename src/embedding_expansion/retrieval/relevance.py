@@ -102,12 +102,11 @@ def _behind(
 def _joined(relevant: Bool[Tensor, "block k"], behind: Int[Tensor, "block m"]) -> Int[Tensor, "block m2"]:
     """The places of the relevant rows among the neighbours, and behind them."""
     hits = relevant.cumsum(1)
-    most = int(hits[:, -1].max())
+    most = max(1, int(hits[:, -1].max()))
     # Each goes to the column of its number, what is not relevant to one that is cut off.
     number = torch.where(relevant, hits - 1, most)
     place = torch.arange(1, relevant.shape[1] + 1, device=relevant.device).expand_as(number)
-    near = hits.new_full((len(hits), most + 1), FAR).scatter_(1, number, place)[:, : max(1, most)]
-    near[~relevant.any(1)] = FAR
+    near = hits.new_full((len(hits), most + 1), FAR).scatter_(1, number, place)[:, :most]
     return near if behind.shape[1] == 0 else torch.cat([near, behind], dim=1).sort(dim=1).values
 
 

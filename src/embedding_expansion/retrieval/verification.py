@@ -32,7 +32,7 @@ def verification(
 ) -> VerificationCurve:
     """Measures how well a threshold on the cosine tells pairs of one class from others.
 
-    Every pair of different rows counts once. Up to 4 million pairs (2,897 rows) the curve has a threshold for every
+    Every pair of different rows counts once. Up to 4 million pairs (2,896 rows) the curve has a threshold for every
     similarity and is exact. More pairs are all compared, in bounded memory, but counted in 65,536 bins: the rates at
     the thresholds, which are the bins' lower ends, hold to rounding, and only what lies between two thresholds is lost:
     the AUC counts pairs in one bin as ties. With `sample` the pairs are drawn instead, which is fast, and unbiased, but

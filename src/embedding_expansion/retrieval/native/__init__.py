@@ -5,21 +5,18 @@ Where it is not, or is turned off, or the rows are on another device, torch does
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
-from collections.abc import Iterator
-from contextvars import ContextVar
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from embedding_expansion.core.compiled import open_library
+from embedding_expansion.core.compiled import disabled as disabled
+from embedding_expansion.core.compiled import off, open_library
 
 STEP = 32  # the kernel reads the columns of a table by so many; a table's width is a multiple of it
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
-_off: ContextVar[bool] = ContextVar("_off", default=False)
 
 
 @functools.cache
@@ -30,23 +27,13 @@ def library() -> ctypes.CDLL | None:
 
 def available(device: torch.device) -> bool:
     """Whether the kernels run on rows of this device."""
-    return device.type == "cpu" and not _off.get() and library() is not None
+    return device.type == "cpu" and not off.get() and library() is not None
 
 
 def multiplies_bytes() -> bool:
     """Whether this processor multiplies bytes itself, and so several times faster than floats."""
     found = library()
     return found is not None and bool(found.multiplies_bytes())
-
-
-@contextlib.contextmanager
-def disabled() -> Iterator[None]:
-    """Within it torch does everything, to compare the two."""
-    before = _off.set(True)
-    try:
-        yield
-    finally:
-        _off.reset(before)
 
 
 class Rows(ctypes.Structure):

@@ -1,11 +1,10 @@
-/* What torch and scipy are slow at: how many gallery rows come before each relevant one and which centre is nearest, read
-   off tables of inner products, and a walk on a graph. Plain C, called on pointers: it knows neither Python nor torch. Compiled for several
-   instruction sets; which one runs is decided when it is called. */
+/* What torch and scipy are slow at: how many gallery rows come before each relevant one and which centre is nearest,
+   read off tables of inner products, and a walk on a graph. Plain C, called on pointers: it knows neither Python nor
+   torch. Compiled for several instruction sets; which one runs is decided when it is called. */
 
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "../../core/search/native/instruction_sets.h"
 #include "../../core/search/native/threads.h"
@@ -73,23 +72,17 @@ typedef struct {
 } Walk;
 
 #define SET plain
-#define TARGET
 #include "both_types.h"
 #undef SET
-#undef TARGET
 
 #ifdef SEVERAL_SETS
 #define SET avx2
-#define TARGET __attribute__((target("avx2,fma")))
 #include "both_types.h"
 #undef SET
-#undef TARGET
 
 #define SET avx512
-#define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")))
 #include "both_types.h"
 #undef SET
-#undef TARGET
 #endif
 
 /* Each returns 1, or 0 where there was no memory. */

@@ -36,6 +36,11 @@ def probe(loss: MetricLearningLoss) -> tuple[Form, bool]:
     Raises:
         InvalidInput: naming the loss, where this does not hold.
     """
+    if holds_a_graph(loss.loss):
+        raise InvalidInput(
+            f"{loss.name} cannot be expanded: it has been called before and holds tensors of that graph; pass a fresh "
+            "instance"
+        )
     tensors = itertools.chain(loss.loss.parameters(), loss.loss.buffers())
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
     devices = [like.device] if like.device.type == "cuda" else []
@@ -73,9 +78,6 @@ class Trial:
         """The loss's value, by itself or of a table; None, and the reason, where it has none."""
         self.seed()
         given = self.batch.embeddings.clone(), self.batch.labels.clone(), chosen
-        if holds_a_graph(self.loss.loss):
-            self.reason = "has been called before and holds tensors of that graph; pass a fresh instance"
-            return None
         try:
             loss: Any = copy.deepcopy(self.loss.loss)  # some change with every call
             if table is None:

@@ -5,24 +5,21 @@ Where it is not, or is turned off, `table` does the same with torch alone.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
-from collections.abc import Iterator
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from embedding_expansion.core.compiled import INSTRUCTION_SETS, open_library
+from embedding_expansion.core.compiled import INSTRUCTION_SETS, off, open_library
+from embedding_expansion.core.compiled import disabled as disabled
 from embedding_expansion.core.search.problem import Found, Problem, least_length, smallest_square
 from embedding_expansion.core.sides import Side
 
 WORTH_THREADS = 1 << 19  # entries of a product; of less a second thread gains nothing
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
-_off: ContextVar[bool] = ContextVar("_off", default=False)
 
 
 @functools.cache
@@ -33,7 +30,7 @@ def library() -> ctypes.CDLL | None:
 
 def available() -> bool:
     """Whether the native kernel will run."""
-    return not _off.get() and library() is not None
+    return not off.get() and library() is not None
 
 
 def describe(device: str = "cpu") -> str:
@@ -41,19 +38,9 @@ def describe(device: str = "cpu") -> str:
     found = library()
     if not device.startswith("cpu"):
         return "torch"
-    if found is None or _off.get():
+    if found is None or off.get():
         return "torch (no native kernel)"
     return f"native ({list(INSTRUCTION_SETS.values())[found.instruction_set()]})"
-
-
-@contextlib.contextmanager
-def disabled() -> Iterator[None]:
-    """Within it the search runs in torch, to compare the two."""
-    before = _off.set(True)
-    try:
-        yield
-    finally:
-        _off.reset(before)
 
 
 def takes(product: Tensor) -> bool:

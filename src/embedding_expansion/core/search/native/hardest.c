@@ -25,23 +25,17 @@ typedef struct {
 } Rules;
 
 #define SET plain
-#define TARGET
 #include "both_types.h"
 #undef SET
-#undef TARGET
 
 #ifdef SEVERAL_SETS
 #define SET avx2
-#define TARGET __attribute__((target("avx2,fma")))
 #include "both_types.h"
 #undef SET
-#undef TARGET
 
 #define SET avx512
-#define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")))
 #include "both_types.h"
 #undef SET
-#undef TARGET
 #endif
 
 int32_t search_f32(void *problem, int32_t threads) { CHOOSE(search, f32, problem, threads) }

@@ -14,6 +14,14 @@
 #define PASTE(name, type, set) PASTE_(name, type, set)
 #define FN(name) PASTE(name, TYPE, SET)
 
+/* What `instruction_set`, below, asks the processor for. */
+#define TARGET_plain
+#define TARGET_avx2 __attribute__((target("avx2,fma")))
+#define TARGET_avx512 __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")))
+#define TARGET_OF_(set) TARGET_##set
+#define TARGET_OF(set) TARGET_OF_(set)
+#define TARGET TARGET_OF(SET)
+
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define SEVERAL_SETS
 #endif
