@@ -29,6 +29,11 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(photographs: Path, tmp_path: Path) -> TrainConfig:
     """6 steps on one thread; the first six classes train."""
+    return small_config(photographs, tmp_path / "run")
+
+
+def small_config(photographs: Path, out: Path) -> TrainConfig:
+    """That configuration, for fixtures of a wider scope as well."""
     return TrainConfig(
         data=DataConfig(name=str(photographs), image_size=16, workers=0),
         sampler=SamplerConfig(classes_per_batch=4, images_per_class=2),
@@ -39,7 +44,7 @@ def small(photographs: Path, tmp_path: Path) -> TrainConfig:
         log_every=1,
         threads=1,
         device="cpu",
-        out=str(tmp_path / "run"),
+        out=str(out),
     )
 
 
