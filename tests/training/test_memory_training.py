@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import signal
 from pathlib import Path
@@ -25,6 +24,7 @@ from embedding_expansion.training.config import (
 from embedding_expansion.training.run import resume, train
 
 from .conftest import arguments
+from .exactly import assert_equal, trained
 from .test_resume import EMBEX, log, stop_at
 
 LAST = "checkpoints/step-00000006.safetensors"
@@ -128,12 +128,9 @@ def test_a_frozen_backbone_trains_with_a_memory(small: TrainConfig) -> None:
 
 
 @pytest.mark.parametrize("memory", ["none", 16])
-def test_in_blocks_the_run_is_the_same_up_to_rounding(small: TrainConfig, tmp_path: Path, memory: int | str) -> None:
+def test_in_blocks_the_run_is_the_same(small: TrainConfig, memory: int | str) -> None:
     config = quick(small, memory=MemoryConfig(size=memory))
-    whole, blocks = (train(dataclasses.replace(config, chunk=k, out=str(tmp_path / str(k)))).run for k in (None, 3))
-    for one, other in zip(log(whole), log(blocks), strict=True):
-        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
-    assert json.loads((blocks / "metrics.json").read_text())["steps"] == 6
+    assert_equal(trained(dataclasses.replace(config, chunk=3)), trained(config))
 
 
 def test_fewer_segments_are_another_run_until_all_are_allowed(small: TrainConfig, tmp_path: Path) -> None:
