@@ -14,7 +14,7 @@ from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.terms import Terms, masked_sum, negatives_of_anchors
 
 
-def pair_sums(pairs: Pairs) -> Float[Tensor, 4]:
+def pair_sums(pairs: Pairs) -> Float[Tensor, " 4"]:
     """Sum and number of the positives' similarities, sum and number of the negatives'."""
     return torch.stack(_sums(pairs))
 
@@ -33,7 +33,7 @@ def intra_pair_variance(
     positive_epsilon: float = 0.01,
     negative_epsilon: float = 0.01,
     *,
-    statistic: Float[Tensor, 4] | None = None,
+    statistic: Float[Tensor, " 4"] | None = None,
 ) -> Terms:
     """Intra-pair variance loss: mean over P of [(1 - e) m+ - s_ij]_+^2, plus mean over N of [s_ik - (1 + e) m-]_+^2.
 
