@@ -6,7 +6,8 @@ The set has the size of Stanford Online Products' test set, and classes of 2 to 
 pytorch-metric-learning's AccuracyCalculator with faiss-cpu behind it; Recall@K, which it has not, is added to it by
 its own way of extension, off the neighbours that it has found. The bare products are the similarities of all pairs, a
 block of queries at a time, and nothing else; "in tiles" a block of the gallery at a time as well, which stays in the
-cache. "Of floats" is ours as on a processor that does not multiply bytes. Both are all products, of which ours takes half in leave-one-out. An iteration of k-means moves the centers and
+cache. Both are all products, of which ours takes half in leave-one-out. "Of floats" is ours as on a processor that does
+not multiply bytes. An iteration of k-means moves the centers and
 assigns the rows anew, from sampled rows on: ours is the first such iteration and timed as such, because it stops when
 nothing changes; faiss's is several iterations less one, over those between. The sides of a race run in one process, in
 turn.
