@@ -247,7 +247,7 @@ def test_names_and_paths_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no folder or file"):
         open_dataset(str(tmp_path / "nowhere"))
     (tmp_path / "file.txt").touch()
-    with pytest.raises(DataError, match=r"neither a folder nor a \.csv, \.npz or \.parquet file"):
+    with pytest.raises(DataError, match=r"neither a folder nor a \.csv, \.tsv, \.npz or \.parquet file"):
         open_dataset(str(tmp_path / "file.txt"))
     with pytest.raises(InvalidInput, match="glyphs has a split of its own"):
         open_dataset("glyphs", train_classes=3)
