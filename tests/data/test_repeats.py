@@ -24,10 +24,14 @@ def test_the_first_repeat_is_that_of_the_real_paths(tmp_path: Path, names: list[
 
 
 def test_equal_bytes_are_found_across_the_sides_only(tmp_path: Path) -> None:
-    contents = {"0": b"one", "1": b"two", "2": b"one", "3": b"longer", "4": b"six", "5": b"two", "6": b"two"}
+    contents = dict(
+        zip("012345678", (b"one", b"two", b"one", b"longer", b"six", b"two", b"two", b"", b""), strict=True)
+    )
     paths = {name: tmp_path / name for name in contents}
     for name, content in contents.items():
         paths[name].write_bytes(content)
-    pairs = equal_bytes([paths[n] for n in "0123"], [*(paths[n] for n in "456"), tmp_path / "gone"])
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    pairs = equal_bytes([paths[n] for n in "01237"], [*(paths[n] for n in "4568"), tmp_path / "gone", pipe])
     assert pairs == [(paths["1"], paths["5"]), (paths["1"], paths["6"])]
     assert equal_bytes([], [paths["0"]]) == []

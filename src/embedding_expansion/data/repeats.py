@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -34,8 +35,8 @@ def first_repeat(paths: Iterable[Path]) -> tuple[int, int] | None:
 def equal_bytes(first: Iterable[Path], second: Iterable[Path]) -> list[tuple[Path, Path]]:
     """Each file of the second side that is byte for byte one of the first, after the earliest that it is.
 
-    Files are compared by a digest, those that share their size with one of the other side; what cannot be read is
-    equal to nothing.
+    Files are compared by a digest, those that share their size with one of the other side. Empty files, and what
+    cannot be read, are equal to nothing.
     """
     sizes = [dict(_sizes(side)) for side in (first, second)]
     shared = set(sizes[0].values()) & set(sizes[1].values())
@@ -51,9 +52,11 @@ def equal_bytes(first: Iterable[Path], second: Iterable[Path]) -> list[tuple[Pat
 def _sizes(paths: Iterable[Path]) -> Iterator[tuple[Path, int]]:
     for path in paths:
         try:
-            yield path, path.stat().st_size
+            found = path.stat()
         except OSError:
             continue
+        if stat.S_ISREG(found.st_mode) and found.st_size:  # to read from a pipe could take for ever
+            yield path, found.st_size
 
 
 def _digest(path: Path) -> str:
