@@ -89,17 +89,27 @@ def test_every_command_takes_the_same_images_and_says_what_it_passes_over(
 
 # A process of its own: root may read everything unless it gives that right up.
 UNREADABLE = """
-import sys
+import os, sys
 from embedding_expansion.app.cli import main
-photos, run, out = sys.argv[1:]
-for command in (
-    ["data", photos, "check"],
+photos, run, out, folder, file = sys.argv[1:]
+commands = (
     ["train", "--data", photos, "--out", out + "/run"],
+    ["data", photos, "check"],
     ["index", run, photos, "--out", out + "/index"],
     ["embed", run, photos, "--out", out + "/vectors.npz"],
-    ["cluster", photos, "--model", run, "--out", out + "/clusters"],
-):
-    print(command[0], main(command), flush=True)
+    ["cluster", photos, "--model", run, "--k", "2", "--out", out + "/clusters"],
+)
+statuses = {}
+os.chmod(folder, 0)
+for command in commands:
+    statuses[command[0]] = [main(command)]
+os.chmod(folder, 0o755)
+print("written:", os.listdir(out))
+os.chmod(file, 0)
+for command in commands[1:]:
+    print("-- a file,", command[0], file=sys.stderr)
+    statuses[command[0]].append(main(command))
+print(statuses)
 """
 
 
@@ -110,22 +120,24 @@ def without_rights(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_a_folder_that_cannot_be_read_is_named_by_every_command_and_nothing_is_written(
-    photographs: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_what_cannot_be_read_is_named_by_every_command(photographs: Path, trained: Path, tmp_path: Path) -> None:
+    """A folder: nothing is written, since its images would be missed. A file: it alone is left out."""
     photos, out = tmp_path / "photos", tmp_path / "out"
     shutil.copytree(photographs, photos)
     out.mkdir()
-    closed = photos / "class_3"
-    closed.chmod(0)
-    try:
-        ended = without_rights(str(photos), str(trained), str(out))
-    finally:
-        closed.chmod(0o755)
-    assert ended.stdout.split() == ["data", "2", "train", "2", "index", "2", "embed", "2", "cluster", "2"], ended
-    sentence = f"embex: 1 folder cannot be read: {closed} (Permission denied); make it readable, or move it elsewhere"
-    assert [line.startswith(sentence) for line in ended.stderr.splitlines()] == [True] * 5, ended.stderr
-    assert not list(out.iterdir())
+    folder, file = photos / "class_3", photos / "class_5" / "2.png"
+    ended = without_rights(*map(str, (photos, trained, out, folder, file)))
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert "written: []" in lines
+    assert lines[-1] == str({"train": [2]} | {name: [2, 1] for name in ("data", "index", "embed", "cluster")})
+    first, *others = ended.stderr.split("-- a file, ")
+    sentence = f"embex: 1 folder cannot be read: {folder} (Permission denied); make it readable, or move it elsewhere"
+    assert [line.startswith(sentence) for line in first.splitlines()] == [True] * 5, first
+    assert [line for line in lines if line.startswith(f"broken: {file}: ")]
+    for said in others[1:]:
+        assert f"embex: left out {file}: " in said
+        assert "Permission denied" in said
 
 
 @pytest.mark.parametrize(

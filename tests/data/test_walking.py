@@ -127,11 +127,13 @@ def test_where_there_is_no_image_the_error_says_what_there_is(tmp_path: Path) ->
 
 
 def test_a_line_stays_a_line(tmp_path: Path) -> None:
+    (tmp_path / "e\nmpty \x1b[31m").mkdir()
     for number in range(40):
         (tmp_path / f"empty {number:02}").mkdir()
     tree(tmp_path, "a/1.jpg")
     left_out = found(tmp_path)[1]
-    assert left_out.endswith("empty 07 and 32 more")
+    assert left_out.startswith("folders without images: e mpty  [31m, empty 00, ")
+    assert left_out.endswith("empty 06 and 33 more")
     assert str(LeftOut()) == ""
 
 

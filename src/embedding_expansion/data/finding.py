@@ -55,15 +55,14 @@ def find_images(names: Iterable[str | os.PathLike[str]]) -> Found:
         DataError: something is not there, a folder cannot be read, or there is no image in all of them.
     """
     given = [Path(name) for name in names]
+    is_folder = {name: name.is_dir() for name in given}
     for name in given:
-        if not name.is_dir() and not name.is_file():
+        if not is_folder[name] and not name.is_file():
             raise DataError(f"there is no file or folder {name}; pass images, or a folder that holds some")
-    folders = [name for name in given if name.is_dir()]
-    walked = walk(folders)
-    inside = iter(walked.images)
-    files = list[ImageFile]()
+    walked = walk([name for name in given if is_folder[name]])
+    inside, files = iter(walked.images), list[ImageFile]()
     for name in given:
-        files += [_inside(name, path) for path in next(inside)] if name.is_dir() else [ImageFile(name)]
+        files += [_inside(name, path) for path in next(inside)] if is_folder[name] else [ImageFile(name)]
     if not files:
         passed_over = f" ({walked.left_out})" if str(walked.left_out) else ""
         raise DataError(

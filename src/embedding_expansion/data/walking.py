@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ _LITTER = frozenset({
     "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found",
     "thumbs.db", "ehthumbs.db", "desktop.ini",
 })  # fmt: skip
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 #: How many names or endings a line lists.
 _SHOWN = 8
@@ -123,8 +125,8 @@ def unreadable(problems: dict[Path, OSError]) -> DataError:
 
 
 def listing(names: Iterable[str]) -> str:
-    """The first few of some names, and how many there are besides."""
-    given = list(names)
+    """The first few of some names, and how many there are besides, in a line whatever the names hold."""
+    given = [_CONTROL.sub(" ", name) for name in names]
     more = len(given) - _SHOWN
     return ", ".join(given[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
