@@ -128,6 +128,19 @@ def test_what_is_no_number_among_the_labels_of_cars_is_named_with_its_line(
         open_dataset(str(tmp_path), part=True)
 
 
+def test_an_image_that_a_list_of_cars_names_twice_is_refused(tmp_path: Path, picture: Picture) -> None:
+    listed = make_cropped_cars(tmp_path / "cropped", picture) / "labels.txt"
+    listed.write_text(listed.read_text() + "098.Car/1.jpg 98\n")
+    with pytest.raises(DataError, match=r"labels.txt names 098.Car/1.jpg twice, in line 2 and line 6"):
+        open_cars(tmp_path / "cropped", part=True)
+    make_cars_in_one_folder(tmp_path, picture)
+    files = [f"car_ims/00000{i}.jpg" for i in (0, 1, 2, 3, 1)]
+    content = {"annotations": annotations(files, LABELS, "relative_im_path"), "class_names": NAMES}
+    savemat(tmp_path / "cars_annos.mat", content)
+    with pytest.raises(DataError, match=r"cars_annos.mat names car_ims/000001.jpg twice, in annotations 2 and 5"):
+        open_cars(tmp_path, part=True)
+
+
 @pytest.mark.parametrize("side", ["train", "test"])
 def test_a_part_that_leaves_a_side_empty_is_refused(tmp_path: Path, picture: Picture, side: str) -> None:
     make_cropped_cars(tmp_path, picture)

@@ -38,6 +38,7 @@ def test_an_inspection_finds_broken_files_small_classes_and_shared_ones(tmp_path
         picture(tmp_path / f"{place}.png", size=(5, 7))
     picture(tmp_path / "train/a/3.png", size=(20, 10))
     (tmp_path / "train/a/2.png").write_bytes(b"no image")
+    (tmp_path / "train/c").mkdir()
     report = inspect_dataset(open_dataset(str(tmp_path)))
     assert (report.name, report.shared_classes) == (tmp_path.name, ("b",))
     train = report.train
@@ -45,6 +46,8 @@ def test_an_inspection_finds_broken_files_small_classes_and_shared_ones(tmp_path
     assert (train.single_classes, train.sizes) == (1, ((5, 7), (20, 10)))
     assert [path.name for path in train.broken] == ["2.png"]
     assert not report.test.broken
+    assert report.equal_bytes == tuple((tmp_path / "train/a/1.png", tmp_path / f"test/b/{n}.png") for n in (1, 2))
+    assert report.left_out == f"folders without images: {tmp_path / 'train/c'}"
     assert not inspect_dataset(open_dataset(str(tmp_path)), decode_all=False).train.broken  # looks at the first only
 
 

@@ -12,9 +12,9 @@ HEADER = "path,label,split,is_query,is_gallery\n"
 TRAIN = "a.jpg,10,train,,\nb.jpg,9,train,,\n"
 
 
-def table(folder: Path, *lines: str, header: str = HEADER) -> Path:
+def table(folder: Path, *lines: str, header: str = HEADER, train: str = TRAIN) -> Path:
     path = folder / "set.csv"
-    path.write_text(header + TRAIN + "".join(f"{line}\n" for line in lines), encoding="utf-8")
+    path.write_text(header + train + "".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
 
 
@@ -53,8 +53,11 @@ def test_the_columns_of_marks_may_be_left_out(tmp_path: Path) -> None:
         ("c.jpg,1,validation,maybe,", "line 4 of .* has is_query 'maybe'"),
         ("c.jpg,1,train,True,", "line 4 of .* is a train row with is_query"),
         ("c.jpg,1,validation,False,False", "line 4 of .* is neither query nor gallery"),
-        ("c.jpg,1,validation,True,", "c.jpg lacks is_query or is_gallery"),
-        ("c.jpg", "line 4 of .* has no label"),
+        ("c.jpg,1,validation,True,", "in line 4 .*c.jpg lacks is_query or is_gallery"),
+        ("c.jpg", "line 4 of .* has 1 field, but the first line names 5 columns"),
+        ("c.jpg,wren, male,validation,True,True", "line 4 of .* has 6 fields, .* quote fields that hold a comma"),
+        ("c.jpg,nan,validation,True,True", "line 4 of .* has the label 'nan', which stands for none"),
+        ("c.jpg,None,train,,", "line 4 of .* has the label 'None', which stands for none"),
     ],
 )
 def test_a_wrong_row_is_named_by_its_line(tmp_path: Path, line: str, message: str) -> None:
@@ -69,17 +72,56 @@ def test_a_label_that_only_looks_like_a_number_is_text(tmp_path: Path, label: st
 
 
 def test_boxes_are_refused_as_nothing_would_crop_them(tmp_path: Path) -> None:
-    header = HEADER.strip() + ",x_1,y_1,x_2,y_2\n"
-    assert len(open_csv(table(tmp_path, "c.jpg,1,validation,,,,,,", header=header)).test) == 1
-    with pytest.raises(DataError, match=r"line 4 of .* has a box"):
-        open_csv(table(tmp_path, "c.jpg,1,validation,,,0,0,9,9", header=header))
+    header = "path,label,split,is_query,is_gallery,x_1,y_1,x_2,y_2\na.jpg,10,train,,,,,,\n"
+    assert len(open_csv(table(tmp_path, "c.jpg,1,validation,,,,,,", header=header, train="")).test) == 1
+    with pytest.raises(DataError, match=r"line 3 of .* has a box"):
+        open_csv(table(tmp_path, "c.jpg,1,validation,,,0,0,9,9", header=header, train=""))
 
 
 def test_a_file_that_is_no_such_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no column 'path'"):
-        open_csv(table(tmp_path, header="file,label,split\n"))
+        open_csv(table(tmp_path, header="file,label,split,is_query,is_gallery\n"))
     with pytest.raises(DataError, match="has 2 train and 0 validation rows"):
         open_csv(table(tmp_path))
     (tmp_path / "set.csv").write_bytes(b"path,label,split\n\xff\xfe,1,train\n")
-    with pytest.raises(DataError, match="cannot be read as a CSV file in UTF-8"):
+    with pytest.raises(DataError, match=r"line 2 of .*set\.csv is not text in UTF-8 \(byte 0xff\)"):
         open_csv(tmp_path / "set.csv")
+
+
+@pytest.mark.parametrize(
+    ("again", "line"),
+    [
+        ("c.jpg,1,validation,,", "line 4 \\(validation, label 1\\) and line 6 \\(validation, label 1\\)"),
+        ("c.jpg,1,train,,", "line 4 .* and line 6 \\(train, label 1\\)"),
+        ("c.jpg,2,validation,,", "line 4 .* and line 6 \\(validation, label 2\\)"),
+        ("folder/../c.jpg,1,validation,,", "line 4 .* and line 6"),
+        ("./c.jpg,1,validation,,", "line 4 .* and line 6"),
+        ("linked/c.jpg,1,validation,,", "line 4 .* and line 6"),
+        ("link.jpg,1,validation,,", "line 4 .* and line 6"),
+        ("{folder}/c.jpg,1,validation,,", "line 4 .* and line 6"),
+    ],
+)
+def test_an_image_that_is_listed_twice_is_refused_by_both_lines(tmp_path: Path, again: str, line: str) -> None:
+    (tmp_path / "c.jpg").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path)
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "c.jpg")
+    path = table(tmp_path, "c.jpg,1,validation,,", "d.jpg,1,validation,,", again.format(folder=tmp_path))
+    with pytest.raises(DataError, match=f"lists the image .* twice, in {line}.*; remove one of the lines"):
+        open_csv(path)
+
+
+def test_names_that_only_look_alike_are_two_images(tmp_path: Path) -> None:
+    """`linked/..` is where the link leads to and up from there, not the folder that holds the link."""
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "far" / "away")
+    data = open_csv(table(tmp_path, "c.jpg,1,validation,,", "linked/../c.jpg,1,validation,,"))
+    assert len(data.test) == 2
+
+
+def test_the_fields_may_be_separated_by_semicolons_or_tabs(tmp_path: Path) -> None:
+    for name, delimiter in (("a.csv", ";"), ("b.tsv", "\t"), ("c.csv", "\t")):
+        rows = [["path", "label", "split"], ["a.jpg", "Acura, RL", "train"], ["b.jpg", "Ford, GT", "test"]]
+        (tmp_path / name).write_text("\n".join(delimiter.join(row) for row in rows), encoding="utf-8")
+        data = open_dataset(str(tmp_path / name))
+        assert (data.train.class_names, data.test.class_names) == (("Acura, RL",), ("Ford, GT",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,51 @@ def test_what_is_no_number_in_a_list_is_named_with_its_line(
         open_dataset(str(tmp_path), part=True)
 
 
+@pytest.mark.parametrize(
+    ("listed", "line", "named"),
+    [
+        ("images.txt", "11 003.Bird_3/1.jpg", "003.Bird_3/1.jpg twice, in line 5 and line 11"),
+        ("images.txt", "4 002.Bird_2/new.jpg", "4 twice, in line 4 and line 11"),
+        ("image_class_labels.txt", "4 1", "4 twice, in line 4 and line 11"),
+        ("classes.txt", "2 002.Again", "2 twice, in line 2 and line 5"),
+    ],
+)
+def test_a_list_that_names_something_twice_is_refused_by_both_lines(
+    tmp_path: Path, picture: Picture, listed: str, line: str, named: str
+) -> None:
+    make_birds(tmp_path, picture)
+    with (tmp_path / listed).open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(DataError, match=f"{listed} names {named}"):
+        open_birds(tmp_path, part=True)
+
+
+def test_products_on_both_sides_and_clothes_listed_twice_are_refused(tmp_path: Path, picture: Picture) -> None:
+    header = "image_id class_id super_class_id path\n"
+    (tmp_path / "Ebay_train.txt").write_text(header + "1 1 1 chair_final/1_0.JPG\n2 2 1 chair_final/2_0.JPG\n")
+    (tmp_path / "Ebay_test.txt").write_text(header + "3 10 2 chair_final/2_0.JPG\n")
+    for file in ("chair_final/1_0.JPG", "chair_final/2_0.JPG"):
+        picture(tmp_path / file)
+    with pytest.raises(DataError, match=r"has 1 images twice, on both sides, .*chair_final/2_0.JPG"):
+        open_products(tmp_path, part=True)
+    lines = ["img/a.jpg id_1 train", "img/b.jpg id_2 query", "img/a.jpg id_2 gallery"]
+    (tmp_path / "list_eval_partition.txt").write_text("\n".join(["3", "image_name item_id status", *lines]))
+    with pytest.raises(DataError, match=r"names img/a\.jpg twice, in line 3 and line 5"):
+        open_inshop(tmp_path, part=True)
+
+
+def test_a_folder_that_cannot_be_read_is_named_whether_or_not_a_part_is_welcome(
+    tmp_path: Path, picture: Picture
+) -> None:
+    make_birds(tmp_path, picture)
+    folder = tmp_path / "images" / "003.Bird_3"
+    shutil.rmtree(folder)
+    folder.symlink_to(folder)  # which fails in another way than a folder that is not there
+    for part in (True, False):
+        with pytest.raises(DataError, match=r"1 folder cannot be read: .*003\.Bird_3 \(Too many levels"):
+            open_birds(tmp_path, part=part)
+
+
 def test_the_products_are_split_by_their_lists(tmp_path: Path, picture: Picture) -> None:
     header = "image_id class_id super_class_id path\n"
     (tmp_path / "Ebay_train.txt").write_text(header + "1 1 1 chair_final/1_0.JPG\n2 2 1 chair_final/2_0.JPG\n")
@@ -192,6 +238,16 @@ def test_omniglot_is_read_from_folders_or_zips_with_white_strokes_on_black(tmp_p
     assert open_dataset("omniglot", root=tmp_path, part=True).name == name
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_an_archiver_left_among_the_drawings_is_passed_over(tmp_path: Path, zipped: bool) -> None:
+    for side in ("images_background", "images_evaluation"):
+        for place in (f"{side}/Greek/character01/._00_00.png", f"{side}/__MACOSX/Greek/00_00.png"):
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / place).write_bytes(b"no image")
+    make_omniglot(tmp_path, zipped)
+    assert len(open_omniglot(tmp_path, part=False, expected=Expected(Side(2, 4), Side(1, 2))).train) == 4
+
+
 def test_a_broken_omniglot_zip_is_named(tmp_path: Path) -> None:
     make_omniglot(tmp_path, zipped=True)
     (tmp_path / "images_evaluation.zip").write_bytes(b"PK no zip")
@@ -247,7 +303,7 @@ def test_names_and_paths_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no folder or file"):
         open_dataset(str(tmp_path / "nowhere"))
     (tmp_path / "file.txt").touch()
-    with pytest.raises(DataError, match=r"neither a folder nor a \.csv, \.npz or \.parquet file"):
+    with pytest.raises(DataError, match=r"neither a folder nor a \.csv, \.tsv, \.npz or \.parquet file"):
         open_dataset(str(tmp_path / "file.txt"))
     with pytest.raises(InvalidInput, match="glyphs has a split of its own"):
         open_dataset("glyphs", train_classes=3)

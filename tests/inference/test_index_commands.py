@@ -88,9 +88,9 @@ TABLES = [
     ("path\n", "has no column 'label'"),
     ("path,label\nphotos/none.jpg,a\n", "none of 1 paths in the table is an image"),
     ("path,label\n,a\n", "line 2 of"),
-    ("path,label\nphotos/class_0/0.jpg,a\nphotos/../photos/class_0/0.jpg,b\n", "line 3 of"),
-    ("path,label\nphotos/class_0/0.jpg,a,b\n", "has more fields than the first line"),
-    ("path,label\nphotos/class_0/0.jpg,\xe9\n", "cannot be read as a CSV file in UTF-8"),
+    ("path,label\nphotos/class_0/0.jpg,a\nphotos/../photos/class_0/0.jpg,b\n", "twice, in line 2 and line 3"),
+    ("path,label\nphotos/class_0/0.jpg,a,b\n", "has 3 fields, but the first line names 2 columns"),
+    ("path,label\nphotos/class_0/0.jpg,\xe9\n", "is not text in UTF-8"),
 ]
 
 

@@ -27,7 +27,7 @@ CLUSTERS = 20
 
 @dataclass(frozen=True)
 class _Source:
-    """What is clustered, where it comes from, and what could not be read."""
+    """What is clustered, where it comes from, and what could not be read or was passed over."""
 
     name: str
     items: list[Item]
@@ -35,6 +35,7 @@ class _Source:
     thresholds: Thresholds
     index: Index | None
     broken: dict[str, str]
+    left_out: str = ""
 
 
 def run(arguments: list[str]) -> int:
@@ -58,6 +59,8 @@ def run(arguments: list[str]) -> int:
         _print(found, source.items, measures)
         left_out = write_folder(out, source.items, found, measures, source.index, source.name, links=given.links)
     _say_where(out, left_out, links=given.links)
+    if source.left_out:
+        print(f"embex: {source.left_out}", file=sys.stderr)
     for path, reason in source.broken.items():
         print(f"embex: left out {path}: {reason}", file=sys.stderr)
     return 1 if source.broken else 0
@@ -114,6 +117,7 @@ def _of_index(given: jsonargparse.Namespace, opened: ExitStack) -> _Source:
 
 
 def _of_images(given: jsonargparse.Namespace) -> _Source:
+    from embedding_expansion.data.finding import find_images
     from embedding_expansion.inference.embedder import Embedder
     from embedding_expansion.retrieval.index import Item
 
@@ -122,21 +126,19 @@ def _of_images(given: jsonargparse.Namespace) -> _Source:
             f"{', '.join(given.source)} is no index, and to embed images a model is needed; pass --model RUN, a run "
             "folder or an export"
         )
-    items = [Item(path, label) for path, label in _labelled([Path(name) for name in given.source]).items()]
+    found = find_images(given.source)
+    # Images that lie deeper in a named folder are labelled by the folder they lie in; each is taken once.
+    labels: dict[str, str | None] = {}
+    for file in found.files:
+        labels.setdefault(os.path.abspath(file.path), file.folder)
+    items = [Item(path, label) for path, label in labels.items()]
     embedder, failed = Embedder.load(given.model, device=given.device), dict[int, str]()
     vectors = embedder.embed([item.path for item in items], broken=failed)
     if len(failed) == len(items):
         raise DataError(f"not one of {len(items)} images can be read; the first: {failed[0]}")
     read = [item for position, item in enumerate(items) if position not in failed]
     broken = {items[position].path: reason for position, reason in failed.items()}
-    return _Source(", ".join(given.source), read, vectors, embedder.thresholds, None, broken)
-
-
-def _labelled(names: list[Path]) -> dict[str, str | None]:
-    """The images that are named; those that lie deeper in a named folder are labelled by the folder they lie in."""
-    from embedding_expansion.data.finding import find_images
-
-    return {os.path.abspath(file.path): file.folder for file in find_images(names)}
+    return _Source(", ".join(given.source), read, vectors, embedder.thresholds, None, broken, str(found.left_out))
 
 
 def _calibrated(thresholds: Thresholds) -> float:

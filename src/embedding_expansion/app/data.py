@@ -99,6 +99,11 @@ def _check(name: str, root: Path | None, *, part: bool) -> int:
     _describe_side("test", report.test)
     if report.shared_classes:
         print(f"warning: classes on both sides, so the test is not zero-shot: {', '.join(report.shared_classes[:5])}")
+    if report.equal_bytes:
+        (train, test), count = report.equal_bytes[0], len(report.equal_bytes)
+        print(f"warning: {count:,} test images are byte for byte training images, the first: {test} and {train}")
+    if report.left_out:
+        print(report.left_out)
     broken = report.train.broken | report.test.broken
     for path, reason in broken.items():
         print(f"broken: {path}: {reason}")

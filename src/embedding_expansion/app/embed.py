@@ -34,27 +34,29 @@ def run(arguments: list[str]) -> int:
 
     import numpy as np
 
-    from embedding_expansion.data.finding import is_vector_file
+    from embedding_expansion.data.finding import find_images, is_vector_file
     from embedding_expansion.training.files import check_place
 
     check_place(out)
     if is_vector_file(*given.images):
         return _embed_vectors(Path(given.run), Path(given.images[0]), out, given.device)
-    embeddings, paths = _embed(Path(given.run), [Path(name) for name in given.images], given.device, given.flip, broken)
+    found = find_images(given.images)
+    files = [file.path for file in found.files]
+    embeddings, paths = _embed(Path(given.run), files, given.device, given.flip, broken)
     _write(out, embeddings=embeddings, paths=np.array([str(name) for name in paths]))
     print(f"{len(paths)} images embedded into {embeddings.shape[1]} dimensions: {given.out}")
+    if str(found.left_out):
+        print(f"embex: {found.left_out}", file=sys.stderr)
     for path, reason in broken.items():
         print(f"embex: left out {path}: {reason}", file=sys.stderr)
     return 1 if broken else 0
 
 
 def _embed(
-    folder: Path, names: list[Path], device: str, flip: bool, broken: dict[Path, str]
+    folder: Path, files: list[Path], device: str, flip: bool, broken: dict[Path, str]
 ) -> tuple[np.ndarray, tuple[Path, ...]]:
-    from embedding_expansion.data.finding import find_images
     from embedding_expansion.inference.embedder import Embedder
 
-    files = [file.path for file in find_images(names)]
     failed = dict[int, str]()
     vectors = Embedder.load(folder, device=device).embed(files, flip=flip, broken=failed)
     broken |= {files[position]: reason for position, reason in failed.items()}

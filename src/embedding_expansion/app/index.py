@@ -10,8 +10,8 @@ from embedding_expansion.app.arguments import parse
 from embedding_expansion.errors import InvalidInput
 
 LABELS = (
-    "folder: the name of the folder that an image lies in, if that is a subfolder of a named one; none; or a CSV file "
-    "with the columns path, label and any others"
+    "folder: the name of the folder that an image lies in, if that is a subfolder of a named one; none; or a CSV or "
+    "TSV file with the columns path, label and any others"
 )
 
 

@@ -45,6 +45,8 @@ def say(report: Report, location: str, what: str = "images") -> int:
         print(f"{index.count():,} {what} in {index.location}: {', '.join(done)}")
         say_search(index)
         say_unfinished(index)
+    if report.left_out:
+        print(f"embex: {report.left_out}", file=sys.stderr)
     if report.unlabelled:
         print(f"embex: {report.unlabelled:,} images are not in the table and have no label", file=sys.stderr)
     if report.foreign:

@@ -29,8 +29,8 @@ def open_birds(folder: Path, part: bool, expected: Expected = EXPECTED, first_50
         DataError: if a list is broken, images are missing, or the counts are not the official ones and no part was
             asked for.
     """
-    names = {int(number): name for number, name in read_table(folder / "classes.txt", 2, numbers=(0,))}
-    files = dict(read_table(folder / "images.txt", 2))
+    names = {int(number): name for number, name in read_table(folder / "classes.txt", 2, numbers=(0,), unique=(0,))}
+    files = dict(read_table(folder / "images.txt", 2, unique=(0, 1)))
     there = present(folder / "images", files.values(), part)
     labels = _labels(folder, files, {name: number for number, name in names.items()})
     kept = [(labels[image], folder / "images" / file) for image, file in files.items() if file in there]
@@ -50,7 +50,7 @@ def _labels(folder: Path, files: dict[str, str], numbers: dict[str, int]) -> dic
     """The class of each image, by the image's id."""
     listed = folder / "image_class_labels.txt"
     if listed.exists():
-        labels = {image: int(label) for image, label in read_table(listed, 2, numbers=(1,))}
+        labels = {image: int(label) for image, label in read_table(listed, 2, numbers=(1,), unique=(0,))}
     else:
         labels = {image: numbers.get(file.split("/")[0], 0) for image, file in files.items()}
     known = set(numbers.values())

@@ -90,7 +90,7 @@ def _class_of(name: str) -> int | None:
 
 def _cropped(folder: Path) -> tuple[list[tuple[int, str]], dict[int, str]]:
     listed, names = [], {}
-    for file, label in read_table(folder / "labels.txt", 2, numbers=(1,)):
+    for file, label in read_table(folder / "labels.txt", 2, numbers=(1,), unique=(0,)):
         name = file.partition("/")[0]
         if _class_of(name) != int(label):
             raise DataError(
@@ -151,6 +151,11 @@ def _fields(path: Path, annotations: npt.NDArray[Any], file_field: str) -> list[
                 f"annotation {row} in {path} has the class {str(label)[:40]!r}, a whole number from 1 to {_LAST_CLASS} "
                 "is expected; unpack the set again"
             )
+    rows: dict[str, int] = {}
+    for row, file in enumerate(map(str, files), start=1):
+        before = rows.setdefault(file, row)
+        if before != row:
+            raise DataError(f"{path} names {file[:80]} twice, in annotations {before} and {row}; unpack the set again")
     return [(int(label), str(file)) for label, file in zip(labels, files, strict=True)]
 
 

@@ -14,6 +14,7 @@ from embedding_expansion.data.glyphs import open_glyphs
 from embedding_expansion.data.images import Dataset
 from embedding_expansion.data.official import Expected
 from embedding_expansion.data.places import search_folders
+from embedding_expansion.data.table import TABLE_SUFFIXES
 from embedding_expansion.data.vectors import open_vectors
 from embedding_expansion.errors import DataError, InvalidInput, UnknownName
 
@@ -66,9 +67,9 @@ def open_dataset(
     """Open a data set.
 
     Args:
-        name_or_path: a name of `DATASETS`, or the path of a folder of class folders, of a .csv file, of an .npz or
-            .parquet with vectors (see `vectors`), or of a folder that has the official layout of a named set (it is
-            opened as that set).
+        name_or_path: a name of `DATASETS`, or the path of a folder of class folders, of a .csv or .tsv file, of an
+            .npz or .parquet with vectors (see `vectors`), or of a folder that has the official layout of a named set
+            (it is opened as that set).
         root: where a named set is looked for; by default $EMBEX_DATA if set, `./data`, and the cache folder.
         part: whether a part of a named set is welcome; its name then says that it is one.
         train_classes: of a folder of class folders, or of vectors: how many classes train, instead of half of them.
@@ -93,11 +94,11 @@ def open_dataset(
         return open_glyphs(seed)
     if is_folder:
         return open_folder(path, train_classes)
-    if path.suffix.lower() == ".csv" and path.is_file():
+    if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
         return open_csv(path)
     if path.exists():
         raise DataError(
-            f"{path} is neither a folder nor a .csv, .npz or .parquet file; a data set is one of these, or a name"
+            f"{path} is neither a folder nor a .csv, .tsv, .npz or .parquet file; a data set is one of these, or a name"
         )
     if path.suffix or len(path.parts) > 1:
         raise DataError(f"there is no folder or file {path}; check the path (known names are {', '.join(DATASETS)})")
@@ -108,7 +109,10 @@ def recognise(folder: Path) -> Layout | None:
     """The named set whose official layout a folder has, or None."""
     if not folder.is_dir():
         return None
-    return next((layout for layout in DATASETS.values() if layout is not None and layout.is_here(folder)), None)
+    try:
+        return next((layout for layout in DATASETS.values() if layout is not None and layout.is_here(folder)), None)
+    except PermissionError:  # whoever opens the folder says so
+        return None
 
 
 def _found(name: str, layout: Layout, root: Path | None) -> Path:

@@ -8,18 +8,27 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from embedding_expansion.errors import DataError
 
+#: Pillow decodes AVIF since 11.3, and only where it was built with libavif.
+_DECODES_AVIF = "avif" in features.modules and features.check_module("avif")
+
 #: The formats that are decoded, as Pillow names them. Others that it knows are left alone: some start other programs.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", *(("AVIF",) if _DECODES_AVIF else ()))
 
 #: A camera's JPEG has one scan, a progressive one some ten.
 MOST_SCANS = 200
 
 #: File name endings that count as images; other files in a data set's folder are ignored.
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+    | ({".avif"} if _DECODES_AVIF else set())
+)
+
+#: Endings that would count as images with another Pillow.
+NOT_DECODED_HERE = frozenset({".avif"}) - IMAGE_SUFFIXES
 
 
 def decode(source: Path | bytes, max_pixels: int | None = None) -> npt.NDArray[np.uint8]:

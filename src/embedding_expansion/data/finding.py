@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedding_expansion.data.decoding import IMAGE_SUFFIXES
+from embedding_expansion.data.walking import LeftOut, walk
 from embedding_expansion.errors import DataError
 
 #: File name endings of vectors with their labels (see `vectors.py`).
@@ -32,38 +32,45 @@ class ImageFile:
     folder: str | None = None
 
 
-def find_images(names: Iterable[str | os.PathLike[str]]) -> list[ImageFile]:
+@dataclass(frozen=True)
+class Found:
+    """What was found under some names.
+
+    Attributes:
+        files: the images.
+        left_out: what else lies in the folders.
+    """
+
+    files: list[ImageFile]
+    left_out: LeftOut
+
+
+def find_images(names: Iterable[str | os.PathLike[str]]) -> Found:
     """The files that are named, and the image files in the folders that are named, at any depth.
 
-    Files that are named are taken whatever they are called; in folders, files with an ending of `IMAGE_SUFFIXES`. A
-    folder's files come in the order of their paths, and links to folders are not followed.
+    Files that are named are taken whatever they are called; in folders, what `walking.walk` finds. All come in the
+    order of the names, and a folder's files in the order of their paths.
 
     Raises:
-        DataError: something is not there, or there is no image in all of them.
+        DataError: something is not there, a folder cannot be read, or there is no image in all of them.
     """
-    files, given = list[ImageFile](), [Path(name) for name in names]
+    given = [Path(name) for name in names]
+    is_folder = {name: name.is_dir() for name in given}
     for name in given:
-        if name.is_dir():
-            files += _in_folder(name)
-        elif name.is_file():
-            files.append(ImageFile(name))
-        else:
+        if not is_folder[name] and not name.is_file():
             raise DataError(f"there is no file or folder {name}; pass images, or a folder that holds some")
+    walked = walk([name for name in given if is_folder[name]])
+    inside, files = iter(walked.images), list[ImageFile]()
+    for name in given:
+        files += [_inside(name, path) for path in next(inside)] if is_folder[name] else [ImageFile(name)]
     if not files:
+        passed_over = f" ({walked.left_out})" if str(walked.left_out) else ""
         raise DataError(
-            f"there is no image in {', '.join(map(str, given)) or 'nothing'}; image files end in .jpg, .png and the "
-            "like"
+            f"there is no image in {', '.join(map(str, given)) or 'nothing'}{passed_over}; image files end in .jpg, "
+            ".png and the like"
         )
-    return files
+    return Found(files, walked.left_out)
 
 
-def _in_folder(top: Path) -> list[ImageFile]:
-    found = (
-        Path(folder, name)
-        for folder, _, names in os.walk(top)
-        for name in names
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-    )
-    return [
-        ImageFile(path, None if path.parent == top else path.parent.name) for path in sorted(found) if path.is_file()
-    ]
+def _inside(top: Path, path: Path) -> ImageFile:
+    return ImageFile(path, None if path.parent == top else path.parent.name)

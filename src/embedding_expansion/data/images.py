@@ -120,6 +120,7 @@ class Dataset:
         test: the side that is measured on.
         recall_at: the K of Recall@K that papers report on it.
         transform: the name of the training transform that suits it (see `transforms.TRANSFORMS`).
+        left_out: of a folder: which files and folders in it are not in the set, in a line; empty if none are.
 
     Raises:
         DataError: if a side has no image.
@@ -130,6 +131,7 @@ class Dataset:
     test: ImageSet
     recall_at: tuple[int, ...] = (1, 2, 4, 8)
     transform: str = "crop_flip"
+    left_out: str = ""
 
     def __post_init__(self) -> None:
         for side, images in (("train", self.train), ("test", self.test)):

@@ -28,7 +28,7 @@ def open_inshop(folder: Path, part: bool, expected: Expected = EXPECTED) -> Data
         DataError: if the list is broken, images are missing, or the counts are not the official ones and no part was
             asked for.
     """
-    rows = read_table(_list(folder), 3, skip=2)  # image_name item_id evaluation_status
+    rows = read_table(_list(folder), 3, skip=2, unique=(0,))  # image_name item_id evaluation_status
     unknown = {status for _, _, status in rows} - {"train", "query", "gallery"}
     if unknown:
         raise DataError(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from embedding_expansion.data.images import Dataset, ImageSet
+from embedding_expansion.data.repeats import equal_bytes
 from embedding_expansion.errors import DataError
 
 
@@ -49,12 +50,17 @@ class Report:
         train: the side that is trained on.
         test: the side that is measured on.
         shared_classes: names of classes on both sides: with these the test is not zero-shot.
+        equal_bytes: a training file and a test file that are equal byte for byte, for each test file that has such a
+            one: with these the test is of what was trained on.
+        left_out: of a folder: what lies in it and is not in the set, in a line.
     """
 
     name: str
     train: SideReport
     test: SideReport
     shared_classes: tuple[str, ...]
+    equal_bytes: tuple[tuple[Path, Path], ...] = ()
+    left_out: str = ""
 
 
 def inspect_dataset(dataset: Dataset, decode_all: bool = True) -> Report:
@@ -65,7 +71,14 @@ def inspect_dataset(dataset: Dataset, decode_all: bool = True) -> Report:
         decode_all: whether to decode every image; otherwise only the first of each class.
     """
     shared = sorted(set(dataset.train.class_names) & set(dataset.test.class_names))
-    return Report(dataset.name, _side(dataset.train, decode_all), _side(dataset.test, decode_all), tuple(shared))
+    return Report(
+        name=dataset.name,
+        train=_side(dataset.train, decode_all),
+        test=_side(dataset.test, decode_all),
+        shared_classes=tuple(shared),
+        equal_bytes=tuple(equal_bytes(dataset.train.paths or (), dataset.test.paths or ())),
+        left_out=dataset.left_out,
+    )
 
 
 def _side(images: ImageSet, decode_all: bool) -> SideReport:

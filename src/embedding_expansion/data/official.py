@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from embedding_expansion.data.images import ImageSet
+from embedding_expansion.data.walking import unreadable
 from embedding_expansion.errors import DataError
 
 _WHOLE_NUMBER = re.compile(r"-?\d{1,18}")
@@ -94,7 +95,9 @@ def is_whole_number(text: str) -> bool:
     return _WHOLE_NUMBER.fullmatch(text) is not None
 
 
-def read_table(path: Path, columns: int, *, skip: int = 0, numbers: tuple[int, ...] = ()) -> list[list[str]]:
+def read_table(
+    path: Path, columns: int, *, skip: int = 0, numbers: tuple[int, ...] = (), unique: tuple[int, ...] = ()
+) -> list[list[str]]:
     """The lines of such a list, split at blanks into exactly `columns` fields (blanks in the last one stay).
 
     Args:
@@ -102,11 +105,14 @@ def read_table(path: Path, columns: int, *, skip: int = 0, numbers: tuple[int, .
         columns: how many fields a line has.
         skip: how many lines are a header.
         numbers: the columns, from 0, whose fields are sure to be whole numbers, so that `int` can be applied to them.
+        unique: the columns, from 0, in which no field stands twice, such as the images'.
 
     Raises:
-        DataError: if a line has fewer fields, or something else where a number belongs; names it.
+        DataError: if a line has fewer fields, something else where a number belongs, or names again what is to be named
+            once; names it.
     """
     rows = []
+    lines: dict[tuple[int, str], int] = {}
     for number, line in enumerate(read_lines(path)[skip:], start=skip + 1):
         if not line.strip():
             continue
@@ -120,24 +126,50 @@ def read_table(path: Path, columns: int, *, skip: int = 0, numbers: tuple[int, .
                     "number is expected; unpack the data set again"
                 )
         rows.append([field.strip() for field in fields])
+        for column in unique:
+            before = lines.setdefault((column, rows[-1][column]), number)
+            if before != number:
+                raise DataError(
+                    f"{path} names {rows[-1][column][:80]} twice, in line {before} and line {number}; unpack the data "
+                    "set again"
+                )
     return rows
+
+
+def refuse_shared(name: str, train: Iterable[Path], test: Iterable[Path]) -> None:
+    """Refuses a set whose lists put an image on both sides.
+
+    Raises:
+        DataError: there is such an image; names it.
+    """
+    shared = sorted(set(train) & set(test))
+    if shared:
+        raise DataError(
+            f"{name} has {len(shared):,} images twice, on both sides, train and test, the first is {shared[0]}; unpack "
+            "the data set again"
+        )
 
 
 def present(folder: Path, names: Iterable[str], part: bool) -> set[str]:
     """Which of the listed files (paths below `folder`, with slashes) are there.
 
     Raises:
-        DataError: if some are missing and no part was asked for, or all are.
+        DataError: if some are missing and no part was asked for, or all are; or a folder cannot be read.
     """
     names = list(names)
-    parents = {name.rpartition("/")[0] for name in names}
+    parents = sorted({name.rpartition("/")[0] for name in names})
     there: set[str] = set()
+    problems: dict[Path, OSError] = {}
     for parent in parents:  # one listing per folder: far cheaper than asking for every file
         try:
             with os.scandir(folder / parent) as entries:
                 there.update(f"{parent}/{entry.name}" if parent else entry.name for entry in entries)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
+        except OSError as error:
+            problems[folder / parent] = error
+    if problems:
+        raise unreadable(problems)
     missing = [name for name in names if name not in there]
     if missing and (not part or len(missing) == len(names)):
         raise DataError(

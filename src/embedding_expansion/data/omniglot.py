@@ -18,6 +18,7 @@ from PIL import Image
 
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.data.official import Expected, Side, name_of, side_of
+from embedding_expansion.data.walking import is_litter, walk
 from embedding_expansion.errors import DataError
 
 EXPECTED = Expected(train=Side(964, 19_280), test=Side(659, 13_180))
@@ -69,16 +70,25 @@ def _read_side(folder: Path, side: str) -> ImageSet:
 def _files(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     """The place, .../alphabet/character/drawing.png, and the bytes of every drawing."""
     if source.is_dir():
-        for path in source.glob("*/*/*.png"):
-            yield PurePosixPath(path.as_posix()), path.read_bytes()
+        (images,) = walk([source]).images
+        for path in images:
+            if len(path.parts) == len(source.parts) + 3 and path.suffix == ".png":
+                yield PurePosixPath(path.as_posix()), _bytes_of(path)
         return
     try:
         with zipfile.ZipFile(source) as archive:
             for name in archive.namelist():
-                if name.endswith(".png") and not PurePosixPath(name).name.startswith("."):
+                if name.endswith(".png") and not any(map(is_litter, PurePosixPath(name).parts)):
                     yield PurePosixPath(name), archive.read(name)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{source} is no whole zip file ({error}); get it again") from error
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"the drawing {path} cannot be read ({error.strerror or error}); get the set again") from error
 
 
 def _strokes(data: bytes, where: str) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:

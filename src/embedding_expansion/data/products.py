@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from embedding_expansion.data.images import Dataset, ImageSet, image_files
-from embedding_expansion.data.official import Expected, Side, name_of, present, read_table, side_of
+from embedding_expansion.data.official import Expected, Side, name_of, present, read_table, refuse_shared, side_of
 
 EXPECTED = Expected(train=Side(11_318, 59_551), test=Side(11_316, 60_502))
 #: Folders of a root in which the set is looked for.
@@ -25,13 +25,14 @@ def open_products(folder: Path, part: bool, expected: Expected = EXPECTED) -> Da
             asked for.
     """
     train, test = (_read_side(folder, f"Ebay_{side}.txt", part) for side in ("train", "test"))
+    refuse_shared("Stanford Online Products", train.paths or (), test.paths or ())
     found = Expected(side_of(train), side_of(test))
     name = name_of("Stanford Online Products", found, expected, part)
     return Dataset(name, train, test, recall_at=(1, 10, 100, 1000))
 
 
 def _read_side(folder: Path, listed: str, part: bool) -> ImageSet:
-    rows = read_table(folder / listed, 4, skip=1, numbers=(1,))  # image_id class_id super_class_id path
+    rows = read_table(folder / listed, 4, skip=1, numbers=(1,), unique=(0, 3))  # image_id class_id super_class_id path
     there = present(folder, [row[3] for row in rows], part)
     kept = [(int(number), path) for _, number, _, path in rows if path in there]
     names = {number: f"{path.split('_final/')[0]} {number}" for number, path in kept}

@@ -35,6 +35,7 @@ class Report:
         broken: path -> reason, for images that could not be read and were left out.
         unlabelled: images that a table of labels has no row for.
         foreign: paths in a table of labels that are no image of this load.
+        left_out: which files and folders in the folders were passed over, in a line; empty if none were.
     """
 
     new: int = 0
@@ -44,6 +45,7 @@ class Report:
     broken: dict[str, str] = field(default_factory=dict)
     unlabelled: int = 0
     foreign: list[str] = field(default_factory=list)
+    left_out: str = ""
 
     def count(self, load: Loading, plan: Plan, taken_over: Container[str]) -> None:
         """Enters a load that has come to its end."""
@@ -74,19 +76,20 @@ def index_images(
 
     Args:
         model: a run folder, which is exported for the purpose, or an export (`onnx` or `safetensors`).
-        images: files, and folders to look through.
+        images: files, and folders to look through, as `finding.find_images` does.
         location: a folder, or a URL of PostgreSQL; made if it is not there.
         kind: as in `create_index`, "auto" by default; must be that of the index if there is one.
         precision: as in `create_index`, "float32" by default; must be that of the index if there is one.
         labels: "folder", the name of the folder that an image lies in, if that is a subfolder of a named one; "none";
-            or a CSV file (see `read_labels`). Images that are there get the new labels.
+            or a CSV or TSV file (see `read_labels`). Images that are there get the new labels.
         flip: average in the embedding of each image's mirror image.
         device: for the model.
         batch_size: images that go through the model at once.
         progress: is told of each batch.
 
     Raises:
-        DataError: there is no image, or not one that can be read, or the table of labels is wrong.
+        DataError: there is no image, or not one that can be read, a folder cannot be read, or the table of labels is
+            wrong.
         RunError, InvalidInput: the model cannot be used.
         StoreError: the place is taken by something else or by another model, or another process is writing.
     """
@@ -125,7 +128,8 @@ def add_images(
         progress: is told of each batch.
 
     Raises:
-        DataError: there is no image, or not one that can be read, or the table of labels is wrong.
+        DataError: there is no image, or not one that can be read, a folder cannot be read, or the table of labels is
+            wrong.
         StoreError: there is no such index, it holds no model, or another process is writing.
         RunError, InvalidInput: its model cannot be used.
     """
@@ -145,7 +149,9 @@ class _Load:
         self, images: Iterable[str | os.PathLike[str]], labels: Labels, *, keep: bool, progress: Progress
     ) -> None:
         names = [os.path.abspath(name) for name in images]
-        self.files, self.labels, self._keep, self._progress = find_images(names), labels, keep, progress
+        found = find_images(names)
+        self.files, self._left_out = found.files, str(found.left_out)
+        self.labels, self._keep, self._progress = labels, keep, progress
         self._rows = labels.check(self.files)
         self._said = [names, labels.name, labels.digest, keep]
         shown = os.path.basename(names[0])[:40]
@@ -159,7 +165,7 @@ class _Load:
     def run(self, index: Index, embedder: Embedder, model: IndexModel, prepare: Callable[[], None]) -> Report:
         """Does it; `prepare` is called before anything else once this process holds the right to write."""
         unlabelled, foreign = self._rows
-        report, files = Report(unlabelled=unlabelled, foreign=foreign), self.files
+        report, files = Report(unlabelled=unlabelled, foreign=foreign, left_out=self._left_out), self.files
         while files:
             with index.loading(self.key(model)) as load:
                 prepare()

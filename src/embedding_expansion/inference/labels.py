@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -13,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from embedding_expansion.data.finding import ImageFile
+from embedding_expansion.data.table import NO_LABEL, TABLE_SUFFIXES, Table
 from embedding_expansion.errors import DataError, InvalidInput
 
 #: What is known of an image's file; no table can say otherwise.
@@ -72,46 +70,47 @@ def read_labels(given: str) -> Labels:
     """Reads what `--labels` names.
 
     Args:
-        given: "folder", "none", or a CSV file with the columns `path` (relative ones start at the CSV's folder) and
-            `label` (empty: no label); its other columns are metadata, whole and decimal numbers as numbers, empty
-            fields left out. Columns called `width`, `height`, `bytes` or `mtime` are not read.
+        given: "folder", "none", or a table (see `table.Table.read`) with the columns `path` (relative ones start at
+            the table's folder) and `label` (empty: no label); its other columns are metadata, whole and decimal
+            numbers as numbers, empty fields left out. Columns called `width`, `height`, `bytes` or `mtime` are not
+            read.
 
     Raises:
-        DataError: the file cannot be read, lacks a column, or names an image twice or not at all.
+        DataError: the file cannot be read, lacks a column, has a wrong row, or names an image twice or not at all.
         InvalidInput: it is none of the three.
     """
     if given in ("folder", "none"):
         return Labels(given)
     path = Path(given)
-    if path.suffix.lower() != ".csv":
-        raise InvalidInput(f"labels is {given!r}; pass folder, none, or a .csv file with the columns path and label")
-    try:
-        content = path.read_bytes()
-        text = io.StringIO(content.decode("utf-8-sig"), newline="")
-        return Labels("table", _rows(path, csv.DictReader(text, strict=True)), hashlib.sha256(content).hexdigest())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a CSV file in UTF-8 ({error}); name another --labels") from error
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise InvalidInput(
+            f"labels is {given!r}; pass folder, none, or a .csv or .tsv file with the columns path and label"
+        )
+    table = Table.read(path, ("path", "label"))
+    return Labels("table", _facts(table), table.digest)
 
 
-def _rows(path: Path, reader: csv.DictReader[str]) -> dict[str, Facts]:
-    columns = reader.fieldnames or ()
-    for column in ("path", "label"):
-        if column not in columns:
-            raise DataError(f"{path} has no column {column!r}; its first line must name path, label and any others")
-    rows = dict[str, Facts]()
-    for entries in reader:
-        where = f"line {reader.line_num} of {path}"
-        if None in entries:
-            raise DataError(f"{where} has more fields than the first line; quote fields that hold a comma")
-        given = {name: (text or "").strip() for name, text in entries.items()}
-        if not given["path"]:
+def _facts(table: Table) -> dict[str, Facts]:
+    facts, lines = dict[str, Facts](), dict[str, int]()
+    for row in table.rows:
+        where, fields = f"line {row.line} of {table.path}", dict(row.fields)
+        name, label = fields.pop("path"), fields.pop("label")
+        if not name:
             raise DataError(f"{where} has no path; fill it in or remove the line")
-        image = os.path.abspath(path.parent / given.pop("path"))
-        if image in rows:
-            raise DataError(f"{where} names {image}, which a line before it has named; remove one of them")
-        label = given.pop("label") or None
-        rows[image] = label, {name: _value(text) for name, text in given.items() if text and name not in OWN}
-    return rows
+        if label.lower() in NO_LABEL:
+            raise DataError(
+                f"{where} has the label {label!r}, which stands for none; leave it empty where there is none, or call "
+                "the class something else"
+            )
+        image = os.path.abspath(table.path.parent / name)
+        if image in lines:
+            raise DataError(
+                f"{table.path} lists the image {image} twice, in line {lines[image]} and line {row.line}; remove one "
+                "of the lines"
+            )
+        lines[image] = row.line
+        facts[image] = label or None, {key: _value(text) for key, text in fields.items() if text and key not in OWN}
+    return facts
 
 
 _WHOLE, _DECIMAL = re.compile(r"-?(0|[1-9]\d{0,14})"), re.compile(r"-?(0|[1-9]\d{0,14})\.\d{1,15}")

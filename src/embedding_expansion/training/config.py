@@ -25,7 +25,8 @@ class DataConfig:
     """What is trained and tested on."""
 
     name: Annotated[
-        str, "data set by name (see `embex data list`), a folder of class folders, a .csv, or vectors: .npz, .parquet"
+        str,
+        "data set by name (see `embex data list`), a folder of class folders, a .csv, .tsv, or vectors: .npz, .parquet",
     ] = "glyphs"
     root: Annotated[str | None, "folder that holds the data set; default: where `embex data list` says"] = None
     part: Annotated[bool, "open a part of the set, and say so in every output"] = False

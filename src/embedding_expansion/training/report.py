@@ -25,6 +25,8 @@ def say_what_runs(job: Job, state: State, world: int) -> None:
     config = job.config
     held = f"; {_size(job.validation)} held out to select the weights" if job.validation is not None else ""
     print(f"data: {job.dataset.name}; {_size(job.train)} train{held}; {_size(job.dataset.test)} test")
+    if job.dataset.left_out:
+        print(job.dataset.left_out)
     expansion = config.expansion
     kind = "normalised" if expansion.normalize_synthetic else "not normalised"
     expanded = f"embedding expansion, n = {expansion.n}, scope {expansion.scope}, synthetic points {kind}"
