@@ -34,15 +34,16 @@ def run(arguments: list[str]) -> int:
 
     import numpy as np
 
+    from embedding_expansion.app.outputs import outputs
     from embedding_expansion.data.finding import is_vector_file
-    from embedding_expansion.training.files import check_place
 
-    check_place(out)
-    if is_vector_file(*given.images):
-        return _embed_vectors(Path(given.run), Path(given.images[0]), out, given.device)
-    embeddings, paths = _embed(Path(given.run), [Path(name) for name in given.images], given.device, given.flip, broken)
-    _write(out, embeddings=embeddings, paths=np.array([str(name) for name in paths]))
-    print(f"{len(paths)} images embedded into {embeddings.shape[1]} dimensions: {given.out}")
+    with outputs(out=given.out):
+        if is_vector_file(*given.images):
+            return _embed_vectors(Path(given.run), Path(given.images[0]), out, given.device)
+        names = [Path(name) for name in given.images]
+        embeddings, paths = _embed(Path(given.run), names, given.device, given.flip, broken)
+        _write(out, embeddings=embeddings, paths=np.array([str(name) for name in paths]))
+        print(f"{len(paths)} images embedded into {embeddings.shape[1]} dimensions: {given.out}")
     for path, reason in broken.items():
         print(f"embex: left out {path}: {reason}", file=sys.stderr)
     return 1 if broken else 0

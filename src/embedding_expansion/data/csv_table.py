@@ -22,6 +22,7 @@ import numpy as np
 
 from embedding_expansion.data.images import Dataset, ImageSet, image_files
 from embedding_expansion.data.official import is_whole_number
+from embedding_expansion.data.spreadsheet import unmarked
 from embedding_expansion.errors import DataError
 
 _REQUIRED = ("path", "label", "split")
@@ -67,7 +68,7 @@ def _read(path: Path) -> list[_Row]:
 
 def _row(where: str, folder: Path, fields: dict[str, str | None]) -> _Row:
     def field(name: str) -> str:
-        return (fields.get(name) or "").strip()
+        return unmarked((fields.get(name) or "").strip())
 
     for name in _REQUIRED:
         if not field(name):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from embedding_expansion.data.finding import ImageFile
+from embedding_expansion.data.spreadsheet import unmarked
 from embedding_expansion.errors import DataError, InvalidInput
 
 #: What is known of an image's file; no table can say otherwise.
@@ -103,7 +104,7 @@ def _rows(path: Path, reader: csv.DictReader[str]) -> dict[str, Facts]:
         where = f"line {reader.line_num} of {path}"
         if None in entries:
             raise DataError(f"{where} has more fields than the first line; quote fields that hold a comma")
-        given = {name: (text or "").strip() for name, text in entries.items()}
+        given = {name: unmarked((text or "").strip()) for name, text in entries.items()}
         if not given["path"]:
             raise DataError(f"{where} has no path; fill it in or remove the line")
         image = os.path.abspath(path.parent / given.pop("path"))
