@@ -1,0 +1,51 @@
+"""Commands in processes of their own, which share the time that importing takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+PROGRAM = """
+import json, os, sys, tempfile
+from embedding_expansion.app.cli import main
+import embedding_expansion.app.report.writing, embedding_expansion.inference.collection
+found = []
+for arguments in json.loads(sys.argv[1]):
+    with tempfile.TemporaryFile() as said:
+        child = os.fork()
+        if not child:
+            os.dup2(said.fileno(), 2)
+            exec(sys.argv[2])
+            try:
+                status = main(arguments)
+            except SystemExit as end:
+                status = end.code
+            sys.stdout.flush()  # as a program does at its end; to take torch apart as well takes a second
+            os._exit(status or 0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said.seek(0)
+        found.append([status, said.read().decode(errors="backslashreplace")])
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit status (or minus the signal), and what it said on stderr."""
+
+    status: int
+    stderr: str
+
+
+def run_each(commands: list[list[str]], before: str = "") -> list[Ended]:
+    """Runs each command in a process of its own.
+
+    Args:
+        commands: their arguments.
+        before: Python that each process runs first.
+    """
+    given = [sys.executable, "-W", "ignore", "-c", PROGRAM, json.dumps(commands), before]
+    run = subprocess.run(given, stdout=subprocess.PIPE, check=True, timeout=300)
+    return [Ended(*entry) for entry in json.loads(run.stdout.splitlines()[-1])]  # killed ones may have printed
