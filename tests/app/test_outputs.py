@@ -129,12 +129,13 @@ def test_two_options_cannot_name_one_file_and_both_may_name_a_device(
     assert main(["duplicates", index, "--csv", "/dev/null", "--html", "/dev/null"]) == 0
 
 
-def test_where_the_file_is_stdout_nothing_else_is_printed_there(index: str, query: str, tmp_path: Path) -> None:
-    command = [*EMBEX, "search", index, query, "--json", "/dev/stdout"]
-    with (tmp_path / "found.json").open("wb") as file:
+def test_where_the_file_is_stdout_nothing_else_is_printed_there(index: str, tmp_path: Path) -> None:
+    assert main(["duplicates", index, "--threshold", "0.5", "--csv", str(tmp_path / "file")]) == 0
+    command = [*EMBEX, "duplicates", index, "--threshold", "0.5", "--csv", "/dev/stdout"]
+    with (tmp_path / "redirected").open("wb") as file:
         done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, timeout=120, check=True)
-    assert [entry["query"] for entry in json.loads((tmp_path / "found.json").read_bytes())["queries"]] == [query]
-    assert "similarity" in done.stderr  # the table
+    assert (tmp_path / "redirected").read_bytes() == (tmp_path / "file").read_bytes()
+    assert "32 images, every two compared" in done.stderr
 
 
 # Of a pipe that nobody reads any more, whatever is written to it.

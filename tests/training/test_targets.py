@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from embedding_expansion.errors import RunError
 from embedding_expansion.training import targets
+from embedding_expansion.training.checkpoint import save_tensors
 from embedding_expansion.training.files import check_free, check_place, make_folder, write_atomically
 
 LONG = "é" * 127 + "n"  # 255 bytes
@@ -124,6 +126,7 @@ def test_a_device_of_our_own_stays_one(tmp_path: Path) -> None:
 OPEN_FILES = """
 import os, sys
 from pathlib import Path
+from embedding_expansion.training.checkpoint import save_tensors
 from embedding_expansion.training.files import check_place, write_atomically
 print("before")
 check_place(Path(sys.argv[1]))
@@ -229,8 +232,10 @@ def test_a_new_file_and_a_new_folder_have_the_mode_of_the_umask(mask: int, tmp_p
     try:
         write(tmp_path / "new")
         make_folder(tmp_path / "folder", lambda folder: None)
+        save_tensors(tmp_path / "tensors", {"one": torch.ones(1)}, {})
     finally:
         os.umask(before)
+    assert stat.S_IMODE((tmp_path / "tensors").stat().st_mode) == 0o666 & ~mask
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o666 & ~mask
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~mask
 

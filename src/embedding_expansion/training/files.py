@@ -55,10 +55,11 @@ def _replace(target: Target, write: Callable[[Path], object]) -> None:
     try:
         # Made anew: a link that somebody has put there is not followed, and nobody reads what will be private.
         mode = 0o666 if target.there is None else 0o600
-        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
-        write(partial)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as made:
+            new = os.fstat(made.fileno())
+        write(partial)  # which may put another file there: safetensors does, one of mode 600
         _sync(partial)
-        _keep_rights(partial, target.there)
+        _keep_rights(partial, target.there or new)
         partial.replace(target.path)
     finally:
         _remove(partial)
@@ -89,11 +90,12 @@ def make_folder(path: Path, fill: Callable[[Path], object]) -> None:
     try:
         _clear_left(target.path)
         partial.mkdir(mode=0o777 if target.there is None else 0o700)
+        new = partial.stat()
         fill(partial)
         for file in partial.rglob("*"):
             if file.is_file() and not file.is_symlink():
                 _sync(file)
-        _keep_rights(partial, target.there)
+        _keep_rights(partial, target.there or new)
         partial.replace(target.path)
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror or error}); name another place") from error
@@ -148,17 +150,15 @@ def _sync(file: Path) -> None:
         os.fsync(written.fileno())
 
 
-def _keep_rights(partial: Path, there: os.stat_result | None) -> None:
-    """Gives what will be put in place the mode and, where the system allows it, the owner of what is there."""
-    if there is None:
-        return
+def _keep_rights(partial: Path, rights: os.stat_result) -> None:
+    """Gives what will be put in place a mode and, where the system allows it, an owner."""
     made = partial.stat()
-    if (made.st_uid, made.st_gid) != (there.st_uid, there.st_gid):
-        for owner in (there.st_uid, -1):  # the group alone may be allowed
+    if (made.st_uid, made.st_gid) != (rights.st_uid, rights.st_gid):
+        for owner in (rights.st_uid, -1):  # the group alone may be allowed
             with contextlib.suppress(OSError):
-                os.chown(partial, owner, there.st_gid)
+                os.chown(partial, owner, rights.st_gid)
                 break
-    partial.chmod(stat.S_IMODE(there.st_mode))
+    partial.chmod(stat.S_IMODE(rights.st_mode))
 
 
 def check_free(path: Path) -> None:
