@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 
 PROGRAM = """
@@ -54,5 +56,7 @@ def run_each(commands: list[tuple[str, list[str]]]) -> list[Ended]:
         commands: for each Python that its process runs first, and its arguments.
     """
     given = [sys.executable, "-W", "ignore", "-c", PROGRAM, json.dumps(commands)]
-    run = subprocess.run(given, stdout=subprocess.PIPE, check=True, timeout=300)
+    with tempfile.TemporaryDirectory() as folder:  # for what a killed one cannot remove
+        environment = {**os.environ, "TMPDIR": folder}
+        run = subprocess.run(given, stdout=subprocess.PIPE, check=True, timeout=300, env=environment)
     return [Ended(*entry) for entry in json.loads(run.stdout.splitlines()[-1])]  # those before have printed
