@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,14 @@ from safetensors import SafetensorError
 
 from embedding_expansion.errors import RunError
 from embedding_expansion.training.files import check_place, make_folder, write_atomically
+
+
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
 
 
 @pytest.mark.parametrize("refusal", [OSError(28, "No space left on device"), SafetensorError("I/O: No space left")])
@@ -30,6 +39,21 @@ def test_writing_that_fails_leaves_the_old_file_and_nothing_half_written(refusal
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_larger_than_allowed_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    program = (
+        "import resource, sys; from pathlib import Path\n"
+        "from embedding_expansion.training.files import write_atomically\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "write_atomically(Path(sys.argv[1]), lambda partial: partial.write_bytes(bytes(5000)))"
+    )
+    run = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=60)
+    assert f"RunError: {path} cannot be written (File too large); make room for it" in run.stderr
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_place_in_no_folder_or_that_is_one_is_refused_before_and_when_it_is_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for path in (tmp_path / "nowhere" / "x.json", tmp_path / "file" / "x.json", tmp_path):
@@ -41,18 +65,59 @@ def test_a_place_in_no_folder_or_that_is_one_is_refused_before_and_when_it_is_wr
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_folder_that_a_killed_process_left_is_cleared_and_one_of_a_living_process_is_not(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    for name in (
-        f"out.partial-{dead.pid}",
-        f"out.partial-{os.getppid()}",
-        "out.partial-x",
-        f"other.partial-{dead.pid}",
-    ):
+def test_a_folder_that_a_killed_process_left_is_cleared_and_one_of_a_living_process_is_not(
+    dead: int, tmp_path: Path
+) -> None:
+    for name in (f"out.partial-{dead}", f"out.partial-{os.getppid()}", "out.partial-x", f"other.partial-{dead}"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.onnx").write_bytes(b"half")
     make_folder(tmp_path / "out", lambda folder: (folder / "model.onnx").write_bytes(b"whole"))
-    kept = {"out", f"out.partial-{os.getppid()}", "out.partial-x", f"other.partial-{dead.pid}"}
+    kept = {"out", f"out.partial-{os.getppid()}", "out.partial-x", f"other.partial-{dead}"}
     assert {path.name for path in tmp_path.iterdir()} == kept
     assert (tmp_path / "out" / "model.onnx").read_bytes() == b"whole"
+
+
+def test_a_file_that_a_killed_process_left_is_cleared_and_one_of_a_living_process_is_not(
+    dead: int, tmp_path: Path
+) -> None:
+    left = [f"out.partial-{dead}", f"out.partial-{os.getpid()}"]  # a process before this one can have had its number
+    kept = [f"out.partial-{os.getppid()}", "out.partial-x", f"other.partial-{dead}", f"xout.partial-{dead}"]
+    for name in left + kept:
+        (tmp_path / name).write_bytes(b"half")
+    write_atomically(tmp_path / "out", lambda partial: partial.write_bytes(b"whole"))
+    assert {path.name for path in tmp_path.iterdir()} == {"out", *kept}
+    assert (tmp_path / "out").read_bytes() == b"whole"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from embedding_expansion.training.files import write_atomically
+
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+
+def fill(partial):
+    with partial.open("wb") as file:
+        file.write(b"new " * 1000)
+        if sys.argv[2] == "half": file.flush(), die()
+
+if sys.argv[2] == "written": os.fsync = die
+if sys.argv[2] == "in place": os.rename = Path.replace = lambda old, new: (os.replace(old, new), die())
+write_atomically(Path(sys.argv[1]), fill)
+"""
+
+
+@pytest.mark.parametrize(("moment", "is_new"), [("half", False), ("written", False), ("in place", True)])
+@pytest.mark.parametrize("name", ["report.html", "n" * 255])
+def test_a_kill_leaves_the_old_file_or_the_new_one_and_what_it_left_is_cleared_the_next_time(
+    moment: str, is_new: bool, name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), moment], timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_bytes() == (b"new " * 1000 if is_new else b"old")
+    assert len(os.listdir(tmp_path)) == (1 if is_new else 2)
+    write_atomically(path, lambda partial: partial.write_bytes(b"newer"))
+    assert path.read_bytes() == b"newer"
+    assert os.listdir(tmp_path) == [name]

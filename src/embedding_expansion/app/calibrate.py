@@ -42,21 +42,21 @@ def run(arguments: list[str]) -> int:
     options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     given = parse(options, arguments)
 
+    from embedding_expansion.app.outputs import outputs
     from embedding_expansion.inference.calibration import Goal, calibrate
     from embedding_expansion.inference.thresholds import thresholds_json
-    from embedding_expansion.training.files import check_place, write_json
+    from embedding_expansion.training.files import write_json
 
     goal = Goal(false_alarm_rate=given.false_alarm_rate, precision=given.precision)
-    if given.out is not None:
-        check_place(Path(given.out))
-    labelled = _labelled(given)
-    found = calibrate(labelled, goal, seed=given.seed)
-    if given.out is None:
-        place = _keep(given.model, found)
-    else:
-        write_json(Path(given.out), thresholds_json(found.thresholds))
-        place = given.out
-    return _say(found, labelled, place)
+    with outputs(out=given.out):
+        labelled = _labelled(given)
+        found = calibrate(labelled, goal, seed=given.seed)
+        if given.out is None:
+            place = _keep(given.model, found)
+        else:
+            write_json(Path(given.out), thresholds_json(found.thresholds))
+            place = given.out
+        return _say(found, labelled, place)
 
 
 def _labelled(given: jsonargparse.Namespace) -> Labelled:

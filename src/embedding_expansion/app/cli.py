@@ -6,12 +6,12 @@ Nothing heavy is imported before the arguments are known to be right, so that `-
 from __future__ import annotations
 
 import importlib
-import io
 import os
 import signal
 import sys
 from importlib.metadata import version
 
+from embedding_expansion.app.streams import standing
 from embedding_expansion.errors import EmbeddingExpansionError, UnknownName
 
 COMMANDS = {
@@ -44,17 +44,16 @@ def main(arguments: list[str] | None = None) -> int:
         a command that did its work but not on everything.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # the name of a file may be no text
-    try:
-        return _dispatch(given)
-    except (EmbeddingExpansionError, OSError) as error:  # a full disk or a forbidden folder is no bug of ours
-        print(f"embex: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("embex: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+    with standing("stderr"):
+        try:
+            with standing("stdout"):
+                return _dispatch(given)
+        except (EmbeddingExpansionError, OSError) as error:  # a full disk or a forbidden folder is no bug of ours
+            print(f"embex: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("embex: interrupted", file=sys.stderr)
+            return 128 + signal.SIGINT
 
 
 def _dispatch(given: list[str]) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.tables import MARKED, table
 from embedding_expansion.errors import DataError, InvalidInput
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _options() -> jsonargparse.ArgumentParser:
         "--min_cluster_size", type=int | None, default=None, help="hdbscan: fewest images of a cluster; default: 5"
     )
     options.add_argument("--seed", type=int, default=0, help="of kmeans")
-    options.add_argument("--out", type=str, default="clusters", help="folder to make")
+    options.add_argument("--out", type=str, default="clusters", help=f"folder to make; in its clusters.csv {MARKED}")
     options.add_argument("--links", type=bool, default=True, help="a folder of symbolic links for each cluster")
     options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     return options
@@ -167,7 +168,6 @@ def measure(items: list[Item], found: Clustering) -> dict[str, int | float]:
 
 def _print(found: Clustering, items: list[Item], measures: dict[str, int | float]) -> None:
     from embedding_expansion.app.pages.clusters import labels_of
-    from embedding_expansion.app.tables import table
 
     print(f"method: {found.reason}")
     print(f"{len(items):,} images: {len(found.sizes):,} clusters, {found.noise:,} images in none (noise)")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from pathlib import Path
 
 from embedding_expansion.app.pages.clusters import name_of, write_pages
 from embedding_expansion.app.pages.pictures import Album, file_name
+from embedding_expansion.app.tables import write_csv
 from embedding_expansion.inference.clusters import Clustering
 from embedding_expansion.retrieval.index import Index, Item
 from embedding_expansion.training.files import make_folder
@@ -61,12 +61,12 @@ def write_folder(
 
 def _write_table(path: Path, items: list[Item], found: Clustering) -> None:
     representatives = set(found.representatives.tolist())
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "cluster", "similarity", "is_representative", "label"])
-        for row, (item, number) in enumerate(zip(items, found.cluster.tolist(), strict=True)):
-            closeness = "" if number < 0 else f"{found.similarity[row]:.6f}"
-            writer.writerow([item.path, number, closeness, str(row in representatives).lower(), item.label])
+    heads = ("path", "cluster", "similarity", "is_representative", "label")
+    rows = (
+        (item.path, number, None if number < 0 else float(found.similarity[row]), row in representatives, item.label)
+        for row, (item, number) in enumerate(zip(items, found.cluster.tolist(), strict=True))
+    )
+    write_csv(path, heads, rows)
 
 
 def _link(folder: Path, paths: list[str]) -> int:

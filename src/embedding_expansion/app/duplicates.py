@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.tables import MARKED, count, table, write_csv
 
 if TYPE_CHECKING:
     from embedding_expansion.retrieval.duplicates import Duplicates
@@ -24,16 +24,13 @@ def run(arguments: list[str]) -> int:
     """Finds the near-duplicates of an index; gives back the exit status."""
     given = parse(_options(), arguments)
 
+    from embedding_expansion.app.outputs import outputs
     from embedding_expansion.inference.gathering import gathered
     from embedding_expansion.retrieval.duplicates import THRESHOLD, check_threshold, near_duplicates
     from embedding_expansion.retrieval.index import open_index
-    from embedding_expansion.training.files import check_place
 
     threshold = check_threshold(THRESHOLD if given.threshold is None else given.threshold)
-    for place in (given.csv, given.html):
-        if place is not None:
-            check_place(Path(place))
-    with open_index(given.index) as index:
+    with outputs(csv=given.csv, html=given.html), open_index(given.index) as index:
         items, vectors = gathered(index)
         found = near_duplicates(vectors, threshold)
         _print(found, items, threshold, is_default=given.threshold is None)
@@ -61,7 +58,7 @@ def _options() -> jsonargparse.ArgumentParser:
         help="the least similarity of near-duplicates; default: 0.98, for copies saved anew or made smaller. The "
         "calibrated thresholds are about classes and not used here",
     )
-    options.add_argument("--csv", type=str | None, default=None, help="write all groups to this file")
+    options.add_argument("--csv", type=str | None, default=None, help=f"write all groups to this file; {MARKED}")
     options.add_argument("--html", type=str | None, default=None, help="write a page with pictures to this file")
     return options
 
@@ -72,8 +69,6 @@ def labels_differ(items: list[Item]) -> bool:
 
 
 def _print(found: Duplicates, items: list[Item], threshold: float, *, is_default: bool) -> None:
-    from embedding_expansion.app.tables import count, table
-
     n, inside = len(items), sum(map(len, found.groups))
     print(f"{n:,} images, every two compared; near-duplicates from a similarity of {threshold:g}", end="")
     print(" (the default; --threshold sets another)" if is_default else "")
@@ -100,8 +95,6 @@ def _print(found: Duplicates, items: list[Item], threshold: float, *, is_default
 
 def _pairs_from(found: Duplicates, threshold: float) -> str:
     """How many pairs reach a higher threshold, as far as the pairs that were kept can tell."""
-    from embedding_expansion.app.tables import count
-
     there = int((found.similarities >= threshold).sum())
     is_cut = there == len(found.pairs) < found.number_of_pairs
     return f"more than {there:,} pairs" if is_cut else count(there, "pair")
@@ -110,16 +103,13 @@ def _pairs_from(found: Duplicates, threshold: float) -> str:
 def _write_csv(found: Duplicates, items: list[Item], path: Path) -> None:
     from embedding_expansion.training.files import write_atomically
 
-    def write(partial: Path) -> None:
-        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["group", "path", "label", "similarity", "most_similar"])
-            for number, group in enumerate(found.groups, start=1):
-                for row in group.tolist():
-                    item, other = items[row], items[int(found.closest[row])]
-                    writer.writerow([number, item.path, item.label, f"{found.similarity[row]:.6f}", other.path])
-
-    write_atomically(path, write)
+    heads = ("group", "path", "label", "similarity", "most_similar")
+    rows = (
+        (number, items[row].path, items[row].label, float(found.similarity[row]), items[int(found.closest[row])].path)
+        for number, group in enumerate(found.groups, start=1)
+        for row in group.tolist()
+    )
+    write_atomically(path, lambda partial: write_csv(partial, heads, rows))
 
 
 def _write_page(found: Duplicates, items: list[Item], index: Index, threshold: float, path: Path) -> None:

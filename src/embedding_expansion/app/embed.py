@@ -34,17 +34,17 @@ def run(arguments: list[str]) -> int:
 
     import numpy as np
 
+    from embedding_expansion.app.outputs import outputs
     from embedding_expansion.data.finding import find_images, is_vector_file
-    from embedding_expansion.training.files import check_place
 
-    check_place(out)
-    if is_vector_file(*given.images):
-        return _embed_vectors(Path(given.run), Path(given.images[0]), out, given.device)
-    found = find_images(given.images)
-    files = [file.path for file in found.files]
-    embeddings, paths = _embed(Path(given.run), files, given.device, given.flip, broken)
-    _write(out, embeddings=embeddings, paths=np.array([str(name) for name in paths]))
-    print(f"{len(paths)} images embedded into {embeddings.shape[1]} dimensions: {given.out}")
+    with outputs(out=given.out):
+        if is_vector_file(*given.images):
+            return _embed_vectors(Path(given.run), Path(given.images[0]), out, given.device)
+        found = find_images(given.images)
+        files = [file.path for file in found.files]
+        embeddings, paths = _embed(Path(given.run), files, given.device, given.flip, broken)
+        _write(out, embeddings=embeddings, paths=np.array([str(name) for name in paths]))
+        print(f"{len(paths)} images embedded into {embeddings.shape[1]} dimensions: {given.out}")
     if str(found.left_out):
         print(f"embex: {found.left_out}", file=sys.stderr)
     for path, reason in broken.items():

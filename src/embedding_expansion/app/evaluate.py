@@ -35,22 +35,27 @@ def run(arguments: list[str]) -> int:
     given = parse(options, arguments)
     steps = Steps(**given.rerank.as_dict())
 
+    from embedding_expansion.app.outputs import outputs
+    from embedding_expansion.training.files import write_json
+
+    with outputs(out=given.out):
+        measures = _measure(given, steps or None)
+        _print(measures, given.run, steps)
+        if given.out is not None:
+            write_json(Path(given.out), measures)
+    return 0
+
+
+def _print(measures: dict[str, Any], run: str, steps: Steps) -> None:
     from embedding_expansion.data.loader import broken_sentence
-    from embedding_expansion.training.files import check_place, write_json
     from embedding_expansion.training.report import say_measures, say_side_by_side
 
-    if given.out is not None:
-        check_place(Path(given.out))
-    measures = _measure(given, steps or None)
-    say_measures(f"{measures['data']}, {given.run}", measures)
+    say_measures(f"{measures['data']}, {run}", measures)
     print(f"R-precision {measures['r_precision']:.3f}, MAP@R {measures['map_at_r']:.3f}, AMI {measures['ami']:.3f}")
     if steps:
         say_side_by_side(f"post-processing: {steps}", measures, measures["reranked"])
     if measures["broken_images"]:
         print(broken_sentence(dict.fromkeys(map(Path, measures["broken_images"]), "")))
-    if given.out is not None:
-        write_json(Path(given.out), measures)
-    return 0
 
 
 def _add_steps(options: jsonargparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,17 +42,16 @@ def run(arguments: list[str]) -> int:
     """Finds the images of an index that are closest to others; the exit status is 1 where some could not be read."""
     given = parse(_options(), arguments)
 
+    from embedding_expansion.app.outputs import outputs
     from embedding_expansion.data.finding import is_vector_file
     from embedding_expansion.inference.collection import Collection
     from embedding_expansion.retrieval.index.vectors import positive
-    from embedding_expansion.training.files import check_place
 
     positive(given.k, "k")
-    for place in (given.html, given.json):
-        if place not in (None, STDIN):
-            check_place(Path(place))
-    images = [] if is_vector_file(*given.images) else _read(given.images)
-    with Collection.open(given.index, device=given.device) as collection:
+    with ExitStack() as opened:
+        opened.enter_context(outputs(html=given.html, json=None if given.json == STDIN else given.json))
+        images = [] if is_vector_file(*given.images) else _read(given.images)
+        collection = opened.enter_context(Collection.open(given.index, device=given.device))
         if not collection.index.count():
             raise StoreError(f"{collection.index.location} holds no images; add some: embex add")
         broken = dict[int, str]()

@@ -1,8 +1,13 @@
-"""Tables and names as the commands print them."""
+"""Tables and names as the commands print them, and tables as they write them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import csv
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+#: What `write_csv` does, for the help of a command.
+MARKED = "text that begins with = + - @ has an apostrophe before it, so that no spreadsheet runs it as a formula"
 
 
 def plain(text: str) -> str:
@@ -27,6 +32,30 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection
         ).rstrip()
         for line in lines
     )
+
+
+def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a table in UTF-8, its text by `data.spreadsheet.marked`.
+
+    Args:
+        path: of the file.
+        heads: of the columns.
+        rows: of as many entries each: text, numbers (decimal ones with six places), booleans, or None, which is empty.
+    """
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(heads)
+        writer.writerows([_field(entry) for entry in row] for row in rows)
+
+
+def _field(entry: object) -> str:
+    from embedding_expansion.data.spreadsheet import marked
+
+    if entry is None:
+        return ""
+    if isinstance(entry, bool):
+        return str(entry).lower()
+    return f"{entry:.6f}" if isinstance(entry, float) else marked(entry) if isinstance(entry, str) else str(entry)
 
 
 def count(number: int, noun: str) -> str:

@@ -12,9 +12,9 @@ import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, features
@@ -78,6 +78,8 @@ def render(characters: Sequence[str], per_class: int, seed: int) -> npt.NDArray[
 
 def load_faces() -> list[ImageFont.FreeTypeFont]:
     """The faces of `FACES`, in that order, at the size in which characters are drawn."""
+    import matplotlib  # takes half a second, and the glyphs are drawn once
+
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return [
         ImageFont.truetype(str(folder / f"{face}.ttf"), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
@@ -119,7 +121,7 @@ def _image_set(characters: str, pixels: npt.NDArray[np.uint8]) -> ImageSet:
 
 def _cache_key(seed: int) -> str:
     """Changes with whatever the pixels depend on: the recipe, the seed, and the versions that draw."""
-    versions = (RECIPE, seed, TRAIN, TEST, pillow_version, features.version("freetype2"), matplotlib.__version__)
+    versions = (RECIPE, seed, TRAIN, TEST, pillow_version, features.version("freetype2"), version("matplotlib"))
     return f"{seed}-{hashlib.sha256(repr(versions).encode()).hexdigest()[:12]}"
 
 

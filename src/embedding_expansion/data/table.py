@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from embedding_expansion.data.spreadsheet import unmarked
 from embedding_expansion.errors import DataError
 
 #: File name endings of such tables.
@@ -33,7 +34,8 @@ class Row:
 
     Attributes:
         line: the number of the line that it begins in, from 1.
-        fields: column -> field, without blanks around it. A column without a name is left out.
+        fields: column -> field, without blanks around it and as `spreadsheet.unmarked` gives it. A column without a
+            name is left out.
     """
 
     line: int
@@ -168,7 +170,7 @@ class _Reader:
         for column, text in zip(columns[1:], record[1:], strict=True):
             if text and not column:
                 raise DataError(f"{where} has {text[:40]!r} in a column without a name; name it in the first line")
-        fields = {column: text for column, text in zip(columns, record, strict=True) if column}
+        fields = {column: unmarked(text) for column, text in zip(columns, record, strict=True) if column}
         for column in self.required:
             if _LINE_END.search(fields[column]):
                 raise DataError(f"{where} has a {column} that goes on in the next line; is there a quote too many?")

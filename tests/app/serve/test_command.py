@@ -55,6 +55,7 @@ def started(place: Path, *options: str, **environment: str) -> Iterator[tuple[su
 def test_a_signal_ends_it_in_an_orderly_way(place: Path, number: signal.Signals, status: int) -> None:
     with started(place) as (process, url):
         assert httpx.post(f"{url}/api/search", content=picture(0), timeout=60).status_code == 200
+        assert "matplotlib" not in Path(f"/proc/{process.pid}/maps").read_text()  # its C libraries, if it is imported
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
         assert (process.returncode, "Traceback" in said) == (status, False)

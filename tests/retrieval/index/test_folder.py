@@ -156,6 +156,30 @@ def test_a_folder_that_is_no_index_is_left_alone(tmp_path: Path) -> None:
         open_index(tmp_path)
 
 
+def test_a_link_to_a_folder_is_followed_whether_it_is_there_or_not(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, to in (("link", "empty"), ("dangling", "to come")):
+        (tmp_path / name).symlink_to(to)
+        create_index(tmp_path / name, 8).close()
+        assert (tmp_path / name).is_symlink()
+        open_index(tmp_path / to).close()
+
+
+def test_files_of_the_longest_names_are_kept_and_what_a_killed_writer_left_is_cleared(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    name = "n" * 255
+    with create_index(folder, 8) as index:
+        index.files.put(tmp_path / "file")
+        (folder / "model" / ".partial-77").write_bytes(b"half")
+        index.files.put(tmp_path / "file", name)
+        assert index.files.sizes() == {"file": 7, name: 7}
+        index.files.fetch(name, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"content"
+    assert sorted(os.listdir(folder / "model")) == ["file", name]
+
+
 def test_a_newer_format_is_refused_and_kept(folder: Path) -> None:
     create_index(folder, 8).close()
     database = sqlite3.connect(folder / "index.sqlite")

@@ -21,8 +21,11 @@ def run(arguments: list[str]) -> int:
     options.add_argument("--out", type=str | None, default=None, help="file to write; default: RUN/report.html")
     given = parse(options, arguments)
 
+    from embedding_expansion.app.outputs import outputs
     from embedding_expansion.app.report.writing import write_report
     from embedding_expansion.training.run_folder import RunFolder
 
-    print(f"report: {write_report(RunFolder(Path(given.run)), out=None if given.out is None else Path(given.out))}")
+    with outputs(out=given.out):
+        written = write_report(RunFolder(Path(given.run)), out=None if given.out is None else Path(given.out))
+        print(f"report: {written}")
     return 0

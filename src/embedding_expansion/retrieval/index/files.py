@@ -45,7 +45,7 @@ class ModelFiles:
         kept = self.sizes()
         if name not in kept:
             raise InvalidInput(f"the index holds no file {name!r}; it holds {', '.join(kept) or 'none'}")
-        partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+        partial = target.with_name(f".partial-{os.getpid()}")
         try:
             with partial.open("wb") as file:
                 file.writelines(self._store.file(name))

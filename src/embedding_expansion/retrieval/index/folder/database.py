@@ -52,7 +52,7 @@ def create(folder: Path, notes: dict[str, object]) -> None:
         StoreError: the folder holds something already, or cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)  # a link may lead to what is yet to be made
         # What a kill in this function has left is no content.
         content = [entry for entry in os.listdir(folder) if not entry.startswith(f"{NAME}.partial")]
     except OSError as error:

@@ -220,10 +220,12 @@ class FolderStore:
     def put_file(self, name: str, pieces: Iterator[bytes]) -> None:
         """See `Store`."""
         place = self._folder / "model" / name
-        partial = place.with_name(f"{name}.partial-{os.getpid()}")
+        partial = place.with_name(f".partial-{os.getpid()}")  # short: the name may have all the bytes that one may have
         with db.told(self._folder):
             try:
                 place.parent.mkdir(exist_ok=True)
+                for left in place.parent.glob("*.partial-*"):  # by writers that were killed: there is one at a time
+                    left.unlink(missing_ok=True)
                 with partial.open("wb") as file:
                     file.writelines(pieces)
                     file.flush()
