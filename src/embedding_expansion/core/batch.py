@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from embedding_expansion.core.chosen import ChosenPairs
 from embedding_expansion.core.grouping import Classes, group, partners, positives, rows_where
 from embedding_expansion.core.inputs import (
     LARGEST,
@@ -37,6 +38,7 @@ class Batch:
     has_reference: bool
     every_row: bool  # whether all rows are anchors, in their order
     proxies: Literal["anchors", "gallery"] | None = None  # which side are proxies: no points lie between two of them
+    chosen: ChosenPairs | None = None  # the pairs that the caller chose; None: all
 
     @classmethod
     @validates

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.expanding import Expansion, expand_batch
-from embedding_expansion.core.inputs import Labels, validates
+from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.interop.metric_learning.loss import adapted
 from embedding_expansion.core.interop.sentence_transformers import ExpandedBatchLoss, is_sentence_loss
 from embedding_expansion.core.pair_loss import PairLoss
@@ -17,8 +17,6 @@ from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.sides import Scope
 from embedding_expansion.core.wrapped import WrappedLoss
 from embedding_expansion.errors import InvalidInput, InvalidType
-
-THEIRS = ("indices_tuple", "ref_emb", "ref_labels")  # options of a call of pytorch-metric-learning
 
 
 class EmbeddingExpansion(WrappedLoss):
@@ -82,18 +80,6 @@ class EmbeddingExpansion(WrappedLoss):
         expansion = Expansion.checked(n, scope, normalize_synthetic, loss.metric, max_segments)
         super().__init__(loss, **options)
         self.expansion = expansion
-
-    @validates
-    def forward(self, embeddings: Float[Tensor, "b d"], labels: Labels, *others: Any, **options: Any) -> Any:
-        """The loss of a batch; options as in PairLoss, `rows`, `past`, `reference` and `reference_labels`."""
-        theirs = [name for name in options if name in THEIRS]
-        if others or theirs:
-            what = f"{theirs[0]} is given" if theirs else f"{2 + len(others)} values are given by position"
-            raise InvalidInput(
-                f"{what}; mine with EmbeddingExpansion(loss, miner=...), and compare with other rows by "
-                "loss(embeddings, labels, reference=..., reference_labels=...)"
-            )
-        return super().forward(embeddings, labels, **options)
 
     def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
         """The expanded table."""
