@@ -8,30 +8,13 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 from embedding_expansion.core.call import Call, as_call
 from embedding_expansion.core.chosen import ChosenPairs, IndicesTuple
 from embedding_expansion.core.inputs import Labels, as_batch, as_reference, validates
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.errors import InvalidInput, InvalidType
-
-
-class _Gather(torch.autograd.Function):
-    """Concatenate every rank's rows; in the backward pass each rank's rows collect their gradient from all ranks."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, own: Tensor) -> Tensor:
-        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, own.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
-        return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 class _Sum(torch.autograd.Function):
@@ -44,11 +27,24 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad)
-        return grad
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        of_all: Tensor = _Sum.apply(gradient)
+        return of_all
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate every rank's rows; in the backward pass each rank's rows collect their gradient from all ranks."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, own: Tensor) -> Tensor:
+        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, own.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        of_all: Tensor = _Sum.apply(gradient)
+        return of_all.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 class DistributedLoss(nn.Module):
@@ -107,7 +103,8 @@ class DistributedLoss(nn.Module):
             labels: (b,), of this rank.
             indices_tuple: as in `PairLoss.forward`. Rows of other ranks are chosen as pytorch-metric-learning's
                 DistributedMinerWrapper does: this rank's rows come first, then those of the others in their order. Of
-                the pairs those count whose anchor is one of this rank.
+                the pairs those count whose anchor is one of this rank; losses that read both ends of a positive pair
+                (lifted structure, angular) need those of all anchors, efficient=False there.
             ref_emb: another name of `reference`.
             ref_labels: another name of `reference_labels`.
             reference: (g, d), of this rank; the anchors are compared with the references of all ranks.
