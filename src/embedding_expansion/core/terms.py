@@ -155,4 +155,5 @@ def logaddexp(left: Float[Tensor, "*#s"], right: Float[Tensor, "*#s"]) -> Float[
     """Entry by entry. Torch's own has no second derivative where one of the two is the logarithm of an empty sum."""
     if torch.compiler.is_compiling():
         return torch.logaddexp(left, right)
-    return torch.stack(torch.broadcast_tensors(left, right)).logsumexp(dim=0)
+    both: list[Tensor] = torch.broadcast_tensors(left, right)  # type: ignore[no-untyped-call]
+    return torch.stack(both).logsumexp(dim=0)
