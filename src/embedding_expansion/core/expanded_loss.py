@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.expanding import Expansion, expand_batch
+from embedding_expansion.core.grouping import class_of_row
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.interop.metric_learning.loss import adapted
 from embedding_expansion.core.interop.sentence_transformers import ExpandedBatchLoss, is_sentence_loss
@@ -35,7 +37,8 @@ class EmbeddingExpansion(WrappedLoss):
             the loss's own.
 
     Raises:
-        InvalidInput, InvalidType, UnknownName: if an option or a batch cannot be used.
+        InvalidInput, InvalidType, UnknownName: if an option or a batch cannot be used, or a second derivative is asked
+            for where n is infinite.
 
     Source: Ko & Gu, "Embedding Expansion: Augmentation in Embedding Space for Deep Metric Learning", CVPR 2020. Differs
     from the source: see `expand`. Infinite n: the optimum is that of Vasudeva et al., "LoOp: Looking for Optimal Hard
@@ -88,7 +91,8 @@ class EmbeddingExpansion(WrappedLoss):
 
     def columns(self, batch: Batch) -> Int[Tensor, " g"]:
         """A column a class."""
-        return batch.classes.of_row
+        compiling = torch.compiler.is_compiling()
+        return class_of_row(batch.gallery_labels) if compiling else batch.classes.of_row
 
     def extra_repr(self) -> str:
         """The parameters of the expansion."""
