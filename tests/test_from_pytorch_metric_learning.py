@@ -17,7 +17,7 @@ from embedding_expansion.errors import InvalidInput
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from pytorch_metric_learning import distances, losses, miners, reducers, samplers, testers
+    from pytorch_metric_learning import distances, losses, miners, reducers, samplers, testers, trainers
 
 PAGE = Path(__file__).parents[1] / "docs" / "from-pytorch-metric-learning.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -34,7 +34,9 @@ def cells(name: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-@pytest.mark.parametrize("module", [losses, miners, distances, reducers, samplers, testers], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [losses, miners, distances, reducers, samplers, testers, trainers], ids=lambda m: m.__name__
+)
 def test_the_page_names_every_class_of_the_library(module: ModuleType) -> None:
     assert [name for name in names(module) if f"`{name}`" not in TEXT] == []
 

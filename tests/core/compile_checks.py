@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,10 @@ from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.modules import LOSSES, MultiSimilarityLoss
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import compare
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_indices
 
 from . import oracles
 from .batches import batch_for
@@ -104,6 +109,7 @@ def test_options_of_the_call_compile(name: str, expanded: bool) -> None:
         ({}, {"rows": torch.tensor([5, 0, 2])}),
         ({}, {"reference": E.flip(0) * 0.9, "reference_labels": labels.flip(0)}),
         ({"ignore_index": int(labels[0])}, {}),
+        ({}, {"indices_tuple": tuple(rows[::2] for rows in get_all_pairs_indices(labels))}),
         ({"chunk": 4}, {}),
     ]
     for options, given in calls:

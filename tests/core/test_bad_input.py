@@ -278,14 +278,6 @@ def test_a_parameter_may_be_a_scalar_of_numpy() -> None:
     assert "a number" in message(InvalidType, TripletLoss, margin=np.array([0.5, 0.6]))
 
 
-def test_calls_in_the_manner_of_another_library_are_told_how_it_is_done_here() -> None:
-    loss = EmbeddingExpansion(MultiSimilarityLoss())
-    for call in (lambda: loss(E, LABELS, None), lambda: loss(E, LABELS, ref_emb=E, ref_labels=LABELS)):
-        text = message(InvalidInput, call)
-        assert "miner=..." in text
-        assert "reference=..." in text
-
-
 def test_transforms_of_torch_func_are_refused() -> None:
     for loss in (MultiSimilarityLoss(), EmbeddingExpansion(MultiSimilarityLoss(normalize=False))):
         gradient = torch.func.grad(lambda e, loss=loss: loss(e, LABELS))

@@ -82,3 +82,24 @@ def test_check_finite_looks_on_the_gpu_where_asked_for() -> None:
     E[1, 0] = math.nan
     with pytest.raises(InvalidInput, match="NaN or infinite"):
         LOSSES["triplet"](check_finite=True)(E.cuda(), labels.cuda())
+
+
+@pytest.mark.parametrize("scope", [None, "class_pair"])
+def test_an_indices_tuple_of_either_device_and_second_derivatives_are_the_same_on_both(scope: str | None) -> None:
+    E, labels = batch_for("class_pair", d=8)
+    same = labels[:, None] == labels
+    pairs = (
+        *same.fill_diagonal_(False).triu().nonzero(as_tuple=True),
+        *(labels[:, None] > labels).nonzero(as_tuple=True),
+    )
+    loss: Any = LOSSES["multi_similarity"]()
+    loss = loss if scope is None else EmbeddingExpansion(loss)
+    found = []
+    for device, of_pairs in (("cpu", "cpu"), ("cuda", "cpu"), ("cuda", "cuda")):
+        rows = E.to(device).requires_grad_()
+        value = loss(rows, labels.to(device), tuple(entry.to(of_pairs) for entry in pairs))
+        (gradient,) = torch.autograd.grad(value, rows, create_graph=True)
+        (again,) = torch.autograd.grad(gradient.square().sum(), rows)
+        found.append((value.detach().cpu(), gradient.detach().cpu(), again.cpu()))
+    for there in found[1:]:
+        torch.testing.assert_close(there, found[0], rtol=1e-7, atol=1e-7)

@@ -16,6 +16,7 @@ from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest
 from embedding_expansion.core.modules import LOSSES
 from embedding_expansion.core.pair_loss import PairLoss
+from embedding_expansion.core.search import native
 from embedding_expansion.core.search.problem import smallest_square
 from embedding_expansion.errors import InvalidInput
 
@@ -236,6 +237,28 @@ def test_where_the_middle_is_no_point_what_lies_beside_it_is_found(dtype: torch.
         x = x[(square >= least * 1.001) & (u >= 0) & (u <= 1)]
         reached = (x / x.norm(dim=1, keepdim=True)) @ E[2:].double().T
         assert found >= reached.max() - (2e-3 if dtype == torch.float32 else 1e-6)
+
+
+@pytest.mark.parametrize("natively", [True, False], ids=["native", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@every_scope
+def test_the_gradient_of_nearly_opposite_rows_is_bounded(
+    scope: str, dtype: torch.dtype, natively: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not natively:
+        monkeypatch.setattr(native, "takes", lambda product: False)
+    bound, most = smallest_square(dtype) ** -0.5, 0.0
+    for gap in (0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 0.0):
+        for seed in range(6):
+            generator = torch.Generator().manual_seed(seed)
+            E = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+            E[1] = -E[0] + gap * E[1]
+            E = (E / E.norm(dim=1, keepdim=True)).to(dtype).requires_grad_()
+            similarity = expand(E, [0, 0, 1, 1, 1, 1], math.inf, scope=scope).negative[0, 1]
+            (gradient,) = torch.autograd.grad(similarity, E)
+            assert gradient.norm(dim=1).max() <= 1.02 * bound
+            most = max(most, float(gradient.norm(dim=1).max()))
+    assert most > 0.2 * bound  # it does come near
 
 
 def test_rows_off_the_sphere_are_refused_where_arcs_are_meant() -> None:

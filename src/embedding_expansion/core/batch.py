@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from embedding_expansion.core.chosen import ChosenPairs
 from embedding_expansion.core.grouping import Classes, group, partners, positives, rows_where
 from embedding_expansion.core.inputs import (
     LARGEST,
@@ -37,6 +37,7 @@ class Batch:
     has_reference: bool
     every_row: bool  # whether all rows are anchors, in their order
     proxies: Literal["anchors", "gallery"] | None = None  # which side are proxies: no points lie between two of them
+    chosen: ChosenPairs | None = None  # the pairs that the caller chose; None: all
 
     @classmethod
     @validates
@@ -164,19 +165,20 @@ def prepared(
 
 
 class _Normalized(torch.autograd.Function):
-    """Rows over their norm, eps at the least: `functional.normalize` with a shorter way back. Once differentiable."""
+    """Rows over their norm, eps at the least: `functional.normalize` with a shorter way back."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, norm: Tensor, eps: float) -> Tensor:
         unit: Tensor = rows / norm.clamp(min=eps)
-        ctx.save_for_backward(unit, norm)
+        ctx.save_for_backward(unit, norm, rows)
         ctx.eps = eps
         return unit
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        unit, norm = ctx.saved_tensors
+        unit, norm, rows = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is asked for, and the norm as it was given has none
+            norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         along = (gradient * unit).sum(dim=1, keepdim=True)
         along = torch.where(norm > ctx.eps, along, 0)  # a row that eps has shortened is a multiple of what it was
         return torch.addcmul(gradient, unit, along, value=-1).div_(norm.clamp(min=ctx.eps)), None, None

@@ -6,30 +6,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
-from embedding_expansion.core.inputs import Labels, as_batch, validates
+from embedding_expansion.core.call import Call, as_call
+from embedding_expansion.core.chosen import ChosenPairs, IndicesTuple
+from embedding_expansion.core.inputs import Labels, as_batch, as_reference, validates
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.errors import InvalidInput, InvalidType
-
-
-class _Gather(torch.autograd.Function):
-    """Concatenate every rank's rows; in the backward pass each rank's rows collect their gradient from all ranks."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, own: Tensor) -> Tensor:
-        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, own.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
-        return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 class _Sum(torch.autograd.Function):
@@ -42,11 +27,24 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad)
-        return grad
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        of_all: Tensor = _Sum.apply(gradient)
+        return of_all
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate every rank's rows; in the backward pass each rank's rows collect their gradient from all ranks."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, own: Tensor) -> Tensor:
+        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, own.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        of_all: Tensor = _Sum.apply(gradient)
+        return of_all.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 class DistributedLoss(nn.Module):
@@ -87,29 +85,87 @@ class DistributedLoss(nn.Module):
         self.loss = loss
 
     @validates
-    def forward(self, embeddings: Float[Tensor, "b d"], labels: Labels) -> Float[Tensor, ""]:
-        """This rank's share of the loss, on the scale that averaging over ranks expects."""
+    def forward(
+        self,
+        embeddings: Float[Tensor, "b d"],
+        labels: Labels = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Float[Tensor, "g d"] | None = None,
+        ref_labels: Labels | None = None,
+        *,
+        reference: Float[Tensor, "g d"] | None = None,
+        reference_labels: Labels | None = None,
+    ) -> Float[Tensor, ""]:
+        """This rank's share of the loss, on the scale that averaging over ranks expects.
+
+        Args:
+            embeddings: (b, d), of this rank.
+            labels: (b,), of this rank.
+            indices_tuple: as in `PairLoss.forward`. Rows of other ranks are chosen as pytorch-metric-learning's
+                DistributedMinerWrapper does: this rank's rows come first, then those of the others in their order. Of
+                the pairs those count whose anchor is one of this rank; losses that read both ends of a positive pair
+                (lifted structure, angular) need those of all anchors, efficient=False there.
+            ref_emb: another name of `reference`.
+            ref_labels: another name of `reference_labels`.
+            reference: (g, d), of this rank; the anchors are compared with the references of all ranks.
+            reference_labels: (g,), of this rank.
+        """
+        theirs = indices_tuple, ref_emb, ref_labels
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-            value: Tensor = self.loss(embeddings, labels)
+            value: Tensor = self.loss(
+                embeddings, labels, *theirs, reference=reference, reference_labels=reference_labels
+            )
             return value
-        embeddings, labels = as_batch(embeddings, labels)
-        b, world = len(labels), dist.get_world_size()
-        _check_equal(b, embeddings.device)
-        parts = [torch.empty_like(labels) for _ in range(world)]
-        dist.all_gather(parts, labels.contiguous())
-        rows = torch.arange(b, device=labels.device) + b * dist.get_rank()
-        batch = self.loss.batch(_Gather.apply(embeddings), torch.cat(parts), rows, None, None, None)
-        terms = self.loss.terms_of(batch, across=_Sum.apply)
+        call = as_call(embeddings, labels, *theirs, reference=reference, reference_labels=reference_labels)
+        world = dist.get_world_size()
+        terms = self.loss.terms_of(self.loss.batch(_of_all_ranks(call)), across=_Sum.apply)
         weight = terms.weight.sum(dim=1)
         dist.all_reduce(weight)
         return world * (terms.total.sum(dim=1) / torch.where(weight > 0, weight, 1)).sum()
 
 
-def _check_equal(b: int, device: torch.device) -> None:
+def _of_all_ranks(call: Call) -> Call:
+    """The call with the rows of all ranks, in the order of ranks, of which this rank's are the anchors."""
+    embeddings, labels = as_batch(call.embeddings, call.labels)
+    b, rank = len(labels), dist.get_rank()
+    chosen = None if call.indices_tuple is None else ChosenPairs.of(call.indices_tuple, labels.device)
+    gathered, of_gathered = _gathered(embeddings, labels, "")
+    reference, of_reference, g = None, None, b
+    if call.reference is not None or call.reference_labels is not None:
+        reference, of_reference = as_reference(call.reference, call.reference_labels, embeddings, labels)
+        g = len(of_reference)
+        reference, of_reference = _gathered(reference, of_reference, " of the reference")
+    rows = torch.arange(b, device=labels.device) + b * rank
+    if chosen is None:
+        return Call(gathered, of_gathered, rows, None, reference, of_reference)
+    anchors, of_negatives = (_in_order_of_ranks(index, b, rank) for index in (chosen.anchors, chosen.of_negatives))
+    positives, negatives = (_in_order_of_ranks(index, g, rank) for index in (chosen.positives, chosen.negatives))
+    pairs = anchors, positives, of_negatives, negatives
+    return Call(gathered, of_gathered, rows, None, reference, of_reference, pairs)
+
+
+def _gathered(
+    rows: Float[Tensor, "b d"], labels: Int[Tensor, " b"], of: str
+) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
+    """The rows of every rank, with gradient, and their labels."""
+    _check_equal(len(labels), labels.device, of)
+    parts = [torch.empty_like(labels) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, labels.contiguous())
+    return _Gather.apply(rows), torch.cat(parts)
+
+
+def _in_order_of_ranks(index: Int[Tensor, " k"], count: int, rank: int) -> Int[Tensor, " k"]:
+    """Rows that are counted with this rank's first, counted in the order of ranks; each rank has `count`."""
+    own, before = (index >= 0) & (index < count), (index >= count) & (index < (rank + 1) * count)
+    return torch.where(own, index + rank * count, torch.where(before, index - count, index))
+
+
+def _check_equal(b: int, device: torch.device, of: str) -> None:
     """Raise InvalidInput on every rank where the ranks' batches differ in size, rather than hang in the gather."""
     sizes = torch.tensor([b, -b], device=device)
     dist.all_reduce(sizes, op=dist.ReduceOp.MAX)
     if int(sizes[0]) != -int(sizes[1]):
         raise InvalidInput(
-            f"the ranks bring between {-int(sizes[1])} and {int(sizes[0])} rows, this one {b}; give every rank as many"
+            f"the ranks bring between {-int(sizes[1])} and {int(sizes[0])} rows{of}, this one {b}; give every rank as "
+            "many"
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.expanding import Expansion, expand_batch
-from embedding_expansion.core.inputs import Labels, validates
+from embedding_expansion.core.grouping import class_of_row
+from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.interop.metric_learning.loss import adapted
 from embedding_expansion.core.interop.sentence_transformers import ExpandedBatchLoss, is_sentence_loss
 from embedding_expansion.core.pair_loss import PairLoss
@@ -17,8 +19,6 @@ from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.sides import Scope
 from embedding_expansion.core.wrapped import WrappedLoss
 from embedding_expansion.errors import InvalidInput, InvalidType
-
-THEIRS = ("indices_tuple", "ref_emb", "ref_labels")  # options of a call of pytorch-metric-learning
 
 
 class EmbeddingExpansion(WrappedLoss):
@@ -37,7 +37,8 @@ class EmbeddingExpansion(WrappedLoss):
             the loss's own.
 
     Raises:
-        InvalidInput, InvalidType, UnknownName: if an option or a batch cannot be used.
+        InvalidInput, InvalidType, UnknownName: if an option or a batch cannot be used, or a second derivative is asked
+            for where n is infinite.
 
     Source: Ko & Gu, "Embedding Expansion: Augmentation in Embedding Space for Deep Metric Learning", CVPR 2020. Differs
     from the source: see `expand`. Infinite n: the optimum is that of Vasudeva et al., "LoOp: Looking for Optimal Hard
@@ -83,18 +84,6 @@ class EmbeddingExpansion(WrappedLoss):
         super().__init__(loss, **options)
         self.expansion = expansion
 
-    @validates
-    def forward(self, embeddings: Float[Tensor, "b d"], labels: Labels, *others: Any, **options: Any) -> Any:
-        """The loss of a batch; options as in PairLoss, `rows`, `past`, `reference` and `reference_labels`."""
-        theirs = [name for name in options if name in THEIRS]
-        if others or theirs:
-            what = f"{theirs[0]} is given" if theirs else f"{2 + len(others)} values are given by position"
-            raise InvalidInput(
-                f"{what}; mine with EmbeddingExpansion(loss, miner=...), and compare with other rows by "
-                "loss(embeddings, labels, reference=..., reference_labels=...)"
-            )
-        return super().forward(embeddings, labels, **options)
-
     def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
         """The expanded table."""
         batch, partners = self.loss.measured(batch), self.loss.reads_partner
@@ -102,7 +91,8 @@ class EmbeddingExpansion(WrappedLoss):
 
     def columns(self, batch: Batch) -> Int[Tensor, " g"]:
         """A column a class."""
-        return batch.classes.of_row
+        compiling = torch.compiler.is_compiling()
+        return class_of_row(batch.gallery_labels) if compiling else batch.classes.of_row
 
     def extra_repr(self) -> str:
         """The parameters of the expansion."""

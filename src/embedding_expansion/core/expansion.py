@@ -140,7 +140,9 @@ def expand(
         normalize_synthetic: whether synthetic points are L2-normalised. One whose squared norm is under 1e-4 (float32;
             float64: 1e-10), such as the middle of opposite points, has no direction and takes no part. In float32 a
             cosine with a point of so small a norm is rounded by up to 1e-3, and by 1e-6 with one of norm 0.3; it is
-            never above the product of the norms.
+            never above the product of the norms. So where rows of a class come to be opposite, the gradient of a
+            similarity to a unit row, which is at most 1 over the point's norm before it is normalised, ends at 100
+            (float64: 1e5). With infinite n the points of just that norm take part, their weights as constants.
         metric: what a similarity is, and so what is hardest: "euclidean", 1 - d^2/2, or "inner", the inner product.
         rows: (a,), the rows that are anchors, one given twice an anchor twice; all that are not past by default.
         past: (b,), marks rows that come from a memory: positives, negatives and ends of segments, never anchors; a

@@ -108,6 +108,12 @@ def _rows_where(mask: Tensor) -> Tensor:
 
 
 @no_type_check
+def _class_of_row(labels: Tensor) -> Tensor:
+    """`Classes.of_row` from labels."""
+    return torch.unique(labels, return_inverse=True)[1]
+
+
+@no_type_check
 def _positives(of_gallery: Tensor, of_anchor: Tensor, anchors: Tensor | None) -> tuple[Tensor, Tensor]:
     """`Classes.positives` from labels."""
     classes = group(of_gallery)
@@ -132,6 +138,11 @@ def _fake_rows(mask: Tensor) -> Tensor:
 
 
 @no_type_check
+def _fake_class_of_row(labels: Tensor) -> Tensor:
+    return torch.empty_like(labels)
+
+
+@no_type_check
 def _fake_positives(of_gallery: Tensor, of_anchor: Tensor, anchors: Tensor | None) -> tuple[Tensor, Tensor]:
     shape = of_anchor.shape[0], torch.library.get_ctx().new_dynamic_size(min=1)
     return of_anchor.new_empty(shape), of_anchor.new_empty(shape, dtype=torch.bool)
@@ -143,5 +154,6 @@ def _fake_partners(index: Tensor, mask: Tensor, anchors: Tensor | None, a: int, 
 
 
 rows_where = Opaque("rows_where", _rows_where, _fake_rows)
+class_of_row = Opaque("class_of_row", _class_of_row, _fake_class_of_row)
 positives = Opaque("positives", _positives, _fake_positives)
 partners = Opaque("partners", _partners, _fake_partners)

@@ -36,7 +36,8 @@ class CrossBatchMemory(WrappedLoss):
         embedding_size: dimensions of the embeddings.
         size: how many embeddings the queue holds.
         start: batches before the queue is compared with; it fills from the first.
-        **options: as in PairLoss; by default the loss's own. `rows` of a call are rows of the batch.
+        **options: as in PairLoss; by default the loss's own. `rows` and `indices_tuple` of a call are of rows of the
+            batch; pairs with the queue stay, and expanded the columns of its classes.
 
     Raises:
         InvalidInput, InvalidType: if an option or a batch cannot be used; `past` and `reference` are not taken.

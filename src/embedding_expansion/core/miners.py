@@ -7,21 +7,86 @@ Choices that depend on the triplet, such as semihard negatives, are options of t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.batch import Batch, prepared
+from embedding_expansion.core.inputs import Labels, as_batch, as_reference, validates
+from embedding_expansion.core.pairs import Pairs, compare_batch
 from embedding_expansion.core.terms import squared_distance
-from embedding_expansion.errors import InvalidInput
+from embedding_expansion.errors import InvalidInput, InvalidType
 
 NEAREST, FURTHEST = 0.5, 1.4  # distances at which the weights of `DistanceWeightedMiner` are cut off, as in its paper
 
 
+class Miner:
+    """A miner, called in either of two ways.
+
+    miner(pairs) narrows a table: so the losses call it. miner(embeddings, labels) mines a plain batch (b, d) with
+    labels (b,), L2-normalised, as the miners of pytorch-metric-learning do, and gives the indices tuple that its losses
+    take, and ours: the pairs (anchors, positives, anchors, negatives). With ref_emb (g, d) and ref_labels (g,)
+    positives and negatives are rows of those. It sees no synthetic points then.
+    """
+
+    def narrow(self, pairs: Pairs) -> Pairs:
+        """The table with fewer pairs."""
+        raise NotImplementedError
+
+    @overload
+    def __call__(self, pairs: Pairs, /) -> Pairs: ...
+
+    @overload
+    def __call__(
+        self, embeddings: Tensor, labels: Labels, ref_emb: Tensor | None = None, ref_labels: Labels | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...
+
+    @validates
+    def __call__(self, embeddings: Any, labels: Any = None, ref_emb: Any = None, ref_labels: Any = None) -> Any:
+        """The table with fewer pairs, or the pairs of a batch."""
+        if isinstance(embeddings, Pairs):
+            return self.narrow(embeddings)
+        if labels is None:
+            raise InvalidType(
+                f"{type(self).__name__} is called with a {type(embeddings).__name__} alone; pass Pairs, or embeddings "
+                "and labels"
+            )
+        with torch.no_grad():
+            rows, labels = as_batch(embeddings, labels)
+            if ref_emb is not None or ref_labels is not None:
+                ref_emb, ref_labels = as_reference(ref_emb, ref_labels, rows, labels)
+                ref_emb = prepared(ref_emb, normalize=True, check=False, name="reference")
+            rows = prepared(rows, normalize=True, check=False)
+            batch = Batch.of(rows, labels, None, None, ref_emb, ref_labels)
+            pairs = self.narrow(compare_batch(batch, "inner", partners=False))
+            positive_anchors, slots = pairs.positive_mask.nonzero(as_tuple=True)
+            positives = batch.positives()[0][positive_anchors, slots] if len(slots) else slots
+            return positive_anchors, positives, *pairs.negative_mask.nonzero(as_tuple=True)
+
+    def __len__(self) -> int:
+        """It has none: a loss of pytorch-metric-learning that is given a miner in the place of pairs asks for it."""
+        name = type(self).__name__
+        raise InvalidType(
+            f"indices_tuple is a {name}; pass what it chooses, {name}(...)(embeddings, labels), or use this package's "
+            "loss with miner=..."
+        )
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """As `__len__`."""
+        len(self)
+        return iter(())
+
+    def __bool__(self) -> bool:
+        """It is there."""
+        return True
+
+
 @dataclass(frozen=True)
-class MultiSimilarityMiner:
+class MultiSimilarityMiner(Miner):
     """Keeps negatives harder than the anchor's hardest positive, and positives harder than its hardest negative.
 
     Both up to epsilon: s_ik > min over P_i of s_ij - epsilon, and s_ij < max over N_i of s_ik + epsilon.
@@ -35,7 +100,7 @@ class MultiSimilarityMiner:
 
     epsilon: float = 0.1
 
-    def __call__(self, pairs: Pairs) -> Pairs:
+    def narrow(self, pairs: Pairs) -> Pairs:
         """The table with fewer pairs; of an anchor without negatives no positive is left, and the reverse."""
         a = len(pairs.positive)
         furthest = torch.where(pairs.positive_mask, pairs.positive, torch.inf).amin(dim=1, keepdim=True)
@@ -44,27 +109,27 @@ class MultiSimilarityMiner:
 
 
 @dataclass(frozen=True)
-class EasyPositiveMiner:
+class EasyPositiveMiner(Miner):
     """Keeps each anchor's closest positive only.
 
     Source: Xuan, Stylianou & Pless, "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, section 3.
     Differs from the source: negatives are left to the loss.
     """
 
-    def __call__(self, pairs: Pairs) -> Pairs:
+    def narrow(self, pairs: Pairs) -> Pairs:
         """The table with one positive an anchor."""
         return _narrowed(pairs, _first_largest(pairs.positive, pairs.positive_mask), None)
 
 
 @dataclass(frozen=True)
-class BatchHardMiner:
+class BatchHardMiner(Miner):
     """Keeps each anchor's furthest positive and closest negative only.
 
     Source: Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, equation 5.
     Differs from the source: nothing.
     """
 
-    def __call__(self, pairs: Pairs) -> Pairs:
+    def narrow(self, pairs: Pairs) -> Pairs:
         """The table with one positive and one negative an anchor."""
         a = len(pairs.positive)
         furthest = _first_largest(-pairs.positive, pairs.positive_mask)
@@ -72,7 +137,7 @@ class BatchHardMiner:
 
 
 @dataclass(frozen=True)
-class DistanceWeightedMiner:
+class DistanceWeightedMiner(Miner):
     """Draws as many negatives as an anchor has positives, all distances being equally likely.
 
     A negative at distance d is drawn with weight 1 / q(d), where q(d) = d^(n-2) (1 - d^2/4)^((n-3)/2) is the density of
@@ -96,7 +161,7 @@ class DistanceWeightedMiner:
                 f"dimensions is {self.dimensions!r}; pass how many the embeddings have, a whole number of 3 or more"
             )
 
-    def __call__(self, pairs: Pairs) -> Pairs:
+    def narrow(self, pairs: Pairs) -> Pairs:
         """The table with the negatives that were drawn."""
         a, n = len(pairs.positive), self.dimensions
         square = squared_distance(pairs.negative[:a].detach()).clamp(NEAREST**2, 4 * (1 - 1e-6))

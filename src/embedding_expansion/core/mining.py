@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.inputs import check_unit
@@ -22,6 +21,7 @@ from embedding_expansion.core.plan import Plan, plan_of
 from embedding_expansion.core.search import native, pass_back, table
 from embedding_expansion.core.search.problem import Found, Problem, Rules
 from embedding_expansion.core.sides import Scope
+from embedding_expansion.errors import InvalidInput
 
 Own: TypeAlias = tuple[Tensor, Tensor]  # `left_own` and `right_own` of a Problem
 
@@ -127,10 +127,13 @@ def gradient(
     of_positive: Float[Tensor, "a p"],
     of_value: Float[Tensor, "l r"],
     own: Own | None = None,
+    *,
+    differentiable: bool = False,
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "g d"] | None]:
     """What `find` passes back to the embeddings and the gallery, the winners held fixed.
 
-    The groups' inner products with themselves are computed again where they are not given.
+    The groups' inner products with themselves are computed again where they are not given. `differentiable`: by
+    operations of torch, so that it can be differentiated again.
     """
     left, right = plan.left, plan.right
     with torch.autocast(embeddings.device.type, enabled=False):
@@ -138,7 +141,8 @@ def gradient(
         to_product = x.new_zeros(x.shape[0], y.shape[0])
         own = _own(plan, x, y, None) if own is None else own
         problem = Problem(to_product, left, right, *own, rules, plan.symmetric)
-        back = native.pass_back if native.takes(to_product) else pass_back.pass_back
+        natively = native.takes(to_product) and not differentiable
+        back = native.pass_back if natively else pass_back.pass_back
         to_left_own, to_right_own = back(problem, found, of_value.contiguous())
         to_product.view(-1).index_add_(0, plan.entries.flatten(), of_positive.flatten())
         to_squares = _to_squares(plan, to_product, of_positive) if rules.metric == "euclidean" else None
@@ -176,7 +180,7 @@ def _to_squares(plan: Plan, to_product: Tensor, of_positive: Tensor) -> tuple[Fl
 class Winning(torch.autograd.Function):
     """`find` with its gradient. Keeps the winners, and nothing that grows with the number of points.
 
-    Once differentiable.
+    Twice differentiable where n is finite, as the weights of the winners are then constants.
     """
 
     @staticmethod
@@ -192,16 +196,21 @@ class Winning(torch.autograd.Function):
         return positive, found.value, found.ends, found.weights
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, of_positive: Tensor | None, of_value: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         """What the rows of the winners and of the positives get."""
         embeddings, gallery, ends, weights, value, *own = ctx.saved_tensors
+        again = torch.is_grad_enabled()
+        if again and math.isinf(ctx.rules.n):
+            raise InvalidInput(
+                "a second derivative of an expansion with n=infinity is asked for (create_graph=True), and there is "
+                "none as its points move along their arcs; use a finite n, or create_graph=False"
+            )
         found = Found(ends, weights, value, half=ctx.plan.symmetric)
         of_value = torch.zeros_like(value) if of_value is None else of_value
         if of_positive is None:
             of_positive = value.new_zeros(ctx.plan.positives_at.shape)
-        given = embeddings, gallery, ctx.plan, ctx.rules, found, of_positive, of_value, (own[0], own[1])
-        return *gradient(*given), None, None
+        given = embeddings, gallery, ctx.plan, ctx.rules, found, of_positive, of_value
+        return *gradient(*given, None if again else (own[0], own[1]), differentiable=again), None, None
 
 
 def winners_of(plan: Plan, found: Found) -> Winners:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from embedding_expansion.core.batch import Batch, prepared, without
 from embedding_expansion.core.blocks import terms_in_blocks
+from embedding_expansion.core.call import Call, as_call
+from embedding_expansion.core.chosen import ChosenPairs, IndicesTuple, narrowed
 from embedding_expansion.core.degenerate import warn_if_degenerate
 from embedding_expansion.core.inputs import Labels, as_batch, as_limit, as_past, as_reference, validates
 from embedding_expansion.core.interop.metric_learning.miners import is_foreign_miner, mined
@@ -131,16 +134,38 @@ class PairLoss(nn.Module):
     def forward(
         self,
         embeddings: Float[Tensor, "b d"],
-        labels: Labels,
+        labels: Labels = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Float[Tensor, "g d"] | None = None,
+        ref_labels: Labels | None = None,
         *,
         rows: Int[Tensor, " a"] | None = None,
         past: Bool[Tensor, " b"] | None = None,
         reference: Float[Tensor, "g d"] | None = None,
         reference_labels: Labels | None = None,
     ) -> Float[Tensor, ""] | Terms:
-        """The loss of a batch; `rows`, `past`, `reference` and `reference_labels` as in `compare`."""
+        """The loss of a batch.
+
+        `rows`, `past`, `reference` and `reference_labels` are as in `compare`. The others are there for code that calls
+        losses as pytorch-metric-learning does:
+
+        Args:
+            embeddings: (b, d), floating.
+            labels: (b,), whole numbers.
+            indices_tuple: the pairs to read of all there are: (anchors, positives, anchors, negatives), or triplets
+                (anchors, positives, negatives), 1-D tensors of rows of the batch, with a reference positives and
+                negatives of its rows. The loss's own miner then chooses among them. None: all pairs.
+            ref_emb: another name of `reference`.
+            ref_labels: another name of `reference_labels`.
+            rows: (a,), the anchors.
+            past: (b,), marks rows of a memory.
+            reference: (g, d), what the batch is compared with instead of itself.
+            reference_labels: (g,), its labels.
+        """
+        given: dict[str, Any] = {"rows": rows, "past": past}
+        given |= {"reference": reference, "reference_labels": reference_labels}
         try:
-            terms = self.terms_of(self.batch(embeddings, labels, rows, past, reference, reference_labels))
+            terms = self.terms_of(self.batch(as_call(embeddings, labels, indices_tuple, ref_emb, ref_labels, **given)))
         except RuntimeError as error:
             if "setup_context" not in str(error):
                 raise
@@ -174,33 +199,48 @@ class PairLoss(nn.Module):
         reference_labels: Labels | None = None,
     ) -> tuple[Pairs, Int[Tensor, " a"]]:
         """The first step: the table of similarities, and the labels of its anchors."""
-        return self.pairs(self.batch(embeddings, labels, rows, past, reference, reference_labels))
+        return self.pairs(self.batch(Call(embeddings, labels, rows, past, reference, reference_labels)))
 
     @validates
-    def batch(
-        self,
-        embeddings: Float[Tensor, "b d"],
-        labels: Labels,
-        rows: Int[Tensor, " a"] | None,
-        past: Bool[Tensor, " b"] | None,
-        reference: Float[Tensor, "g d"] | None,
-        reference_labels: Labels | None,
-    ) -> Batch:
+    def batch(self, call: Call) -> Batch:
         """The batch as the table takes it: checked, without ignored rows, normalised."""
-        embeddings, labels = as_batch(embeddings, labels)
-        past = as_past(past, embeddings)
+        embeddings, labels = as_batch(call.embeddings, call.labels)
+        rows, past, given_labels = call.rows, as_past(call.past, embeddings), labels
         if self.ignore_index is not None:
             embeddings, labels, rows, past = without(self.ignore_index, embeddings, labels, rows, past)
-        reference, reference_labels = self.reference(embeddings, labels, reference, reference_labels)
-        if reference is not None and reference_labels is not None:
+        reference, of_reference = self.reference(embeddings, labels, call.reference, call.reference_labels)
+        chosen = self.chosen(call.indices_tuple, given_labels, of_reference)
+        if reference is not None and of_reference is not None:
             if self.ignore_index is not None:
-                reference, reference_labels, _, _ = without(self.ignore_index, reference, reference_labels, None, None)
+                reference, of_reference, _, _ = without(self.ignore_index, reference, of_reference, None, None)
             reference = prepared(reference, self.normalize, check=self.check_finite, name="reference")
+        elif chosen is not None:
+            chosen = replace(chosen, reach=len(labels))
         embeddings = prepared(embeddings, self.normalize, check=self.check_finite)
         embeddings, labels, past = self.with_past(embeddings, labels, past)
-        batch = Batch.of(embeddings, labels, rows, past, reference, reference_labels)
+        batch = Batch.of(embeddings, labels, rows, past, reference, of_reference)
         warn_if_degenerate(batch)
-        return self.oriented(batch)
+        return self.oriented(batch if chosen is None else replace(batch, chosen=chosen))
+
+    @property
+    def takes_no_pairs(self) -> str:
+        """Why pairs of images cannot be chosen for the loss; empty if they can."""
+        return ""
+
+    @validates
+    def chosen(
+        self, indices_tuple: IndicesTuple | None, labels: Int[Tensor, " b"], of_reference: Int[Tensor, " g"] | None
+    ) -> ChosenPairs | None:
+        """The pairs of a call, without those of ignored rows; None: all pairs."""
+        if indices_tuple is None:
+            return None
+        if self.takes_no_pairs:
+            raise InvalidInput(f"indices_tuple is given, but {self.takes_no_pairs}; leave it out")
+        chosen, others = ChosenPairs.of(indices_tuple, labels.device), labels if of_reference is None else of_reference
+        chosen.check(labels, of_reference)
+        if self.ignore_index is not None:
+            return chosen.without(labels == self.ignore_index, others == self.ignore_index)
+        return chosen
 
     @validates
     def reference(
@@ -228,6 +268,8 @@ class PairLoss(nn.Module):
     def pairs(self, batch: Batch) -> tuple[Pairs, Int[Tensor, " a"]]:
         """The table of a batch that is ready, and the labels of its anchors."""
         pairs = self.compare(batch, statistics=self.statistics)
+        if batch.chosen is not None:
+            pairs = narrowed(pairs, batch, self.columns(batch), batch.chosen)
         if self._foreign_miner:
             pairs = mined(self.miner, pairs, batch, self.columns(batch))
         elif self.miner is not None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.inputs import Labels, check_name, validates
@@ -37,7 +37,7 @@ class Pairs:
 
 
 class _Gram(torch.autograd.Function):
-    """G = E E^T, whose backward is the single product (g + g^T) E. Once differentiable."""
+    """G = E E^T, whose backward is the single product (g + g^T) E."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, embeddings: Tensor) -> Tensor:
@@ -45,7 +45,6 @@ class _Gram(torch.autograd.Function):
         return embeddings @ embeddings.T
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (embeddings,) = ctx.saved_tensors
         product: Tensor = (grad + grad.T) @ embeddings

@@ -82,6 +82,11 @@ class ProxyLoss(PairLoss):
         classes = torch.arange(self.num_classes, device=labels.device).repeat_interleave(self.per_class)
         return self.proxies, classes
 
+    @property
+    def takes_no_pairs(self) -> str:
+        """Its pairs are of an image and a proxy."""
+        return f"{type(self).__name__} compares images with proxies and not with each other"
+
     def oriented(self, batch: Batch) -> Batch:
         """The batch's rows are the anchors, the proxies are what they are compared with."""
         return batch.against_proxies()

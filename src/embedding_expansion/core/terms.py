@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from embedding_expansion.core.pairs import Pairs
@@ -67,7 +66,7 @@ def squared_distance(similarity: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
 
 
 class _SquaredDistance(torch.autograd.Function):
-    """2 - 2s, 0 at the least, which keeps where it is cut off alone. Once differentiable."""
+    """2 - 2s, 0 at the least, which keeps where it is cut off alone."""
 
     @staticmethod
     def forward(ctx: Any, similarity: Tensor) -> Tensor:
@@ -76,7 +75,6 @@ class _SquaredDistance(torch.autograd.Function):
         return found.clamp_(min=0)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (cut_off,) = ctx.saved_tensors
         return (gradient * -2).masked_fill_(cut_off, 0)
@@ -92,7 +90,7 @@ def distance(similarity: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
 
 
 class _Distance(torch.autograd.Function):
-    """sqrt(2 - 2s), which keeps its result alone. Once differentiable."""
+    """sqrt(2 - 2s), which keeps its result alone."""
 
     @staticmethod
     def forward(ctx: Any, similarity: Tensor) -> Tensor:
@@ -101,7 +99,6 @@ class _Distance(torch.autograd.Function):
         return found
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (found,) = ctx.saved_tensors
         passed_on: Tensor = (gradient / found).neg_().masked_fill_(found <= SMALLEST_SQUARE**0.5, 0)
@@ -122,7 +119,7 @@ def masked_logsumexp(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) ->
 
 
 class _MaskedLogSumExp(torch.autograd.Function):
-    """The same with one table of its own at a time, forward and back. Once differentiable."""
+    """The same with one table of its own at a time, forward and back."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, mask: Tensor) -> Tensor:
@@ -133,11 +130,11 @@ class _MaskedLogSumExp(torch.autograd.Function):
         return found
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         values, mask, found = ctx.saved_tensors
         shares = torch.where(mask, values, NOTHING).sub_(found[:, None]).exp_()
-        return shares.mul_(gradient[:, None]).mul_(mask), None  # of a row without entries every share is 1
+        times = torch.mul if torch.is_grad_enabled() else Tensor.mul_  # a second derivative reads the shares again
+        return times(times(shares, gradient[:, None]), mask), None  # of a row without entries every share is 1
 
 
 def logsumexp(values: Float[Tensor, "a k"]) -> Float[Tensor, " a"]:
@@ -152,3 +149,11 @@ def logsumexp(values: Float[Tensor, "a k"]) -> Float[Tensor, " a"]:
 def with_a_column(values: Float[Tensor, "a k"], entry: float) -> Float[Tensor, "a m"]:
     """Compiled, one more column: a batch of no rows has none, and over none there is no maximum. Else as they are."""
     return functional.pad(values, (0, 1), value=entry) if torch.compiler.is_compiling() else values
+
+
+def logaddexp(left: Float[Tensor, "*#s"], right: Float[Tensor, "*#s"]) -> Float[Tensor, "*#s"]:
+    """Entry by entry. Torch's own has no second derivative where one of the two is the logarithm of an empty sum."""
+    if torch.compiler.is_compiling():
+        return torch.logaddexp(left, right)
+    both: list[Tensor] = torch.broadcast_tensors(left, right)  # type: ignore[no-untyped-call]
+    return torch.stack(both).logsumexp(dim=0)

@@ -62,6 +62,11 @@ class WrappedLoss(PairLoss):
         return self.loss.undivided
 
     @property
+    def takes_no_pairs(self) -> str:
+        """As the loss inside has it."""
+        return self.loss.takes_no_pairs
+
+    @property
     def has_statistic(self) -> bool:
         """Whether the loss inside looks at the whole batch."""
         return self.loss.has_statistic

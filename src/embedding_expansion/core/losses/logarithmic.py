@@ -12,6 +12,7 @@ from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.terms import (
     Terms,
     distance,
+    logaddexp,
     masked_logsumexp,
     masked_sum,
     negatives_of_anchors,
@@ -64,7 +65,7 @@ def lifted_structure(pairs: Pairs, margin: float = 1.0) -> Terms:
     if not pairs.per_class:
         if pairs.partner is None:
             raise InvalidInput("lifted_structure needs both ends' negatives; make the pairs with partners=True")
-        against = torch.logaddexp(against, row[pairs.partner])
+        against = logaddexp(against, row[pairs.partner])
     term = functional.relu(against + distance(pairs.positive)).square() / 2
     return Terms(masked_sum(term, pairs.positive_mask)[None], positive_pairs(pairs))
 

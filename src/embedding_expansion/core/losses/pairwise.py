@@ -93,8 +93,9 @@ def _slopes(
 ) -> tuple[Tensor, Tensor]:
     to_near, to_away = torch.zeros_like(near), torch.zeros_like(away)
     gradient = torch.where(near_mask, gradient, 0)
+    times = torch.mul if torch.is_grad_enabled() else Tensor.mul_  # a second derivative reads the slopes again
     for j, gap in _gaps(near, away, away_mask, lowest, highest):
-        slope = _slope(kind, gap).mul_(gradient[:, j, None])
+        slope = times(_slope(kind, gap), gradient[:, j, None])
         to_near[:, j] = slope.sum(dim=1)
         to_away -= slope
     return to_near, to_away

@@ -15,6 +15,7 @@ from embedding_expansion.core.losses.logarithmic import n_pair
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.terms import (
     Terms,
+    logaddexp,
     masked_logsumexp,
     masked_sum,
     negatives_of_anchors,
@@ -61,7 +62,7 @@ def sup_con(pairs: Pairs, temperature: float = 0.1) -> Terms:
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     positive = pairs.positive / temperature
-    everything = torch.logaddexp(
+    everything = logaddexp(
         masked_logsumexp(positive, pairs.positive_mask), masked_logsumexp(negative / temperature, negative_mask)
     )
     count = pairs.positive_mask.sum(dim=1)

@@ -76,6 +76,11 @@ class MetricLearningLoss(PairLoss):
         """It returns one number."""
         return f"{self.name} returns one number for the whole batch; use this package's loss of that kind instead"
 
+    @property
+    def takes_no_pairs(self) -> str:
+        """A loss of a whole table takes none."""
+        return f"{self.name} takes no pairs: it reads its whole table" if self.form == "table" else ""
+
     @validates
     def reference(
         self,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.chosen import ChosenPairs, narrowed
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.errors import InvalidInput, InvalidType
@@ -29,9 +29,7 @@ def mined(miner: Any, pairs: Pairs, batch: Batch, columns: Int[Tensor, " g"]) ->
 
     It sees the plain batch, as miner(embeddings, labels), and with a reference that as well: the rows as the loss takes
     them, which are normalised unless the loss has normalize=False or is of that library, and numbers of classes in the
-    place of labels. A positive pair that it chooses keeps its slot. A negative pair keeps the column of the negative,
-    which in an expanded table is that of its class. Of triplets the pairs (a, p) and (a, n) are kept that occur in some
-    triplet: which of them occurred together, and how often, is lost.
+    place of labels. What is left of the table is told in `narrowed`; pairs that contradict the labels are left out.
 
     Args:
         miner: an instance of one of its miners.
@@ -62,22 +60,4 @@ def mined(miner: Any, pairs: Pairs, batch: Batch, columns: Int[Tensor, " g"]) ->
             f"{type(miner).__name__} gives a {type(found).__name__}; a miner gives (anchors, positives, negatives) or "
             "(anchors, positives, anchors, negatives)"
         )
-    anchors, positives, *others = (rows.to(batch.labels.device).long() for rows in found)
-    of_negatives, negatives = others if len(others) == 2 else (anchors, *others)
-    index, _ = batch.positives()
-    near = _marked(anchors, positives, len(batch.labels), len(classes))[batch.anchors]
-    far = _marked(of_negatives, columns[negatives], len(batch.labels), pairs.negative.shape[1])[batch.anchors]
-    a = len(index)
-    return replace(
-        pairs,
-        positive_mask=pairs.positive_mask & near.gather(1, index),
-        negative_mask=torch.cat([pairs.negative_mask[:a] & far, pairs.negative_mask[a:]]),
-    )
-
-
-def _marked(
-    row: Int[Tensor, " k"], column: Int[Tensor, " k"], rows: int, columns: int
-) -> Bool[Tensor, "{rows} {columns}"]:
-    mask = torch.zeros(rows, columns, dtype=torch.bool, device=row.device)
-    mask[row, column] = True
-    return mask
+    return narrowed(pairs, batch, columns, ChosenPairs.of(found, batch.labels.device))

@@ -86,8 +86,6 @@ def check_options(loss: MetricLearningLoss, options: dict[str, Any]) -> None:
         if options.get(name, neutral) != neutral:
             raise InvalidInput(f"{name} is {options[name]!r}, but {loss.undivided}")
     miner = options.get("miner")
-    if miner is not None and loss.form == "table":
+    if miner is not None and loss.takes_no_pairs:
         kind = type(miner).__name__ if is_foreign_miner(miner) or not hasattr(miner, "__name__") else miner.__name__
-        raise InvalidInput(
-            f"miner is a {kind}, but {loss.name} takes no pairs: it reads its whole table; leave miner out"
-        )
+        raise InvalidInput(f"miner is a {kind}, but {loss.takes_no_pairs}; leave miner out")
