@@ -22,6 +22,7 @@ from embedding_expansion.retrieval.index.vectors import positive, unit_vectors, 
 from embedding_expansion.retrieval.index.where import Condition, Where, condition
 
 ALONE = b"\x00add"  # the key of `add`; no user's key starts so
+MOST = 2**31  # rows that are asked for at once; a database counts no further than 2**63
 
 
 class Index:
@@ -159,9 +160,8 @@ class Index:
             "flat"; otherwise `recall` says how many of the true ones are found.
         """
         queries = unit_vectors(vectors, self.dimensions)
-        found, rows = self._store.search(
-            queries, positive(k, "k"), condition(where), exact=exact, thumbnails=thumbnails
-        )
+        wanted = min(positive(k, "k"), MOST)
+        found, rows = self._store.search(queries, wanted, condition(where), exact=exact, thumbnails=thumbnails)
         items = {id: item_of(id, row) for id, row in rows.items()}
         return [[Match(items[id], within_1(similarity)) for similarity, id in one] for one in found]
 
@@ -197,7 +197,7 @@ class Index:
         Raises:
             InvalidInput: there is none of this id.
         """
-        rows, _ = self._store.read([id], thumbnails=True, vectors=False)
+        rows, _ = self._store.read(_possible([id]), thumbnails=True, vectors=False)
         self._check_there([id], rows)
         return item_of(id, rows[id])
 
@@ -208,7 +208,7 @@ class Index:
         Raises:
             InvalidInput: there is no item of one of the ids.
         """
-        _, found = self._store.read(ids, thumbnails=False)
+        _, found = self._store.read(_possible(ids), thumbnails=False)
         self._check_there(ids, found)
         return np.array([found[id] for id in ids], np.float32).reshape(len(ids), self.dimensions)
 
@@ -280,7 +280,7 @@ class Index:
         return f"<Index {self.location}>" if self._held else "<Index, closed>"
 
     def _pages(self, where: Where | None, size: int, **wanted: bool) -> Iterator[tuple[Sequence[int], Any, Any]]:
-        asked, size, last = condition(where), positive(size, "size"), 0
+        asked, size, last = condition(where), min(positive(size, "size"), MOST), 0
         while ids := self._store.ids(asked, last, size):
             yield ids, *self._store.read(ids, **wanted)
             last = ids[-1]
@@ -298,3 +298,8 @@ class Index:
         rows, units = incoming(items, vectors, self.dimensions)
         if rows:
             self._store.stage(key, rows, units)
+
+
+def _possible(ids: Sequence[int]) -> list[int]:
+    """Those that a database can count to; the others are no item's."""
+    return [id for id in ids if 0 < id < 2**63]
