@@ -52,6 +52,14 @@ class Index:
         return self._store.dimensions
 
     @property
+    def read_only(self) -> str | None:
+        """Why it may only be read, such as "its disk is read-only"; None where it may be written.
+
+        What another process writes is then seen as far as the files show it here: see the page on indexes.
+        """
+        return self._store.read_only
+
+    @property
     def asked(self) -> str:
         """The kind that was asked for when it was made, such as "auto"."""
         return str(self._own_note("asked"))
