@@ -12,13 +12,14 @@ from jaxtyping import Float
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, InvalidType, StoreError
+from embedding_expansion.retrieval.cosines import as_cosine
 from embedding_expansion.retrieval.index.files import ModelFiles
 from embedding_expansion.retrieval.index.incoming import incoming, incoming_note
 from embedding_expansion.retrieval.index.items import Changes, Item, Match, decoded, encoded, item_of
 from embedding_expansion.retrieval.index.loading import Loading
 from embedding_expansion.retrieval.index.recall import Recall
 from embedding_expansion.retrieval.index.store import OWN_NOTES, Store
-from embedding_expansion.retrieval.index.vectors import positive, unit_vectors, within_1
+from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 from embedding_expansion.retrieval.index.where import Condition, Where, condition
 
 ALONE = b"\x00add"  # the key of `add`; no user's key starts so
@@ -171,7 +172,7 @@ class Index:
         wanted = min(positive(k, "k"), MOST)
         found, rows = self._store.search(queries, wanted, condition(where), exact=exact, thumbnails=thumbnails)
         items = {id: item_of(id, row) for id, row in rows.items()}
-        return [[Match(items[id], within_1(similarity)) for similarity, id in one] for one in found]
+        return [[Match(items[id], as_cosine(similarity)) for similarity, id in one] for one in found]
 
     @validates
     def remove(self, where: Where | None = None, *, paths: Iterable[str] | None = None) -> int:

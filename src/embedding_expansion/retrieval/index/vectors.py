@@ -53,11 +53,6 @@ def unit_vectors(vectors: Any, dimensions: int, name: str = "vectors") -> Float[
     return rows.astype(np.float32)
 
 
-def within_1(similarity: float) -> float:
-    """The cosine that it stands for: unit vectors are rounded, and so a little longer or shorter than 1."""
-    return max(-1.0, min(1.0, similarity))
-
-
 @validates
 def positive(number: object, name: str) -> int:
     """The number, if it is whole and at least 1."""

@@ -1,7 +1,8 @@
 """How the database of an index is opened: to be written, or only to be read where no more is allowed.
 
-SQLite's WAL mode wants to write even where a database is only read: beside it lie the changes that are not in it yet (`-wal`)
-and a table of them that all processes share (`-shm`). Where neither may be made there are three cases, see `_to_be_read`.
+SQLite's WAL mode wants to write even where a database is only read: beside it lie the changes that are not in it yet
+(`-wal`) and a table of them that all processes share (`-shm`). Where neither may be made there are three cases, see
+`_to_be_read`.
 """
 
 from __future__ import annotations
@@ -105,9 +106,9 @@ def _obstacle(folder: Path) -> str | None:
 def _to_be_read(folder: Path, reason: str) -> Access:
     """Opens it without writing anything beside it.
 
-    If both files of a writer are there, SQLite follows it. If there are changes alone, they and the database are copied,
-    because SQLite would leave them out. If there is neither, the database is all, and is read as a file that nobody writes.
-    In the last two cases a later writer is seen by the times of the files.
+    If both files of a writer are there, SQLite follows it. If there are changes alone, they and the database are
+    copied, because SQLite would leave them out. If there is neither, the database is all, and is read as a file that
+    nobody writes. In the last two cases a later writer is seen by the times of the files.
     """
     place = (folder / db.NAME).absolute().as_uri()
     for _ in range(TRIES):
