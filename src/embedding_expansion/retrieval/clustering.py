@@ -16,6 +16,7 @@ from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
+from embedding_expansion.retrieval.arrays import as_array
 from embedding_expansion.retrieval.cosines import ROUNDING, as_cosine
 from embedding_expansion.retrieval.inputs import (
     class_indices,
@@ -103,8 +104,9 @@ def partition_metrics(
         scikit-learn.
     Differs from the source: noise.
     """
-    if not hasattr(classes, "__len__") or len(classes) == 0:
-        raise InvalidInput(f"classes is {classes!r}; pass one label per row, and at least one")
+    classes = as_array(classes, "classes")
+    if classes.size == 0 or classes.ndim == 0:
+        raise InvalidInput(f"classes is {classes.tolist()!r}; pass one label per row, and at least one")
     known = numbered(label_values(classes, len(classes), "classes", "classes"))[1]
     found = label_values(clusters, len(known), "clusters", "classes")
     groups, noise = numbered(found)[1], found == -1

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.retrieval.arrays import as_array
 from embedding_expansion.retrieval.cosines import as_cosine, as_cosines, least_reaching
 from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 
@@ -70,7 +71,7 @@ def near_duplicates(vectors: np.ndarray, threshold: float = THRESHOLD, *, most_p
         ([[0, 2], [1, 3]], [[0, 2], [1, 3]])
     """
     least, most = check_threshold(threshold), positive(most_pairs, "most_pairs")
-    rows = np.asarray(vectors)
+    rows = as_array(vectors, "vectors")
     if rows.ndim != 2:
         raise InvalidInput(f"vectors has the shape {rows.shape}; pass a matrix, one row for each image")
     units = unit_vectors(rows, rows.shape[1])

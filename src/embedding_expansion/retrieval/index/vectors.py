@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.retrieval.arrays import as_array
 
 Found: TypeAlias = list[tuple[float, int]]  # similarity and id, the closest first
 
@@ -34,7 +35,7 @@ def unit_vectors(vectors: Any, dimensions: int, name: str = "vectors") -> Float[
         InvalidInput: another shape, NaN or infinite entries, or a row of zeros, which has no direction.
         InvalidType: no floating-point numbers.
     """
-    rows = np.asarray(vectors)
+    rows = as_array(vectors, name)
     if rows.dtype not in (np.float16, np.float32, np.float64):
         raise InvalidType(f"{name} has the type {rows.dtype}; pass floating-point numbers of 16, 32 or 64 bits")
     if rows.ndim != 2 or rows.shape[1] != dimensions:
