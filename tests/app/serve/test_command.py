@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,17 +16,21 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.serve.conftest import picture
+from app.serve.conftest import picture, wait_for
 from embedding_expansion.app.cli import main
 from embedding_expansion.app.serve import address
 from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.errors import InvalidInput
+from retrieval.index.rights import unprivileged
 
 
 @contextmanager
-def started(place: Path, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def started(
+    place: Path, *options: str, prefix: tuple[str, ...] = (), **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command in a process of its own, and its URL once it answers."""
     given = [
+        *prefix,
         sys.executable,
         "-m",
         "embedding_expansion",
@@ -61,6 +66,20 @@ def test_a_signal_ends_it_in_an_orderly_way(place: Path, number: signal.Signals,
         assert (process.returncode, "Traceback" in said) == (status, False)
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{url}/healthz")
+
+
+def test_an_index_that_may_only_be_read_is_served(place: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(place, tmp_path / "birds")
+    files = [copy, *copy.rglob("*")]
+    for file in files:
+        file.chmod(0o555 if file.is_dir() else 0o444)
+    before = {file: file.stat().st_mtime_ns for file in files}
+    with started(copy, prefix=unprivileged()) as (_, url):
+        matches = httpx.post(f"{url}/api/search", content=picture(0), timeout=60).json()["matches"]
+        assert len(matches) == 10
+        assert httpx.get(f"{url}/api/items/{matches[0]['id']}/neighbours", timeout=60).status_code == 200
+        wait_for(lambda: httpx.get(f"{url}/api/map", timeout=60).json()["state"] == "ready")
+    assert {file: file.stat().st_mtime_ns for file in (copy, *copy.rglob("*"))} == before
 
 
 def test_it_listens_beyond_this_machine_only_with_a_token(
