@@ -21,6 +21,7 @@ Labels: TypeAlias = Int[Tensor, " b"] | Sequence[int] | Any  # `Any`: NumPy's in
 MOST_POINTS = 100  # on a segment: the time of the search grows with its square, and infinity takes less
 LARGEST = 1e12  # value of an embedding: squared norms of more drown what they are compared with
 WIDTHS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # that can be computed with
+NUMBERED = "pass whole numbers, as numpy.unique({}, return_inverse=True)[1] gives them"
 
 
 @validates
@@ -46,7 +47,7 @@ def as_batch(
             f"{name} is {embeddings.dim()}-D, of shape {tuple(embeddings.shape)}; pass a 2-D tensor of shape "
             "(batch, dimensions)"
         )
-    labels = as_labels(labels).to(embeddings.device)
+    labels = as_labels(labels, of).to(embeddings.device)
     if len(labels) != len(embeddings):
         raise InvalidInput(
             f"{of} has {len(labels)} entries but {name} has {len(embeddings)} rows; pass one label per row"
@@ -55,12 +56,12 @@ def as_batch(
 
 
 @validates
-def as_labels(labels: Labels) -> Int[Tensor, " b"]:
+def as_labels(labels: Labels, name: str = "labels") -> Int[Tensor, " b"]:
     """Labels as an int64 tensor; whole numbers of any width keep their identity."""
     if not isinstance(labels, Tensor):
         if isinstance(labels, (str, bytes)) or not hasattr(labels, "__len__"):
             raise InvalidType(
-                f"labels is a {type(labels).__name__}; pass a tensor, a list or an array of whole numbers"
+                f"{name} is a {type(labels).__name__}; pass a tensor, a list or an array of whole numbers"
             )
         try:
             given: Any = labels
@@ -68,13 +69,18 @@ def as_labels(labels: Labels) -> Int[Tensor, " b"]:
             labels = torch.as_tensor(given.copy() if hasattr(given, "strides") else given)
             labels = labels if len(labels) else labels.long()
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            for what, kinds in (("text", (str, bytes)), ("booleans", (bool,))):
+                if getattr(given, "ndim", 1) and any(isinstance(label, kinds) for label in given):
+                    raise InvalidType(f"{name} holds {what}; {NUMBERED.format(name)}") from error
             raise InvalidType(
-                f"labels cannot be read as whole numbers ({error}); pass one whole number per row"
+                f"{name} cannot be read as whole numbers ({error}); pass one whole number per row"
             ) from error
+    if labels.dtype == torch.bool:
+        raise InvalidType(f"{name} holds booleans; {NUMBERED.format(name)}")
     if labels.is_floating_point() or labels.is_complex():
-        raise InvalidType(f"labels has dtype {labels.dtype}; pass whole numbers, e.g. labels.long()")
+        raise InvalidType(f"{name} has dtype {labels.dtype}; pass whole numbers, e.g. {name}.long()")
     if labels.dim() != 1:
-        raise InvalidInput(f"labels has shape {tuple(labels.shape)}; pass one whole number per row, shape (batch,)")
+        raise InvalidInput(f"{name} has shape {tuple(labels.shape)}; pass one whole number per row, shape (batch,)")
     # The widest unsigned labels keep their bits: which are equal is all that a label says.
     return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.long()
 
