@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from embedding_expansion.core.pairs import Pairs
-from embedding_expansion.core.terms import squared_distance
+from embedding_expansion.core.terms import negatives_of_anchors, squared_distance
 from embedding_expansion.errors import InvalidInput
 
 NEAREST, FURTHEST = 0.5, 1.4  # distances at which the weights of `DistanceWeightedMiner` are cut off, as in its paper
@@ -58,17 +58,19 @@ class EasyPositiveMiner:
 
 @dataclass(frozen=True)
 class BatchHardMiner:
-    """Keeps each anchor's furthest positive and closest negative only.
+    """Keeps each anchor's furthest positive and closest negative only, of anchors that have both.
 
-    Source: Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, equation 5.
+    Source: Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, equation 5,
+    a sum of triplets, of which an image alone in its class and a batch of one class have none.
     Differs from the source: nothing.
     """
 
     def __call__(self, pairs: Pairs) -> Pairs:
-        """The table with one positive and one negative an anchor."""
-        a = len(pairs.positive)
+        """The table with one positive and one negative an anchor, or with neither."""
+        negative, negative_mask = negatives_of_anchors(pairs)
+        both = pairs.positive_mask.any(dim=1, keepdim=True) & negative_mask.any(dim=1, keepdim=True)
         furthest = _first_largest(-pairs.positive, pairs.positive_mask)
-        return _narrowed(pairs, furthest, _first_largest(pairs.negative[:a], pairs.negative_mask[:a]))
+        return _narrowed(pairs, furthest & both, _first_largest(negative, negative_mask) & both)
 
 
 @dataclass(frozen=True)
