@@ -107,6 +107,34 @@ def test_labels_that_are_no_row_of_whole_numbers_are_refused(entry: Callable[...
     assert "labels" in text
 
 
+TEXT, BOOLEANS = ["a", "a", "b", "b", "c", "c"], [True, True, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("labels", "what"),
+    [
+        *((given, "text") for given in (TEXT, tuple(TEXT), [*LABELS[:5], "c"], np.array(TEXT), np.array(TEXT, "S"))),
+        *((given, "text") for given in (np.array(TEXT, dtype=object), [np.str_(label) for label in TEXT])),
+        *((given, "booleans") for given in (BOOLEANS, np.array(BOOLEANS), torch.tensor(BOOLEANS))),
+        *((given, "booleans") for given in (np.array(BOOLEANS, dtype=object), [np.bool_(label) for label in BOOLEANS])),
+    ],
+    ids=repr,
+)
+@everywhere
+def test_labels_of_text_and_booleans_are_refused_with_what_numbers_them(
+    entry: Callable[..., Any], labels: Any, what: str
+) -> None:
+    assert message(InvalidType, entry, E, labels) == (
+        f"labels holds {what}; pass whole numbers, as numpy.unique(labels, return_inverse=True)[1] gives them"
+    )
+    entry(E, np.unique(TEXT, return_inverse=True)[1])
+
+
+def test_labels_of_a_reference_are_named_where_they_are_refused() -> None:
+    text = message(InvalidType, MultiSimilarityLoss(), E, LABELS, reference=E, reference_labels=TEXT)
+    assert text.startswith("reference_labels holds text; pass whole numbers, as numpy.unique(reference_labels, ")
+
+
 @everywhere
 def test_labels_beyond_64_bits_are_refused_rather_than_wrapped(entry: Callable[..., Any]) -> None:
     assert "labels" in message((InvalidInput, InvalidType), entry, E, [0, 0, 1, 1, 2**70, 2**70])

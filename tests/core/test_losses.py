@@ -57,6 +57,8 @@ OTHER_PARAMETERS: list[tuple[str, dict[str, Any]]] = [
     ("smooth_ap", {"temperature": 0.2}),
     ("smooth_ap", {"temperature": 0.2, "query_counts": True}),
     ("recall_at_k", {"ks": (1, 3), "rank_temperature": 0.5, "temperature": 0.2}),
+    ("recall_at_k", {"form": "program"}),
+    ("recall_at_k", {"form": "program", "ks": (1, 2, 3), "rank_temperature": 4.0, "temperature": 0.2}),
 ]
 PLAIN_PARAMETERS: list[tuple[str, dict[str, Any]]] = [
     ("snr_contrastive", {"margin": 1.7, "positive_margin": 0.3}),

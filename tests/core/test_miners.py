@@ -62,10 +62,11 @@ def test_easy_positive_and_batch_hard_keep_one_of_a_kind(scope: str | None) -> N
     for i in range(len(pairs.positive)):
         positives = entries(pairs.positive[i], pairs.positive_mask[i])
         negatives = entries(pairs.negative[i], pairs.negative_mask[i])
+        both = positives and negatives
         for mask, chosen in (
             (easy.positive_mask[i], max(positives, key=lambda e: e[1], default=None)),
-            (hard.positive_mask[i], min(positives, key=lambda e: e[1], default=None)),
-            (hard.negative_mask[i], max(negatives, key=lambda e: e[1], default=None)),
+            (hard.positive_mask[i], min(positives, key=lambda e: e[1]) if both else None),
+            (hard.negative_mask[i], max(negatives, key=lambda e: e[1]) if both else None),
         ):
             assert mask.nonzero().flatten().tolist() == ([] if chosen is None else [chosen[0]])
 

@@ -59,7 +59,10 @@ DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
     "histogram": ("HistogramLoss", {"bins": 100}),
     "fast_ap": ("FastAPLoss", {"bins": 10}),
     "smooth_ap": ("SmoothAPLoss", {"temperature": 0.01, "query_counts": False}),
-    "recall_at_k": ("RecallAtKLoss", {"ks": (1, 2, 4, 8, 16), "rank_temperature": 1.0, "temperature": 0.01}),
+    "recall_at_k": (
+        "RecallAtKLoss",
+        {"ks": (1, 2, 4, 8, 16), "rank_temperature": 1.0, "temperature": 0.01, "form": "equation"},
+    ),
 }
 OTHERS: dict[str, dict[str, Any]] = {
     "contrastive": {"margin": 0.6},

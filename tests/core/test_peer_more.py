@@ -5,7 +5,7 @@
 | contrastive | ContrastiveLoss | ours: squared=False, average="active" |
 | triplet | TripletMarginLoss | ours: squared=False, average="active"; hard and semihard: its TripletMarginMiner |
 | triplet, soft margin | TripletMarginLoss(smooth_loss=True) | ours: squared=False, average="active" |
-| margin | MarginLoss | ours: count="triplets" |
+| margin | MarginLoss | ours: count="triplets", also with beta learnt and regularised |
 | ranked_list | RankedListLoss | it adds 1e-5 to every weight, so 0.2% is allowed |
 | angular | AngularLoss | rows of norm 1, as it normalises anchors and positives only |
 | snr_contrastive | SignalToNoiseRatioContrastiveLoss | ours: average="active"; its variance over d - 1 cancels out |
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedding_expansion.core.modules import LOSSES, MarginLoss
-from embedding_expansion.errors import InvalidInput
+from embedding_expansion.errors import DegenerateBatchWarning, InvalidInput
 
 from .batches import batch
 
@@ -108,30 +108,59 @@ def test_loss_equals_the_incumbents(
     torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=max(10 * tolerance, 1e-5), atol=1e-6 + tolerance)
 
 
+@pytest.mark.parametrize("nu", [0.0, 0.3])
 @pytest.mark.parametrize("per_class", [False, True])
-def test_learnt_boundaries_equal_the_incumbents_and_get_their_gradient(per_class: bool) -> None:
-    E, labels = batch((3, 4, 2, 2), d=5, seed=6)
+@pytest.mark.parametrize("sizes", [(3, 4, 2, 2), (3, 1, 4, 1), (3,), (1, 1)])
+def test_learnt_boundaries_equal_the_incumbents_and_get_their_gradient(
+    sizes: tuple[int, ...], per_class: bool, nu: float
+) -> None:
+    E, labels = batch(sizes, d=5, seed=6)
     labels = torch.unique(labels, return_inverse=True)[1]
     classes = 4 if per_class else None
-    ours = MarginLoss(count="triplets", learn_beta=True, num_classes=classes).double()
-    theirs = peers.MarginLoss(learn_beta=True, num_classes=classes).double()
+    ours = MarginLoss(count="triplets", learn_beta=True, num_classes=classes, nu=nu).double()
+    theirs = peers.MarginLoss(learn_beta=True, num_classes=classes, nu=nu).double()
     with torch.no_grad():
         for loss in (ours, theirs):
             loss.beta.copy_(torch.linspace(0.8, 1.3, len(loss.beta)))
-    values = ours(E, labels), theirs(E, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateBatchWarning)
+        values = ours(E, labels), theirs(E.requires_grad_(), labels)
     torch.testing.assert_close(*values, rtol=1e-6, atol=0)
-    gradients = [torch.autograd.grad(v, loss.beta)[0] for v, loss in zip(values, (ours, theirs), strict=True)]
+    gradients = [
+        torch.autograd.grad(v, loss.beta, allow_unused=True, materialize_grads=True)[0]
+        for v, loss in zip(values, (ours, theirs), strict=True)
+    ]
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-8)
 
 
-def test_the_regulariser_of_beta_is_its_mean_over_anchors() -> None:
-    E, labels = batch((3, 4, 2), d=5, seed=6)
+@pytest.mark.parametrize("per_class", [False, True])
+def test_the_regulariser_of_beta_is_that_of_the_authors_program(per_class: bool) -> None:
+    """Beta of the anchor once for each of its positives, together with the hinges over the pairs that add something."""
+    E, labels = batch((3, 4, 2, 1), d=5, seed=6)
     labels = torch.unique(labels, return_inverse=True)[1]
-    losses = [MarginLoss(learn_beta=True, num_classes=3, nu=nu).double() for nu in (0.0, 0.5)]
-    for loss in losses:
-        loss.beta.data = torch.tensor([0.9, 1.0, 1.3], dtype=torch.float64)
-    plain, regularised = (loss(E, labels) for loss in losses)
-    torch.testing.assert_close(regularised - plain, 0.5 * losses[0].beta.detach()[labels].mean())
+    loss = MarginLoss(learn_beta=True, num_classes=4 if per_class else None, nu=0.5).double()
+    with torch.no_grad():
+        loss.beta.copy_(torch.linspace(0.8, 1.3, len(loss.beta)))
+    total, active = 0.0, 0
+    for i in range(len(E)):
+        beta = loss.beta[labels[i] if per_class else 0].item()
+        for j in range(len(E)):
+            d, same = (E[i] - E[j]).norm().item(), bool(labels[i] == labels[j])
+            if i == j:
+                continue
+            hinge = max(0.0, 0.2 + (d - beta if same else beta - d))
+            total, active = total + hinge + (0.5 * beta if same else 0), active + (hinge > 0)
+    assert loss(E, labels).item() == pytest.approx(total / active)
+
+
+def test_with_nothing_active_the_regulariser_has_nothing_to_be_divided_by() -> None:
+    E = torch.eye(4, dtype=torch.float64)[[0, 0, 1, 1]]
+    loss = MarginLoss(learn_beta=True, num_classes=2, nu=0.5).double()
+    value = loss(E, [0, 0, 1, 1])
+    value.backward()
+    assert value.item() == 0
+    assert loss.beta.grad is not None
+    assert loss.beta.grad.tolist() == [0, 0]
 
 
 def test_a_boundary_for_each_class_needs_classes_by_number() -> None:

@@ -44,6 +44,20 @@ def test_the_recall_surrogate_tends_to_the_share_of_positives_among_the_first_k(
     torch.testing.assert_close(terms.total[0], torch.tensor(lost, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
+def test_the_recall_of_the_authors_program_by_hand() -> None:
+    """Three positives at ranks 2, 3 and 4 behind the query: at K = 1 the sum of their steps is divided by 1."""
+    turned = torch.tensor([0.0, 0.2, 0.4, 0.6, 1.5], dtype=torch.float64)
+    E = torch.stack([turned.cos(), turned.sin()], dim=1)
+    pairs = compare(E, [0, 0, 0, 0, 1], metric="inner", rows=torch.tensor([0]))
+    for k, most in ((1, 1), (2, 2), (16, 3)):
+        steps = [torch.tensor((k - rank) / k).sigmoid().item() for rank in (2, 3, 4)]
+        value = losses.recall_at_k(pairs, ks=(k,), temperature=1e-6, form="program").mean().item()
+        assert value == pytest.approx(1 - sum(steps) / most, abs=1e-6)
+    crowd = compare(E[:1].expand(40, 2), [0] * 40, metric="inner")  # 39 copies share rank 20.5
+    assert losses.recall_at_k(crowd, ks=(16,), rank_temperature=10.0, form="program").mean().item() == pytest.approx(0)
+    assert losses.recall_at_k(pairs, ks=(1,), rank_temperature=1e-3, temperature=1e-6).mean() >= 2 / 3
+
+
 @pytest.mark.parametrize("name", ["smooth_ap", "recall_at_k", "angular"])
 def test_no_tensor_of_the_batch_cubed_is_formed(name: str) -> None:
     """Two classes: half of the batch are positives, so that a table of all triplets would be b^3 / 4."""

@@ -121,7 +121,7 @@ class DistributedLoss(nn.Module):
         terms = self.loss.terms_of(self.loss.batch(_of_all_ranks(call)), across=_Sum.apply)
         weight = terms.weight.sum(dim=1)
         dist.all_reduce(weight)
-        return world * (terms.total.sum(dim=1) / torch.where(weight > 0, weight, 1)).sum()
+        return world * (terms.total.sum(dim=1) * torch.where(weight > 0, 1 / weight, 0)).sum()
 
 
 def _of_all_ranks(call: Call) -> Call:

@@ -40,7 +40,7 @@ def as_batch(
             f"{name} is {embeddings.dim()}-D, of shape {tuple(embeddings.shape)}; pass a 2-D tensor of shape "
             "(batch, dimensions)"
         )
-    labels = as_labels(labels).to(embeddings.device)
+    labels = as_labels(labels, of).to(embeddings.device)
     if len(labels) != len(embeddings):
         raise InvalidInput(
             f"{of} has {len(labels)} entries but {name} has {len(embeddings)} rows; pass one label per row"
@@ -70,12 +70,12 @@ def check_readable(tensor: Tensor, name: str) -> None:
 
 
 @validates
-def as_labels(labels: Labels) -> Int[Tensor, " b"]:
+def as_labels(labels: Labels, name: str = "labels") -> Int[Tensor, " b"]:
     """Labels as an int64 tensor; whole numbers of any width keep their identity."""
     if not isinstance(labels, Tensor):
         if isinstance(labels, (str, bytes)) or not hasattr(labels, "__len__"):
             raise InvalidType(
-                f"labels is a {type(labels).__name__}; pass a tensor, a list or an array of whole numbers"
+                f"{name} is a {type(labels).__name__}; pass a tensor, a list or an array of whole numbers"
             )
         try:
             given: Any = labels
@@ -83,13 +83,18 @@ def as_labels(labels: Labels) -> Int[Tensor, " b"]:
             labels = torch.as_tensor(given.copy() if hasattr(given, "strides") else given)
             labels = labels if len(labels) else labels.long()
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            for what, kinds in (("text", (str, bytes)), ("booleans", (bool,))):
+                if getattr(given, "ndim", 1) and any(isinstance(label, kinds) for label in given):
+                    raise InvalidType(f"{name} holds {what}; {NUMBERED.format(name)}") from error
             raise InvalidType(
-                f"labels cannot be read as whole numbers ({error}); pass one whole number per row"
+                f"{name} cannot be read as whole numbers ({error}); pass one whole number per row"
             ) from error
+    if labels.dtype == torch.bool:
+        raise InvalidType(f"{name} holds booleans; {NUMBERED.format(name)}")
     if labels.is_floating_point() or labels.is_complex():
-        raise InvalidType(f"labels has dtype {labels.dtype}; pass whole numbers, e.g. labels.long()")
+        raise InvalidType(f"{name} has dtype {labels.dtype}; pass whole numbers, e.g. {name}.long()")
     if labels.dim() != 1:
-        raise InvalidInput(f"labels has shape {tuple(labels.shape)}; pass one whole number per row, shape (batch,)")
+        raise InvalidInput(f"{name} has shape {tuple(labels.shape)}; pass one whole number per row, shape (batch,)")
     # The widest unsigned labels keep their bits: which are equal is all that a label says.
     return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.long()
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from embedding_expansion.core.batch import Batch, prepared
 from embedding_expansion.core.inputs import Labels, as_batch, as_reference, validates
 from embedding_expansion.core.pairs import Pairs, compare_batch
-from embedding_expansion.core.terms import squared_distance
+from embedding_expansion.core.terms import negatives_of_anchors, squared_distance
 from embedding_expansion.errors import InvalidInput, InvalidType
 
 NEAREST, FURTHEST = 0.5, 1.4  # distances at which the weights of `DistanceWeightedMiner` are cut off, as in its paper
@@ -123,17 +123,19 @@ class EasyPositiveMiner(Miner):
 
 @dataclass(frozen=True)
 class BatchHardMiner(Miner):
-    """Keeps each anchor's furthest positive and closest negative only.
+    """Keeps each anchor's furthest positive and closest negative only, of anchors that have both.
 
-    Source: Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, equation 5.
+    Source: Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, equation 5,
+    a sum of triplets, of which an image alone in its class and a batch of one class have none.
     Differs from the source: nothing.
     """
 
     def narrow(self, pairs: Pairs) -> Pairs:
-        """The table with one positive and one negative an anchor."""
-        a = len(pairs.positive)
+        """The table with one positive and one negative an anchor, or with neither."""
+        negative, negative_mask = negatives_of_anchors(pairs)
+        both = pairs.positive_mask.any(dim=1, keepdim=True) & negative_mask.any(dim=1, keepdim=True)
         furthest = _first_largest(-pairs.positive, pairs.positive_mask)
-        return _narrowed(pairs, furthest, _first_largest(pairs.negative[:a], pairs.negative_mask[:a]))
+        return _narrowed(pairs, furthest & both, _first_largest(negative, negative_mask) & both)
 
 
 @dataclass(frozen=True)

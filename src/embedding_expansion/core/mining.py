@@ -16,7 +16,7 @@ from torch import Tensor
 
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.inputs import check_unit
-from embedding_expansion.core.pairs import as_similarity, squared_norms
+from embedding_expansion.core.pairs import as_similarity, copies_at_one, squared_norms
 from embedding_expansion.core.plan import Plan, plan_of
 from embedding_expansion.core.search import native, pass_back, table
 from embedding_expansion.core.search.problem import Found, Problem, Rules
@@ -93,9 +93,10 @@ def find(
             of_x = product.diagonal() if plan.same_rows else squared_norms(x)
             of_y = of_x if plan.same_rows else squared_norms(y)
             of_anchors = of_x.index_select(0, plan.anchors_at)[:, None]
-            positive = as_similarity(
-                positive, of_anchors, of_y.index_select(0, plan.positives_at.flatten()).view_as(positive), "euclidean"
-            )
+            of_positives = of_y.index_select(0, plan.positives_at.flatten()).view_as(positive)
+            positive = as_similarity(positive, of_anchors, of_positives, "euclidean")
+            # Their gradient needs no such care: that of a distance of 0 is 0.
+            positive = copies_at_one(positive, of_anchors, "euclidean")
     return positive, found, own
 
 

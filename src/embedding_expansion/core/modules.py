@@ -19,7 +19,7 @@ from embedding_expansion.core.losses.statistical import pair_sums, positive_hist
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.parameters import checked
-from embedding_expansion.core.terms import Terms
+from embedding_expansion.core.terms import Terms, negatives_of_anchors, positive_pairs
 from embedding_expansion.errors import InvalidInput
 
 
@@ -65,11 +65,15 @@ class MarginLoss(PairLoss, function=losses.margin, metric="euclidean", positive=
         *parameters: margin, beta and count, by position or by name.
         learn_beta: make beta a parameter of the module; its optimiser should have a rate of its own.
         num_classes: learn a beta for each class, labels being 0 to num_classes - 1; None: one for all.
-        nu: adds nu times the anchors' mean beta, as a learnt beta would else grow.
+        nu: weight of the regulariser of a learnt beta, which would else grow: nu times the anchor's beta joins the sum
+            of the hinges once for each positive of the anchor, and is divided by the active pairs as they are. With
+            count="triplets" it is pytorch-metric-learning's: once for each triplet where there is a beta for each
+            class; undivided, nu times beta, where there is one for all.
         **named: more parameters and the options of PairLoss, by name.
 
-    Source: Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017, section 4.2. Differs from the source:
-    no beta for each image.
+    Source: Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017, section 4.2, the problem that nu
+    regularises, and the authors' program, which draws a triplet for each positive and divides both sums by the active
+    pairs. Differs from the source: no beta for each image.
     """
 
     @validates
@@ -103,8 +107,13 @@ class MarginLoss(PairLoss, function=losses.margin, metric="euclidean", positive=
         found = losses.margin(pairs, **{**self.parameters_of_function, "beta": beta})
         if self.nu == 0:
             return found
-        ones = torch.ones_like(found.weight)
-        return Terms(torch.cat([found.total, self.nu * beta[None]]), torch.cat([found.weight, ones]))
+        times = positive_pairs(pairs)
+        if self.parameters_of_function["count"] == "triplets":
+            times = times * negatives_of_anchors(pairs)[1].sum(dim=1)
+            if len(self.beta) == 1:
+                once = (times > 0).to(times.dtype)
+                return Terms(torch.cat([found.total, self.nu * beta * once]), torch.cat([found.weight, once]))
+        return Terms(found.total + self.nu * beta * times, found.weight)
 
 
 class CircleLoss(PairLoss, function=losses.circle, metric="inner", positive=("scale",), monotone=False):
@@ -167,7 +176,7 @@ class SmoothAPLoss(PairLoss, function=losses.smooth_ap, metric="inner", positive
 class RecallAtKLoss(
     PairLoss, function=losses.recall_at_k, metric="inner", positive=("rank_temperature", "temperature")
 ):
-    """Recall@K surrogate (ks=(1, 2, 4, 8, 16), temperatures 1.0 and 0.01); see `losses.recall_at_k`."""
+    """Recall@K surrogate (ks=(1, 2, 4, 8, 16), temperatures 1.0 and 0.01, form="equation"); see `recall_at_k`."""
 
 
 LOSSES: dict[str, type[PairLoss]] = {

@@ -9,6 +9,8 @@ from .tables import Table
 from .terms import ZERO, Term, add, distance, hinge
 from .terms import squared as squared_
 
+TIE = 1e-13  # what rounding makes of equal distances in float64
+
 
 def contrastive(table: Table, margin: float = 1.0, squared: bool = True, average: str = "all") -> list[list[Term]]:
     terms = []
@@ -17,7 +19,7 @@ def contrastive(table: Table, margin: float = 1.0, squared: bool = True, average
         pull = [squared_(s) if squared else distance(s) for s in positives]
         push = [hinge(margin - distance(s)) ** power for s in negatives]
         if average == "active":
-            pull, push = ([value for value in values if value > 0] for values in (pull, push))
+            pull, push = ([value for value in values if value > TIE**power] for values in (pull, push))
         terms.append([(add(pull), len(pull)), (add(push), len(push))])
     return terms
 
@@ -39,9 +41,9 @@ def triplet(
         for s in positives:
             for t in negatives:
                 gap = apart(s) - apart(t)
-                if mining == "hard" and not gap > 0:
+                if mining == "hard" and not gap >= -TIE:
                     continue
-                if mining == "semihard" and not -margin < gap < 0:
+                if mining == "semihard" and not -margin - TIE <= gap < -TIE:
                     continue
                 values.append(torch.log(1 + torch.exp(gap)) if soft_margin else hinge(gap + margin))
         active = sum(bool(value > 0) for value in values)

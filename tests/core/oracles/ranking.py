@@ -49,8 +49,14 @@ def smooth_ap(table: Table, temperature: float = 0.01, query_counts: bool = Fals
 
 
 def recall_at_k(
-    table: Table, ks: tuple[int, ...] = (1, 2, 4, 8, 16), rank_temperature: float = 1.0, temperature: float = 0.01
+    table: Table,
+    ks: tuple[int, ...] = (1, 2, 4, 8, 16),
+    rank_temperature: float = 1.0,
+    temperature: float = 0.01,
+    form: str = "equation",
 ) -> list[list[Term]]:
+    if form == "program":
+        return recall_at_k_of_the_program(table, ks, rank_temperature, temperature)
     terms = []
     for positives, negatives in zip(table.positives, table.negatives, strict=True):
         if not positives:
@@ -64,6 +70,27 @@ def recall_at_k(
                 reached.append(torch.sigmoid((k - rank) / rank_temperature))
             total = total + (1 - add(reached) / len(positives)) / len(ks)
         terms.append([(total, 1)])
+    return terms
+
+
+def recall_at_k_of_the_program(
+    table: Table, ks: tuple[int, ...], rank_temperature: float, temperature: float
+) -> list[list[Term]]:
+    """Everything that the query is compared with is ranked, itself, of similarity 1, among it."""
+    terms = []
+    for positives, negatives in zip(table.positives, table.negatives, strict=True):
+        if not positives:
+            terms.append([(ZERO, 0)])
+            continue
+        itself = torch.ones((), dtype=torch.float64)
+        recalls = []
+        for k in ks:
+            found = []
+            for i, s in enumerate(positives):
+                rank = 1 + _before([itself, *positives[:i], *positives[i + 1 :], *negatives], s, temperature)
+                found.append(torch.sigmoid((k - rank) / (rank_temperature * k)))
+            recalls.append(torch.minimum(add(found), torch.tensor(float(k))) / min(k, len(positives)))
+        terms.append([(1 - add(recalls) / len(ks), 1)])
     return terms
 
 

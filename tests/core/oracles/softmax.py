@@ -48,7 +48,8 @@ def tuplet_margin(table: Table, margin: float = 5.73, scale: float = 64.0) -> li
     for positives, negatives in zip(table.positives, table.negatives, strict=True):
         values = []
         for s in positives:
-            angle = torch.acos(s.clamp(-1 + 1e-7, 1 - 1e-7)) - math.radians(margin)
+            cosine = s.clamp(-1, 1)
+            angle = torch.acos(cosine.detach() if abs(cosine) >= 1 - 1e-7 else cosine) - math.radians(margin)
             values.append(torch.log(1 + add([torch.exp(scale * (t - torch.cos(angle))) for t in negatives])))
         terms.append([(add(values), len(positives))])
     return terms

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedding_expansion.core.pairs import Pairs
-from embedding_expansion.core.terms import Terms, distance, masked_sum, negatives_of_anchors, squared_distance
+from embedding_expansion.core.terms import Terms, active, distance, masked_sum, negatives_of_anchors, squared_distance
 
 Average: TypeAlias = Literal["all", "active"]
 Count: TypeAlias = Literal["pairs", "triplets"]
@@ -28,7 +28,8 @@ def contrastive(pairs: Pairs, margin: float = 1.0, squared: bool = True, average
         pairs: from `compare` or `expand`, metric "euclidean".
         margin: distance that negatives should keep.
         squared: False takes d_ij and [margin - d_ik]_+ themselves, as pytorch-metric-learning does.
-        average: "all" pairs, or those "active", that add something, as pytorch-metric-learning does.
+        average: "all" pairs, or those "active", that add something, as pytorch-metric-learning does: two copies of an
+            image add nothing.
 
     Returns:
         Terms (2, a), weighing the positive and the negative pairs of each anchor.
@@ -37,13 +38,11 @@ def contrastive(pairs: Pairs, margin: float = 1.0, squared: bool = True, average
     Differs from the source: two means instead of one sum with halves.
     """
     positive_mask, (negative, negative_mask) = pairs.positive_mask, negatives_of_anchors(pairs)
+    pull = (squared_distance if squared else distance)(pairs.positive)
     push = functional.relu(margin - distance(negative))
-    if squared:
-        pull, push = squared_distance(pairs.positive), push.square()
-    else:
-        pull = distance(pairs.positive)
     if average == "active":
-        positive_mask, negative_mask = positive_mask & (pull > 0), negative_mask & (push > 0)
+        positive_mask, negative_mask = positive_mask & active(pull), negative_mask & active(push)
+    push = push.square() if squared else push
     return Terms(
         torch.stack([masked_sum(pull, positive_mask), masked_sum(push, negative_mask)]),
         torch.stack([positive_mask.sum(dim=1), negative_mask.sum(dim=1)]).to(pull.dtype),
@@ -74,8 +73,8 @@ def margin(pairs: Pairs, margin: float = 0.2, beta: float | Float[Tensor, " a"] 
     pull = functional.relu(margin + distance(pairs.positive) - boundary)
     push = functional.relu(margin + boundary - distance(negative))
     pulls, pushes = masked_sum(pull, pairs.positive_mask), masked_sum(push, negative_mask)
-    active = ((pull > 0) & pairs.positive_mask).sum(dim=1), ((push > 0) & negative_mask).sum(dim=1)
+    pulling, pushing = (active(pull) & pairs.positive_mask).sum(dim=1), (active(push) & negative_mask).sum(dim=1)
     if count == "triplets":
         p, m = pairs.positive_mask.sum(dim=1), negative_mask.sum(dim=1)
-        pulls, pushes, active = pulls * m, pushes * p, (active[0] * m, active[1] * p)
-    return Terms((pulls + pushes)[None], (active[0] + active[1]).to(pulls.dtype)[None])
+        pulls, pushes, pulling, pushing = pulls * m, pushes * p, pulling * m, pushing * p
+    return Terms((pulls + pushes)[None], (pulling + pushing).to(pulls.dtype)[None])

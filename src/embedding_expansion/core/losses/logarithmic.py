@@ -57,8 +57,11 @@ def lifted_structure(pairs: Pairs, margin: float = 1.0) -> Terms:
     Raises:
         InvalidInput: if the pairs hold no partners and are not per class.
 
+    Compared with a reference, N_j are the reference's rows of other classes than j, as N_i are.
+
     Source: Oh Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR 2016, equation 4; Ko
-    & Gu, CVPR 2020. Differs from the source: nothing.
+    & Gu, CVPR 2020. Differs from the source: nothing. In a batch of one class the sum is empty, its logarithm minus
+    infinity, and the hinge 0.
     """
     row = masked_logsumexp(margin - distance(pairs.negative), pairs.negative_mask)
     against = row[: len(pairs.positive), None]
@@ -84,7 +87,8 @@ def generalized_lifted_structure(pairs: Pairs, margin: float = 1.0, positive_mar
         Terms (1, a), weight 1 for every anchor with a positive and a negative.
 
     Source: Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, section 2
-    (L_LG). Differs from the source: nothing.
+    (L_LG). Differs from the source: nothing. Without positives or without negatives a logarithm is minus infinity, the
+    hinge 0, and the anchor is not counted.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     pull = masked_logsumexp(distance(pairs.positive) - positive_margin, pairs.positive_mask)

@@ -43,8 +43,8 @@ def sum_over_negatives(
         away: (a, m), of the negatives.
         near_mask: (a, p).
         away_mask: (a, m).
-        lowest: pairs with a smaller difference take no part.
-        highest: nor do those with a larger one.
+        lowest: pairs of this difference, or a smaller one, take no part.
+        highest: nor do those of this one, or a larger one.
 
     Returns:
         The sums (a, p) and the counts (a, p), 0 in slots that are not used.

@@ -19,12 +19,13 @@ from torch.nn import functional
 
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.terms import (
-    SMALLEST_SQUARE,
     Terms,
     masked_logsumexp,
     negatives_of_anchors,
     squared_distance,
 )
+
+SMALLEST_SQUARE = 1e-12  # of a sine, whose square root's slope is infinite at 0
 
 
 def _own(pairs: Pairs) -> tuple[Float[Tensor, " a"], Bool[Tensor, " a"]]:

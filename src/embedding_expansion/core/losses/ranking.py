@@ -5,6 +5,8 @@ Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anch
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -13,6 +15,7 @@ from embedding_expansion.core.losses.pairwise import sum_over_negatives
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.terms import Terms, masked_sum, negatives_of_anchors, squared_distance
 
+Form: TypeAlias = Literal["equation", "program"]
 FURTHEST = 4.0  # the squared distance of opposite unit vectors
 
 
@@ -89,30 +92,51 @@ def smooth_ap(pairs: Pairs, temperature: float = 0.01, query_counts: bool = Fals
 
 
 def recall_at_k(
-    pairs: Pairs, ks: tuple[int, ...] = (1, 2, 4, 8, 16), rank_temperature: float = 1.0, temperature: float = 0.01
+    pairs: Pairs,
+    ks: tuple[int, ...] = (1, 2, 4, 8, 16),
+    rank_temperature: float = 1.0,
+    temperature: float = 0.01,
+    form: Form = "equation",
 ) -> Terms:
     """Recall@K surrogate: the mean over anchors and K of 1 - 1/|P_i| sum over P_i of sigmoid((K - r_ij) / t_1).
 
-    r_ij, the soft rank of positive j, is 1 + the sum over all others of sigmoid((s_ik - s_ij) / t_2).
+    r_ij, the soft rank of positive j, is 1 + the sum over all others of sigmoid((s_ik - s_ij) / t_2). An anchor with
+    more than K positives keeps at least 1 - K/|P_i|. The authors' program computes
+
+        1 - 1/min(K, |P_i|) min(K, sum over P_i of sigmoid((K - r_ij) / (t_1 K)))
+
+    where the anchor itself, of similarity 1, is one of the others that r_ij counts.
 
     Args:
-        pairs: from `compare` or `expand`, metric "inner".
+        pairs: from `compare` or `expand`, metric "inner"; of unit vectors where `form` is "program".
         ks: the K.
         rank_temperature: t_1, of the step at rank K, above 0.
         temperature: t_2, of the ranks, above 0.
+        form: "equation", that of the paper, or "program", that of the authors' program.
 
     Returns:
         Terms (1, a), weight 1 for every anchor with a positive.
 
     Source: Patel, Tolias & Matas, "Recall@k Surrogate Loss with Large Batches and Similarity Mixup", CVPR 2022,
-    equations 4 to 7. Differs from the source: without its similarity mixup, for which embedding expansion stands here.
+    equations 4 to 7, and github.com/yash0307/RecallatK_surrogate, src/losses.py. Differs from the source: without its
+    similarity mixup, for which embedding expansion stands here; "program" takes classes of any size, and a K above the
+    size of the batch as it is.
     """
     before, wrong = _ranked_before(pairs, pairs.positive, pairs.positive_mask, temperature)
     rank = 1 + before + wrong
-    reached = torch.stack([((k - rank) / rank_temperature).sigmoid() for k in ks]).mean(dim=0)
     count = pairs.positive_mask.sum(dim=1)
+    if form == "program":
+        rank = rank + ((1 - pairs.positive) / temperature).sigmoid()
+    recall = torch.zeros_like(rank[:, 0])
+    for k in ks:
+        step = rank_temperature * k if form == "program" else rank_temperature
+        reached = masked_sum(((k - rank) / step).sigmoid(), pairs.positive_mask)
+        if form == "program":
+            recall = recall + reached.clamp(max=k) / count.clamp(min=1, max=k)
+        else:
+            recall = recall + reached / count.clamp(min=1)
     counts = (count > 0).to(rank.dtype)
-    return Terms((counts - masked_sum(reached, pairs.positive_mask) / count.clamp(min=1))[None], counts[None])
+    return Terms((counts - recall / len(ks))[None], counts[None])
 
 
 def _ranked_before(

@@ -9,10 +9,12 @@ import math
 from typing import Literal, TypeAlias
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional
 
 from embedding_expansion.core.losses.logarithmic import n_pair
-from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.pairs import Pairs, rounding
 from embedding_expansion.core.terms import (
     Terms,
     logaddexp,
@@ -23,7 +25,7 @@ from embedding_expansion.core.terms import (
 )
 
 Objective: TypeAlias = Literal["log", "probability"]
-ON_THE_CIRCLE = 1e-7  # how near to 1 a cosine may come before its angle has no gradient
+ON_THE_CIRCLE = 1e-7  # how near to 1 a cosine may come before its angle has no gradient, if rounding is less
 
 
 def nt_xent(pairs: Pairs, temperature: float = 0.07) -> Terms:
@@ -57,7 +59,8 @@ def sup_con(pairs: Pairs, temperature: float = 0.1) -> Terms:
     Returns:
         Terms (1, a), weight 1 for every anchor with a positive.
 
-    Source: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2 (L_out). Differs from the source:
+    Source: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2 (L_out), whose denominator A(i)
+    holds positives and negatives alike, so that a batch of one class has a loss as well. Differs from the source:
     anchors without positives are left out of the mean.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
@@ -96,7 +99,7 @@ def nca(pairs: Pairs, scale: float = 1.0, objective: Objective = "log") -> Terms
 def tuplet_margin(pairs: Pairs, margin: float = 5.73, scale: float = 64.0) -> Terms:
     """Tuplet margin loss: 1/|P| sum over P of log(1 + sum over N_i of exp(scale (cos a_ik - cos(a_ij - margin)))).
 
-    a is the angle between two rows, which have to be unit vectors.
+    a is the angle between two rows, which have to be unit vectors; that of two copies of an image is 0.
 
     Args:
         pairs: from `compare` or `expand`, metric "inner" (of unit vectors "euclidean" is the same).
@@ -105,18 +108,28 @@ def tuplet_margin(pairs: Pairs, margin: float = 5.73, scale: float = 64.0) -> Te
 
     Returns:
         Terms (1, a), weighing the positive pairs of each anchor; an anchor without negatives adds 0 to them. The
-        gradient of an angle is cut off within 1e-7 of a cosine of 1.
+        gradient of an angle is cut off within 1e-7 (in float32 1e-6) of a cosine of 1 or -1, where it grows beyond
+        all bounds.
 
     Source: Yu & Tao, "Deep Metric Learning with Tuplet Margin Loss", ICCV 2019, equation 4. Differs from the source:
     every other point is a negative, not one per class; without the intra-pair variance, see `intra_pair_variance`.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     against = masked_logsumexp(scale * negative, negative_mask)
-    angle = math.radians(margin)
-    cosine = pairs.positive.clamp(-1 + ON_THE_CIRCLE, 1 - ON_THE_CIRCLE)
-    eased = math.cos(angle) * cosine + math.sin(angle) * (1 - cosine * cosine).sqrt()
-    term = functional.softplus(against[:, None] - scale * eased)
+    term = functional.softplus(against[:, None] - scale * _turned(pairs.positive, math.radians(margin)))
     return Terms(masked_sum(term, pairs.positive_mask)[None], positive_pairs(pairs))
+
+
+def _turned(similarity: Float[Tensor, "a p"], angle: float) -> Float[Tensor, "a p"]:
+    """The cosines of the angles less this one, without gradient where two rows lie on one line."""
+    cosine = similarity.clamp(-1, 1)
+    with torch.no_grad():
+        off = 1 - cosine.abs()
+        steep = off <= max(ON_THE_CIRCLE, rounding(off))
+        exact = torch.where(off <= rounding(off), cosine.sign(), cosine)
+        fixed = math.cos(angle) * exact + math.sin(angle) * (1 - exact * exact).sqrt()
+    flat = torch.where(steep, 0, cosine)
+    return torch.where(steep, fixed, math.cos(angle) * flat + math.sin(angle) * (1 - flat * flat).sqrt())
 
 
 def circle(pairs: Pairs, margin: float = 0.4, scale: float = 80.0) -> Terms:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from embedding_expansion.core.losses.hinge import Average
 from embedding_expansion.core.losses.pairwise import sum_over_negatives
-from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.pairs import Pairs, rounding
 from embedding_expansion.core.terms import (
     Terms,
     distance,
@@ -44,32 +44,35 @@ def triplet(
     Args:
         pairs: from `compare` or `expand`, metric "euclidean".
         margin: on squared distances; on distances where `squared` is False.
-        mining: which triplets take part: "all"; "hard", whose negative is closer than the positive; "semihard", whose
-            negative is further away, but not by the margin; "easy_positive", those with the anchor's closest positive.
+        mining: which triplets take part: "all"; "hard", whose negative is as close as the positive or closer;
+            "semihard", whose negative is further away, but not by more than the margin; "easy_positive", those with
+            the anchor's closest positive. As close is what differs by rounding alone.
         soft_margin: log(1 + exp(d_ij - d_ik)) instead of the hinge; the margin then only says what is semihard.
         squared: False takes distances themselves, as pytorch-metric-learning does.
         average: "all" divides by the number of positive pairs, as the paper does; "active" by the number of triplets
-            that add something, as pytorch-metric-learning does.
+            that add something, as pytorch-metric-learning does. With `soft_margin` all that take part do.
 
     Returns:
         Terms (1, a), weighing the positive pairs of each anchor, or its active triplets; an anchor without negatives
         adds 0.
 
-    Source: Schroff, Kalenichenko & Philbin, "FaceNet", CVPR 2015, equation 2, and section 3.2 for semihard; Xuan,
-    Stylianou & Pless, "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020; normalised as in Ko & Gu,
-    CVPR 2020, equation 1. Differs from the source: every semihard negative takes part, none is drawn.
+    Source: Schroff, Kalenichenko & Philbin, "FaceNet", CVPR 2015, equation 2, and section 3.2 for semihard: d_ij < d_ik
+    there, so that a tie is hard; Xuan, Stylianou & Pless, "Improved Embeddings with Easy Positive Triplet Mining", WACV
+    2020; normalised as in Ko & Gu, CVPR 2020, equation 1. Differs from the source: every semihard negative takes part,
+    none is drawn.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     positive_mask = pairs.positive_mask if mining != "easy_positive" else _closest(pairs)
     apart = squared_distance if squared else distance
     near, away = apart(pairs.positive), apart(negative)
     if soft_margin:
-        reach = {"hard": (0.0, torch.inf), "semihard": (-margin, 0.0)}.get(mining, (-torch.inf, torch.inf))
-        total, active = sum_over_negatives("softplus", near, away, positive_mask, negative_mask, *reach)
-        total, active = total.sum(dim=1), active.sum(dim=1)
+        tie = -rounding(near)
+        reach = {"hard": (tie, torch.inf), "semihard": (tie - margin, tie)}.get(mining, (-torch.inf, torch.inf))
+        total, count = sum_over_negatives("softplus", near, away, positive_mask, negative_mask, *reach)
+        total, count = total.sum(dim=1), count.sum(dim=1)
     else:
-        total, active = _hinges(near, away, positive_mask, negative_mask, margin, mining)
-    weight = active if average == "active" else positive_mask.sum(dim=1).to(near.dtype)
+        total, count = _hinges(near, away, positive_mask, negative_mask, margin, mining)
+    weight = count if average == "active" else positive_mask.sum(dim=1).to(near.dtype)
     return Terms(total[None], weight[None])
 
 
@@ -89,14 +92,16 @@ def _hinges(
 ) -> tuple[Float[Tensor, " a"], Float[Tensor, " a"]]:
     """The sum of [near - away + margin]_+ over the triplets that take part, and how many are above 0.
 
-    A triplet counts where away lies between a lower and an upper bound that belong to the positive.
+    A triplet counts where away lies between a lower and an upper bound that belong to the positive. Ties are hard, and
+    hinges of 0 count nowhere, however these are rounded.
     """
     reach = near + margin
     with torch.no_grad():
-        upper = torch.minimum(near, reach) if mining == "hard" else reach
+        tie, end = near + rounding(near), reach - rounding(near)
+        upper = torch.minimum(tie, end) if mining == "hard" else end
         of_near, of_away = _below(upper, away, near_mask, away_mask)
         if mining == "semihard":
-            closer_near, closer_away = _below(torch.minimum(near, reach), away, near_mask, away_mask)
+            closer_near, closer_away = _below(torch.minimum(tie, end), away, near_mask, away_mask)
             of_near, of_away = of_near - closer_near, of_away - closer_away
         of_away *= away_mask  # here and not in the sum, which carries gradient: a table less is kept
     total = masked_sum(of_near * reach, near_mask) - (of_away * away).sum(dim=1)

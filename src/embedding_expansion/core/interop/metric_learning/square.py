@@ -11,7 +11,7 @@ from torch import Tensor
 
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.pairs import Metric, Pairs, squared_norms
-from embedding_expansion.core.terms import SMALLEST_SQUARE
+from embedding_expansion.core.terms import distance, squared_distance
 
 Form: TypeAlias = Literal["pairs", "triplets", "table"]
 Indices: TypeAlias = tuple[Tensor, ...]
@@ -29,9 +29,13 @@ class Scale:
         """The inner product or the distance sqrt(2 - 2s), to the power that the distance has."""
         if self.metric == "inner":
             return similarity if self.power == 1 else similarity**self.power
-        # The square root's gradient is infinite at 0, the square's is not.
-        square = (2 - 2 * similarity).clamp(min=SMALLEST_SQUARE if self.power < 2 else 0)
-        return square if self.power == 2 else square ** (self.power / 2)
+        if self.power == 2:
+            return squared_distance(similarity)
+        found = distance(similarity)
+        if self.power >= 1:
+            return found if self.power == 1 else found**self.power
+        apart = found > 0  # where it is not, the power's slope is infinite
+        return torch.where(apart, torch.where(apart, found, 1) ** self.power, 0)
 
     @property
     def far(self) -> float:
