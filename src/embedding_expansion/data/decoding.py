@@ -10,13 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from embedding_expansion.data.scans import check_scans
 from embedding_expansion.errors import DataError
 
 #: The formats that are decoded, as Pillow names them. Others that it knows are left alone: some start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-
-#: A camera's JPEG has one scan, a progressive one some ten.
-MOST_SCANS = 200
 
 #: File name endings that count as images; other files in a data set's folder are ignored.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -35,15 +33,14 @@ def decode(source: Path | bytes, max_pixels: int | None = None) -> npt.NDArray[n
 
     Raises:
         DataError: if the file is missing, is none of the `FORMATS`, cannot be decoded, has floating-point pixels (their
-            range is not known), or has too many pixels; names its path.
+            range is not known), has too many pixels, or is a JPEG of more than `scans.MOST_SCANS` scans (100); names
+            its path.
     """
     name = "the image" if isinstance(source, bytes) else f"the image {source}"
     # Pillow and not torchvision's decoder: that is deprecated since torchvision 0.29 and will be removed. The pixels of
     # JPEG files are the same; a batch of 64 costs 2 to 6 ms more.
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            if isinstance(source, bytes) and image.format in ("JPEG", "MPO"):  # the latter are several in a file
-                _check_scans(source)
             return to_rgb(image, max_pixels)
     except FileNotFoundError as error:
         raise DataError(f"there is no image file {source!s}; restore it, or take it off the list") from error
@@ -55,10 +52,11 @@ def to_rgb(image: Image.Image, max_pixels: int | None = None) -> npt.NDArray[np.
     """The pixels of an opened image, as `decode` gives them.
 
     Raises:
-        ValueError: it has too many pixels, or pixels whose range is not known; or whatever its decoder raises.
+        ValueError: it has too many pixels or scans, or pixels whose range is not known; or whatever its decoder raises.
     """
     limits = [limit for limit in (max_pixels, Image.MAX_IMAGE_PIXELS) if limit is not None]
     _check_size(image, min(limits, default=None))
+    check_scans(image)
     image.load()
     return _as_rgb(_upright(image))
 
@@ -73,13 +71,6 @@ def _check_size(image: Image.Image, limit: int | None) -> None:
     pixels = image.width * image.height
     if limit is not None and pixels > limit:
         raise ValueError(f"it has {pixels:,} pixels, more than the {limit:,} that are decoded")
-
-
-def _check_scans(jpeg: bytes) -> None:
-    """Each scan of a progressive JPEG goes through all pixels: thousands of empty ones would take hours."""
-    scans = jpeg.count(b"\xff\xda")
-    if scans > MOST_SCANS:
-        raise ValueError(f"it has {scans:,} scans, more than the {MOST_SCANS} that are decoded")
 
 
 #: What undoes each value of the orientation tag.
