@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from embedding_expansion.data.colours import as_rgb
 from embedding_expansion.data.scans import check_scans
 from embedding_expansion.errors import DataError
 
@@ -23,8 +23,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".
 def decode(source: Path | bytes, max_pixels: int | None = None) -> npt.NDArray[np.uint8]:
     """Decode an image to RGB, upright: uint8, shape (h, w, 3).
 
-    Grey, palette, one-bit, 16-bit and CMYK images become RGB; an alpha channel is dropped; of an animation the first
-    frame is taken; the orientation that a camera noted is applied.
+    Pixels of other kinds become RGB as `colours` says, transparent ones on white. Of several images in a file, such as
+    the frames of an animation, the first is taken; the orientation that a camera noted is applied.
 
     Args:
         source: a file, or what stands in one.
@@ -32,9 +32,9 @@ def decode(source: Path | bytes, max_pixels: int | None = None) -> npt.NDArray[n
             suspects a decompression bomb). The size is read from the header, before anything is decoded.
 
     Raises:
-        DataError: if the file is missing, is none of the `FORMATS`, cannot be decoded, has floating-point pixels (their
-            range is not known), has too many pixels, or is a JPEG of more than `scans.MOST_SCANS` scans (100); names
-            its path.
+        DataError: if the file is missing, is none of the `FORMATS`, cannot be decoded, has floating-point, signed or
+            32-bit pixels (their range is not known), has too many pixels, or is a JPEG of more than `scans.MOST_SCANS`
+            scans (100); names its path.
     """
     name = "the image" if isinstance(source, bytes) else f"the image {source}"
     # Pillow and not torchvision's decoder: that is deprecated since torchvision 0.29 and will be removed. The pixels of
@@ -57,13 +57,13 @@ def to_rgb(image: Image.Image, max_pixels: int | None = None) -> npt.NDArray[np.
     limits = [limit for limit in (max_pixels, Image.MAX_IMAGE_PIXELS) if limit is not None]
     _check_size(image, min(limits, default=None))
     check_scans(image)
-    image.load()
-    return _as_rgb(_upright(image))
+    return np.array(_turned(as_rgb(image), image))
 
 
 def _reason(error: Exception) -> str:
     # Pillow's own sentence names the object that it was given: of bytes that is an address in memory.
-    return "it is no image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
+    unknown = isinstance(error, UnidentifiedImageError)
+    return "it is no image of a known format or kind of pixels" if unknown else str(error)
 
 
 def _check_size(image: Image.Image, limit: int | None) -> None:
@@ -85,20 +85,10 @@ _UPRIGHT: dict[object, Image.Transpose] = {
 }
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its orientation tag says. It is loaded already: of a .tif Pillow has then turned it."""
+def _turned(image: Image.Image, like: Image.Image) -> Image.Image:
+    """The image turned as the tags of the file that it is from say. Of a .tif Pillow has turned it, and the tags."""
     try:
-        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _UPRIGHT.get(like.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # the tags are broken, the pixels are not
         return image
     return image if turn is None else image.transpose(turn)
-
-
-def _as_rgb(image: Image.Image) -> npt.NDArray[Any]:
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; save it with 8 bits")
-    if image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip them at 255
-        grey = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    opaque = image.convert("RGBA") if image.mode == "P" else image  # some palettes hold transparency
-    return np.array(opaque.convert("RGB"))
