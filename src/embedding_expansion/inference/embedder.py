@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Threads that decode, and how many batches they are ahead of the network.
 THREADS, AHEAD = min(4, os.cpu_count() or 1), 2
+#: The largest batch; decoded images of three are in memory.
+MOST_IN_A_BATCH = 16_384
 
 Square: TypeAlias = npt.NDArray[np.uint8]
 
@@ -40,8 +42,8 @@ class Embedder:
     def __init__(
         self, network: Network, manifest: Manifest, device: str, thresholds: Thresholds, batch_size: int = 64
     ) -> None:
-        if batch_size < 1:
-            raise InvalidInput(f"batch_size is {batch_size}; pass 1 or more")
+        if not 1 <= batch_size <= MOST_IN_A_BATCH:
+            raise InvalidInput(f"batch_size is {batch_size}; pass 1 to {MOST_IN_A_BATCH:,}")
         self._network, self._manifest, self._device = network, manifest, device
         self.thresholds, self.batch_size = thresholds, batch_size
 
@@ -56,7 +58,7 @@ class Embedder:
         Args:
             path: of the folder.
             device: "auto", "cpu", "cuda", "cuda:1", ...
-            batch_size: images that go through the model at once.
+            batch_size: images that go through the model at once, 1 to 16,384.
 
         Raises:
             RunError: it is no such folder, or a file of it is missing or broken.
