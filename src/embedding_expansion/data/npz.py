@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,6 +47,10 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> npt.N
             raise ValueError(f"{name} of shape {shape} would take {size / 1e9:,.0f} GB")
     with archive.open(member) as content:
         array: npt.NDArray[Any] = np.lib.format.read_array(content, allow_pickle=False)
+    if dtype.kind == "U" and size:
+        letters = np.ascontiguousarray(array).view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+        if letters.max() > sys.maxunicode:
+            raise ValueError(f"{name} holds letters that there are not")
     return array
 
 

@@ -93,6 +93,10 @@ class Embedder:
         """What is known of the model, as JSON values: what model.json says, the device and the thresholds."""
         return self._manifest.content | {"device": self._device, "thresholds": thresholds_json(self.thresholds)}
 
+    def told(self, *keys: str) -> str | None:
+        """What model.json says somewhere, such as `told("training", "data")`; None where it says nothing."""
+        return self._manifest.told(*keys)
+
     def embed(
         self,
         images: ImageLike | Iterable[ImageLike],

@@ -71,7 +71,10 @@ def count(database: sqlite3.Connection) -> int:
 
 def generation(database: sqlite3.Connection) -> int:
     """Counts the changes."""
-    return int(database.execute("SELECT value FROM notes WHERE name = 'generation'").fetchone()[0])
+    found = database.execute("SELECT value FROM notes WHERE name = 'generation'").fetchone()
+    if found is None or not str(found[0]).isdecimal():
+        raise sqlite3.DatabaseError("the note 'generation' is no number")
+    return int(found[0])
 
 
 def set_note(database: sqlite3.Connection, name: str, value: str) -> None:
