@@ -14,7 +14,9 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -22,7 +24,7 @@ import tempfile
 import traceback
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,8 +228,6 @@ def _write_run(folder: Path) -> None:
     """A run of four steps on images of noise, its export, and an index of its images."""
     from PIL import Image
 
-    from embedding_expansion.app.cli import main
-
     rng = np.random.default_rng(0)
     for number in range(8):
         (folder / "photos" / f"class_{number}").mkdir(parents=True)
@@ -239,17 +239,27 @@ def _write_run(folder: Path) -> None:
     commands = (
         ["train", "--data", f"{folder}/photos", *options.split(), "--out", f"{folder}/run"],
         ["export", f"{folder}/run", "--format", "safetensors", "--out", f"{folder}/export"],
-        ["export", f"{folder}/run", "--format", "onnx", "--out", f"{folder}/onnx"],
         ["index", f"{folder}/export", f"{folder}/photos", "--out", f"{folder}/index"],
         ["calibrate", f"{folder}/index", "--false_alarm_rate", "0.5"],
     )
+    _run_commands(commands)
+    thresholds = {"same or not": _threshold("same or not"), "known or unknown": _threshold("known or unknown")}
+    (folder / "export" / "thresholds.json").write_text(json.dumps(thresholds))
+
+
+def _write_onnx(folder: Path) -> None:
+    _write_run(folder)
+    _run_commands((["export", f"{folder}/run", "--format", "onnx", "--out", f"{folder}/onnx"],))
+
+
+def _run_commands(commands: Iterable[list[str]]) -> None:
+    from embedding_expansion.app.cli import main
+
     for command in commands:
         said = io.StringIO()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
             status = main(command)
         assert status in (0, 1), said.getvalue()
-    thresholds = {"same or not": _threshold("same or not"), "known or unknown": _threshold("known or unknown")}
-    (folder / "export" / "thresholds.json").write_text(json.dumps(thresholds))
 
 
 def _threshold(task: str) -> dict[str, Any]:
@@ -425,7 +435,8 @@ def _read_index(folder: Path) -> None:
         _command(main, command)
 
 
-_RUNS = {  # kinds that need what `_write_run` makes
+#: Kinds that share what `_write_run` makes.
+OF_A_RUN = {
     "metrics.json": Kind(_write_run, retype_file("run/metrics.json"), _read_report),
     "environment.json": Kind(_write_run, retype_file("run/environment.json"), _read_report),
     "log.jsonl": Kind(_write_run, retype_file("run/log.jsonl", lines=True), _read_report),
@@ -438,12 +449,20 @@ _RUNS = {  # kinds that need what `_write_run` makes
     "resumed checkpoint": Kind(_write_run, _damage_checkpoint, _resume),
     "model.json": Kind(_write_run, retype_file("export/model.json"), _read_export("export")),
     "thresholds.json": Kind(_write_run, retype_file("export/thresholds.json"), _read_export("export")),
-    "model.onnx": Kind(_write_run, flip_file("onnx/model.onnx"), _read_export("onnx")),
     "notes of an index": Kind(_write_run, _damage_notes, _read_index),
     "items of an index": Kind(_write_run, _damage_rows, _read_index),
     "index.sqlite": Kind(_write_run, flip_file("index/index.sqlite"), _read_index),
     "model of an index": Kind(_write_run, _damage_model_of_index, _read_index),
 }
+
+
+def _die(folder: Path) -> None:
+    if (folder / "dies").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+#: A reader that dies of every other fault or so: what the counting itself is tested with.
+DYING = {"dying": Kind(lambda folder: None, lambda folder, rng: rng.integers(2) and (folder / "dies").touch(), _die)}
 
 
 def kinds() -> dict[str, Kind]:
@@ -466,7 +485,8 @@ def kinds() -> dict[str, Kind]:
         "npz": Kind(_write_npz, _damage_npz, _read_vectors("vectors.npz")),
         "parquet": Kind(_write_parquet, flip_file("vectors.parquet"), _read_vectors("vectors.parquet")),
         "mat": Kind(_write_mat, _damage_mat, _read_mat),
-        **_RUNS,
+        **OF_A_RUN,
+        "model.onnx": Kind(_write_onnx, flip_file("onnx/model.onnx"), _read_export("onnx")),
     }
 
 
@@ -516,13 +536,14 @@ def counts(
     """
     with tempfile.TemporaryDirectory() as place:
         run = Path(place) / "run"
+        known = kinds() | DYING
         for name in names or list(kinds()):
-            whole = run if name in _RUNS else Path(place) / "one"
-            if name not in _RUNS:
+            whole = run if name in OF_A_RUN else Path(place) / "one"
+            if name not in OF_A_RUN:
                 shutil.rmtree(whole, ignore_errors=True)
             if not whole.exists():
                 whole.mkdir()
-                kinds()[name].write(whole)
+                known[name].write(whole)
             failed = dict(_failures(name, whole, range(seed, seed + tries)))
             for number, reason in failed.items():
                 say(f"{name}, seed {number}: {reason}")
@@ -548,9 +569,7 @@ def _failures(name: str, whole: Path, seeds: range) -> Iterator[tuple[int, str]]
 
 def _child(name: str, whole: str, start: str, stop: str) -> None:
     """Tries seeds, a line each; whoever hangs is ended by an alarm."""
-    import signal
-
-    kind = kinds()[name]
+    kind = (kinds() | DYING)[name]
     lines = sys.stdout
     for seed in range(int(start), int(stop)):
         signal.alarm(int(SECONDS))

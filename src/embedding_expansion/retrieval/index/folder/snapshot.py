@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -34,7 +35,7 @@ class Vectors:
         """The vectors in the form in which they are stored."""
         return vectors.astype(self._type)
 
-    def unpacked(self, blobs: list[bytes]) -> Float[np.ndarray, "n d"]:
+    def unpacked(self, blobs: list[Any]) -> Float[np.ndarray, "n d"]:
         """The vectors as float32, of unit norm also after having been rounded to float16."""
         size = self._dimensions * self._type.itemsize
         if any(not isinstance(blob, bytes) or len(blob) != size for blob in blobs):
