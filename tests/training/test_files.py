@@ -11,7 +11,7 @@ import pytest
 from safetensors import SafetensorError
 
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.files import check_place, make_folder, write_atomically
+from embedding_expansion.training.files import check_place, make_folder, read_json, write_atomically, write_json
 
 
 @pytest.mark.parametrize("refusal", [OSError(28, "No space left on device"), SafetensorError("I/O: No space left")])
@@ -56,3 +56,17 @@ def test_a_folder_that_a_killed_process_left_is_cleared_and_one_of_a_living_proc
     kept = {"out", f"out.partial-{os.getppid()}", "out.partial-x", f"other.partial-{dead.pid}"}
     assert {path.name for path in tmp_path.iterdir()} == kept
     assert (tmp_path / "out" / "model.onnx").read_bytes() == b"whole"
+
+
+def test_json_keeps_the_name_of_a_file_that_is_no_text(tmp_path: Path) -> None:
+    for content in ({"broken": ["caf\udce9.jpg"]}, {"broken": ["café.jpg"]}):
+        write_json(tmp_path / "x.json", content)
+        assert read_json(tmp_path / "x.json", "") == content
+    assert "café" in (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "\x00", "[" * 10**5])
+def test_json_that_holds_something_else_is_a_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(RunError, match=r"x\.json .*; mend it"):
+        read_json(tmp_path / "x.json", "mend it")

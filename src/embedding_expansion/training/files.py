@@ -102,6 +102,10 @@ def check_place(path: Path) -> None:
 def write_json(path: Path, content: object) -> None:
     """Writes JSON atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the name of a file may be no text
+        text = json.dumps(content, indent=2) + "\n"
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
