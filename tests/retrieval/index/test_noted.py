@@ -60,7 +60,7 @@ def test_notes_of_users_must_be_json(place: Path) -> None:
         index.notes  # noqa: B018
 
 
-@pytest.mark.parametrize("value", ["'x'", "''", "NULL", "1.5", "x'00'"])
+@pytest.mark.parametrize("value", ["'x'", "''", "NULL", "1.5", "x'00'", str(2**63 - 1)])
 def test_a_generation_that_is_no_number_is_damage(place: Path, value: str) -> None:
     if value == "NULL":
         changed(place, "DELETE FROM notes WHERE name = 'generation'")
