@@ -570,7 +570,8 @@ def _failures(name: str, whole: Path, seeds: range) -> Iterator[tuple[int, str]]
 def _child(name: str, whole: str, start: str, stop: str) -> None:
     """Tries seeds, a line each; whoever hangs is ended by an alarm."""
     kind = (kinds() | DYING)[name]
-    lines = sys.stdout
+    lines = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no line of ours
     for seed in range(int(start), int(stop)):
         signal.alarm(int(SECONDS))
         reason = attempt(kind, Path(whole), seed)
