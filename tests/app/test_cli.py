@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from embedding_expansion.app.arguments import sentence
 from embedding_expansion.app.cli import COMMANDS, main
+from embedding_expansion.training.option_errors import sentence
 
 MISTAKES = [
     ("trian", "did you mean 'train'"),
@@ -24,7 +24,7 @@ MISTAKES = [
     ("train --expansion infinite", "pass a whole number or inf or none"),
     ("train --expansion.max_segments 0", "expansion.max_segments is 0"),
     ("train --chunk 0", "chunk is 0"),
-    ("train --memory 0", "memory.size is 0; pass 1 or more, or none"),
+    ("train --memory 0", "memory.size is 0; pass a number of 1 to 16,777,216, or none"),
     ("train --memory.size -4", "memory.size is -4"),
     ("train --memory many", "--memory.size is 'many'; pass a whole number or none"),
     ("train --memory.start 5", "there is no memory; pass --memory.size"),

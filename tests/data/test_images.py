@@ -35,23 +35,10 @@ def test_grey_one_bit_palette_and_transparent_images_become_rgb(tmp_path: Path, 
     assert torch.equal(read_image(tmp_path / "image.png"), as_tensor(image.convert("RGB")))
 
 
-def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path: Path) -> None:
-    image = Image.fromarray(COLOURS).convert("P")
-    image.save(tmp_path / "image.png", transparency=b"\x00\x10")
-    assert torch.equal(read_image(tmp_path / "image.png"), as_tensor(image.convert("RGB")))
-
-
 def test_a_cmyk_jpeg_keeps_its_colours(tmp_path: Path) -> None:
     image = Image.new("RGB", (16, 16), (200, 100, 50))
     image.convert("CMYK").save(tmp_path / "image.jpg", quality=95)
     assert (read_image(tmp_path / "image.jpg").float() - as_tensor(image).float()).abs().max() < 8
-
-
-def test_sixteen_bits_are_scaled_to_eight_and_not_clipped(tmp_path: Path) -> None:
-    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
-    Image.fromarray(values).save(tmp_path / "image.png")
-    expected = torch.from_numpy((values // 256).astype(np.uint8)).expand(3, 8, 8)
-    assert torch.equal(read_image(tmp_path / "image.png"), expected)
 
 
 def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:

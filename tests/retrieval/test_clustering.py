@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,11 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
 
-from embedding_expansion.errors import InvalidInput
+from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.inference.calibration import split_for_known_or_unknown
 from embedding_expansion.retrieval.clustering import agglomerative, clustering_metrics, hdbscan, partition_metrics
 from embedding_expansion.retrieval.kmeans import kmeans, move_centers
+from embedding_expansion.retrieval.verification import verification
 
 from .oracles import joined, pairwise_f1
 
@@ -229,3 +233,14 @@ def test_rows_whose_squares_overflow_are_told() -> None:
 def test_labels_that_do_not_fit_are_told() -> None:
     with pytest.raises(InvalidInput, match="labels has 2 entries but embeddings has 3 rows"):
         clustering_metrics(np.eye(3), [0, 1])
+
+
+@pytest.mark.parametrize(("seed", "kind"), [(-1, InvalidInput), (1.5, InvalidType), (True, InvalidType)])
+def test_a_seed_that_is_none_is_a_sentence(seed: Any, kind: type[Exception]) -> None:
+    rows, labels = np.eye(6), np.repeat([0, 1], 3)
+    with pytest.raises(kind, match=r"seed is .*; pass a whole number of 0 or more"):
+        kmeans(rows, 2, seed=seed)
+    with pytest.raises(kind, match="seed is"):
+        verification(rows, labels, sample=3, seed=seed)
+    with pytest.raises(InvalidInput, match="seed is -1"):
+        split_for_known_or_unknown(labels, seed=-1)

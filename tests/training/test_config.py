@@ -8,6 +8,7 @@ import re
 import typing
 from pathlib import Path
 
+import jsonargparse
 import pytest
 
 from embedding_expansion.errors import InvalidInput, RunError
@@ -23,6 +24,7 @@ from embedding_expansion.training.config import (
     dump,
     from_namespace,
     load,
+    may_be_null,
     parser,
 )
 
@@ -116,6 +118,8 @@ def said_of(config: type, field: str) -> str:
         {"model": ModelConfig(dim=0)},
         {"model": ModelConfig(channels=0)},
         {"model": ModelConfig(channels=2)},
+        {"model": ModelConfig(mean=[math.nan, 0.5, 0.5])},
+        {"model": ModelConfig(std=[math.inf, 0.5, 0.5])},
         {"data": DataConfig(image_size=0)},
         {"data": DataConfig(workers=-1)},
         {"threads": 10**9},
@@ -135,6 +139,40 @@ def said_of(config: type, field: str) -> str:
 def test_numbers_that_no_run_can_use_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(InvalidInput, match="pass"):
         dataclasses.replace(TrainConfig(), **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": DataConfig(image_size=99_999_999)}, "data.image_size is 99999999; pass a number of 1 to 4,096"),
+        ({"data": DataConfig(image_size=4096), "sampler": SamplerConfig(64, 8)}, "512 images of 4,096 x 4,096 pixels"),
+        ({"sampler": SamplerConfig(60_000, 2)}, "similarities of 120,000 x 120,000 images would take 58 GB"),
+        (
+            {"memory": MemoryConfig(size=2**24, start=1), "model": ModelConfig(dim=4096)},
+            "a memory of 16,777,216 x 4,096",
+        ),
+        ({"loss": {"name": "soft_triple", "centers_per_class": 10**9}}, "loss.centers_per_class is 1000000000"),
+    ],
+)
+def test_sizes_that_no_machine_can_hold_are_refused_before_memory_is_taken(
+    change: dict[str, object], said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(said)):
+        dataclasses.replace(TrainConfig(), **change)
+
+
+ABOVE_ANY_NUMBER = {"optimizer.lr", "optimizer.gamma", "optimizer.clip_norm", "expansion.n"}  # the last: by the loss
+
+
+@pytest.mark.parametrize("name", sorted(may_be_null().keys() - ABOVE_ANY_NUMBER))
+def test_no_option_takes_a_number_of_thirty_digits(name: str) -> None:
+    with pytest.raises((InvalidInput, jsonargparse.ArgumentError), match=re.escape(name)):
+        from_namespace(parser().parse_string(as_yaml(name, "1" + 30 * "0")))
+
+
+def as_yaml(name: str, value: str) -> str:
+    section, _, last = name.rpartition(".")
+    return f"{section}:\n  {last}: {value}\n" if section else f"{last}: {value}\n"
 
 
 def test_the_plain_loss_and_the_class_pair_scope_take_an_odd_number_of_images() -> None:

@@ -12,7 +12,7 @@ import pytest
 from safetensors import SafetensorError
 
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.files import check_place, make_folder, write_atomically
+from embedding_expansion.training.files import check_place, make_folder, read_json, write_atomically, write_json
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +121,17 @@ def test_a_kill_leaves_the_old_file_or_the_new_one_and_what_it_left_is_cleared_t
     write_atomically(path, lambda partial: partial.write_bytes(b"newer"))
     assert path.read_bytes() == b"newer"
     assert os.listdir(tmp_path) == [name]
+
+
+def test_json_keeps_the_name_of_a_file_that_is_no_text(tmp_path: Path) -> None:
+    for content in ({"broken": ["caf\udce9.jpg"]}, {"broken": ["café.jpg"]}):
+        write_json(tmp_path / "x.json", content)
+        assert read_json(tmp_path / "x.json", "") == content
+    assert "café" in (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "\x00", "[" * 10**5])
+def test_json_that_holds_something_else_is_a_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(RunError, match=r"x\.json .*; mend it"):
+        read_json(tmp_path / "x.json", "mend it")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
 
 if TYPE_CHECKING:
+    from embedding_expansion.inference.manifest import Manifest
     from embedding_expansion.retrieval.index import Index
 
 
@@ -54,15 +54,16 @@ def _say_model(index: Index) -> None:
     if MANIFEST not in index.files.sizes():
         print("model: none yet; embex index puts it in" if note is None else f"model: of vectors, digest {note}")
         return
-    about = _read(index, MANIFEST)
+    about = _manifest(index)
     print(
-        f"model: {about['model']['backbone']} trained on {about['training']['data']}, {about['format']}, digest "
+        f"model: {about.told('model', 'backbone')} trained on {about.told('training', 'data')}, {about.format}, digest "
         f"{note or 'not noted'}"
     )
 
 
-def _read(index: Index, name: str) -> dict[str, Any]:
+def _manifest(index: Index) -> Manifest:
+    from embedding_expansion.inference.manifest import MANIFEST, read_manifest
+
     with tempfile.TemporaryDirectory(prefix="embex-model-") as folder:
-        index.files.fetch(name, Path(folder) / name)
-        content: dict[str, Any] = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
-        return content
+        index.files.fetch(MANIFEST, Path(folder) / MANIFEST)
+        return read_manifest(Path(folder))

@@ -8,7 +8,7 @@ Three layouts are read:
 - `images/` with folders `NNN.Name` and `labels.txt` (`<path> <class>` per line, the class being the folder's number):
   the official train half, cropped to its boxes; always a part.
 
-The .mat files hold arrays (version 5 of the format); nothing is unpickled.
+The .mat files are of version 5 of the format, see `matlab`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,10 @@ import os
 import re
 from numbers import Real
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-from scipy.io import loadmat
+from typing import TypeAlias
 
 from embedding_expansion.data.images import Dataset, image_files
+from embedding_expansion.data.matlab import Value, read_mat
 from embedding_expansion.data.official import Expected, Side, is_whole_number, name_of, present, read_table, side_of
 from embedding_expansion.errors import DataError
 
@@ -109,7 +106,7 @@ def _devkit(folder: Path) -> Path:
 def _one_folder(folder: Path) -> tuple[list[tuple[int, str]], dict[int, str]]:
     content = _read_mat(folder / "cars_annos.mat", "annotations", "class_names")
     listed = _fields(folder / "cars_annos.mat", content["annotations"], "relative_im_path")
-    return listed, _class_names(content["class_names"])
+    return listed, _class_names(folder / "cars_annos.mat", content["class_names"])
 
 
 def _two_folders(folder: Path) -> tuple[list[tuple[int, str]], dict[int, str]]:
@@ -125,42 +122,52 @@ def _two_folders(folder: Path) -> tuple[list[tuple[int, str]], dict[int, str]]:
     for side, path in (("cars_train", devkit / "cars_train_annos.mat"), ("cars_test", test_list)):
         annotated = _fields(path, _read_mat(path, "annotations")["annotations"], "fname")
         listed += [(label, f"{side}/{file}") for label, file in annotated]
-    return listed, _class_names(_read_mat(devkit / "cars_meta.mat", "class_names")["class_names"])
+    meta = devkit / "cars_meta.mat"
+    return listed, _class_names(meta, _read_mat(meta, "class_names")["class_names"])
 
 
-def _read_mat(path: Path, *variables: str) -> dict[str, npt.NDArray[Any]]:
+_Variable: TypeAlias = list[Value] | dict[str, list[Value]]
+
+
+def _read_mat(path: Path, *variables: str) -> dict[str, _Variable]:
     try:
-        content: dict[str, Any] = loadmat(str(path), squeeze_me=True, variable_names=list(variables))
-    except Exception as error:  # whatever scipy makes of a broken file
+        content = read_mat(path, *variables)
+    except (OSError, ValueError, MemoryError) as error:
         raise DataError(f"{path} cannot be read as a .mat file of version 5 ({error}); unpack the set again") from error
     for name in variables:
         if name not in content:
             raise DataError(f"{path} has no variable {name!r}; it is not the list that comes with CARS196")
-    return {name: np.atleast_1d(content[name]) for name in variables}
+    return content
 
 
-def _fields(path: Path, annotations: npt.NDArray[Any], file_field: str) -> list[tuple[int, str]]:
+def _fields(path: Path, annotations: _Variable, file_field: str) -> list[tuple[int, str]]:
     """The class and the file of each annotation."""
-    missing = [field for field in (file_field, "class") if field not in (annotations.dtype.names or ())]
+    fields = annotations if isinstance(annotations, dict) else {}
+    missing = [field for field in (file_field, "class") if field not in fields]
     if missing:
         raise DataError(f"the annotations in {path} have no field {missing[0]!r}; it is not the list with the classes")
-    files, labels = annotations[file_field].tolist(), annotations["class"].tolist()
-    for row, label in enumerate(labels, start=1):
+    listed: list[tuple[int, str]] = []
+    for row, (label, file) in enumerate(zip(fields["class"], fields[file_field], strict=True), start=1):
         if not (isinstance(label, Real) and label in range(1, _LAST_CLASS + 1)):
             raise DataError(
                 f"annotation {row} in {path} has the class {str(label)[:40]!r}, a whole number from 1 to {_LAST_CLASS} "
                 "is expected; unpack the set again"
             )
+        if not (isinstance(file, str) and file and "\0" not in file):
+            raise DataError(f"annotation {row} in {path} has the file {str(file)[:40]!r}; unpack the set again")
+        listed.append((int(label), file))
     rows: dict[str, int] = {}
-    for row, file in enumerate(map(str, files), start=1):
+    for row, (_, file) in enumerate(listed, start=1):
         before = rows.setdefault(file, row)
         if before != row:
             raise DataError(f"{path} names {file[:80]} twice, in annotations {before} and {row}; unpack the set again")
-    return [(int(label), str(file)) for label, file in zip(labels, files, strict=True)]
+    return listed
 
 
-def _class_names(names: npt.NDArray[Any]) -> dict[int, str]:
+def _class_names(path: Path, names: _Variable) -> dict[int, str]:
     """The names by number."""
     if len(names) != _LAST_CLASS:
         raise DataError(f"the list of the classes of CARS196 has {len(names)} names, {_LAST_CLASS} are expected")
-    return {number: str(name) for number, name in enumerate(names.tolist(), start=1)}
+    if not all(isinstance(name, str) for name in names):
+        raise DataError(f"class_names in {path} holds something else than texts; unpack the set again")
+    return {number: str(name) for number, name in enumerate(names, start=1)}

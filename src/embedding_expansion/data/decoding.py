@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
+from embedding_expansion.data.colours import as_rgb
+from embedding_expansion.data.scans import check_scans
 from embedding_expansion.errors import DataError
 
 #: Pillow decodes AVIF since 11.3, and only where it was built with libavif.
@@ -17,9 +18,6 @@ _DECODES_AVIF = "avif" in features.modules and features.check_module("avif")
 
 #: The formats that are decoded, as Pillow names them. Others that it knows are left alone: some start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", *(("AVIF",) if _DECODES_AVIF else ()))
-
-#: A camera's JPEG has one scan, a progressive one some ten.
-MOST_SCANS = 200
 
 #: File name endings that count as images; other files in a data set's folder are ignored.
 IMAGE_SUFFIXES = frozenset(
@@ -34,8 +32,8 @@ NOT_DECODED_HERE = frozenset({".avif"}) - IMAGE_SUFFIXES
 def decode(source: Path | bytes, max_pixels: int | None = None) -> npt.NDArray[np.uint8]:
     """Decode an image to RGB, upright: uint8, shape (h, w, 3).
 
-    Grey, palette, one-bit, 16-bit and CMYK images become RGB; an alpha channel is dropped; of an animation the first
-    frame is taken; the orientation that a camera noted is applied.
+    Pixels of other kinds become RGB as `colours` says, transparent ones on white. Of several images in a file, such as
+    the frames of an animation, the first is taken; the orientation that a camera noted is applied.
 
     Args:
         source: a file, or what stands in one.
@@ -43,16 +41,15 @@ def decode(source: Path | bytes, max_pixels: int | None = None) -> npt.NDArray[n
             suspects a decompression bomb). The size is read from the header, before anything is decoded.
 
     Raises:
-        DataError: if the file is missing, is none of the `FORMATS`, cannot be decoded, has floating-point pixels (their
-            range is not known), or has too many pixels; names its path.
+        DataError: if the file is missing, is none of the `FORMATS`, cannot be decoded, has floating-point, signed or
+            32-bit pixels (their range is not known), has too many pixels, or is a JPEG of more than `scans.MOST_SCANS`
+            scans (100); names its path.
     """
     name = "the image" if isinstance(source, bytes) else f"the image {source}"
     # Pillow and not torchvision's decoder: that is deprecated since torchvision 0.29 and will be removed. The pixels of
     # JPEG files are the same; a batch of 64 costs 2 to 6 ms more.
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            if isinstance(source, bytes) and image.format in ("JPEG", "MPO"):  # the latter are several in a file
-                _check_scans(source)
             return to_rgb(image, max_pixels)
     except FileNotFoundError as error:
         raise DataError(f"there is no image file {source!s}; restore it, or take it off the list") from error
@@ -64,17 +61,18 @@ def to_rgb(image: Image.Image, max_pixels: int | None = None) -> npt.NDArray[np.
     """The pixels of an opened image, as `decode` gives them.
 
     Raises:
-        ValueError: it has too many pixels, or pixels whose range is not known; or whatever its decoder raises.
+        ValueError: it has too many pixels or scans, or pixels whose range is not known; or whatever its decoder raises.
     """
     limits = [limit for limit in (max_pixels, Image.MAX_IMAGE_PIXELS) if limit is not None]
     _check_size(image, min(limits, default=None))
-    image.load()
-    return _as_rgb(_upright(image))
+    check_scans(image)
+    return np.array(_turned(as_rgb(image), image))
 
 
 def _reason(error: Exception) -> str:
     # Pillow's own sentence names the object that it was given: of bytes that is an address in memory.
-    return "it is no image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
+    unknown = isinstance(error, UnidentifiedImageError)
+    return "it is no image of a known format or kind of pixels" if unknown else str(error)
 
 
 def _check_size(image: Image.Image, limit: int | None) -> None:
@@ -82,13 +80,6 @@ def _check_size(image: Image.Image, limit: int | None) -> None:
     pixels = image.width * image.height
     if limit is not None and pixels > limit:
         raise ValueError(f"it has {pixels:,} pixels, more than the {limit:,} that are decoded")
-
-
-def _check_scans(jpeg: bytes) -> None:
-    """Each scan of a progressive JPEG goes through all pixels: thousands of empty ones would take hours."""
-    scans = jpeg.count(b"\xff\xda")
-    if scans > MOST_SCANS:
-        raise ValueError(f"it has {scans:,} scans, more than the {MOST_SCANS} that are decoded")
 
 
 #: What undoes each value of the orientation tag.
@@ -103,20 +94,10 @@ _UPRIGHT: dict[object, Image.Transpose] = {
 }
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its orientation tag says. It is loaded already: of a .tif Pillow has then turned it."""
+def _turned(image: Image.Image, like: Image.Image) -> Image.Image:
+    """The image turned as the tags of the file that it is from say. Of a .tif Pillow has turned it, and the tags."""
     try:
-        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _UPRIGHT.get(like.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # the tags are broken, the pixels are not
         return image
     return image if turn is None else image.transpose(turn)
-
-
-def _as_rgb(image: Image.Image) -> npt.NDArray[Any]:
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; save it with 8 bits")
-    if image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip them at 255
-        grey = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    opaque = image.convert("RGBA") if image.mode == "P" else image  # some palettes hold transparency
-    return np.array(opaque.convert("RGB"))

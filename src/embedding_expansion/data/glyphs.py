@@ -10,7 +10,6 @@ import hashlib
 import os
 import tempfile
 import unicodedata
-import zipfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +21,9 @@ from PIL import __version__ as pillow_version
 
 from embedding_expansion.data.glyph_letters import TEST, TRAIN
 from embedding_expansion.data.images import Dataset, ImageSet
+from embedding_expansion.data.npz import read_npz
 from embedding_expansion.data.places import cache_folder
-from embedding_expansion.errors import InvalidInput
+from embedding_expansion.errors import DataError, InvalidInput
 
 #: Raise it whenever the recipe changes, so that older caches are not taken for the new images.
 RECIPE = 1
@@ -128,11 +128,12 @@ def _cache_key(seed: int) -> str:
 def _read_cache(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None:
     """The cached pixels, or None if there are none or the file is broken (it is then rendered again)."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            train, test = stored["train"], stored["test"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        stored = read_npz(path, ("train", "test"))
+        train, test = stored["train"], stored["test"]
+    except (DataError, KeyError):
         return None
-    whole = len(train) == len(TRAIN) * TRAIN_PER_CLASS and len(test) == len(TEST) * TEST_PER_CLASS
+    whole = train.shape == (len(TRAIN) * TRAIN_PER_CLASS, 1, SIDE, SIDE)
+    whole &= test.shape == (len(TEST) * TEST_PER_CLASS, 1, SIDE, SIDE)
     return (train, test) if whole and train.dtype == test.dtype == np.uint8 else None
 
 

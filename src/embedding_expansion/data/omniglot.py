@@ -94,10 +94,9 @@ def _bytes_of(path: Path) -> bytes:
 def _strokes(data: bytes, where: str) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     """One drawing, (105, 105): strokes 255, background 0."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            drawing = np.asarray(image.convert("L"), dtype=np.uint8)
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            if image.size != (105, 105):
+                raise ValueError(f"it has {image.width} x {image.height} pixels, 105 x 105 are expected")
+            return 255 - np.asarray(image.convert("L"), dtype=np.uint8)
     except Exception as error:  # whatever a decoder makes of a broken file
         raise DataError(f"a drawing in {where} cannot be decoded ({error}); get the archive again") from error
-    if drawing.shape != (105, 105):
-        raise DataError(f"a drawing in {where} has {drawing.shape[1]} x {drawing.shape[0]} pixels, 105 x 105 expected")
-    return 255 - drawing

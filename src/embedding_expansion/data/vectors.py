@@ -13,7 +13,6 @@ Without a split the first half of the classes, in the order of their labels, tra
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedding_expansion.data.images import Dataset, ImageSet
+from embedding_expansion.data.npz import read_npz
 from embedding_expansion.errors import DataError, InvalidInput
 
 _NAMES = ("embeddings", "features")
@@ -106,21 +106,11 @@ def read_rows(path: Path) -> tuple[npt.NDArray[np.float32], dict[str, npt.NDArra
     """
     if not path.is_file():
         raise DataError(f"there is no file {path}; pass an .npz or a .parquet with vectors")
-    arrays = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_npz(path)
+    arrays = _read_parquet(path) if path.suffix.lower() == ".parquet" else read_npz(path, _READ)
     found = [name for name in _NAMES if name in arrays]
     if len(found) != 1:
         raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; it needs embeddings (or features)")
     return _rows(path, found[0], arrays.pop(found[0])), arrays
-
-
-def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array without a name")
-            return {name: stored[name] for name in _READ if name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, MemoryError) as error:
-        raise DataError(f"{path} cannot be read as .npz ({error}); save it with np.savez, without objects") from error
 
 
 def _read_parquet(path: Path) -> dict[str, npt.NDArray[Any]]:

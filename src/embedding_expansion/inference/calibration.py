@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval.inputs import generator_of
 from embedding_expansion.retrieval.open_set import OpenSetCurve, open_set
 from embedding_expansion.retrieval.roc import VerificationCurve
 from embedding_expansion.retrieval.threshold import TASKS, Task, Threshold, check_share
@@ -129,7 +130,7 @@ def split_for_known_or_unknown(
         >>> int(is_query.sum()), int(is_known.sum()), bool(is_known[4])
         (2, 2, False)
     """
-    random = np.random.default_rng(seed)
+    random = generator_of(seed)
     classes, own, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     drawn = random.permutation(np.flatnonzero(sizes > 1))
     shuffled = random.permutation(len(labels))

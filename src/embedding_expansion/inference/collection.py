@@ -212,7 +212,10 @@ def thresholds_of(index: Index) -> Thresholds:
     """Those calibrated on the items of an index, else those that its model came with."""
     own = index.notes.get(NOTE)
     if own is not None:
-        return thresholds_of_json(own)
+        try:
+            return thresholds_of_json(own)
+        except InvalidInput as error:
+            raise StoreError(f"the thresholds of {index.location} cannot be read: {error}") from error
     if THRESHOLDS not in index.files.sizes():
         return {}
     with tempfile.TemporaryDirectory(prefix="embex-model-") as folder:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Threads that decode, and how many batches they are ahead of the network.
 THREADS, AHEAD = min(4, os.cpu_count() or 1), 2
+#: The largest batch; decoded images of three are in memory.
+MOST_IN_A_BATCH = 16_384
 
 Square: TypeAlias = npt.NDArray[np.uint8]
 
@@ -40,8 +42,8 @@ class Embedder:
     def __init__(
         self, network: Network, manifest: Manifest, device: str, thresholds: Thresholds, batch_size: int = 64
     ) -> None:
-        if batch_size < 1:
-            raise InvalidInput(f"batch_size is {batch_size}; pass 1 or more")
+        if not 1 <= batch_size <= MOST_IN_A_BATCH:
+            raise InvalidInput(f"batch_size is {batch_size}; pass 1 to {MOST_IN_A_BATCH:,}")
         self._network, self._manifest, self._device = network, manifest, device
         self.thresholds, self.batch_size = thresholds, batch_size
 
@@ -56,7 +58,7 @@ class Embedder:
         Args:
             path: of the folder.
             device: "auto", "cpu", "cuda", "cuda:1", ...
-            batch_size: images that go through the model at once.
+            batch_size: images that go through the model at once, 1 to 16,384.
 
         Raises:
             RunError: it is no such folder, or a file of it is missing or broken.
@@ -90,6 +92,10 @@ class Embedder:
     def describe(self) -> dict[str, Any]:
         """What is known of the model, as JSON values: what model.json says, the device and the thresholds."""
         return self._manifest.content | {"device": self._device, "thresholds": thresholds_json(self.thresholds)}
+
+    def told(self, *keys: str) -> str | None:
+        """What model.json says somewhere, such as `told("training", "data")`; None where it says nothing."""
+        return self._manifest.told(*keys)
 
     def embed(
         self,

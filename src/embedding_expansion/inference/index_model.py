@@ -80,7 +80,7 @@ def digest_of(folder: Path) -> str:
                 found.update(_header_of_tensors(file.read(int.from_bytes(file.read(8), "little"))))
             while piece := file.read(2**24):
                 found.update(piece)
-    except (OSError, ValueError, AttributeError, MemoryError, OverflowError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, MemoryError, OverflowError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({error}); export the run again") from error
     return found.hexdigest()
 
@@ -131,12 +131,10 @@ def model_note(index: Index) -> IndexModel | None:
     note = index.notes.get(NOTE)
     if note is None:
         return None
-    try:
-        return IndexModel(str(note["digest"]), bool(note["flip"]))
-    except (TypeError, KeyError):
-        raise StoreError(
-            f"{index.location} holds the note {NOTE!r} in a form that is not known; make it again"
-        ) from None
+    digest, flip = (note.get("digest"), note.get("flip")) if isinstance(note, dict) else (None, None)
+    if not isinstance(digest, str) or not isinstance(flip, bool):
+        raise StoreError(f"{index.location} holds the note {NOTE!r} in a form that is not known; make it again")
+    return IndexModel(digest, flip)
 
 
 def check_model(index: Index, model: IndexModel) -> None:

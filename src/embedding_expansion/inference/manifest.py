@@ -47,6 +47,13 @@ class Manifest:
         """How the model is stored: a format of `FILES`, or "run"."""
         return str(self.content["format"])
 
+    def told(self, *keys: str) -> str | None:
+        """What model.json says somewhere, if it does: a reader needs none of it."""
+        found: Any = self.content
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return None if found is None else str(found)
+
 
 def read_manifest(folder: Path) -> Manifest:
     """Reads model.json.
@@ -60,7 +67,7 @@ def read_manifest(folder: Path) -> Manifest:
     version = content.get("version")
     if version != VERSION:
         raise RunError(f"{path} has the version {version!r}, but this package reads {VERSION}; {remedy}")
-    if content.get("format") not in FILES:
+    if not isinstance(content.get("format"), str) or content["format"] not in FILES:
         raise RunError(f"{path} names the format {content.get('format')!r}; known are {', '.join(FILES)}; {remedy}")
     size = _positive(content, "preprocessing", "size", path)
     short_side = (content["preprocessing"]).get("short_side")

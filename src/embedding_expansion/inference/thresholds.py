@@ -25,12 +25,14 @@ def thresholds_json(thresholds: Thresholds) -> dict[str, Any]:
     return {task: json.loads(threshold.to_json()) for task, threshold in thresholds.items()}
 
 
-def thresholds_of_json(content: Mapping[str, Any]) -> Thresholds:
+def thresholds_of_json(content: Any) -> Thresholds:
     """What `thresholds_json` has made.
 
     Raises:
         InvalidInput: it is something else.
     """
+    if not isinstance(content, Mapping):
+        raise InvalidInput(f"the thresholds are a {type(content).__name__}; calibrate again")
     found: dict[Task, Threshold] = {}
     for task, value in content.items():
         threshold = Threshold.from_json(json.dumps(value))

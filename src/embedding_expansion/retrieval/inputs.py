@@ -168,6 +168,16 @@ def positive_integer(value: object, name: str) -> int:
     return number
 
 
+def generator_of(seed: object) -> np.random.Generator:
+    """NumPy's generator of a seed, a whole number of 0 or more."""
+    if isinstance(seed, bool) or not isinstance(seed, SupportsIndex):
+        raise InvalidType(f"seed is {seed!r}; pass a whole number of 0 or more")
+    number = operator.index(seed)
+    if number < 0:
+        raise InvalidInput(f"seed is {number}; pass a whole number of 0 or more")
+    return np.random.default_rng(number)
+
+
 @validates
 def positive_integers(values: Iterable[int], name: str) -> tuple[int, ...]:
     """Checks several counts such as the K of Recall@K; a value given twice counts once."""

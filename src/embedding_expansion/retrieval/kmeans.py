@@ -14,7 +14,7 @@ from torch import Tensor
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput, UnknownName
 from embedding_expansion.retrieval.centers import TABLE_BYTES, nearest_center
-from embedding_expansion.retrieval.inputs import arithmetic_dtype, embedding_rows, positive_integer
+from embedding_expansion.retrieval.inputs import arithmetic_dtype, embedding_rows, generator_of, positive_integer
 
 # k-means++ takes the centers in at most so many rounds: one at a time up to this k, several at a time beyond.
 ROUNDS = 256
@@ -96,7 +96,7 @@ def kmeans(
     rows = rows.to(arithmetic_dtype(rows.dtype))
     # Distances come from inner products, which lose digits where all rows share a large mean.
     mean = rows.mean(0)
-    centred, random = rows - mean, np.random.default_rng(seed)
+    centred, random = rows - mean, generator_of(seed)
     if not math.isfinite(float(torch.linalg.vector_norm(centred))):
         raise InvalidInput(f"the squares of embeddings leave the range of {rows.dtype}; divide the rows by a number")
     with torch.autocast(rows.device.type, enabled=False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -99,7 +98,7 @@ class Threshold:
         """
         try:
             content = json.loads(text)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise InvalidInput(f"the threshold cannot be read ({error}); pass the JSON that to_json wrote") from None
         names = [field.name for field in fields(cls) if field.name != "data"]
         if not isinstance(content, dict) or sorted(content.keys() - {"data"}) != sorted(names):
@@ -108,11 +107,11 @@ class Threshold:
         numbers = {name: content[name] for name in names if name not in ("task", "goal")}
         for name, number in numbers.items():
             kinds = (int,) if name in ("positives", "negatives") else (int, float)
-            if not isinstance(number, kinds) or isinstance(number, bool) or not math.isfinite(number):
+            if not isinstance(number, kinds) or isinstance(number, bool) or not abs(number) < 2**63:
                 raise InvalidInput(f"{name} of the threshold is {number!r}; expected is a number; calibrate it again")
         if not isinstance(content.get("data"), (str, type(None))):
             raise InvalidInput(f"data of the threshold is {content['data']!r}; expected is a text; calibrate it again")
-        if content["task"] not in TASKS or content["goal"] not in GOALS:
+        if str(content["task"]) not in TASKS or str(content["goal"]) not in GOALS:
             raise InvalidInput(
                 f"the threshold is for {content['task']!r} by {content['goal']!r}; known are {TASKS} and {GOALS}"
             )

@@ -12,7 +12,7 @@ from torch import Tensor
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.cosines import as_cosines
-from embedding_expansion.retrieval.inputs import UnitRows, class_indices, embedding_rows, positive_integer
+from embedding_expansion.retrieval.inputs import UnitRows, class_indices, embedding_rows, generator_of, positive_integer
 from embedding_expansion.retrieval.roc import VerificationCurve, curve_of_counts, verification_of_pairs
 
 # Up to so many pairs keep their similarities; more are counted in bins of equal width.
@@ -72,7 +72,7 @@ def verification(
         )
     if sample is not None:
         sample = positive_integer(sample, "sample")
-        pairs = _drawn(classes.numpy(), sample, np.random.default_rng(seed))
+        pairs = _drawn(classes.numpy(), sample, generator_of(seed))
         return verification_of_pairs(_cosines(rows, *pairs), torch.arange(2 * sample) < sample, totals=totals)
     if sum(totals) <= KEPT:
         first, second = torch.triu_indices(n, n, 1)

@@ -42,7 +42,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         about = json.loads(metadata["about"])
         if not isinstance(about, dict) or metadata["tensors"] != str(len(tensors)):
             raise ValueError("its metadata are not those of its tensors")
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read as a checkpoint ({error}); restore it, or start a new run") from error
     return tensors, about
 

@@ -7,6 +7,7 @@ sets, backbones) are checked when the run is set up.
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 import jsonargparse
 
 from embedding_expansion.errors import InvalidInput, RunError
+from embedding_expansion.training.config_text import check_text
 from embedding_expansion.training.limits import check_numbers
+from embedding_expansion.training.option_errors import sentence
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -168,9 +171,35 @@ class TrainConfig:
         check_numbers(self)
 
 
+class _Parser(jsonargparse.ArgumentParser):
+    """Looks at the text of a configuration before it is parsed; an InvalidInput says what is wrong with it."""
+
+    def parse_path(self, path: str | os.PathLike[str], *rest: Any, **named: Any) -> Any:
+        """As the parser's own."""
+        check_text(Path(path).read_text(encoding="utf-8"), may_be_null(), os.fspath(path))
+        return super().parse_path(path, *rest, **named)
+
+    def parse_string(self, content: str, path: str | os.PathLike[str] = "", *rest: Any, **named: Any) -> Any:
+        """As the parser's own."""
+        if not path:  # a file's text was looked at above
+            check_text(content, may_be_null())
+        return super().parse_string(content, path, *rest, **named)
+
+
+def may_be_null() -> dict[str, bool]:
+    """The full name of each option, and whether it may be null (left to the program)."""
+    found = {}
+    for option in _options(TrainConfig()):
+        for inner in [] if option.section is None else _options(option.default):
+            found[f"{option.name}.{inner.name}"] = inner.may_be_null
+        if option.section is None and option.name != "loss":
+            found[option.name] = option.may_be_null
+    return found
+
+
 def parser() -> jsonargparse.ArgumentParser:
     """The command line of a run: every field of `TrainConfig`, and `--config FILE`."""
-    result = jsonargparse.ArgumentParser(
+    result = _Parser(
         prog="embex train",
         exit_on_error=False,
         allow_abbrev=False,
@@ -199,7 +228,8 @@ def from_namespace(parsed: jsonargparse.Namespace) -> TrainConfig:
     for option in _options(TrainConfig()):
         given = values[option.name]
         if option.section is not None and not isinstance(given, dict):
-            raise InvalidInput(f"{option.name} is {given!r}; pass entries, as {option.name}: {{name: value}}")
+            entries = f"{option.name}: {{{_options(option.default)[0].name}: {given}}}"
+            raise InvalidInput(f"{option.name} is {given!r}; pass entries, as {entries}")
         arguments[option.name] = given if option.section is None else option.section(**given)
     return TrainConfig(**arguments)
 
@@ -231,7 +261,7 @@ def load(path: Path) -> TrainConfig:
     try:
         return from_namespace(parser().parse_string(text))
     except (jsonargparse.ArgumentError, InvalidInput) as error:
-        raise RunError(f"{path} is no configuration of a run: {' '.join(str(error).split())}") from error
+        raise RunError(f"{path} is no configuration of a run: {sentence(str(error), [*may_be_null()])}") from error
 
 
 @dataclass(frozen=True)
@@ -243,6 +273,11 @@ class _Option:
     section: type[Any] | None
     default: Any  # its value in the configuration that was looked at
     text: str
+
+    @property
+    def may_be_null(self) -> bool:
+        """Whether null stands for a choice of the program's."""
+        return type(None) in typing.get_args(self.kind)
 
 
 def _options(config: Any) -> list[_Option]:

@@ -182,6 +182,10 @@ def check_place(path: Path) -> None:
 def write_json(path: Path, content: object) -> None:
     """Writes JSON atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the name of a file may be no text
+        text = json.dumps(content, indent=2) + "\n"
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
@@ -197,7 +201,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({error}); {remedy}") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} holds a {type(content).__name__} where a JSON object is expected; {remedy}")

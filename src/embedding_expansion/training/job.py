@@ -25,10 +25,8 @@ from embedding_expansion.training.config import DataConfig, Precision, TrainConf
 from embedding_expansion.training.evaluation import both_ways, embed_images, hold_out_classes, model_embedder
 from embedding_expansion.training.factory import make_loss, make_optimizer
 from embedding_expansion.training.finite import check_embeddings
+from embedding_expansion.training.limits import CLASSES_PER_BATCH
 from embedding_expansion.training.network import check_size, make_network, suited
-
-#: Of a batch, where the configuration leaves it open and there are as many.
-CLASSES_PER_BATCH = 32
 
 
 @dataclass

@@ -34,6 +34,7 @@ _METRICS = {
     "images_per_second": float,
     "wall_seconds": float,
     "broken_images": list,
+    "held_out_classes": list,
 }
 _GO_ON_WITHOUT = "remove it to go on without it"
 
@@ -119,7 +120,8 @@ class RunFolder:
             return None
         remedy = f"remove it, and embex train --resume {self.path} measures again"
         content = read_json(self._metrics, remedy)
-        odd = [name for name, kind in _METRICS.items() if not isinstance(content.get(name), kind)]
+        held_out = {"held_out_classes": content.get("held_out_classes") or []}
+        odd = [name for name, kind in _METRICS.items() if not _is((content | held_out).get(name), kind)]
         if odd:
             raise RunError(f"{self._metrics} lacks {', '.join(odd)}, or has them of another kind; {remedy}")
         return content
@@ -143,9 +145,9 @@ class RunFolder:
     def _entry(self, number: int, line: bytes) -> dict[str, Any]:
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
-        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+        if not isinstance(entry, dict) or not _is(entry.get("step"), int):
             raise RunError(f"line {number} of {self._log} is no entry of a step; remove it to go on without it")
         return entry
 
@@ -153,6 +155,13 @@ class RunFolder:
         """Drops what was logged after a step, and half a line that a kill may have left."""
         text = "".join(json.dumps(entry) + "\n" for entry in self.read_log() if entry["step"] <= step)
         write_atomically(self._log, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _is(value: object, kind: type) -> bool:
+    """Whether a value of a JSON file is of a kind; a list one of texts, a number one that can be reckoned with."""
+    if isinstance(value, list):
+        return kind is list and all(isinstance(entry, str) for entry in value)
+    return isinstance(value, kind) and not (isinstance(value, int | float) and not abs(value) < 2**63)
 
 
 def default_path(config: TrainConfig) -> str:

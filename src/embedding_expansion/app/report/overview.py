@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from typing import Any
@@ -47,18 +48,23 @@ _MEANINGS = {
 def measures(before: dict[str, Any], after: dict[str, Any]) -> list[Measure]:
     """Recall@1 and the other headlines first, then the rest."""
     raw = "raw_vectors" if "raw_vectors" in before else "raw_pixels"
-    first, untrained = before.get(raw, {}), before.get("untrained", {})
-    taken = (first, untrained, after)
-    present = {name for group in taken for name, value in group.items() if isinstance(value, float | int)}
+    taken = first, untrained, trained = [_figures(group) for group in (before.get(raw), before.get("untrained"), after)]
+    present = {name for group in taken for name in group}
     recalls = sorted(
-        (name for name in present if name.startswith("recall_at_")), key=lambda name: int(name.rsplit("_", 1)[1])
+        (name for name in present if re.fullmatch(r"recall_at_[1-9][0-9]{0,6}", name)),
+        key=lambda name: int(name.rsplit("_", 1)[1]),
     )
     order = [*recalls[:1], *(name for name in ("map_at_r", "nmi", "f1") if name in present), *recalls[1:]]
     order += [name for name in _MEANINGS if name in present and name not in order]
     return [
-        Measure(*_named(name), first.get(name), untrained.get(name), after.get(name), raw.replace("_", " "))
+        Measure(*_named(name), first.get(name), untrained.get(name), trained.get(name), raw.replace("_", " "))
         for name in order
     ]
+
+
+def _figures(group: object) -> dict[str, float]:
+    """The numbers of a group of measures."""
+    return {name: value for name, value in group.items() if _is_number(value)} if isinstance(group, dict) else {}
 
 
 def _named(name: str) -> tuple[str, str]:
@@ -110,11 +116,11 @@ def _series(log: Log, name: str) -> list[tuple[float, float]]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else ""
+    return f"{value:.4g}" if _is_number(value) else ""
 
 
 def title(config: TrainConfig, data: str) -> str:
@@ -129,7 +135,11 @@ def facts(config: TrainConfig, metrics: dict[str, Any] | None, log: Log) -> list
     """The run in a few words and numbers."""
     sampler = config.sampler
     kind = "vectors" if is_vector_file(config.data.name) else "images"
-    done = metrics["steps"] if metrics and "steps" in metrics else max((entry["step"] for entry in log), default=0)
+    done = (
+        metrics["steps"]
+        if metrics and _is_number(metrics.get("steps"))
+        else max((entry["step"] for entry in log), default=0)
+    )
     result = [
         ("network", f"{config.model.backbone}, {config.model.dim} dimensions"),
         ("batches", f"{sampler.classes_per_batch} classes × {sampler.images_per_class} {kind}"),
@@ -162,7 +172,8 @@ def surroundings(environment: dict[str, Any]) -> list[tuple[str, str]]:
         elif isinstance(value, dict):
             rows += [(str(key), _text(inner)) for key, inner in value.items()]
         elif name == "resumed" and isinstance(value, list):
-            rows += [("resumed", f"after step {each['after_step']}") for each in value if "after_step" in each]
+            steps = [each["after_step"] for each in value if isinstance(each, dict) and "after_step" in each]
+            rows += [("resumed", f"after step {step}") for step in steps]
         else:
             rows.append((name, _text(value)))
     return rows

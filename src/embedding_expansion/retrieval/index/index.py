@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from embedding_expansion.retrieval.index.files import ModelFiles
 from embedding_expansion.retrieval.index.incoming import incoming, incoming_note
 from embedding_expansion.retrieval.index.items import Changes, Item, Match, decoded, encoded, item_of
 from embedding_expansion.retrieval.index.loading import Loading
+from embedding_expansion.retrieval.index.noted import read_note
 from embedding_expansion.retrieval.index.recall import Recall
 from embedding_expansion.retrieval.index.store import OWN_NOTES, Store
 from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
@@ -249,7 +249,8 @@ class Index:
     @property
     def notes(self) -> dict[str, Any]:
         """What `set_note` has kept: the model's digest, a threshold, whatever is JSON."""
-        return {name: json.loads(text) for name, text in self._store.notes().items() if name not in OWN_NOTES}
+        found = self._store.notes()
+        return {name: read_note(found, name, self.location) for name in found if name not in OWN_NOTES}
 
     @validates
     def set_note(self, name: str, value: Any) -> None:
@@ -300,7 +301,7 @@ class Index:
                 raise InvalidInput(f"the index {self.location} has no item {id!r}; search again, it may be removed")
 
     def _own_note(self, name: str) -> Any:
-        return json.loads(self._store.notes().get(name, "null"))
+        return read_note(self._store.notes(), name, self.location)
 
     @validates
     def _stage(self, key: bytes, items: Iterable[Item], vectors: Any) -> None:

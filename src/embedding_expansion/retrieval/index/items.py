@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from embedding_expansion.core.validation import validates
-from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.errors import InvalidInput, InvalidType, StoreError
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,14 @@ def rows_of(items: Iterable[Item]) -> list[Row]:
 
 def item_of(id: int, row: Row) -> Item:
     """The item that a stored row stands for."""
-    label = None if row.label is None else decoded(row.label)
-    return Item(decoded(row.path), label, json.loads(row.metadata), row.thumbnail, id)
+    label, path = None if row.label is None else decoded(row.label), decoded(row.path)
+    try:
+        metadata = json.loads(row.metadata)
+    except (ValueError, RecursionError):
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise StoreError(f"the metadata of {path!r} in the index are damaged; remove the item, and add it again")
+    return Item(path, label, metadata, row.thumbnail, id)
 
 
 @validates

@@ -10,9 +10,9 @@ from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, StoreError, UnknownName
 from embedding_expansion.retrieval.index.index import Index
 from embedding_expansion.retrieval.index.kinds import check_kind
+from embedding_expansion.retrieval.index.noted import MOST_DIMENSIONS, PRECISIONS
 from embedding_expansion.retrieval.index.vectors import positive
 
-PRECISIONS = ("float32", "float16")
 SCHEMES = ("postgresql://", "postgres://")
 
 
@@ -31,6 +31,7 @@ def create_index(
 
     Raises:
         StoreError: the place is taken, cannot be written or reached, or lacks what the kind needs.
+        InvalidInput: dimensions of less than 1, or more than a million.
         UnknownName: a kind or a precision that there is not.
 
     Example:
@@ -41,7 +42,8 @@ def create_index(
         ...     [match.item.path for match in index.search(np.array([[3.0, 1.0]]), k=1)[0]]
         ['a.jpg']
     """
-    positive(dimensions, "dimensions")
+    if positive(dimensions, "dimensions") > MOST_DIMENSIONS:
+        raise InvalidInput(f"dimensions is {dimensions}; pass at most {MOST_DIMENSIONS:,}")
     check_kind(kind)
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS)

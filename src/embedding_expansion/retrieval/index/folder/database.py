@@ -149,7 +149,7 @@ def told(folder: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         raise StoreError(f"the index {folder} cannot be used ({error}); nothing in it has changed") from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter of what it says itself
         raise StoreError(f"{folder / NAME} is no index or is damaged ({error}); make it again") from error
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

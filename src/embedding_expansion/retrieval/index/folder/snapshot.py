@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from embedding_expansion.retrieval.index.folder import structure as structures
 from embedding_expansion.retrieval.index.folder.structure import Stamp, Structure
 from embedding_expansion.retrieval.index.folder.writing import generation
+from embedding_expansion.retrieval.index.noted import read_note
 
 BLOCK = 16_384  # rows that are read at a time
 
@@ -33,8 +35,11 @@ class Vectors:
         """The vectors in the form in which they are stored."""
         return vectors.astype(self._type)
 
-    def unpacked(self, blobs: list[bytes]) -> Float[np.ndarray, "n d"]:
+    def unpacked(self, blobs: list[Any]) -> Float[np.ndarray, "n d"]:
         """The vectors as float32, of unit norm also after having been rounded to float16."""
+        size = self._dimensions * self._type.itemsize
+        if any(not isinstance(blob, bytes) or len(blob) != size for blob in blobs):
+            raise sqlite3.DatabaseError(f"a vector has not {size:,} bytes")
         rows = np.frombuffer(b"".join(blobs), self._type).reshape(len(blobs), self._dimensions).astype(np.float32)
         if self._type != np.float32:
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -81,7 +86,8 @@ class Snapshot:
         row = self._database.execute("SELECT value FROM notes WHERE name = 'structure'").fetchone()
         stamp = row[0] if row else None
         if stamp != self._stamp:
-            parsed = None if stamp is None else Stamp(**json.loads(stamp))
+            noted = None if stamp is None else read_note({"structure": stamp}, "structure", str(self._folder))
+            parsed = None if noted is None else Stamp(**noted)
             self._start(None if parsed is None else structures.load(self._folder, parsed))
             self._stamp, self.is_damaged = stamp, parsed is not None and self.structure is None
         now = generation(self._database)

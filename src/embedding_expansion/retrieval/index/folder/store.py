@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -23,6 +25,7 @@ from embedding_expansion.retrieval.index.folder.searching import scan, search
 from embedding_expansion.retrieval.index.folder.snapshot import Snapshot, Vectors
 from embedding_expansion.retrieval.index.items import Changes, Row
 from embedding_expansion.retrieval.index.kinds import Choice, choose
+from embedding_expansion.retrieval.index.noted import read_note
 from embedding_expansion.retrieval.index.recall import measure, sample
 from embedding_expansion.retrieval.index.vectors import Found
 from embedding_expansion.retrieval.index.where import Condition
@@ -43,9 +46,9 @@ class FolderStore:
         self._access = opened(self._folder)
         self._database = self._access.database
         notes = self.notes()
-        self.dimensions = int(json.loads(notes["dimensions"]))
-        self._asked = str(json.loads(notes["asked"]))
-        self._vectors = Vectors(self._database, self.dimensions, str(json.loads(notes["precision"])))
+        self.dimensions: int = read_note(notes, "dimensions", self.location)
+        self._asked: str = read_note(notes, "asked", self.location)
+        self._vectors = Vectors(self._database, self.dimensions, read_note(notes, "precision", self.location))
         self._snapshot = Snapshot(self._folder, self._database, self._vectors)
 
     @property
@@ -164,7 +167,7 @@ class FolderStore:
         picture = "thumbnail" if thumbnails else "NULL"
         query = f"SELECT id, path, label, metadata, {picture} FROM items WHERE id IN (SELECT value FROM json_each(?))"
         found = self._database.execute(query, (json.dumps(sorted(ids)),))
-        return {id: Row(path, label, metadata, {}, image) for id, path, label, metadata, image in found}
+        return {id: _row(id, *values) for id, *values in found}
 
     def _rebuild_if_damaged(self) -> None:
         with self._transaction():
@@ -265,3 +268,11 @@ class FolderStore:
         """See `Store`."""
         with self._guard:
             self._access.close()
+
+
+def _row(id: int, path: Any, label: Any, metadata: Any, thumbnail: Any) -> Row:
+    """A row as SQLite gives it, whose columns may hold anything."""
+    kinds = (path, bytes), (label, bytes | None), (metadata, str), (thumbnail, bytes | None)
+    if not all(isinstance(value, kind) for value, kind in kinds):
+        raise sqlite3.DatabaseError(f"item {id} has values of another kind")
+    return Row(path, label, metadata, {}, thumbnail)

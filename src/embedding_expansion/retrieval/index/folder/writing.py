@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Sequence
 
@@ -71,7 +72,10 @@ def count(database: sqlite3.Connection) -> int:
 
 def generation(database: sqlite3.Connection) -> int:
     """Counts the changes."""
-    return int(database.execute("SELECT value FROM notes WHERE name = 'generation'").fetchone()[0])
+    found = database.execute("SELECT value FROM notes WHERE name = 'generation'").fetchone()
+    if found is None or not re.fullmatch("[0-9]{1,18}", str(found[0])):  # of 64 bits, and counted on
+        raise sqlite3.DatabaseError("the note 'generation' is no number")
+    return int(found[0])
 
 
 def set_note(database: sqlite3.Connection, name: str, value: str) -> None:

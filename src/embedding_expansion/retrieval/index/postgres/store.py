@@ -17,6 +17,7 @@ from jaxtyping import Float
 from embedding_expansion.errors import StoreError
 from embedding_expansion.retrieval.index.items import Changes, Row
 from embedding_expansion.retrieval.index.kinds import Choice, choose
+from embedding_expansion.retrieval.index.noted import read_note
 from embedding_expansion.retrieval.index.postgres import extension, searching, writing
 from embedding_expansion.retrieval.index.postgres.address import parse
 from embedding_expansion.retrieval.index.postgres.clauses import clause
@@ -40,8 +41,9 @@ class PostgresStore:
         self._connection = Connection(address, self._prepare)
         self._work = self._connection.transact
         notes = self.notes()
-        self.dimensions = int(json.loads(notes["dimensions"]))
-        self._asked, self._precision = str(json.loads(notes["asked"])), str(json.loads(notes["precision"]))
+        self.dimensions: int = read_note(notes, "dimensions", self.location)
+        self._asked: str = read_note(notes, "asked", self.location)
+        self._precision: str = read_note(notes, "precision", self.location)
 
     def _prepare(self, connection: psycopg.Connection[Any]) -> None:
         address = self._connection.address
@@ -49,7 +51,7 @@ class PostgresStore:
         if connection.execute("SELECT to_regclass(%s)", (f"{address.schema}.notes",)).fetchone() == (None,):
             raise StoreError(f"{address.shown} is no index, there is no schema {address.schema}; make one first")
         found = connection.execute("SELECT value FROM notes WHERE name = 'format'").fetchone()
-        if found is None or int(found[0]) > FORMAT:
+        if found is None or not found[0].isdecimal() or int(found[0]) > FORMAT:
             raise StoreError(
                 f"{address.shown} has format {found and found[0]}, this version reads up to {FORMAT}; upgrade "
                 "embedding-expansion"

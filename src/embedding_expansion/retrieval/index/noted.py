@@ -1,0 +1,70 @@
+"""What an index says of itself, read back: a note that is missing or of another kind is one sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from embedding_expansion.errors import StoreError
+from embedding_expansion.retrieval.index.kinds import KINDS
+
+#: The most dimensions of a vector.
+MOST_DIMENSIONS = 2**20
+PRECISIONS = ("float32", "float16")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_recall(value: object) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"value", "k", "queries"}:
+        return False
+    share = value["value"]
+    return (
+        isinstance(share, int | float) and math.isfinite(share) and all(_is_whole(value[n]) for n in ("k", "queries"))
+    )
+
+
+def _is_stamp(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"kind", "generation", "rows", "sha256"}
+        and all(_is_whole(value[name]) for name in ("generation", "rows"))
+        and all(isinstance(value[name], str) for name in ("kind", "sha256"))
+    )
+
+
+#: Which values the notes may have that a backend keeps itself, see `store.OWN_NOTES`.
+_IS: Mapping[str, Callable[[Any], bool]] = {
+    "dimensions": lambda value: _is_whole(value) and 0 < value <= MOST_DIMENSIONS,
+    "asked": lambda value: isinstance(value, str) and value in KINDS,
+    "kind": lambda value: isinstance(value, str) and value in KINDS,
+    "precision": lambda value: isinstance(value, str) and value in PRECISIONS,
+    "reason": lambda value: isinstance(value, str),
+    "recall": lambda value: value is None or _is_recall(value),
+    "generation": _is_whole,
+    "structure": lambda value: value is None or _is_stamp(value),
+}
+
+
+def read_note(notes: Mapping[str, str], name: str, location: str) -> Any:
+    """The value of one of the notes, which is checked if it is one that the index keeps itself.
+
+    Args:
+        notes: names and JSON texts.
+        name: of the note; one that is missing is null.
+        location: of the index, for the sentence.
+
+    Raises:
+        StoreError: it is no JSON, or of a kind that it cannot be.
+    """
+    try:
+        value = json.loads(notes.get(name, "null"))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StoreError(f"the note {name!r} of {location} is no JSON ({error}); make the index again") from error
+    if name in _IS and not _IS[name](value):
+        raise StoreError(f"the note {name!r} of {location} is {str(value)[:40]!r}; make the index again")
+    return value
