@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import typing
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +40,22 @@ def run(arguments: list[str]) -> int:
     from embedding_expansion.data.loader import broken_sentence
     from embedding_expansion.training.files import check_place, write_json
     from embedding_expansion.training.report import say_measures, say_side_by_side
+    from embedding_expansion.training.run_lock import writing_into
 
     if given.out is not None:
         check_place(Path(given.out))
-    measures = _measure(given, steps or None)
+    with nullcontext() if given.out is None else writing_into(Path(given.out)):
+        measures = _measure(given, steps or None)
+        if given.out is not None:
+            write_json(Path(given.out), measures)
     say_measures(f"{measures['data']}, {given.run}", measures)
     print(f"R-precision {measures['r_precision']:.3f}, MAP@R {measures['map_at_r']:.3f}, AMI {measures['ami']:.3f}")
     if steps:
         say_side_by_side(f"post-processing: {steps}", measures, measures["reranked"])
     if measures["broken_images"]:
         print(broken_sentence(dict.fromkeys(map(Path, measures["broken_images"]), "")))
-    if given.out is not None:
-        write_json(Path(given.out), measures)
+    for change in measures.get("data_changes", []):
+        print(f"embex: since {given.run} was trained: {change}", file=sys.stderr)
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from embedding_expansion.core.search import native
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.loader import broken_sentence
+from embedding_expansion.training import batch_norm
 from embedding_expansion.training.job import Job
 from embedding_expansion.training.run_folder import RunFolder
 from embedding_expansion.training.state import State
@@ -46,8 +47,12 @@ def say_what_runs(job: Job, state: State, world: int) -> None:
     print(f"machine: {processes}{job.device}, {config.threads} threads, {job.precision}{search}", flush=True)
     if config.protocol == "paper":
         print("note: the TEST classes select the weights (the paper's protocol); the numbers are optimistic")
+    if said := batch_norm.warning(job.network, job.device, world, job.batch_size):
+        print(said)
     if state.step:
-        print(f"going on after step {state.step}", flush=True)
+        other = f", in {world} after {state.processes} processes" if state.processes != world else ""
+        rounding = "; sums are rounded differently, and batch norm on the CPU sees other parts" if other else ""
+        print(f"going on after step {state.step}{other}{rounding}", flush=True)
 
 
 def say_measures(name: str, measures: dict[str, Any]) -> None:
