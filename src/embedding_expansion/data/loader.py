@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.sampler import ClassBalancedSampler
@@ -126,7 +126,11 @@ class _Calls(Dataset[_Loaded]):
         self.load = load
 
     def __getitem__(self, argument: int) -> _Loaded:
-        return self.load(argument)
+        loaded = self.load(argument)
+        if get_worker_info() is not None:
+            # As the queue would do it, but here an error (/dev/shm is full) reaches the reader, who waits for ever there.
+            loaded[0].share_memory_()
+        return loaded
 
 
 def _in_order(load: Callable[[int], _Loaded], arguments: Sequence[int], workers: int) -> Iterator[_Loaded]:
