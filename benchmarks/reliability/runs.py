@@ -70,9 +70,10 @@ class Training:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.said: dict[BaseProcess, Path] = {}  # where a process writes what it has to say
         self.data = folder / "photographs"
         rng = np.random.default_rng(0)
-        for number in range(8):
+        for number in range(12):
             (self.data / f"class_{number}").mkdir(parents=True)
             pattern = rng.integers(0, 256, (20, 20, 3))
             for image in range(5):
@@ -97,8 +98,10 @@ class Training:
 
     def start(self, arguments: list[str], most: int | None = None) -> BaseProcess:
         """A command in a process of its own; no file that it writes may be longer than so many bytes."""
-        process = FORK.Process(target=_child, args=(arguments, str(self.folder / f"said-{time.monotonic_ns()}"), most))
+        said = self.folder / f"said-{len(self.said)}"
+        process = FORK.Process(target=_child, args=(arguments, str(said), most))
         process.start()
+        self.said[process] = said
         return process
 
     def end(self, process: BaseProcess) -> Said:
@@ -106,7 +109,7 @@ class Training:
         if process.is_alive():
             process.kill()
             process.join()
-        said = Path(process._args[1])  # type: ignore[attr-defined]
+        said = self.said[process]
         return Said(-1 if process.exitcode is None else process.exitcode, said.read_text() if said.exists() else "")
 
     def run(self, arguments: list[str], most: int | None = None) -> Said:

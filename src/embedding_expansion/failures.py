@@ -24,6 +24,8 @@ def failure(error: BaseException) -> ResourceError | None:
     Memory of this machine or of a GPU, shared memory, a process that loads images and was killed, or one of several
     that train together and has ended or is silent.
     """
+    if isinstance(error, ResourceError):
+        return error
     text = " ".join(str(error).split())
     if isinstance(error, RuntimeError) and (type(error).__name__ == "OutOfMemoryError" or _GPU.search(text)):
         return ResourceError(
@@ -36,11 +38,7 @@ def failure(error: BaseException) -> ResourceError | None:
             "2g), or load images in one process (data.workers 0)"
         )
     if isinstance(error, RuntimeError) and (found := _LOADER.search(text)):
-        how = f" by signal {found[2].strip()}" if found[2] else ""
-        return ResourceError(
-            f"process {found[1].strip()}, which loaded images, was killed{how}; mostly that is because memory ran out: "
-            "take fewer such processes (data.workers), or smaller batches or images"
-        )
+        return killed_loader(found[1].strip(), f" by signal {found[2].strip()}" if found[2] else "")
     if isinstance(error, RuntimeError) and (_RANK.search(text) or _is_of_ranks(error)):
         return _of_rank(text)
     if isinstance(error, MemoryError) or _is_out_of_memory(error, text):
@@ -49,6 +47,14 @@ def failure(error: BaseException) -> ResourceError | None:
             "what else runs on it"
         )
     return None
+
+
+def killed_loader(process: str, how: str = "") -> ResourceError:
+    """Of a process that loaded images."""
+    return ResourceError(
+        f"process {process}, which loaded images, was killed{how}; mostly that is because memory ran out: take fewer "
+        "such processes (data.workers), or smaller batches or images"
+    )
 
 
 def _is_of_ranks(error: BaseException) -> bool:

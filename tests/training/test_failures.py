@@ -94,7 +94,7 @@ def test_a_process_that_loads_images_is_killed(small: TrainConfig, tmp_path: Pat
 def test_a_training_that_needs_more_memory_than_there_is(
     small: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    big = dataclasses.replace(small, measure_before=False, data=dataclasses.replace(small.data, image_size=6000))
+    big = dataclasses.replace(small, measure_before=False, data=dataclasses.replace(small.data, image_size=500))
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), before[1]))

@@ -6,8 +6,12 @@ says at the end of the run what was missing (`broken_sentence`).
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.sampler import ClassBalancedSampler
 from embedding_expansion.data.transforms import ImageTransform
 from embedding_expansion.errors import DataError, InvalidInput
+from embedding_expansion.failures import killed_loader
 
 #: What one worker hands over: the images that could be read, their indices in the set, and path and reason of the rest.
 _Loaded = tuple[Tensor, npt.NDArray[Any], dict[Path, str]]
@@ -128,7 +133,7 @@ class _Calls(Dataset[_Loaded]):
     def __getitem__(self, argument: int) -> _Loaded:
         loaded = self.load(argument)
         if get_worker_info() is not None:
-            # As the queue would do it, but here an error (/dev/shm is full) reaches the reader, who waits for ever there.
+            # As the queue would, where an error (/dev/shm is full) is lost and the reader waits for ever.
             loaded[0].share_memory_()
         return loaded
 
@@ -137,16 +142,34 @@ def _in_order(load: Callable[[int], _Loaded], arguments: Sequence[int], workers:
     """load(argument) for each argument, in order, ahead of time in `workers` processes. A step is one piece of work."""
     # batch_size=None: a batch is made by `load`, not collected. Its own generator: DataLoader draws a number at its
     # start, which is not to come from the global one.
-    return iter(
-        DataLoader(
-            _Calls(load),
-            sampler=arguments,
-            batch_size=None,
-            num_workers=workers,
-            generator=torch.Generator(),
-            collate_fn=_unchanged,
-        )
+    loader = DataLoader(
+        _Calls(load),
+        sampler=arguments,
+        batch_size=None,
+        num_workers=workers,
+        generator=torch.Generator(),
+        collate_fn=_unchanged,
     )
+    others = multiprocessing.active_children()
+    started = list[BaseProcess]()
+    try:
+        stream = iter(loader)
+        started += [process for process in multiprocessing.active_children() if process not in others]
+        yield from stream
+    except (OSError, EOFError, RuntimeError) as error:  # what is read from a process that is gone fails in many ways
+        if dead := _killed(started):
+            raise killed_loader(", ".join(str(process.pid) for process in dead)) from error
+        raise
+
+
+def _killed(processes: list[BaseProcess], patience: float = 1.0) -> list[BaseProcess]:
+    """Those that a signal has ended, or will have in a moment."""
+    deadline, dead = time.monotonic() + patience, list[BaseProcess]()
+    while processes and not dead and time.monotonic() < deadline:
+        with contextlib.suppress(RuntimeError):  # in which torch tells of the same
+            time.sleep(0.02)
+            dead = [process for process in processes if (process.exitcode or 0) < 0]
+    return dead
 
 
 def _unchanged(loaded: Any) -> Any:

@@ -77,6 +77,7 @@ class RunFolder:
             self._hold()
             if not self._is_bare():
                 raise taken
+            self._clear_left()
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"{path} cannot be made ({error.strerror}); pass another --out") from error
@@ -90,6 +91,9 @@ class RunFolder:
             RunError: another process writes here, or nobody can.
         """
         self._hold()
+        self._clear_left()
+
+    def _clear_left(self) -> None:
         for folder in (self.path, self.checkpoints):
             for left in folder.glob("*.partial-*"):
                 if left.is_file():

@@ -53,6 +53,7 @@ class RunLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in _NO_LOCKS_HERE:
+                self.close()
                 raise RunError(f"{self._folder} is being written by {self._holder()}; {self._instead}") from None
         _open.add(self)
         self._sign()
