@@ -134,7 +134,7 @@ class _Calls(Dataset[_Loaded]):
         loaded = self.load(argument)
         if get_worker_info() is not None:
             # As the queue would, where an error (/dev/shm is full) is lost and the reader waits for ever.
-            loaded[0].share_memory_()
+            loaded[0].share_memory_()  # type: ignore[no-untyped-call]
         return loaded
 
 
