@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +71,7 @@ class Training:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.said: dict[BaseProcess, Path] = {}  # where a process writes what it has to say
+        self.said: dict[BaseProcess, Connection] = {}  # from which a process is heard
         self.data = folder / "photographs"
         rng = np.random.default_rng(0)
         for number in range(12):
@@ -98,10 +99,11 @@ class Training:
 
     def start(self, arguments: list[str], most: int | None = None) -> BaseProcess:
         """A command in a process of its own; no file that it writes may be longer than so many bytes."""
-        said = self.folder / f"said-{len(self.said)}"
-        process = FORK.Process(target=_child, args=(arguments, str(said), most))
+        receiver, sender = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=_child, args=(arguments, sender, most))
         process.start()
-        self.said[process] = said
+        sender.close()
+        self.said[process] = receiver
         return process
 
     def end(self, process: BaseProcess) -> Said:
@@ -109,8 +111,10 @@ class Training:
         if process.is_alive():
             process.kill()
             process.join()
-        said = self.said[process]
-        return Said(-1 if process.exitcode is None else process.exitcode, said.read_text() if said.exists() else "")
+        try:
+            return self.said.pop(process).recv()
+        except EOFError:  # it was killed before it could say anything
+            return Said(-1, "")
 
     def run(self, arguments: list[str], most: int | None = None) -> Said:
         return self.end(self.start(arguments, most))
@@ -132,18 +136,15 @@ class Training:
         return same
 
 
-def _child(arguments: list[str], said: str, most: int | None) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+def _child(arguments: list[str], said: Connection, most: int | None) -> None:
     if most is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    status = embex(arguments)
-    sys.stderr.flush()
-    os._exit(status)
+    said.send(_here(arguments))
+    os._exit(0)
 
 
 def killed(training: Training, rng: random.Random, tries: int) -> Count:
-    """SIGKILL at a random moment, three times in a row where it hits; then resumed to the end."""
+    """SIGKILL at a random moment, of every other run twice; then resumed to the end."""
     survived = 0
     for number in range(tries):
         name = f"killed-{number}"
@@ -221,13 +222,13 @@ def _ranks(arguments: list[str]) -> list[subprocess.Popen[bytes]]:
 
 
 def full_disk(training: Training) -> Count:
-    """No file can grow beyond so many bytes, from the first one on to none but the report; then there is room again."""
+    """No file can grow beyond so many bytes, from the first of a run to its checkpoints; then there is room again."""
     sizes, survived = (0, 200, 700, 1_500, 20_000, 300_000), 0
     for size in sizes:
         name = f"full-{size}"
         said = training.run(training.starting(name), most=size)
         survived += (said.is_sentence or said.status == 0) and training.finishes(name)
-    return Count("a full disk, from the first file of a run to its last", len(sizes), survived)
+    return Count("a full disk, from the first file of a run to its checkpoints", len(sizes), survived)
 
 
 def read_only(training: Training) -> Count:

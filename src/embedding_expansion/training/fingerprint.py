@@ -1,7 +1,8 @@
 """What a run was started with: its options, the images on each side, and which classes those sides have.
 
 Kept in the run folder, so that a resumed run knows what has changed since, and that its split is not drawn again. A
-file is known by its path, size and time of change, an array by a digest: nothing of a file is read. A file that was rewritten with the same size and the same time passes for unchanged.
+file is known by its path, size and time of change, so that none is read; one that was rewritten with the same size and
+time passes for unchanged. An array is known by a digest.
 """
 
 from __future__ import annotations

@@ -99,9 +99,9 @@ def evaluate(
         flip: whether the embedding of each image's mirror image is averaged in; by default as in the run.
 
     Returns:
-        The retrieval and clustering measures; `data`, the name of the set; `data_changes`, what has changed in the
-        run's own data since it was trained; with steps also `reranked`, the retrieval measures after them. Classes of
-        the run's own data are tested on if they were so in the run, whatever has come since.
+        The retrieval and clustering measures; `data`, the name of the set; with steps also `reranked`, the retrieval
+        measures after them; `data_changes`, what has changed in the run's own data since it was trained, if anything
+        has. Of its own data the run is tested on the classes on which it was, whatever has come since.
 
     Raises:
         RunError: the folder is no run, or has no final weights yet.
@@ -126,11 +126,8 @@ def evaluate(
     if steps is not None:
         training = None if steps.whiten is None else job.embed(job.dataset.train)[0]
         measures["reranked"] = measure_post_processed(vectors, images, job.dataset.recall_at, steps, training)
-    return measures | {
-        "data": job.dataset.name,
-        "broken_images": sorted(str(path) for path in job.broken),
-        "data_changes": job.changes,
-    }
+    measures |= {"data": job.dataset.name, "broken_images": sorted(str(path) for path in job.broken)}
+    return measures | ({"data_changes": job.changes} if job.changes else {})
 
 
 def _load_weights(run: RunFolder, model: nn.Module) -> None:
