@@ -18,6 +18,7 @@ from PIL import Image
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.data.images import Dataset, ImageSet
+from embedding_expansion.training.checkpoint import load_tensors, save_tensors
 from embedding_expansion.training.config import TrainConfig
 from embedding_expansion.training.run import train
 from embedding_expansion.training.split import Sides, keep
@@ -197,6 +198,15 @@ def test_more_processes_that_load_images_change_nothing(state: Stopped) -> None:
     option("workers: 0", "workers: 1")(state)
     assert main(["train", "--resume", str(state.run)]) == 0
     assert (state.run / "model.safetensors").read_bytes() == state.weights
+
+
+def test_another_number_of_processes_is_told(state: Stopped, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors, about = load_tensors(state.run / LAST)
+    assert about["processes"] == 1
+    save_tensors(state.run / LAST, tensors, about | {"processes": 2})
+    assert main(["train", "--resume", str(state.run)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("going on after step 3 with 1 process instead of 2, which round differently\n") == 1
 
 
 def test_evaluating_and_reporting_keep_the_split_and_warn(state: Stopped, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,9 +50,9 @@ def say_what_runs(job: Job, state: State, world: int) -> None:
     if said := batch_norm.warning(job.network, job.device, world, job.batch_size):
         print(said)
     if state.step:
-        other = f", in {world} after {state.processes} processes" if state.processes != world else ""
-        rounding = "; sums are rounded differently, and batch norm on the CPU sees other parts" if other else ""
-        print(f"going on after step {state.step}{other}{rounding}", flush=True)
+        count = f"{world} process{'es' if world > 1 else ''}"
+        other = f" with {count} instead of {state.processes}, which round differently"
+        print(f"going on after step {state.step}{other if state.processes != world else ''}", flush=True)
 
 
 def say_measures(name: str, measures: dict[str, Any]) -> None:
