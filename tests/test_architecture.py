@@ -17,6 +17,7 @@ PACKAGE = Path(embedding_expansion.__file__).parent
 NAME = "embedding_expansion"
 FLOORS = {
     "errors": 0,
+    "failures": 1,
     "core": 1,
     "backbones": 2,
     "data": 3,

@@ -6,7 +6,8 @@
     ├── InvalidType   (TypeError)    an object of the wrong kind
     ├── DataError     (ValueError)   a data set that is missing, incomplete or broken
     ├── RunError      (ValueError)   a run folder that cannot be read, resumed or written
-    └── StoreError    (ValueError)   an index that cannot be opened, read or written
+    ├── StoreError    (ValueError)   an index that cannot be opened, read or written
+    └── ResourceError (RuntimeError) memory that ran out, a process that was killed or no longer answers
 
 Every message says what was given, what was expected and what to do. The command line prints it as one line and ends
 with status 2.
@@ -40,6 +41,10 @@ class RunError(EmbeddingExpansionError, ValueError):
 
 class StoreError(EmbeddingExpansionError, ValueError):
     """An index that cannot be opened, read or written."""
+
+
+class ResourceError(EmbeddingExpansionError, RuntimeError):
+    """Memory that ran out, or a process that takes part in the work and was killed, or no longer answers."""
 
 
 class UnknownName(InvalidInput):

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from embedding_expansion.app.cli import main
+from embedding_expansion.training.checkpoint import load_tensors, save_tensors
 
 CHECKPOINT = "checkpoints/step-00000003.safetensors"
 Change = Callable[[Path], object]
@@ -32,20 +32,23 @@ def ending(line: str) -> Change:
 
 
 def about(change: Callable[[dict[str, Any]], object]) -> Change:
-    """Changes what a checkpoint says about itself, and leaves its tensors."""
+    """Changes what a checkpoint says about itself, with a checksum that fits, and leaves its tensors."""
     return lambda path: _rewrite(path, change, lambda tensors: tensors)
 
 
 def tensors(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Change:
-    """Changes a checkpoint's tensors, and makes it say how many there are now."""
+    """Changes a checkpoint's tensors, with a checksum that fits."""
     return lambda path: _rewrite(path, lambda values: values, change)
 
 
 def _rewrite(path: Path, change_about: Callable[..., Any], change_tensors: Callable[..., Any]) -> None:
-    with safe_open(path, framework="pt") as stored:
-        found = change_tensors({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
-        values = change_about(json.loads(stored.metadata()["about"]))
-    save_file(found, path, metadata={"about": json.dumps(values), "tensors": str(len(found))})
+    found, values = load_tensors(path)
+    save_tensors(path, change_tensors(found), change_about(values))
+
+
+def metadata(text: str) -> Change:
+    """Puts something else where a checkpoint says what it holds."""
+    return lambda path: save_file(load_tensors(path)[0], path, metadata={"about": text})
 
 
 RESUMED = {
@@ -63,7 +66,9 @@ RESUMED = {
     "log: []": ("log.jsonl", ending("[]")),
     "log: binary": ("log.jsonl", holding(b"\x00\xff\xfe\n")),
     "about: {}": (CHECKPOINT, about(lambda _: {})),
-    "about: [1]": (CHECKPOINT, about(lambda _: [1])),
+    "about: [1]": (CHECKPOINT, metadata("[1]")),
+    "about: no JSON": (CHECKPOINT, metadata("{")),
+    "about: a number within": (CHECKPOINT, metadata('{"about":1,"checksum":""}')),
     "about: foo": (CHECKPOINT, about(lambda _: {"foo": 1})),
     "about: step x": (CHECKPOINT, about(lambda values: values | {"step": "x"})),
     "about: step of another file": (CHECKPOINT, about(lambda values: values | {"step": 2})),
@@ -77,6 +82,13 @@ RESUMED = {
         tensors(lambda all_: {name: tensor for name, tensor in all_.items() if not name.startswith("optimizer")}),
     ),
     "checkpoints: gone": ("checkpoints", shutil.rmtree),
+    "fingerprint: {": ("fingerprint.json", holding(b"{")),
+    "fingerprint: []": ("fingerprint.json", holding(b"[]")),
+    "fingerprint: {}": ("fingerprint.json", holding(b"{}")),
+    "fingerprint: sides of numbers": ("fingerprint.json", replacing('"sides":{', '"sides":{"more":1,')),
+    "fingerprint: an image is a number": ("fingerprint.json", replacing('"train":{', '"train":{"x":[1],')),
+    "fingerprint: binary": ("fingerprint.json", holding(b"\x00\xff\xfe")),
+    "fingerprint: gone": ("fingerprint.json", Path.unlink),
 }
 
 
@@ -112,7 +124,7 @@ EVALUATED = {
     "config: binary": ("config.yaml", holding(b"\x00\xff\xfe")),
     "config: another dim": ("config.yaml", replacing("dim: 6", "dim: 7")),
     "weights: one missing": ("model.safetensors", tensors(lambda all_: dict(list(all_.items())[1:]))),
-    "weights: about [1]": ("model.safetensors", about(lambda _: [1])),
+    "weights: about [1]": ("model.safetensors", metadata("[1]")),
 }
 
 

@@ -83,9 +83,14 @@ def test_a_report_that_cannot_be_made_leaves_the_run_complete(
     assert json.loads((run / "metrics.json").read_text())["steps"] == 2
 
 
-def test_a_run_that_is_complete_already_is_left_as_it_is(copied: Path) -> None:
+def test_a_run_that_is_complete_already_gets_the_report_that_is_missing_and_nothing_else(copied: Path) -> None:
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file() and path.name != "lock"}
     assert main(["train", "--resume", str(copied)]) == 0
-    assert not (copied / "report.html").exists()
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path.name for path in copied.rglob("*") if path.is_file()} - {path.name for path in before} == {
+        "lock",
+        "report.html",
+    }
 
 
 @pytest.mark.parametrize(

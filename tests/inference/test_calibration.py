@@ -137,7 +137,9 @@ def test_a_run_is_calibrated_on_the_classes_that_it_held_out(
         assert collection.thresholds == expected
 
 
-def test_data_that_has_got_other_classes_since_the_training_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_classes_that_came_since_the_training_take_no_part_and_without_a_kept_split_are_refused(
+    trained: Path, tmp_path: Path
+) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     config = load(run / "config.yaml")
     photographs = shutil.copytree(config.data.name, tmp_path / "photographs")
@@ -146,6 +148,11 @@ def test_data_that_has_got_other_classes_since_the_training_is_refused(trained: 
     assert len(labelled_of_run(run, device="cpu").labels) == 8
     for number in range(8):
         shutil.copytree(photographs / "class_0", photographs / f"class_0_{number}")
+    before, now = labelled_of_run(trained, device="cpu"), labelled_of_run(run, device="cpu")
+    np.testing.assert_array_equal(now.vectors, before.vectors)
+    assert now.labels.tolist() == before.labels.tolist()
+    assert "8 classes came (class_0_0, class_0_1" in now.changes[0]
+    (run / "fingerprint.json").unlink()
     with pytest.raises(DataError, match=r"has changed since .* was trained"):
         labelled_of_run(run, device="cpu")
 

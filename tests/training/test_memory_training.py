@@ -103,7 +103,7 @@ def test_a_checkpoint_with_another_memory_is_refused(small: TrainConfig, tmp_pat
         assert changed != text
         (run / "config.yaml").write_text(changed)
         with pytest.raises(RunError, match=r"step-00000003\.safetensors does not fit config\.yaml"):
-            resume(run)
+            resume(run, changed=True)
 
 
 @pytest.mark.parametrize("miner", ["multi_similarity", "easy_positive", "batch_hard", "distance_weighted"])

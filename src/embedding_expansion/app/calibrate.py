@@ -112,6 +112,8 @@ def _say(found: Calibration, labelled: Labelled, place: str) -> int:
     print(f"kept in {place}; images of other classes can differ: calibrate on some of them before you rely on it")
     for task, reason in found.failed.items():
         print(f"embex: no threshold for {task!r}: {reason}", file=sys.stderr)
+    for change in labelled.changes:
+        print(f"embex: since the run was trained: {change}", file=sys.stderr)
     for path, reason in labelled.broken.items():
         print(f"embex: left out {path}: {reason}", file=sys.stderr)
     return 1 if found.failed or labelled.broken else 0

@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from embedding_expansion.app.streams import standing
 from embedding_expansion.errors import EmbeddingExpansionError, UnknownName
+from embedding_expansion.failures import failure
 
 COMMANDS = {
     "train": "train an embedding model, and measure it before and after",
@@ -48,8 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             with standing("stdout"):
                 return _dispatch(given)
-        except (EmbeddingExpansionError, OSError) as error:  # a full disk or a forbidden folder is no bug of ours
-            print(f"embex: {' '.join(str(error).split())}", file=sys.stderr)
+        except (EmbeddingExpansionError, OSError, MemoryError, RuntimeError) as error:
+            known = error if isinstance(error, EmbeddingExpansionError) else failure(error)
+            if known is None and not isinstance(error, OSError):  # a full disk or a forbidden folder is no bug of ours
+                raise
+            print(f"embex: {' '.join(str(known or error).split())}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("embex: interrupted", file=sys.stderr)

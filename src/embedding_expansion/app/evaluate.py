@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import typing
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,9 @@ def run(arguments: list[str]) -> int:
 
     from embedding_expansion.app.outputs import outputs
     from embedding_expansion.training.files import write_json
+    from embedding_expansion.training.run_lock import writing_into
 
-    with outputs(out=given.out):
+    with outputs(out=given.out), nullcontext() if given.out is None else writing_into(Path(given.out)):
         measures = _measure(given, steps or None)
         _print(measures, given.run, steps)
         if given.out is not None:
@@ -56,6 +59,8 @@ def _print(measures: dict[str, Any], run: str, steps: Steps) -> None:
         say_side_by_side(f"post-processing: {steps}", measures, measures["reranked"])
     if measures["broken_images"]:
         print(broken_sentence(dict.fromkeys(map(Path, measures["broken_images"]), "")))
+    for change in measures.get("data_changes", []):
+        print(f"embex: since {run} was trained: {change}", file=sys.stderr)
 
 
 def _add_steps(options: jsonargparse.ArgumentParser) -> None:

@@ -28,30 +28,47 @@ def run(arguments: list[str]) -> int:
     """Trains, or goes on with a run; gives back the exit status."""
     options = parser()
     options.add_argument("--resume", type=str | None, default=None, help="go on with this run folder, as configured")
+    options.add_argument(
+        "--resume_changed",
+        action="store_true",
+        help="with --resume: go on though images, options in config.yaml or checkpoints have changed since the run was "
+        "started; every class stays on its side, classes that came take no part, and environment.json notes what "
+        "changed",
+    )
     given = parse(options, [_long(argument) for argument in arguments])
-    path = given.pop("resume")
+    path, changed = given.pop("resume"), given.pop("resume_changed")
     if path is None:
+        if changed:
+            raise InvalidInput("--resume_changed is given without --resume; name the run folder with --resume")
         config = from_namespace(given)
-    elif len(arguments) > (1 if arguments[0].startswith("--resume=") else 2):
+    elif set(arguments) - {"--resume", path, f"--resume={path}", "--resume_changed"}:
         raise InvalidInput("--resume goes on with a run as it was configured; leave the other options out")
 
     from embedding_expansion.training import run as training  # torch: only once the arguments are known to be right
 
     command = ("embex", "train", *arguments)
-    outcome = training.train(config, command=command) if path is None else training.resume(Path(path), command=command)
+    if path is None:
+        outcome = training.train(config, command=command)
+    else:
+        outcome = training.resume(Path(path), changed=changed, command=command)
     if outcome.signal:
         print(f"stopped after saving; go on with: embex train --resume {outcome.run}", flush=True)
         return 128 + outcome.signal
-    if outcome.tested is not None:
+    if outcome.metrics is not None:
         _report(outcome.run, outcome.tested)
     return 0
 
 
-def _report(path: Path, tested: Tested) -> None:
-    """Writes the report. The run is complete without it, so that nothing that is wrong with it is the run's failure."""
+def _report(path: Path, tested: Tested | None) -> None:
+    """Writes the report, unless a run that was complete has one already.
+
+    The run is complete without it, so that nothing that is wrong with it is the run's failure.
+    """
     from embedding_expansion.app.report.writing import write_report
     from embedding_expansion.training.run_folder import RunFolder
 
+    if tested is None and RunFolder(path).report.exists():
+        return
     try:
         print(f"report: {write_report(RunFolder(path), tested=tested)}", flush=True)
     except Exception as error:

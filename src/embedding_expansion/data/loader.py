@@ -6,8 +6,12 @@ says at the end of the run what was missing (`broken_sentence`).
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.sampler import ClassBalancedSampler
 from embedding_expansion.data.transforms import ImageTransform
 from embedding_expansion.errors import DataError, InvalidInput
+from embedding_expansion.failures import killed_loader
 
 #: What one worker hands over: the images that could be read, their indices in the set, and path and reason of the rest.
 _Loaded = tuple[Tensor, npt.NDArray[Any], dict[Path, str]]
@@ -126,23 +131,45 @@ class _Calls(Dataset[_Loaded]):
         self.load = load
 
     def __getitem__(self, argument: int) -> _Loaded:
-        return self.load(argument)
+        loaded = self.load(argument)
+        if get_worker_info() is not None:
+            # As the queue would, where an error (/dev/shm is full) is lost and the reader waits for ever.
+            loaded[0].share_memory_()  # type: ignore[no-untyped-call]
+        return loaded
 
 
 def _in_order(load: Callable[[int], _Loaded], arguments: Sequence[int], workers: int) -> Iterator[_Loaded]:
     """load(argument) for each argument, in order, ahead of time in `workers` processes. A step is one piece of work."""
     # batch_size=None: a batch is made by `load`, not collected. Its own generator: DataLoader draws a number at its
     # start, which is not to come from the global one.
-    return iter(
-        DataLoader(
-            _Calls(load),
-            sampler=arguments,
-            batch_size=None,
-            num_workers=workers,
-            generator=torch.Generator(),
-            collate_fn=_unchanged,
-        )
+    loader = DataLoader(
+        _Calls(load),
+        sampler=arguments,
+        batch_size=None,
+        num_workers=workers,
+        generator=torch.Generator(),
+        collate_fn=_unchanged,
     )
+    others = multiprocessing.active_children()
+    started = list[BaseProcess]()
+    try:
+        stream = iter(loader)
+        started += [process for process in multiprocessing.active_children() if process not in others]
+        yield from stream
+    except (OSError, EOFError, RuntimeError) as error:  # what is read from a process that is gone fails in many ways
+        if dead := _killed(started):
+            raise killed_loader(", ".join(str(process.pid) for process in dead)) from error
+        raise
+
+
+def _killed(processes: list[BaseProcess], patience: float = 1.0) -> list[BaseProcess]:
+    """Those that a signal has ended, or will have in a moment."""
+    deadline, dead = time.monotonic() + patience, list[BaseProcess]()
+    while processes and not dead and time.monotonic() < deadline:
+        with contextlib.suppress(RuntimeError):  # in which torch tells of the same
+            time.sleep(0.02)
+            dead = [process for process in processes if (process.exitcode or 0) < 0]
+    return dead
 
 
 def _unchanged(loaded: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,12 +49,14 @@ class Labelled:
         labels: n numbers, one for each class.
         data: what these are, in words.
         broken: path -> reason, for images that could not be read and are not among them.
+        changes: what has changed in a run's own data since it was trained.
     """
 
     vectors: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     data: str
     broken: Mapping[str, str] = field(default_factory=dict)
+    changes: Sequence[str] = ()
 
     @property
     def description(self) -> str:

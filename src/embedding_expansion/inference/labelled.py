@@ -65,7 +65,8 @@ def labelled_of_run(
     what = (
         f"the training side of {job.dataset.name}" if data is not None else f"{job.dataset.name}, held out in training"
     )
-    return Labelled(vectors.cpu().numpy(), images.labels, what, {str(file): why for file, why in job.broken.items()})
+    broken = {str(file): why for file, why in job.broken.items()}
+    return Labelled(vectors.cpu().numpy(), images.labels, what, broken, job.changes)
 
 
 def labelled_of_export(

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.retrieval.threshold import TASKS, Task, Threshold
 from embedding_expansion.training.files import read_json, write_json
+from embedding_expansion.training.run_lock import writing_into
 
 THRESHOLDS = "thresholds.json"
 
@@ -62,6 +63,7 @@ def write_thresholds(folder: Path, thresholds: Thresholds) -> None:
     """Writes thresholds.json; one that is there is replaced at once.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: it cannot be written, or another process writes into this run folder.
     """
-    write_json(folder / THRESHOLDS, thresholds_json(thresholds))
+    with writing_into(folder / THRESHOLDS):
+        write_json(folder / THRESHOLDS, thresholds_json(thresholds))

@@ -1,11 +1,13 @@
 """Checkpoints: tensors and the rest of a run's state in one safetensors file, written atomically, never unpickled.
 
 The tensors are those of the model, of the loss (learnt parameters) and of the optimiser; the rest is JSON in the file's
-metadata, so that both are replaced in one step. A file that ends in `.safetensors` is always whole.
+metadata, so that both are replaced in one step. A file that ends in `.safetensors` is always whole, and a checksum over
+all that it holds tells when a disk has changed a bit of it. The same content gives the same bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from embedding_expansion.errors import RunError
@@ -25,26 +27,69 @@ _NAME = "step-{:08d}.safetensors"
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Writes tensors, and what there is to say about them as JSON in the metadata."""
     whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    metadata = {"about": json.dumps(about), "tensors": str(len(whole))}
-    write_atomically(path, lambda partial: save_file(whole, partial, metadata=metadata))
+    # One key, because safetensors writes several in random order.
+    metadata = {"about": json.dumps({"about": about, "checksum": _checksum(whole, about)})}
+    content = save(whole, metadata)  # save_file would put a file of its own beside it, which a kill would leave there
+    write_atomically(path, lambda partial: partial.write_bytes(content))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path, *, changed: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads what `save_tensors` wrote.
+
+    Args:
+        path: of the file.
+        changed: take what the file holds though it is not what was written, as far as it can be read.
 
     Raises:
         RunError: the file is missing, broken, or not what was written.
     """
+    tensors, about, is_whole = _read(path)
+    if not (is_whole or changed):
+        raise RunError(f"{path} has changed since it was written: its checksum differs; restore it, {_instead(path)}")
+    return tensors, about
+
+
+def is_unchanged(path: Path) -> bool:
+    """Whether a file of `save_tensors` holds what was written.
+
+    Raises:
+        RunError: it is missing or broken.
+    """
+    return _read(path)[2]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
     try:
         with safe_open(path, framework="pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
             metadata = stored.metadata() or {}
         about = json.loads(metadata["about"])
-        if not isinstance(about, dict) or metadata["tensors"] != str(len(tensors)):
-            raise ValueError("its metadata are not those of its tensors")
-    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read as a checkpoint ({error}); restore it, or start a new run") from error
-    return tensors, about
+        if "tensors" in metadata:  # of a version that kept no checksum, but how many tensors there are
+            is_whole = metadata["tensors"] == str(len(tensors))
+        else:
+            about, checksum = about["about"], about["checksum"]
+            is_whole = checksum == _checksum(tensors, about)
+        if not isinstance(about, dict):
+            raise TypeError("its metadata do not say what it holds")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read as a checkpoint ({error}); restore it, {_instead(path)}") from error
+    return tensors, about, is_whole
+
+
+def _instead(path: Path) -> str:
+    """What is left where a file cannot be had back: an earlier checkpoint, or a new run."""
+    step = _step_of(path)
+    earlier = [] if step is None else [saved for saved in saved_steps(path.parent) if saved < step]
+    return f"or remove it to go on after step {earlier[-1]}" if earlier else "or start a new run"
+
+
+def _checksum(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
+    """Of all tensors with their names, types and shapes, and of what is said about them."""
+    found = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def collect(
@@ -129,8 +174,14 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 def saved_steps(folder: Path) -> list[int]:
     """The steps of which there is a checkpoint, ascending."""
-    found = (re.fullmatch(r"step-(\d{8,})\.safetensors", path.name) for path in folder.glob("step-*.safetensors"))
-    return sorted(int(match[1]) for match in found if match)
+    found = (_step_of(path) for path in folder.glob("step-*.safetensors"))
+    return sorted(step for step in found if step is not None)
+
+
+def _step_of(path: Path) -> int | None:
+    """The step in the name of a checkpoint; None of any other file."""
+    match = re.fullmatch(r"step-(\d{8,})\.safetensors", path.name)
+    return int(match[1]) if match else None
 
 
 def discard(folder: Path, step: int) -> None:

@@ -18,8 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from embedding_expansion.errors import RunError
 from embedding_expansion.training.targets import Target, file_target, folder_target, open_stream
 
@@ -44,9 +42,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             _write_into(target, write)
         else:
             _replace(target, write)
-    except (OSError, SafetensorError) as error:  # safetensors has its own for what the system refuses
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(f"{path} cannot be written ({reason}); make room for it, or name another place") from error
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be written ({error.strerror or error}); make room for it, or name another place"
+        ) from error
 
 
 def _replace(target: Target, write: Callable[[Path], object]) -> None:
@@ -57,7 +56,7 @@ def _replace(target: Target, write: Callable[[Path], object]) -> None:
         mode = 0o666 if target.there is None else 0o600
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as made:
             new = os.fstat(made.fileno())
-        write(partial)  # which may put another file there: safetensors does, one of mode 600
+        write(partial)  # which may put another file there, of another mode
         _sync(partial)
         _keep_rights(partial, target.there or new)
         partial.replace(target.path)

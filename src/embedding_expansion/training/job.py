@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from embedding_expansion.core.pair_loss import PairLoss
-from embedding_expansion.data.datasets import DATASETS, open_dataset
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.data.loader import batches
 from embedding_expansion.data.sampler import ClassBalancedSampler
@@ -22,11 +23,12 @@ from embedding_expansion.errors import InvalidInput
 from embedding_expansion.model import EmbeddingModel
 from embedding_expansion.training.average import start_average
 from embedding_expansion.training.config import DataConfig, Precision, TrainConfig
-from embedding_expansion.training.evaluation import both_ways, embed_images, hold_out_classes, model_embedder
+from embedding_expansion.training.evaluation import both_ways, embed_images, model_embedder
 from embedding_expansion.training.factory import make_loss, make_optimizer
 from embedding_expansion.training.finite import check_embeddings
 from embedding_expansion.training.limits import CLASSES_PER_BATCH
 from embedding_expansion.training.network import check_size, make_network, suited
+from embedding_expansion.training.split import Split, draw, located, open_data
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Job:
     dataset: Dataset
     train: ImageSet
     validation: ImageSet | None  # held-out training classes
+    classes: npt.NDArray[np.int64]  # the numbers of the training classes, also of one whose images are gone
     model: EmbeddingModel
     loss: PairLoss
     optimizer: torch.optim.Optimizer
@@ -48,6 +51,7 @@ class Job:
     average: EmbeddingModel | None = None  # of the model's weights; what is measured and kept, where there is one
     broken: dict[Path, str] = field(default_factory=dict)  # images that could not be read, and why
     features: dict[tuple[int, bool], tuple[Tensor, ImageSet]] = field(default_factory=dict)  # of a frozen backbone
+    changes: list[str] = field(default_factory=list)  # in the data, since the run was started
 
     @property
     def selects_on(self) -> ImageSet | None:
@@ -75,13 +79,18 @@ class Job:
         """What a step runs and trains: the model, or its head where the backbone is frozen."""
         return self.model.head if self.config.model.freeze_backbone else self.model
 
+    def get_ready(self) -> None:
+        """Makes what all batches are taken from: the features of a frozen backbone."""
+        if self.config.model.freeze_backbone:
+            self._cached(self.train)
+
     def batches(self, start: int, share: slice) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(step, images or cached features, labels) from a step on: a rank's share of what seed and step determine.
 
         The training classes are numbered from 0 in the order of their labels, as losses with proxies ask for; a set
         whose validation classes are held out has gaps.
         """
-        classes = torch.from_numpy(self.train.classes)
+        classes = torch.from_numpy(self.classes)
         for step, inputs, labels in self._drawn(start, share):
             yield step, inputs, torch.searchsorted(classes, labels)
 
@@ -161,11 +170,12 @@ class Tested:
     images: ImageSet
 
 
-def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:
+def prepare(config: TrainConfig, split: Split | None = None, *, fetch_weights: bool = True) -> Job:
     """Makes a job; what the configuration leaves open is decided here and written into the job's.
 
     Args:
         config: of the run.
+        split: its data; by default opened and split as for a new run.
         fetch_weights: False where a checkpoint brings all weights.
 
     Raises:
@@ -175,10 +185,13 @@ def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:
     precision = _precision(config.precision, device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    dataset, train, validation = _open(config)
+    config = dataclasses.replace(config, data=located(config.data))
+    if split is None:
+        split = draw(open_data(config.data), config)
+    dataset, train, validation = split.dataset, split.train, split.validation
     sampler = make_sampler(train, config)  # too few classes are an error now, not after the first measures
     torch.manual_seed(config.seed)
-    loss = make_loss(config, len(train.classes)).to(device)
+    loss = make_loss(config, len(split.classes)).to(device)
     config = dataclasses.replace(config, model=suited(config, dataset.train))
     model, model_config = make_network(config, train, device, fetch_weights)
     size = model.image_size if config.data.image_size is None else config.data.image_size
@@ -198,6 +211,7 @@ def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:
         dataset=dataset,
         train=train,
         validation=validation,
+        classes=split.classes,
         model=model,
         loss=loss,
         optimizer=make_optimizer(config.optimizer, model, loss),
@@ -208,18 +222,6 @@ def prepare(config: TrainConfig, *, fetch_weights: bool = True) -> Job:
         workers=resolved.data.workers or 0,
         average=None if config.ema is None else start_average(model),
     )
-
-
-def _open(config: TrainConfig) -> tuple[Dataset, ImageSet, ImageSet | None]:
-    """The data set, and its training side split into what trains and what is held out."""
-    data = config.data
-    root = None if data.root is None else Path(data.root)
-    dataset = open_dataset(data.name, root=root, part=data.part, train_classes=data.train_classes)
-    if root is not None and data.name not in DATASETS:
-        raise InvalidInput(f"root is {root}, but {data.name} is a path and needs none; leave one of them out")
-    if config.protocol != "validation":
-        return dataset, dataset.train, None
-    return dataset, *hold_out_classes(dataset.train, config.validation_share, config.seed)
 
 
 def make_sampler(images: ImageSet, config: TrainConfig) -> ClassBalancedSampler:
@@ -267,11 +269,8 @@ def _precision(name: Precision, device: torch.device) -> Precision:
 
 def _resolved_data(data: DataConfig, size: int, transform: str, in_memory: bool) -> DataConfig:
     workers = 0 if in_memory else min(4, os.cpu_count() or 1)
-    is_path = data.name not in DATASETS
     return dataclasses.replace(
         data,
-        name=str(Path(data.name).resolve()) if is_path else data.name,
-        root=None if data.root is None else str(Path(data.root).resolve()),
         image_size=size,
         transform=transform,
         workers=workers if data.workers is None else data.workers,

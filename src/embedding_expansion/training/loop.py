@@ -42,13 +42,15 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
         DataError: broken images leave the ranks with parts of a batch that differ in size.
     """
     config = job.config
+    job.model.train()
     network, loss = ranks.wrap(job.network, job.loss)
     scaler = torch.amp.GradScaler(job.device.type, enabled=job.precision == "float16")
     if state.scaler:
         scaler.load_state_dict(state.scaler)
-    job.model.train()
     if state.stops_early(config):
         return 0
+    job.get_ready()
+    ranks.same(None)  # the first one may have measured first
     with StopSignal() as signal, Journal(run if ranks.is_first else None, state.step, config.steps) as journal:
         began, share = time.perf_counter(), ranks.share(job.batch_size)
         for step, inputs, labels in job.batches(state.step, share):
@@ -75,7 +77,7 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
             stops = _between_steps(job, state, run, ranks, journal, scaler, {"loss": value, "lr": lr})
             stopped_by = ranks.agree(signal.number)
             if stopped_by and ranks.is_first:
-                _save(job, state, scaler, run)
+                _save(job, state, scaler, run, ranks.world)
             if stopped_by or stops:
                 return stopped_by
             began = time.perf_counter()
@@ -155,13 +157,14 @@ def _between_steps(
         entry |= {name: value.item() for name, value in job.loss.last_statistics.items()}
         entry["images_per_second"] = round(journal.images_per_second(), 1)
     judged = job.selects_on if state.is_due(config.eval_every, config) else None
+    saves = judged is not None or state.is_due(config.checkpoint_every, config)
     if ranks.is_first:
         if judged is not None:
             entry |= _evaluate(job, judged, state, journal)
         journal.write(entry)
-        if judged is not None or state.is_due(config.checkpoint_every, config):
-            _save(job, state, scaler, run)
-    return judged is not None and bool(ranks.same(state.stops_early(config)))
+        if saves:
+            _save(job, state, scaler, run, ranks.world)
+    return saves and bool(ranks.same(state.stops_early(config)))
 
 
 def _evaluate(job: Job, judged: ImageSet, state: State, journal: Journal) -> dict[str, dict[str, float]]:
@@ -179,8 +182,9 @@ def _evaluate(job: Job, judged: ImageSet, state: State, journal: Journal) -> dic
     return {side: figures}
 
 
-def _save(job: Job, state: State, scaler: torch.amp.GradScaler, run: RunFolder) -> None:
+def _save(job: Job, state: State, scaler: torch.amp.GradScaler, run: RunFolder, processes: int) -> None:
     """Writes the checkpoint of this step, and removes all but the newest two and the best one."""
+    state.processes = processes
     state.scaler = scaler.state_dict()
     state.broken = {str(path): reason for path, reason in job.broken.items()}
     tensors = checkpoint.collect(job.model, job.loss, job.optimizer, job.average)

@@ -1,8 +1,14 @@
-"""Several processes that train together, as torchrun starts them; a single process is the case of one rank."""
+"""Several processes that train together, as torchrun starts them; a single process is the case of one rank.
+
+All that ranks tell each other goes over gloo, also beside NCCL: gloo notices at once when a process ends, and gives up
+on one that is silent with an error that can be told. Only gradients and the rows of the loss go over NCCL on GPUs.
+"""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,9 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from embedding_expansion.core.distributed import DistributedLoss
 from embedding_expansion.core.pair_loss import PairLoss
-from embedding_expansion.errors import InvalidInput
+from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, RunError
+from embedding_expansion.training.batch_norm import learns_statistics, synchronize
 
-PATIENCE = timedelta(hours=6)  # the other ranks wait while the first one evaluates
+#: How long a rank waits for another that says nothing: 2 minutes, or the seconds in $EMBEX_RANK_PATIENCE.
+PATIENCE = timedelta(minutes=2)
+#: How long the others wait while the first one evaluates and saves. When it ends meanwhile, they know at once.
+ALONE = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -25,18 +35,27 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
+    talk: Any = None  # over gloo, for what is not of the gradient
+    slow: Any = None  # the same, with patience for what the first rank does alone
 
     @classmethod
     def start(cls, device: torch.device) -> Ranks:
-        """Joins the group that torchrun describes in the environment, or is alone where it describes none."""
+        """Joins the group that torchrun describes in the environment, or is alone where it describes none.
+
+        Raises:
+            InvalidInput: the patience is no number of seconds.
+        """
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
             return cls()
+        patience = _patience()
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        backend = "nccl" if device.type == "cuda" else "gloo"
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-        return cls(int(os.environ["RANK"]), world)
+            dist.init_process_group(backend, timeout=patience)
+        talk, slow = (dist.new_group(backend="gloo", timeout=timeout) for timeout in (patience, ALONE))
+        return cls(int(os.environ["RANK"]), world, talk, slow)
 
     def stop(self) -> None:
         """Leaves the group."""
@@ -60,9 +79,14 @@ class Ranks:
         return slice(self.rank * part, (self.rank + 1) * part)
 
     def wrap(self, network: nn.Module, loss: PairLoss) -> tuple[nn.Module, nn.Module]:
-        """The network and the loss as they are called in a step: with gradients averaged over the ranks."""
+        """The network and the loss as they are called in a step: with gradients averaged over the ranks.
+
+        On GPUs batch norm takes its statistics over all ranks.
+        """
         if self.world == 1:
             return network, loss
+        if next(network.parameters()).is_cuda and learns_statistics(network):
+            network = synchronize(network)
         shared: nn.Module = DistributedLoss(loss)
         if any(parameter.requires_grad for parameter in loss.parameters()):  # what the loss learns, on all ranks alike
             shared = DistributedDataParallel(shared, broadcast_buffers=False)  # all ranks fill a memory alike
@@ -72,8 +96,8 @@ class Ranks:
         """The largest value of any rank: a signal that one of them got reaches all at the same step."""
         if self.world == 1:
             return value
-        shared = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        shared = torch.tensor(value)
+        dist.all_reduce(shared, dist.ReduceOp.MAX, group=self.talk)
         return int(shared)
 
     def gather(self, value: Any) -> list[Any]:
@@ -81,21 +105,49 @@ class Ranks:
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.talk)
         return values
 
     def mean(self, value: float) -> float:
         """The mean over the ranks."""
         if self.world == 1:
             return value
-        shared = torch.tensor(value, dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-        dist.all_reduce(shared)
+        shared = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(shared, group=self.talk)
         return float(shared) / self.world
 
     def same(self, value: Any) -> Any:
-        """The first rank's value, on all of them."""
+        """The first rank's value, on all of them. They wait for it as long as an evaluation may take."""
         if self.world == 1:
             return value
         holder = [value]
-        dist.broadcast_object_list(holder, src=0)
+        dist.broadcast_object_list(holder, src=0, group=self.slow)
         return holder[0]
+
+    def by_first(self, work: Callable[[], object]) -> None:
+        """The first rank does something, and the others wait until it is done; its error is raised on all of them."""
+        failed: Exception | None = None
+        if self.is_first:
+            try:
+                work()
+            except (EmbeddingExpansionError, OSError) as error:
+                failed = error
+        said = self.same(None if failed is None else str(failed))
+        if said is not None:
+            raise failed or RunError(said)
+
+
+def _patience() -> timedelta:
+    given = os.environ.get("EMBEX_RANK_PATIENCE")
+    if given is None:
+        return PATIENCE
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 1 <= seconds <= ALONE.total_seconds():
+        raise InvalidInput(
+            f"EMBEX_RANK_PATIENCE is {given!r}; give the seconds that a process waits for another, 1 to "
+            f"{ALONE.total_seconds():g}"
+        )
+    return timedelta(seconds=seconds)

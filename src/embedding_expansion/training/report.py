@@ -8,6 +8,7 @@ from typing import Any
 from embedding_expansion.core.search import native
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.loader import broken_sentence
+from embedding_expansion.training import batch_norm
 from embedding_expansion.training.job import Job
 from embedding_expansion.training.run_folder import RunFolder
 from embedding_expansion.training.state import State
@@ -48,8 +49,12 @@ def say_what_runs(job: Job, state: State, world: int) -> None:
     print(f"machine: {processes}{job.device}, {config.threads} threads, {job.precision}{search}", flush=True)
     if config.protocol == "paper":
         print("note: the TEST classes select the weights (the paper's protocol); the numbers are optimistic")
+    if said := batch_norm.warning(job.network, job.device, world, job.batch_size):
+        print(said)
     if state.step:
-        print(f"going on after step {state.step}", flush=True)
+        count = f"{world} process{'es' if world > 1 else ''}"
+        other = f" with {count} instead of {state.processes}, which round differently"
+        print(f"going on after step {state.step}{other if state.processes != world else ''}", flush=True)
 
 
 def say_measures(name: str, measures: dict[str, Any]) -> None:

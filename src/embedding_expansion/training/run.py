@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embedding_expansion.data.transforms import test_transform
-from embedding_expansion.errors import RunError
+from embedding_expansion.errors import ResourceError, RunError
+from embedding_expansion.failures import failure
 from embedding_expansion.training import checkpoint, report
 from embedding_expansion.training.config import TrainConfig
 from embedding_expansion.training.evaluation import RAW_SIZE, measure, raw_pixels
+from embedding_expansion.training.fingerprint import changed_options, fingerprint
 from embedding_expansion.training.finite import NotFinite
 from embedding_expansion.training.job import Job, Tested, find_device, prepare
 from embedding_expansion.training.loop import run_steps
 from embedding_expansion.training.ranks import Ranks
+from embedding_expansion.training.resumption import compare, refuse_changes
 from embedding_expansion.training.run_folder import RunFolder, default_path
+from embedding_expansion.training.split import draw, located, open_data
 from embedding_expansion.training.state import State
 
 
@@ -45,58 +50,82 @@ def train(config: TrainConfig, *, command: tuple[str, ...] = ()) -> Outcome:
     Raises:
         InvalidInput, UnknownName, DataError: what the configuration names cannot be had.
         RunError: the folder is taken, or the loss became NaN or infinite.
+        ResourceError: memory ran out, or another process that takes part was killed or is silent.
     """
     start = time.perf_counter()
-    ranks = Ranks.start(find_device(config.device))
-    try:
-        job = prepare(config)
+    with ExitStack() as stack:
+        ranks = Ranks.start(find_device(config.device))
+        stack.callback(ranks.stop)
+        config = dataclasses.replace(config, data=located(config.data))
+        dataset = open_data(config.data)
+        split = draw(dataset, config)
+        job = prepare(config, split)
         ranks.share(job.batch_size)  # an uneven batch fails here
         run = RunFolder(Path(ranks.same(config.out or default_path(config))))
-        if ranks.is_first:
-            run.create()
-            run.write_config(dataclasses.replace(job.config, out=None))
+        stack.callback(run.release)
+
+        def begin() -> None:
+            run.create(dataclasses.replace(job.config, out=None))
+            run.write_fingerprint(fingerprint(run.read_config(), dataset, split.sides))
             run.write_environment(job.config, list(command))
+
+        ranks.by_first(begin)
         return _go_on(job, State(config.optimizer.name, since=start), run, ranks)
-    finally:
-        ranks.stop()
 
 
-def resume(path: Path, *, command: tuple[str, ...] = ()) -> Outcome:
-    """Goes on with a run as it was configured.
+def resume(path: Path, *, changed: bool = False, command: tuple[str, ...] = ()) -> Outcome:
+    """Goes on with a run as it was configured, on the split that it was started with.
 
-    On the CPU, with the same number of threads, it ends bit for bit as if it had never stopped. A run that is complete
-    is left as it is.
+    On the CPU, with the same number of threads and processes, it ends bit for bit as if it had never stopped. A run
+    that is complete is left as it is.
 
     Args:
         path: the run folder.
+        changed: go on though images, options or checkpoints are not what they were. Every class stays on its side,
+            and classes that came take no part.
         command: what the user typed, for environment.json.
 
     Returns:
         As `train`.
 
     Raises:
-        RunError: the folder is no run, a file of it is broken, or the loss became NaN or infinite.
+        RunError: the folder is no run, a file of it is broken, something has changed, another process writes there, or
+            the loss became NaN or infinite.
+        ResourceError: memory ran out, or another process that takes part was killed or is silent.
     """
     start = time.perf_counter()
     run = RunFolder(path)
     config = run.read_config()
-    if (metrics := run.read_metrics()) is not None:
+    before = run.read_fingerprint()
+    options = [] if before is None else changed_options(before, config)
+    metrics = run.read_metrics() if run.model.exists() else None
+    if metrics is not None and not options:
         report.say_end(metrics, run)
         return Outcome(path, metrics)
-    ranks = Ranks.start(find_device(config.device))
-    try:
+    if not changed:
+        refuse_changes(run, options)
+    with ExitStack() as stack:
+        ranks = Ranks.start(find_device(config.device))
+        stack.callback(ranks.stop)
+        stack.callback(run.release)
+        ranks.by_first(run.take)
         step = _last_step(run)
-        job, state = prepare(config, fetch_weights=step is None), State(config.optimizer.name)
+        resumption = compare(run, config, step, before, changed, ranks)
+        job = prepare(config, resumption.split, fetch_weights=step is None)
+        state = State(config.optimizer.name)
         if step is not None:
             state = _restore(job, run, step)
             job.broken = {Path(name): reason for name, reason in state.broken.items()}
         state.since = start
-        if ranks.is_first:
+
+        def begin() -> None:
+            run.remove_metrics()
             run.cut_log(state.step if state.step else -1)
-            run.note_resumption(state.step, job.config, list(command))
+            run.write_fingerprint(resumption.now)
+            run.note_resumption(state.step, job.config, list(command), [*options, *resumption.changes])
+
+        ranks.by_first(begin)
         return _go_on(job, state, run, ranks)
-    finally:
-        ranks.stop()
 
 
 def _last_step(run: RunFolder) -> int | None:
@@ -120,24 +149,21 @@ def _restore(job: Job, run: RunFolder, step: int) -> State:
         )
     if not any(name.startswith("optimizer.") for name in tensors):
         raise RunError(f"{path} lacks the optimiser's state; restore it, or start a new run")
-    if state.best_step is not None and state.best_step not in checkpoint.saved_steps(run.checkpoints):
-        raise RunError(f"the best checkpoint, of step {state.best_step}, is gone; restore it, or start a new run")
+    best = state.best_step
+    if best is not None and best not in checkpoint.saved_steps(run.checkpoints):
+        raise RunError(f"the best checkpoint, of step {best}, is gone; restore it, or start a new run")
+    if best is not None and best != step:  # what is wrong with it shall be known now, and not at the end
+        checkpoint.load_tensors(checkpoint.checkpoint_path(run.checkpoints, best))
     checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer, job.average)
     return state
 
 
 def _go_on(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
-    """Trains from the state on, and measures."""
-    before: dict[str, Any] = {}
+    """Trains from the state on, and measures; says in one sentence what the machine did to it."""
     if ranks.is_first:
         report.say_what_runs(job, state, ranks.world)
-        before = _before(job, run)
     try:
-        stopped_by = run_steps(job, state, run, ranks)
-        if stopped_by or not ranks.is_first:
-            return Outcome(run.path, None, stopped_by)
-        tested = _keep(job, state, run)
-        metrics = _final(tested, state) | {"before": before, "wall_seconds": round(state.clock(), 1)}
+        return _train_and_measure(job, state, run, ranks)
     except NotFinite as error:
         if ranks.is_first and state.step != state.best_step:  # nothing has vouched for the weights of this step
             checkpoint.discard(run.checkpoints, state.step)
@@ -145,6 +171,19 @@ def _go_on(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
             f"training diverged: {error} after step {state.step}; {run.path} keeps what was saved before; "
             "train again with a smaller --optimizer.lr, or --optimizer.clip_norm 1"
         ) from error
+    except (MemoryError, OSError, RuntimeError) as error:
+        if (found := failure(error)) is None:
+            raise
+        raise ResourceError(f"{found}; go on after the last checkpoint: embex train --resume {run.path}") from error
+
+
+def _train_and_measure(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
+    before = _before(job, run) if ranks.is_first else {}
+    stopped_by = run_steps(job, state, run, ranks)
+    if stopped_by or not ranks.is_first:
+        return Outcome(run.path, None, stopped_by)
+    tested = _keep(job, state, run)
+    metrics = _final(tested, state) | {"before": before, "wall_seconds": round(state.clock(), 1)}
     run.write_metrics(metrics)
     report.say_end(metrics, run)
     return Outcome(run.path, metrics, tested=tested)

@@ -8,11 +8,16 @@ model.safetensors   the weights that they were measured with
 checkpoints/        step-00000050.safetensors, ...: the last two and the best one
 report.html         all of it to look at, with images
 tensorboard/        event files
+fingerprint.json    what it was started with: the images and classes of each side, and the options
+lock                who writes here, or did last
+
+config.yaml is the first of them, so that a folder without it holds nothing yet.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,8 @@ from embedding_expansion.training import config as configuration
 from embedding_expansion.training.config import TrainConfig
 from embedding_expansion.training.environment import environment
 from embedding_expansion.training.files import read_json, write_atomically, write_json
+from embedding_expansion.training.fingerprint import Fingerprint
+from embedding_expansion.training.run_lock import LOCK, RunLock
 
 # What is shown of a complete run, and so has to be there: report.say_end.
 _METRICS = {
@@ -51,25 +58,63 @@ class RunFolder:
         self._log = path / "log.jsonl"
         self._metrics = path / "metrics.json"
         self._environment = path / "environment.json"
+        self._fingerprint = path / "fingerprint.json"
+        self._lock: RunLock | None = None
 
-    def create(self) -> None:
-        """Makes the folder.
+    def create(self, config: TrainConfig) -> None:
+        """Makes the folder, with config.yaml in it, and holds its lock until `release`.
 
         Raises:
-            RunError: the folder exists and is not empty, or cannot be made.
+            RunError: the folder exists and is not empty, or cannot be made, or another process is making it.
         """
         path = self.path
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(f"{path} exists and is not empty; pass another --out, or --resume {path} to go on with it")
+        taken = RunError(f"{path} exists and is not empty; pass another --out, or --resume {path} to go on with it")
+        if path.exists() and not path.is_dir():
+            raise taken
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            if path.exists() and any(path.iterdir()) and not (path / LOCK).exists():
+                raise taken
+            path.mkdir(parents=True, exist_ok=True)
+            self._hold()
+            if not self._is_bare():
+                raise taken
+            self._clear_left()
+            self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"{path} cannot be made ({error.strerror}); pass another --out") from error
-
-    def write_config(self, config: TrainConfig) -> None:
-        """Writes config.yaml."""
         text = configuration.dump(config)
-        write_atomically(self.path / "config.yaml", lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_atomically(path / "config.yaml", lambda partial: partial.write_text(text, encoding="utf-8"))
+
+    def take(self) -> None:
+        """Holds the lock until `release`, and removes what a process that was killed has left half-written.
+
+        Raises:
+            RunError: another process writes here, or nobody can.
+        """
+        self._hold()
+        self._clear_left()
+
+    def _clear_left(self) -> None:
+        for folder in (self.path, self.checkpoints):
+            for left in folder.glob("*.partial-*"):
+                if left.is_file():
+                    left.unlink(missing_ok=True)
+
+    def _hold(self) -> None:
+        self._lock = RunLock(self.path).__enter__()
+
+    def release(self) -> None:
+        """Lets go of the lock, where it is held."""
+        if self._lock is not None:
+            self._lock.close()
+        self._lock = None
+
+    def _is_bare(self) -> bool:
+        """Whether nothing is there but what is made before config.yaml."""
+        first = re.compile(rf"{LOCK}|{self.checkpoints.name}|config\.yaml\.partial-\d+")
+        return all(first.fullmatch(path.name) for path in self.path.iterdir()) and not (
+            self.checkpoints.exists() and any(self.checkpoints.iterdir())
+        )
 
     def read_config(self) -> TrainConfig:
         """Reads config.yaml.
@@ -79,7 +124,27 @@ class RunFolder:
         """
         if not self.path.is_dir():
             raise RunError(f"there is no run folder {self.path}; pass one that embex train has made")
+        if (self.path / LOCK).exists() and self._is_bare():
+            raise RunError(
+                f"{self.path} was stopped before its config.yaml was written, and holds nothing; start it again with "
+                f"the command that started it, which may have --out {self.path}"
+            )
         return configuration.load(self.path / "config.yaml")
+
+    def write_fingerprint(self, found: Fingerprint) -> None:
+        """Writes fingerprint.json."""
+        write_atomically(self._fingerprint, lambda partial: partial.write_text(found.as_text(), encoding="utf-8"))
+
+    def read_fingerprint(self) -> Fingerprint | None:
+        """What the run was started with; None where nobody has noted it.
+
+        Raises:
+            RunError: the file is broken.
+        """
+        if not self._fingerprint.exists():
+            return None
+        remedy = "restore it, or remove it and pass --resume_changed"
+        return Fingerprint.from_json(read_json(self._fingerprint, remedy), self._fingerprint)
 
     def write_environment(self, config: TrainConfig, command: list[str]) -> None:
         """Writes environment.json."""
@@ -93,18 +158,22 @@ class RunFolder:
         """
         return read_json(self._environment, _GO_ON_WITHOUT) if self._environment.exists() else {}
 
-    def note_resumption(self, step: int, config: TrainConfig, command: list[str]) -> None:
-        """Enters in environment.json after which step the run was resumed, and with what.
+    def note_resumption(self, step: int, config: TrainConfig, command: list[str], changes: list[str]) -> None:
+        """Enters in environment.json after which step the run was resumed, with what, and what had changed.
 
         Raises:
             RunError: the file is broken.
         """
-        content = self.read_environment()
+        content = self.read_environment() or environment(config, command)
         earlier = content.get("resumed", [])
         if not isinstance(earlier, list):
             raise RunError(f"{self._environment} holds no list of when the run was resumed; {_GO_ON_WITHOUT}")
-        entry = {"after_step": step} | environment(config, command)
+        entry = {"after_step": step, "changed": changes} | environment(config, command)
         write_json(self._environment, content | {"resumed": [*earlier, entry]})
+
+    def remove_metrics(self) -> None:
+        """Makes a complete run one that goes on."""
+        self._metrics.unlink(missing_ok=True)
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Writes metrics.json, the sign that a run is complete."""
@@ -127,9 +196,18 @@ class RunFolder:
         return content
 
     def log(self, entry: dict[str, Any]) -> None:
-        """Appends a line to log.jsonl."""
-        with self._log.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        """Appends a line to log.jsonl.
+
+        Raises:
+            RunError: it cannot be written, as on a full disk.
+        """
+        try:
+            with self._log.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"{self._log} cannot be written ({error.strerror}); make room, then embex train --resume {self.path}"
+            ) from error
 
     def read_log(self) -> list[dict[str, Any]]:
         """The complete lines of log.jsonl.

@@ -21,6 +21,7 @@ class State:
 
     optimizer: str  # by name: what one keeps per parameter is nothing to go on with for another
     step: int = 0  # steps done
+    processes: int = 1  # that trained together when this was saved
     best_step: int | None = None
     best_value: float | None = None
     evaluations_since_best: int = 0

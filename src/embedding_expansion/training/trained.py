@@ -16,9 +16,11 @@ from embedding_expansion.training.checkpoint import load_tensors
 from embedding_expansion.training.config import DataConfig, SamplerConfig, TrainConfig
 from embedding_expansion.training.evaluation import measure
 from embedding_expansion.training.factory import make_model
+from embedding_expansion.training.fingerprint import changed_data, fingerprint
 from embedding_expansion.training.job import Job, prepare
 from embedding_expansion.training.post_processing import measure_post_processed
 from embedding_expansion.training.run_folder import RunFolder
+from embedding_expansion.training.split import Split, keep, located, open_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +62,29 @@ def reopen(path: Path, config: TrainConfig | None = None) -> Job:
         DataError, InvalidInput: what the configuration names cannot be had.
     """
     run = RunFolder(path)
-    config = run.read_config() if config is None else config
+    own = run.read_config()
+    config = own if config is None else config
+    split, changes = _kept_split(run, config) if _is_same(config.data, own.data) else (None, [])
     # What the run has kept is the average of the weights already, where it had one.
-    job = prepare(dataclasses.replace(config, ema=None), fetch_weights=False)
+    job = prepare(dataclasses.replace(config, ema=None), split, fetch_weights=False)
+    job.changes = changes
     _load_weights(run, job.model)
     return job
+
+
+def _is_same(data: DataConfig, own: DataConfig) -> bool:
+    """Whether this is the data set of a run, wherever it lies now."""
+    return (located(data).name, data.train_classes) == (located(own).name, own.train_classes)
+
+
+def _kept_split(run: RunFolder, config: TrainConfig) -> tuple[Split | None, list[str]]:
+    """The data of a run on the split that it was trained on, and what has changed; None where no split was noted."""
+    before = run.read_fingerprint()
+    if before is None:
+        return None, []
+    dataset = open_data(located(config.data))
+    changes = changed_data(before, fingerprint(config, dataset, before.sides))
+    return keep(dataset, before.sides, config), changes
 
 
 def evaluate(
@@ -79,8 +99,9 @@ def evaluate(
         flip: whether the embedding of each image's mirror image is averaged in; by default as in the run.
 
     Returns:
-        The retrieval and clustering measures, and `data`, the name of the set; with steps also `reranked`, the
-        retrieval measures after them.
+        The retrieval and clustering measures; `data`, the name of the set; with steps also `reranked`, the retrieval
+        measures after them; `data_changes`, what has changed in the run's own data since it was trained, if anything
+        has. Of its own data the run is tested on the classes on which it was, whatever has come since.
 
     Raises:
         RunError: the folder is no run, or has no final weights yet.
@@ -105,7 +126,8 @@ def evaluate(
     if steps is not None:
         training = None if steps.whiten is None else job.embed(job.dataset.train)[0]
         measures["reranked"] = measure_post_processed(vectors, images, job.dataset.recall_at, steps, training)
-    return measures | {"data": job.dataset.name, "broken_images": sorted(str(path) for path in job.broken)}
+    measures |= {"data": job.dataset.name, "broken_images": sorted(str(path) for path in job.broken)}
+    return measures | ({"data_changes": job.changes} if job.changes else {})
 
 
 def _load_weights(run: RunFolder, model: nn.Module) -> None:

@@ -44,6 +44,7 @@ def render(run: RunFolder, config: TrainConfig, tested: Tested | None, missing: 
             facts=overview.facts(config, metrics, log),
             metrics=metrics,
             missing=missing,
+            changes=[] if tested is None else tested.job.changes,
             steps=(max((entry["step"] for entry in log), default=0), config.steps),
             optimistic=config.protocol == "paper",
             measures=overview.measures(before, metrics or {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from embedding_expansion.app.report.page import render
@@ -9,6 +10,7 @@ from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.training.files import check_place, write_atomically
 from embedding_expansion.training.job import Tested
 from embedding_expansion.training.run_folder import RunFolder
+from embedding_expansion.training.run_lock import writing_into
 from embedding_expansion.training.trained import reopen
 
 
@@ -25,16 +27,20 @@ def write_report(run: RunFolder, *, tested: Tested | None = None, out: Path | No
         The file.
 
     Raises:
-        RunError: the folder is no run, a file of it is broken, or the report cannot be written.
+        RunError: the folder is no run, a file of it is broken, or the report cannot be written, as while the run is
+            being trained.
     """
     out = run.report if out is None else out
     config = run.read_config()
     check_place(out)
     missing = ""
-    if tested is None:
-        tested, missing = _tested(run)
-    page = render(run, config, tested, missing).encode("utf-8", "replace")  # the name of a file may be no text
-    write_atomically(out, lambda partial: partial.write_bytes(page))
+    with writing_into(out):
+        if tested is None:
+            tested, missing = _tested(run)
+        for change in [] if tested is None else tested.job.changes:
+            print(f"embex: since {run.path} was started: {change}", file=sys.stderr)
+        page = render(run, config, tested, missing).encode("utf-8", "replace")  # the name of a file may be no text
+        write_atomically(out, lambda partial: partial.write_bytes(page))
     return out
 
 

@@ -1,0 +1,159 @@
+"""The sides of a run's data: drawn once, when the run starts, and kept after that whatever happens to the folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedding_expansion.data.datasets import DATASETS, open_dataset
+from embedding_expansion.data.images import Dataset, ImageSet
+from embedding_expansion.errors import DataError, InvalidInput
+from embedding_expansion.training.config import DataConfig, TrainConfig
+from embedding_expansion.training.evaluation import hold_out_classes
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Which classes a run trains on, selects its weights on, and is tested on, by their names."""
+
+    train: tuple[str, ...]  # those held out among them, in the order of their numbers
+    held_out: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of each side."""
+
+    dataset: Dataset  # as this run sees it
+    train: ImageSet
+    validation: ImageSet | None  # held-out training classes
+    classes: npt.NDArray[np.int64]  # the numbers of those that train, also of one whose images are gone
+
+    @property
+    def sides(self) -> Sides:
+        """The names of the classes."""
+        held = () if self.validation is None else _names(self.validation)
+        return Sides(self.dataset.train.class_names, held, self.dataset.test.class_names)
+
+
+def open_data(config: DataConfig) -> Dataset:
+    """The data set of a configuration, with the sides that it has now.
+
+    Raises:
+        InvalidInput, UnknownName, DataError: there is none.
+    """
+    root = None if config.root is None else Path(config.root)
+    dataset = open_dataset(config.name, root=root, part=config.part, train_classes=config.train_classes)
+    if root is not None and config.name not in DATASETS:
+        raise InvalidInput(f"root is {root}, but {config.name} is a path and needs none; leave one of them out")
+    return dataset
+
+
+def located(config: DataConfig) -> DataConfig:
+    """The same with absolute paths, which mean the same wherever the run is resumed."""
+
+    def absolute(path: str) -> str:
+        return os.path.abspath(os.path.expanduser(path))
+
+    is_path = config.name not in DATASETS and os.path.exists(absolute(config.name))
+    return replace(
+        config,
+        name=absolute(config.name) if is_path else config.name,
+        root=None if config.root is None else absolute(config.root),
+    )
+
+
+def draw(dataset: Dataset, config: TrainConfig) -> Split:
+    """The split of a new run: what is held out of the training side is drawn by its seed."""
+    train, validation = dataset.train, None
+    if config.protocol == "validation":
+        train, validation = hold_out_classes(dataset.train, config.validation_share, config.seed)
+    return Split(dataset, train, validation, train.classes)
+
+
+def keep(dataset: Dataset, sides: Sides, config: TrainConfig) -> Split:
+    """The split that a run has had from its start, of data that may have changed since.
+
+    Every class stays on its side and keeps its number; one that came since takes no part. A class on both sides has its
+    images where the data set has them now.
+
+    Args:
+        dataset: as it is opened now.
+        sides: of the run.
+        config: of the run; its protocol says whether classes are held out.
+
+    Raises:
+        DataError: a side has no images left.
+    """
+    if (sides.train, sides.test) != (dataset.train.class_names, dataset.test.class_names):
+        shared = set(sides.train) & set(sides.test)
+        train = _gathered(dataset.train, dataset.test, sides.train, shared)
+        test = _gathered(dataset.test, dataset.train, sides.test, shared)
+        dataset = Dataset(dataset.name, train, test, dataset.recall_at, dataset.transform)
+    if config.protocol != "validation":
+        return Split(dataset, dataset.train, None, np.arange(len(sides.train)))
+    held = _numbers(dataset.train, set(sides.held_out))
+    is_held = np.isin(dataset.train.labels, held)
+    if is_held.all() or not is_held.any():
+        raise DataError(
+            f"{dataset.name} has no images of the classes that {'train' if is_held.any() else 'the run held out'}; put "
+            "them back, or start a new run"
+        )
+    train, validation = (dataset.train.subset(np.flatnonzero(chosen)) for chosen in (~is_held, is_held))
+    return Split(dataset, train, validation, np.setdiff1d(np.arange(len(sides.train)), held))
+
+
+def _names(images: ImageSet) -> tuple[str, ...]:
+    return tuple(images.class_names[number] for number in images.classes.tolist())
+
+
+def _numbers(images: ImageSet, names: set[str]) -> list[int]:
+    return [number for number, name in enumerate(images.class_names) if name in names]
+
+
+def _gathered(now: ImageSet, elsewhere: ImageSet, own: tuple[str, ...], shared: set[str]) -> ImageSet:
+    """The images of some classes, from the side that has them now; those of a class of both sides from their own."""
+    wanted = ((now, set(own)), (elsewhere, set(own) - shared))
+    parts = [images.subset(np.flatnonzero(np.isin(images.labels, _numbers(images, names)))) for images, names in wanted]
+    return _joined(parts, own)
+
+
+def _joined(parts: list[ImageSet], class_names: tuple[str, ...]) -> ImageSet:
+    """Images of several sets as one, in the order of their classes, which are numbered by their names."""
+    number = {name: label for label, name in enumerate(class_names)}
+    labels = [number[part.class_names[label]] for part in parts for label in part.labels.tolist()]
+    order = np.argsort(labels, kind="stable")
+
+    def whole(name: str) -> tuple[Any, ...] | None:
+        values = [getattr(part, name) for part in parts]
+        if any(value is None for value in values):
+            return None
+        known = [entry for value in values for entry in value]
+        return tuple(known[place] for place in order)
+
+    pixels = [part.pixels for part in parts if part.pixels is not None]
+    return ImageSet(
+        np.array(labels, dtype=np.int64)[order],
+        class_names,
+        paths=whole("paths"),
+        pixels=np.concatenate(pixels)[order] if pixels else None,
+        names=whole("names"),
+        is_query=_marks(parts, "is_query", order),
+        is_gallery=_marks(parts, "is_gallery", order),
+    )
+
+
+def _marks(parts: list[ImageSet], name: str, order: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_] | None:
+    """Which images are queries, or gallery; those of a side without such marks are both."""
+    given = [getattr(part, name) for part in parts]
+    if given[0] is None:
+        return None
+    marks = [np.ones(len(part), np.bool_) if mark is None else mark for part, mark in zip(parts, given, strict=True)]
+    whole: npt.NDArray[np.bool_] = np.concatenate(marks)[order]
+    return whole
