@@ -35,7 +35,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
 _IMAGE: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "the bytes of an image file: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM",
+        "description": "the bytes of an image file: JPEG, PNG, WebP, GIF or AVIF, unless the server was told otherwise",
         "content": {"application/octet-stream": _FILE, "image/jpeg": _FILE, "image/png": _FILE},
     }
 }
@@ -43,9 +43,10 @@ _NO_ITEM: dict[int | str, dict[str, Any]] = {404: {"model": models.Problem, "des
 _UPLOAD: dict[int | str, dict[str, Any]] = {
     400: {"model": models.Problem, "description": "Nothing was sent"},
     408: {"model": models.Problem, "description": "The image came too slowly"},
-    413: {"model": models.Problem, "description": "The image has too many bytes"},
-    415: {"model": models.Problem, "description": "A form was sent"},
+    413: {"model": models.Problem, "description": "The image has too many bytes or pixels"},
+    415: {"model": models.Problem, "description": "A form was sent, or an image of another format"},
     503: {"model": models.Problem, "description": "Too many images wait; Retry-After says when to come back"},
+    504: {"model": models.Problem, "description": "The image takes too long to decode"},
 }
 
 
@@ -54,16 +55,17 @@ async def search(
     request: Request, service: Served, k: K = 10, qe: Qe = 0, alpha: Alpha = 3.0, label: Label = None
 ) -> models.AnswerModel:
     """Finds the images of the collection that are closest to an image."""
-    if not service.takes_images:
-        raise HTTPException(422, "this collection holds vectors and no images; ask for the neighbours of its items")
+    decoders = service.decoders
     with service.batcher.place() as hand_over:
         image = await read_image(request, service.settings)
         try:
             async with asyncio.timeout(service.settings.timeout):
-                row = await asyncio.wrap_future(hand_over(image))
+                square = await decoders.square(image)
+                del image  # which may be large
+                row = await asyncio.wrap_future(hand_over(square))
         except TimeoutError:
             raise HTTPException(
-                503, "the model is too busy to answer in time; try again in a moment", {"Retry-After": "5"}
+                503, "the server is too busy to answer in time; try again in a moment", {"Retry-After": "5"}
             ) from None
     return _answer(await run_in_threadpool(service.search, row, k, qe, alpha, label))
 

@@ -21,10 +21,11 @@ from starlette.routing import Route
 
 from embedding_expansion.app.serve import api, models
 from embedding_expansion.app.serve.batching import Busy, Stopped
+from embedding_expansion.app.serve.decoders import Refused
 from embedding_expansion.app.serve.guard import LOOPBACK_NAMES, Guard
 from embedding_expansion.app.serve.service import Service
 from embedding_expansion.app.serve.settings import Settings
-from embedding_expansion.errors import DataError, EmbeddingExpansionError, InvalidInput, StoreError
+from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, StoreError
 
 PAGE = Path(__file__).parent / "page"
 
@@ -115,7 +116,9 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _ours(request: Request, error: Exception) -> Response:
     if isinstance(error, (Busy, Stopped)):
         return _problem(503, str(error), {"Retry-After": "1"})
-    if isinstance(error, (DataError, InvalidInput)):
+    if isinstance(error, Refused):
+        return _problem(error.status, str(error))
+    if isinstance(error, InvalidInput):
         return _problem(422, str(error))
     print(f"embex serve: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     if isinstance(error, StoreError):  # it may name where the index is

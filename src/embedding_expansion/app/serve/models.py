@@ -220,6 +220,7 @@ class About(BaseModel):
     labels: list[LabelCount] = Field(description="the most frequent ones, 2,000 at most")
     max_bytes: int
     max_pixels: int
+    formats: list[str] = Field(description="of images that are taken")
     takes_images: bool = Field(description="false for a collection of vectors, which is searched from its items only")
 
 
