@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,13 +15,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
-from app.serve.conftest import picture
+from app.serve.conftest import picture, wait_for
 from embedding_expansion.app.cli import main
 from embedding_expansion.app.serve import address
 from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval.index import Item, open_index
 
 
 @contextmanager
@@ -43,7 +47,7 @@ def started(place: Path, *options: str, **environment: str) -> Iterator[tuple[su
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            found = re.fullmatch(r"32 images at (http://\S+:\d+) \(Ctrl\+C ends it\)\n", line)
+            found = re.fullmatch(r"[\d,]+ images at (http://\S+:\d+) \(Ctrl\+C ends it\)\n", line)
             assert found, (line, process.stderr.read() if process.stderr and process.poll() is not None else "")
             yield process, found[1]
         finally:
@@ -55,11 +59,59 @@ def started(place: Path, *options: str, **environment: str) -> Iterator[tuple[su
 def test_a_signal_ends_it_in_an_orderly_way(place: Path, number: signal.Signals, status: int) -> None:
     with started(place) as (process, url):
         assert httpx.post(f"{url}/api/search", content=picture(0), timeout=60).status_code == 200
+        children = children_of(process.pid)
+        assert any("decoder" in command for command in children.values())
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
         assert (process.returncode, "Traceback" in said) == (status, False)
+        assert not [child for child in children if Path(f"/proc/{child}").exists()]
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{url}/healthz")
+
+
+def children_of(parent: int) -> dict[int, str]:
+    """The processes that a process has started, with their commands."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if (folder / "stat").read_text().rpartition(")")[2].split()[1] == str(parent):
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+    return found
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_server_that_is_killed_leaves_no_process_behind(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place, tmp_path / "index")
+    with open_index(tmp_path / "index") as index:
+        vectors = np.random.default_rng(0).standard_normal((4000, index.dimensions))
+        index.add([Item(f"{number}.jpg") for number in range(4000)], vectors)
+    with started(tmp_path / "index") as (process, _):
+        wait_for(lambda: any("projection" in command for command in children_of(process.pid).values()))
+        wait_for(lambda: all(has_begun(*child) for child in children_of(process.pid).items()))
+        children = children_of(process.pid)
+        assert sum("decoder" in command for command in children.values()) >= 2
+        for child in children:
+            os.kill(child, signal.SIGSTOP)  # none can end by itself, or notice that nobody is there any more
+        process.kill()
+        try:
+            wait_for(lambda: not any(map(is_running, children)))
+        finally:
+            for child in filter(is_running, children):
+                os.kill(child, signal.SIGKILL)
+
+
+def has_begun(process: int, command: str) -> bool:
+    """Whether a process that the server has started is at its work: a decoder is confined, t-SNE is loaded."""
+    folder = Path("/proc") / str(process)
+    if "decoder" in command:
+        return re.search(r"^Max file size +0 ", (folder / "limits").read_text(), re.MULTILINE) is not None
+    return "sklearn" in (folder / "maps").read_text()
 
 
 def test_it_listens_beyond_this_machine_only_with_a_token(
@@ -87,6 +139,10 @@ def test_it_listens_beyond_this_machine_only_with_a_token(
         (["--port", "70000"], "--port is 70000; pass 1 to 65535"),
         (["--batch_size", "0"], "--batch_size is 0; pass 1 or more"),
         (["--timeout", "0"], "--timeout is 0; pass seconds"),
+        (["--decode_timeout", "-1"], "--decode_timeout is -1; pass seconds"),
+        (["--formats", "jpeg,heic"], "--formats is 'jpeg,heic'; pass some of jpeg,png"),
+        (["--per_address", "-1"], "--per_address is -1; pass 1 or more, or 0 for no limit"),
+        (["--root-path", "photos"], "--root_path is 'photos'; pass a path such as /images"),
         (["--token", ""], "the token is empty"),
         (["--prot", "8000"], "there is no option '--prot'; did you mean --port?"),
     ],

@@ -154,7 +154,7 @@ def test_at_the_deadline_the_process_is_ended_and_another_one_goes_on(monkeypatc
     monkeypatch.setattr(decoders, "QUICK_PROCESSES", 1)
     with decoding(decode_timeout=0.2) as made:
         wait_for(lambda: is_decoded(made, FILES["PNG"]))  # on a busy machine it may be late itself
-        quick, slow = made.processes
+        _, slow = made.processes
         with pytest.raises(
             Refused, match=r"the image was not decoded within 0\.2 seconds; send a smaller one"
         ) as raised:
@@ -169,8 +169,7 @@ def test_at_the_deadline_the_process_is_ended_and_another_one_goes_on(monkeypatc
 def is_decoded(made: Decoders, content: bytes) -> bool:
     try:
         return squared(made, content) is not None
-    except Refused as error:
-        assert error.status == 504
+    except Refused:
         return False
 
 
