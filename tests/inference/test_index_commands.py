@@ -60,6 +60,25 @@ def test_the_measured_recall_of_a_graph_is_printed(
         assert "measured with 12 of the images" in shown
 
 
+def test_a_filtered_search_of_a_graph_prints_what_there_is(
+    exports: Path, photos: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["index", str(exports / "onnx"), str(photos), "--out", place, "--kind", "hnsw"]) == 0
+    image = str(photos / "class_0" / "0.jpg")
+    for options, paths in (
+        (["--label", "class_1"], [f"{photos}/class_1/{number}.jpg" for number in range(4)]),
+        (["--label", "no such"], []),
+        (["--prefix", str(photos / "class_2" / "3")], [f"{photos}/class_2/3.jpg"]),
+        ([], [str(path) for path in photos.rglob("*.jpg")]),
+    ):
+        capsys.readouterr()
+        assert main(["search", place, image, "-k", "50", *options]) == 0
+        shown, complaint = said(capsys)
+        assert complaint == ""
+        assert sorted(re.findall(rf"(?m){re.escape(str(photos))}/\S+$", shown)[1:]) == sorted(paths)
+        assert ("no image of the index has this label and prefix" in shown) == (not paths)
+
+
 def test_a_table_gives_labels_and_metadata_and_its_stray_rows_are_told(
     exports: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

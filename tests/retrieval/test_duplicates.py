@@ -73,7 +73,7 @@ def test_how_the_table_is_cut_changes_nothing(seed: int) -> None:
 
 
 def test_the_closest_row_is_the_most_similar_duplicate_and_of_equal_ones_the_first() -> None:
-    rows = np.array([[1, 0], [1, 0], [0, 1], [1, 0.001], [1, 0]], np.float32)
+    rows = np.array([[1, 0], [1, 0], [0, 1], [1, 0.002], [1, 0]], np.float32)
     found = near_duplicates(rows, 0.9)
     assert found.closest.tolist() == [1, 0, -1, 0, 0]
     assert np.isnan(found.similarity).tolist() == [False, False, True, False, False]

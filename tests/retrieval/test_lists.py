@@ -103,5 +103,5 @@ def test_lists_that_are_too_short_for_a_class_are_refused() -> None:
 def test_lists_and_labels_must_be_whole_numbers() -> None:
     with pytest.raises(InvalidType, match="lists has the type float64"):
         list_metrics(np.array([[1.0], [0.0]]), [1, 1])
-    with pytest.raises(InvalidType, match="query_labels has the type"):
+    with pytest.raises(InvalidType, match="query_labels holds text; pass whole numbers"):
         list_metrics([[1], [0]], ["a", "a"])  # type: ignore[list-item]

@@ -218,7 +218,7 @@ def test_bad_input_is_told_in_one_sentence(
         (([[1.0], [2.0]], [0, 0]), {}, r"embeddings is a list; pass a tensor or a NumPy array"),
         ((ROWS.astype(int), [0, 0, 1]), {}, r"embeddings has the type int64"),
         ((ROWS, [0.0, 0.0, 1.0]), {}, r"labels has the type float64"),
-        ((ROWS, ["a", "a", "b"]), {}, r"names become numbers with numpy.unique"),
+        ((ROWS, ["a", "a", "b"]), {}, "labels holds text; pass whole numbers, as numpy"),
         ((ROWS, [0, 0, 1], 4), {}, r"ks is 4; pass several"),
         ((ROWS, [0, 0, 1], (1.5,)), {}, r"an entry of ks is 1.5"),
         ((ROWS, [0, 0, 1]), {"is_gallery": [0, 1, 1]}, r"is_gallery has the type int64"),

@@ -58,7 +58,8 @@ def _options() -> jsonargparse.ArgumentParser:
         "--threshold",
         type=float | None,
         default=None,
-        help="the least similarity of near-duplicates; default: 0.98, for copies saved anew or made smaller. The "
+        help="the least similarity of near-duplicates; default: 0.98, for copies saved anew or made smaller; 1 "
+        "finds images whose embeddings are equal up to rounding, as those of equal files are. The "
         "calibrated thresholds are about classes and not used here",
     )
     options.add_argument("--csv", type=str | None, default=None, help="write all groups to this file")

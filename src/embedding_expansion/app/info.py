@@ -36,6 +36,8 @@ def run(arguments: list[str]) -> int:
             f"{index.location}: {count:,} images, {count - unlabelled:,} with a label; vectors of "
             f"{index.dimensions:,} dimensions in {index.precision}"
         )
+        if index.read_only is not None:
+            print(f"read only: {index.read_only}; what others write is seen as far as the files show it here")
         say_search(index)
         _say_model(index)
         for threshold in thresholds_of(index).values():

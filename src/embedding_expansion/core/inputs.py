@@ -21,6 +21,7 @@ Labels: TypeAlias = Int[Tensor, " b"] | Sequence[int] | Any  # `Any`: NumPy's in
 MOST_POINTS = 100  # on a segment: the time of the search grows with its square, and infinity takes less
 LARGEST = 1e12  # value of an embedding: squared norms of more drown what they are compared with
 WIDTHS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # that can be computed with
+NUMBERED = "pass whole numbers, as numpy.unique({}, return_inverse=True)[1] gives them"
 
 
 @validates
@@ -33,14 +34,7 @@ def as_batch(
         raise InvalidType(
             f"{name} is a {type(embeddings).__name__}; pass a floating tensor of shape (batch, dimensions)"
         )
-    if not embeddings.is_floating_point():
-        raise InvalidType(f"{name} has dtype {embeddings.dtype}; pass floating values, e.g. {name}.float()")
-    if embeddings.dtype not in WIDTHS:
-        raise InvalidType(f"{name} has dtype {embeddings.dtype}; pass 16 bits or more, e.g. {name}.float()")
-    if embeddings.layout != torch.strided:
-        raise InvalidType(f"{name} is a sparse tensor; pass {name}.to_dense()")
-    if embeddings.device.type == "meta":
-        raise InvalidType(f"{name} is on the meta device and has no values; pass a tensor on the CPU or a GPU")
+    check_floating(embeddings, name)
     if embeddings.dim() != 2:
         raise InvalidInput(
             f"{name} is {embeddings.dim()}-D, of shape {tuple(embeddings.shape)}; pass a 2-D tensor of shape "
@@ -52,6 +46,27 @@ def as_batch(
             f"{of} has {len(labels)} entries but {name} has {len(embeddings)} rows; pass one label per row"
         )
     return embeddings, labels
+
+
+def check_floating(tensor: Tensor, name: str) -> None:
+    """Raise InvalidType where a tensor holds no floating values that can be computed with."""
+    check_readable(tensor, name)
+    if not tensor.is_floating_point():
+        raise InvalidType(f"{name} has dtype {tensor.dtype}; pass floating values, e.g. {name}.float()")
+    if tensor.dtype not in WIDTHS:
+        raise InvalidType(f"{name} has dtype {tensor.dtype}; pass 16 bits or more, e.g. {name}.float()")
+
+
+def check_readable(tensor: Tensor, name: str) -> None:
+    """Raise InvalidType where a tensor is no plain table of values."""
+    if tensor.is_nested:
+        raise InvalidType(f"{name} is a nested tensor; pass torch.stack({name}.unbind()), its rows in one length")
+    if tensor.layout != torch.strided:
+        raise InvalidType(f"{name} is a sparse tensor; pass {name}.to_dense()")
+    if tensor.is_quantized:
+        raise InvalidType(f"{name} is a quantized tensor; pass {name}.dequantize()")
+    if tensor.device.type == "meta":
+        raise InvalidType(f"{name} is on the meta device and has no values; pass a tensor on the CPU or a GPU")
 
 
 @validates

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, UnknownName
+from embedding_expansion.retrieval.arrays import as_array
 from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 
 METHODS = ("hdbscan", "kmeans", "agglomerative")
@@ -80,7 +81,7 @@ def cluster(
         >>> found.cluster.tolist(), found.representatives.tolist(), found.reason
         ([0, 0, 0, 1], [1, 3], 'k-means, because the number of clusters is given')
     """
-    rows = np.asarray(vectors)
+    rows = as_array(vectors, "vectors")
     if rows.ndim != 2 or len(rows) == 0:
         raise InvalidInput(f"vectors has the shape {rows.shape}; pass a matrix, one row for each image")
     units = unit_vectors(rows, rows.shape[1])

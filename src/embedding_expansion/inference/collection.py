@@ -18,6 +18,7 @@ from embedding_expansion.inference.embedder import Embedder, Square
 from embedding_expansion.inference.index_model import model_note
 from embedding_expansion.inference.manifest import MANIFEST
 from embedding_expansion.inference.thresholds import THRESHOLDS, Thresholds, read_thresholds, thresholds_of_json
+from embedding_expansion.retrieval.cosines import least_reaching
 from embedding_expansion.retrieval.index import Index, Match, open_index
 from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 from embedding_expansion.retrieval.index.where import Where
@@ -215,7 +216,7 @@ class Collection:
 
 
 def _known(matches: list[Match], threshold: float | None) -> bool | None:
-    return None if threshold is None else bool(matches) and matches[0].similarity >= threshold
+    return None if threshold is None else bool(matches) and matches[0].similarity >= least_reaching(threshold)
 
 
 def thresholds_of(index: Index) -> Thresholds:

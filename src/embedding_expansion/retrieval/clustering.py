@@ -15,7 +15,9 @@ from sklearn.metrics.cluster import pair_confusion_matrix
 from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
-from embedding_expansion.errors import InvalidInput, UnknownName
+from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
+from embedding_expansion.retrieval.arrays import as_array
+from embedding_expansion.retrieval.cosines import ROUNDING, as_cosine
 from embedding_expansion.retrieval.inputs import (
     class_indices,
     embedding_rows,
@@ -102,8 +104,9 @@ def partition_metrics(
         scikit-learn.
     Differs from the source: noise.
     """
-    if not hasattr(classes, "__len__") or len(classes) == 0:
-        raise InvalidInput(f"classes is {classes!r}; pass one label per row, and at least one")
+    classes = as_array(classes, "classes")
+    if classes.size == 0 or classes.ndim == 0:
+        raise InvalidInput(f"classes is {classes.tolist()!r}; pass one label per row, and at least one")
     known = numbered(label_values(classes, len(classes), "classes", "classes"))[1]
     found = label_values(clusters, len(known), "clusters", "classes")
     groups, noise = numbered(found)[1], found == -1
@@ -132,7 +135,7 @@ def agglomerative(
     Args:
         embeddings: (n, d), a floating-point tensor or NumPy array of any norm; at most 20,000 rows, because the
             distance of every pair is held: 10 GB at the peak for so many.
-        similarity: clusters less similar than this are not joined, -1 to 1.
+        similarity: clusters less similar than this are not joined, -1 to 1; at 1 rows equal up to rounding are.
         k: the number of clusters to stop at, 1 to n; one of the two is given.
         linkage: the similarity of two clusters is that of their pairs on `average`, that of the least similar pair
             (`complete`) or of the most similar one (`single`).
@@ -143,7 +146,8 @@ def agglomerative(
     Raises:
         InvalidInput: too many rows, an empty or non-finite matrix, not one of `similarity` and `k`, or one out of its
             range or unknown.
-        InvalidType: embeddings that are no floating-point matrix, or a k that is no whole number.
+        InvalidType: embeddings that are no floating-point matrix, a k that is no whole number, a similarity that is
+            none.
 
     Example:
         >>> rows = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
@@ -166,18 +170,21 @@ def agglomerative(
         raise InvalidInput("pass one of similarity and k: the least similarity to join at, or the number of clusters")
     if k is not None and positive_integer(k, "k") > n:
         raise InvalidInput(f"k is {k} but embeddings has {n} rows; pass at most as many clusters as rows")
-    if similarity is not None and not -1 <= similarity <= 1:
+    if isinstance(similarity, bool) or not isinstance(similarity, (int, float, np.floating, type(None))):
+        raise InvalidType(f"similarity is {similarity!r}; pass a cosine from -1 to 1")
+    if similarity is not None and not -1 <= as_cosine(float(similarity)) <= 1:
         raise InvalidInput(f"similarity is {similarity}; pass a cosine from -1 to 1")
     if n == 1:
         return torch.zeros(1, dtype=torch.int64)
     unit = unit_rows(rows).double()
-    distances = (unit @ unit.T).neg_().add_(1).clamp_(min=0).fill_diagonal_(0).cpu().numpy()
+    apart = (unit @ unit.T).neg_().add_(1).fill_diagonal_(0)
+    apart.masked_fill_(apart <= ROUNDING, 0).masked_fill_(apart >= 2 - ROUNDING, 2)
     # It stops below its threshold, and clusters of just this similarity are joined here.
-    most = None if similarity is None else np.nextafter(1 - similarity, 3)
+    most = None if similarity is None else np.nextafter(1 - as_cosine(float(similarity)), 3)
     model: Any = AgglomerativeClustering(  # type: ignore[no-untyped-call]
         k, metric="precomputed", linkage=linkage, distance_threshold=most
     )
-    return torch.from_numpy(model.fit_predict(distances).astype(np.int64))
+    return torch.from_numpy(model.fit_predict(apart.cpu().numpy()).astype(np.int64))
 
 
 @validates

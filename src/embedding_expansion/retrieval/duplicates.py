@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.retrieval.arrays import as_array
+from embedding_expansion.retrieval.cosines import as_cosine, as_cosines, least_reaching
 from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 
 #: Copies of one image that were saved anew or made smaller mostly lie above it, different photographs mostly below.
@@ -54,8 +56,8 @@ def near_duplicates(vectors: np.ndarray, threshold: float = THRESHOLD, *, most_p
 
     Args:
         vectors: (n, d), floating-point, of any norm; n may be 0.
-        threshold: the smallest cosine of near-duplicates, above 0 and up to 1. At 1 rounding decides about equal rows;
-            0.9999 finds them.
+        threshold: the smallest cosine of near-duplicates, above 0 and up to 1. A cosine from 0.999999 on counts as 1,
+            so that 1 finds all rows that are equal up to rounding, of whatever norm.
         most_pairs: so many pairs are kept, the most similar ones; groups and counts are of all.
 
     Raises:
@@ -69,14 +71,14 @@ def near_duplicates(vectors: np.ndarray, threshold: float = THRESHOLD, *, most_p
         ([[0, 2], [1, 3]], [[0, 2], [1, 3]])
     """
     least, most = check_threshold(threshold), positive(most_pairs, "most_pairs")
-    rows = np.asarray(vectors)
+    rows = as_array(vectors, "vectors")
     if rows.ndim != 2:
         raise InvalidInput(f"vectors has the shape {rows.shape}; pass a matrix, one row for each image")
     units = unit_vectors(rows, rows.shape[1])
     n = len(units)
     kept, held, total = [_no_pairs()], 0, 0
     closest, similarity, parent = np.full(n, -1), np.full(n, -np.inf), np.arange(n)
-    for pairs, similarities in _pairs(units, least):
+    for pairs, similarities in _pairs(units, as_cosine(least)):
         total += len(pairs)
         _join(parent, pairs)
         for own, other in ((0, 1), (1, 0)):
@@ -107,16 +109,16 @@ def _pairs(
     units: Float[np.ndarray, "n d"], least: float
 ) -> Iterator[tuple[Int[np.ndarray, "p 2"], Float[np.ndarray, " p"]]]:
     """The near-duplicates of one square of the table of similarities after another, above its diagonal."""
-    n, slack = len(units), 1e-6 * units.shape[1] ** 0.5
+    n, bar = len(units), least_reaching(least) - 1e-6 * units.shape[1] ** 0.5
     for top in range(0, n, SIDE):
         for left in range(top, n, SIDE):
             table = units[top : top + SIDE] @ units[left : left + SIDE].T
-            near = table >= least - slack
+            near = table >= bar
             if left == top:
                 near = np.triu(near, 1)
             pairs = np.argwhere(near) + np.array([top, left])
             if len(pairs):
-                similarities = _compared(units, pairs)
+                similarities = as_cosines(_compared(units, pairs))
                 there = similarities >= least
                 yield pairs[there], similarities[there]
 

@@ -12,22 +12,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.inputs import NUMBERED, check_floating, validates
 from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.retrieval.arrays import as_array
 
 
 @validates
 def embedding_rows(embeddings: Tensor | np.ndarray, name: str = "embeddings") -> Float[Tensor, "n d"]:
     """Checks a matrix of embeddings, one per row: floating, not empty, finite. Nothing is copied if it need not be."""
-    if isinstance(embeddings, np.ndarray) and embeddings.dtype in (np.float16, np.float32, np.float64):
-        contiguous = np.ascontiguousarray(embeddings)
-        # torch takes over writable memory only.
-        embeddings = torch.from_numpy(contiguous if contiguous.flags.writeable else contiguous.copy())
     if not isinstance(embeddings, (Tensor, np.ndarray)):
         given = type(embeddings).__name__
         raise InvalidType(f"{name} is a {given}; pass a tensor or a NumPy array with one embedding per row")
-    if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
-        raise InvalidType(f"{name} has the type {embeddings.dtype}; pass floating-point numbers of 16, 32 or 64 bits")
+    if isinstance(embeddings, np.ndarray):
+        array = np.ascontiguousarray(as_array(embeddings, name))
+        if array.dtype not in (np.float16, np.float32, np.float64):
+            raise InvalidType(f"{name} has the type {array.dtype}; pass floating-point numbers of 16, 32 or 64 bits")
+        # torch takes over writable memory only.
+        embeddings = torch.from_numpy(array if array.flags.writeable else array.copy())
+    check_floating(embeddings, name)
     if embeddings.ndim != 2 or 0 in embeddings.shape:
         shape = tuple(embeddings.shape)
         raise InvalidInput(f"{name} has the shape {shape}; pass a matrix with at least one row and one column")
@@ -118,12 +120,17 @@ def label_values(
         name: of the argument.
         of: the name of the rows.
     """
-    values = _one_per_row(labels, name, n, "label", of)
+    return whole_numbers(_one_per_row(labels, name, n, "label", of), name)
+
+
+def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
+    """The array, if it holds whole numbers of up to 64 bits."""
+    held = values.ravel() if values.dtype == object else ()
+    for what, kinds, python in (("text", "UST", (str, bytes)), ("booleans", "b", (bool, np.bool_))):
+        if values.dtype.kind in kinds or any(isinstance(value, python) for value in held):
+            raise InvalidType(f"{name} holds {what}; {NUMBERED.format(name)}")
     if values.dtype.kind not in "iu":
-        raise InvalidType(
-            f"{name} has the type {values.dtype}; pass whole numbers of up to 64 bits (names become numbers with "
-            "numpy.unique(names, return_inverse=True)[1])"
-        )
+        raise InvalidType(f"{name} has the type {values.dtype}; pass whole numbers of up to 64 bits")
     return values
 
 
@@ -170,10 +177,7 @@ def positive_integers(values: Iterable[int], name: str) -> tuple[int, ...]:
 
 
 def _one_per_row(values: object, name: str, n: int, what: str, of: str = "embeddings") -> np.ndarray:
-    try:
-        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    except (ValueError, TypeError) as error:
-        raise InvalidInput(f"{name} cannot be read ({error}); pass a flat list or array") from None
+    array = as_array(values, name)
     if array.ndim != 1:
         raise InvalidInput(f"{name} has the shape {array.shape}; pass one {what} per row, in one dimension")
     if len(array) != n:

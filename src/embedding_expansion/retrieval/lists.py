@@ -10,8 +10,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
-from embedding_expansion.errors import InvalidInput, InvalidType
-from embedding_expansion.retrieval.inputs import positive_integers
+from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval.arrays import as_array
+from embedding_expansion.retrieval.inputs import positive_integers, whole_numbers
 
 # Entries of lists that are looked at at a time.
 ENTRIES = 2**22
@@ -96,16 +97,11 @@ def _numbered(queries: np.ndarray, gallery: np.ndarray) -> tuple[Int[np.ndarray,
 
 @validates
 def _whole_numbers(values: Tensor | np.ndarray | Sequence[int], name: str, dimensions: int) -> np.ndarray:
-    try:
-        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    except (ValueError, TypeError) as error:
-        raise InvalidInput(f"{name} cannot be read ({error}); pass a tensor or an array") from None
+    array = as_array(values, name)
     if array.ndim != dimensions or 0 in array.shape:
         wanted = "one row per query" if dimensions == 2 else "one number per row"
         raise InvalidInput(f"{name} has the shape {array.shape}; pass {wanted}, and at least one")
-    if array.dtype.kind not in "iu":
-        raise InvalidType(f"{name} has the type {array.dtype}; pass whole numbers of up to 64 bits")
-    return array
+    return whole_numbers(array, name)
 
 
 def _own(exclude: object, q: int, *, leave_one_out: bool) -> Int[np.ndarray, " q"]:

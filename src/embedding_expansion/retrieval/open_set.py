@@ -13,6 +13,7 @@ from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval.cosines import as_cosines
 from embedding_expansion.retrieval.ranking import largest
 from embedding_expansion.retrieval.search import Comparison, block_rows
 from embedding_expansion.retrieval.task import common_dtype, retrieval_task
@@ -132,7 +133,7 @@ def open_set(
         right[block] = (classes == task.query_classes[block]).cpu()
     if not bool(scores.isfinite().all()):
         raise InvalidInput("the only gallery row is the query itself; pass a gallery of at least two rows")
-    return _curve(scores.numpy(), known, right.numpy() & known)
+    return _curve(as_cosines(scores.numpy()), known, right.numpy() & known)
 
 
 def _curve(

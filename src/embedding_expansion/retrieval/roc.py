@@ -10,6 +10,7 @@ from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.retrieval.arrays import as_array
 from embedding_expansion.retrieval.threshold import Threshold, calibrate, check_share
 
 
@@ -106,15 +107,13 @@ def verification_of_pairs(
     Source: T. Fawcett, "An introduction to ROC analysis", Pattern Recognition Letters 2006.
     Differs from the source: nothing differs.
     """
-    arrays = [
-        part.detach().cpu().numpy() if isinstance(part, Tensor) else np.asarray(part)
-        for part in (similarities, is_same)
-    ]
-    values, same = arrays
+    values, same = as_array(similarities, "similarities"), as_array(is_same, "is_same")
     if values.ndim != 1 or values.shape != same.shape:
         raise InvalidInput(f"similarities has the shape {values.shape} but is_same {same.shape}; pass two flat arrays")
     if same.dtype != np.bool_:
         raise InvalidType(f"is_same has the type {same.dtype}; pass one true or false per pair")
+    if values.dtype.kind not in "fiu":
+        raise InvalidType(f"similarities has the type {values.dtype}; pass floating-point numbers")
     if np.isnan(values).any():
         raise InvalidInput(
             f"{int(np.isnan(values).sum())} of {len(values)} similarities are NaN; leave these pairs out"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval.arrays import as_array
 from embedding_expansion.retrieval.inputs import UnitRows, arithmetic_dtype, embedding_rows, positive_integer
 from embedding_expansion.retrieval.ranking import BLOCKS, largest
 
@@ -164,15 +165,15 @@ def excluded_rows(exclude: Tensor | np.ndarray | Sequence[int] | None, q: int, g
     """The gallery row that each query must not find, -1 for none."""
     if exclude is None:
         return torch.full((q,), -1)
-    rows = exclude.detach().cpu() if isinstance(exclude, Tensor) else torch.from_numpy(np.array(exclude))
-    if rows.ndim != 1 or len(rows) != q or rows.is_floating_point() or rows.dtype == torch.bool:
+    rows = as_array(exclude, "exclude")
+    if rows.ndim != 1 or len(rows) != q or rows.dtype.kind not in "iu":
         raise InvalidInput(
-            f"exclude has the type {rows.dtype} and the shape {tuple(rows.shape)} for {q} queries; pass one gallery "
-            "index per query, -1 for none"
+            f"exclude has the type {rows.dtype} and the shape {rows.shape} for {q} queries; pass one gallery index per "
+            "query, -1 for none"
         )
     if int(rows.min()) < -1 or int(rows.max()) >= g:
         raise InvalidInput(
             f"exclude has indices from {int(rows.min())} to {int(rows.max())}, but gallery has {g} rows; pass 0 to "
             f"{g - 1}, or -1 for none"
         )
-    return rows.long()
+    return torch.from_numpy(rows.astype(np.int64))

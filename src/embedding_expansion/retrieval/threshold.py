@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval.cosines import least_reaching
 
 Task = Literal["same or not", "known or unknown"]
 Goal = Literal["false alarm rate", "precision"]
@@ -60,8 +61,11 @@ class Threshold:
 
     @validates
     def accepts(self, similarities: Any) -> Any:
-        """Whether each similarity of an array or a tensor is accepted, in the shape that they have."""
-        return similarities >= self.value
+        """Whether each similarity of an array or a tensor is accepted, in the shape that they have.
+
+        A similarity from 0.999999 on counts as 1: equal embeddings reach a threshold of 1 however they were rounded.
+        """
+        return similarities >= least_reaching(self.value)
 
     def sentence(self) -> str:
         """All of it in words, for people.

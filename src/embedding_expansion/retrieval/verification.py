@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval.cosines import as_cosines
 from embedding_expansion.retrieval.inputs import UnitRows, class_indices, embedding_rows, positive_integer
 from embedding_expansion.retrieval.roc import VerificationCurve, curve_of_counts, verification_of_pairs
 
@@ -97,10 +98,10 @@ def _binned(rows: UnitRows, classes: Int[Tensor, " n"]) -> Int[Tensor, " bins"]:
     return counts
 
 
-def _cosines(rows: UnitRows, first: Int[Tensor, " m"], second: Int[Tensor, " m"]) -> Tensor:
+def _cosines(rows: UnitRows, first: Int[Tensor, " m"], second: Int[Tensor, " m"]) -> Float[np.ndarray, " m"]:
     size = 16 * PIECE
     parts = zip(torch.split(first.to(rows.device), size), torch.split(second.to(rows.device), size), strict=True)
-    return torch.cat([(rows[i] * rows[j]).sum(1) for i, j in parts]).cpu()
+    return as_cosines(torch.cat([(rows[i] * rows[j]).sum(1) for i, j in parts]).cpu().numpy())
 
 
 def _drawn(

@@ -24,12 +24,16 @@ from embedding_expansion.app.serve import address
 from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.index import Item, open_index
+from retrieval.index.rights import unprivileged
 
 
 @contextmanager
-def started(place: Path, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def started(
+    place: Path, *options: str, prefix: tuple[str, ...] = (), **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command in a process of its own, and its URL once it answers."""
     given = [
+        *prefix,
         sys.executable,
         "-m",
         "embedding_expansion",
@@ -112,6 +116,23 @@ def has_begun(process: int, command: str) -> bool:
     if "decoder" in command:
         return re.search(r"^Max file size +0 ", (folder / "limits").read_text(), re.MULTILINE) is not None
     return "sklearn" in (folder / "maps").read_text()
+
+
+def test_an_index_that_may_only_be_read_is_served(place: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(place, tmp_path / "birds")
+    files = [copy, *copy.rglob("*")]
+    for file in files:
+        file.chmod(0o555 if file.is_dir() else 0o444)
+    before = {file: file.stat().st_mtime_ns for file in files}
+    with started(copy, prefix=unprivileged()) as (process, url):
+        matches = httpx.post(f"{url}/api/search", content=picture(0), timeout=60).json()["matches"]
+        assert len(matches) == 10
+        assert httpx.get(f"{url}/api/items/{matches[0]['id']}/neighbours", timeout=60).status_code == 200
+        wait_for(lambda: httpx.get(f"{url}/api/map", timeout=60).json()["state"] == "ready")
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert "embex serve: the index may only be read, you have no permission to write it; what others write" in said
+    assert {file: file.stat().st_mtime_ns for file in (copy, *copy.rglob("*"))} == before
 
 
 def test_it_listens_beyond_this_machine_only_with_a_token(

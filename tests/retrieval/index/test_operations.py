@@ -11,6 +11,7 @@ import pytest
 from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.retrieval.index import Changes, Item, create_index, open_index
 from retrieval.index.brute_force import Expected, items, same, vectors
+from retrieval.test_cosines import with_copies
 
 
 def test_it_finds_what_comparing_with_everything_finds(place: str) -> None:
@@ -30,6 +31,19 @@ def test_no_similarity_is_beyond_1(place: str) -> None:
         assert all(-1 <= match.similarity <= 1 for match in found)
         assert max(match.similarity for match in found) == pytest.approx(1)
         assert min(match.similarity for match in found) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("d", [2, 100, 2048])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_an_index_finds_equal_rows_at_1_and_opposite_ones_at_minus_1(place: str, d: int, precision: str) -> None:
+    rows, which = with_copies(d)
+    with create_index(place, d, precision=precision) as index:
+        index.add([Item(f"{number}/{row}") for row, number in enumerate(which)], rows)
+        for number, found in zip(which, index.search(rows, 23 * 3), strict=True):
+            equal = [match.item.path.partition("/")[0] for match in found if match.similarity >= 1]
+            assert equal == [str(number)] * 3
+        least = [found[-1].similarity for found in index.search(-rows, 23 * 3)]
+        assert set(least) == {-1.0}
 
 
 def test_equally_close_items_come_by_their_id(place: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from contextlib import ExitStack
 from functools import partial
 from types import FrameType
@@ -94,6 +95,9 @@ def serve(settings: Settings) -> int:
         address.listen(held, settings.host)  # from here on a connection waits for uvicorn, and is not refused
         shown = address.url(settings.host, held) + settings.root_path
         print(f"{service.count():,} images at {shown} (Ctrl+C ends it)", flush=True)
+        if service.read_only is not None:
+            said = f"the index may only be read, {service.read_only}; what others write is seen as far as its files"
+            print(f"embex serve: {said} show it here", file=sys.stderr, flush=True)
         listener(app, Bounds(per_address=settings.of_one_address(loopback))).run(sockets=[held])
     return 0
 

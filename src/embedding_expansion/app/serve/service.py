@@ -87,6 +87,11 @@ class Service:
             raise InvalidInput("this collection holds vectors and no images; ask for the neighbours of its items")
         return self._decoders
 
+    @property
+    def read_only(self) -> str | None:
+        """Why the index may only be read, if that is so; see `Index.read_only`."""
+        return self._collection.index.read_only
+
     def count(self) -> int:
         """Images in the index now."""
         with self._index_is_free:

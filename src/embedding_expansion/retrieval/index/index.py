@@ -12,16 +12,18 @@ from jaxtyping import Float
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, InvalidType, StoreError
+from embedding_expansion.retrieval.cosines import as_cosine
 from embedding_expansion.retrieval.index.files import ModelFiles
 from embedding_expansion.retrieval.index.incoming import incoming, incoming_note
 from embedding_expansion.retrieval.index.items import Changes, Item, Match, decoded, encoded, item_of
 from embedding_expansion.retrieval.index.loading import Loading
 from embedding_expansion.retrieval.index.recall import Recall
 from embedding_expansion.retrieval.index.store import OWN_NOTES, Store
-from embedding_expansion.retrieval.index.vectors import positive, unit_vectors, within_1
+from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 from embedding_expansion.retrieval.index.where import Condition, Where, condition
 
 ALONE = b"\x00add"  # the key of `add`; no user's key starts so
+MOST = 2**31  # rows that are asked for at once; a database counts no further than 2**63
 
 
 class Index:
@@ -49,6 +51,14 @@ class Index:
     def dimensions(self) -> int:
         """Of each vector."""
         return self._store.dimensions
+
+    @property
+    def read_only(self) -> str | None:
+        """Why it may only be read, such as "its disk is read-only"; None where it may be written.
+
+        What another process writes is then seen as far as the files show it here: see the page on indexes.
+        """
+        return self._store.read_only
 
     @property
     def asked(self) -> str:
@@ -159,11 +169,10 @@ class Index:
             "flat"; otherwise `recall` says how many of the true ones are found.
         """
         queries = unit_vectors(vectors, self.dimensions)
-        found, rows = self._store.search(
-            queries, positive(k, "k"), condition(where), exact=exact, thumbnails=thumbnails
-        )
+        wanted = min(positive(k, "k"), MOST)
+        found, rows = self._store.search(queries, wanted, condition(where), exact=exact, thumbnails=thumbnails)
         items = {id: item_of(id, row) for id, row in rows.items()}
-        return [[Match(items[id], within_1(similarity)) for similarity, id in one] for one in found]
+        return [[Match(items[id], as_cosine(similarity)) for similarity, id in one] for one in found]
 
     @validates
     def remove(self, where: Where | None = None, *, paths: Iterable[str] | None = None) -> int:
@@ -197,7 +206,7 @@ class Index:
         Raises:
             InvalidInput: there is none of this id.
         """
-        rows, _ = self._store.read([id], thumbnails=True, vectors=False)
+        rows, _ = self._store.read(_possible([id]), thumbnails=True, vectors=False)
         self._check_there([id], rows)
         return item_of(id, rows[id])
 
@@ -208,7 +217,7 @@ class Index:
         Raises:
             InvalidInput: there is no item of one of the ids.
         """
-        _, found = self._store.read(ids, thumbnails=False)
+        _, found = self._store.read(_possible(ids), thumbnails=False)
         self._check_there(ids, found)
         return np.array([found[id] for id in ids], np.float32).reshape(len(ids), self.dimensions)
 
@@ -280,7 +289,7 @@ class Index:
         return f"<Index {self.location}>" if self._held else "<Index, closed>"
 
     def _pages(self, where: Where | None, size: int, **wanted: bool) -> Iterator[tuple[Sequence[int], Any, Any]]:
-        asked, size, last = condition(where), positive(size, "size"), 0
+        asked, size, last = condition(where), min(positive(size, "size"), MOST), 0
         while ids := self._store.ids(asked, last, size):
             yield ids, *self._store.read(ids, **wanted)
             last = ids[-1]
@@ -298,3 +307,8 @@ class Index:
         rows, units = incoming(items, vectors, self.dimensions)
         if rows:
             self._store.stage(key, rows, units)
+
+
+def _possible(ids: Sequence[int]) -> list[int]:
+    """Those that a database can count to; the others are no item's."""
+    return [id for id in ids if 0 < id < 2**63]

@@ -28,6 +28,10 @@ class Store(Protocol):
     location: str  # without a password
     dimensions: int
 
+    @property
+    def read_only(self) -> str | None:
+        """Why it may only be read, in a few words; None where it may be written, or only the server knows."""
+
     def writing(self) -> AbstractContextManager[None]:
         """Holds the one right to write; taken by another process it is a StoreError."""
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.retrieval.arrays import as_array
 
 Found: TypeAlias = list[tuple[float, int]]  # similarity and id, the closest first
 
@@ -34,7 +35,7 @@ def unit_vectors(vectors: Any, dimensions: int, name: str = "vectors") -> Float[
         InvalidInput: another shape, NaN or infinite entries, or a row of zeros, which has no direction.
         InvalidType: no floating-point numbers.
     """
-    rows = np.asarray(vectors)
+    rows = as_array(vectors, name)
     if rows.dtype not in (np.float16, np.float32, np.float64):
         raise InvalidType(f"{name} has the type {rows.dtype}; pass floating-point numbers of 16, 32 or 64 bits")
     if rows.ndim != 2 or rows.shape[1] != dimensions:
@@ -51,11 +52,6 @@ def unit_vectors(vectors: Any, dimensions: int, name: str = "vectors") -> Float[
     rows /= largest  # squares of very small or very large entries leave the range of the type
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows.astype(np.float32)
-
-
-def within_1(similarity: float) -> float:
-    """The cosine that it stands for: unit vectors are rounded, and so a little longer or shorter than 1."""
-    return max(-1.0, min(1.0, similarity))
 
 
 @validates

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval.arrays import as_array
 from embedding_expansion.retrieval.inputs import embedding_rows, positive_integer, unit_rows
 from embedding_expansion.retrieval.rerank.inputs import number_within
 
@@ -131,7 +132,8 @@ class PCAWhitening:
         for name in ("mean", "projection"):
             if name not in arrays:
                 raise InvalidInput(f"the arrays of a whitening lack {name!r}; pass what to_arrays() gave")
-        mean, projection = np.asarray(arrays["mean"]), embedding_rows(np.asarray(arrays["projection"]), "projection")
+        mean = as_array(arrays["mean"], "mean")
+        projection = embedding_rows(as_array(arrays["projection"], "projection"), "projection")
         if mean.shape != (len(projection),):
             raise InvalidInput(
                 f"mean has the shape {mean.shape} but projection {tuple(projection.shape)}; pass what to_arrays() gave"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from embedding_expansion.errors import StoreError
 
-NAME = "index.sqlite"
+NAME, LOCK = "index.sqlite", "lock"
 FORMAT = 1
 APPLICATION = 0x656D6278  # "embx": how SQLite's header says whose file it is
 BUSY_SECONDS = 60.0
@@ -79,30 +80,42 @@ def create(folder: Path, notes: dict[str, object]) -> None:
 
 
 def exists(folder: Path) -> bool:
-    """Whether there is such a file."""
-    return (folder / NAME).is_file()
-
-
-def connect(folder: Path) -> sqlite3.Connection:
-    """Opens the file, once it is known to be one of ours.
+    """Whether there is such a file.
 
     Raises:
-        StoreError: there is none, it is no index, it is damaged, or a newer version has written it.
+        StoreError: the folder may not be looked into.
     """
-    if not exists(folder):
-        raise StoreError(f"{folder} is no index, there is no {NAME} in it; make one first, or name another folder")
     with told(folder):
-        database = sqlite3.connect(
-            folder / NAME, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
-        )
-        try:
-            _check(database, folder)
-            database.execute("PRAGMA foreign_keys = ON")
-            database.execute("PRAGMA synchronous = FULL")
-            database.create_function("from_hex", 1, bytes.fromhex, deterministic=True)
-        except BaseException:
-            database.close()
-            raise
+        return (folder / NAME).is_file()
+
+
+def connect(folder: Path, place: Path | str) -> sqlite3.Connection:
+    """Opens a database, once it is known to be one of ours and can be read.
+
+    Args:
+        folder: of the index, for the sentences.
+        place: of the database, a path or a URI of SQLite.
+
+    Raises:
+        StoreError: it is no index, or a newer version has written it.
+        sqlite3.DatabaseError: it is damaged, or cannot be opened so.
+    """
+    database = sqlite3.connect(
+        place,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+        uri=isinstance(place, str),
+    )
+    try:
+        _check(database, folder)
+        database.execute("PRAGMA foreign_keys = ON")
+        database.execute("PRAGMA synchronous = FULL")
+        database.create_function("from_hex", 1, bytes.fromhex, deterministic=True)
+    except BaseException:
+        database.close()
+        raise
     return database
 
 
@@ -139,9 +152,9 @@ def told(folder: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         raise StoreError(f"{folder / NAME} is no index or is damaged ({error}); make it again") from error
     except OSError as error:
-        raise StoreError(
-            f"the index {folder} cannot be written ({error.strerror or error}); make room for it"
-        ) from error
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "make room for it" if is_full else "see that it is there and that you may use it"
+        raise StoreError(f"the index {folder} cannot be used ({error.strerror or error}); {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -152,7 +165,7 @@ def locked(folder: Path) -> Iterator[None]:
         StoreError: another process, or another `Index` of this one, holds it.
     """
     with told(folder):
-        lock = (folder / "lock").open("ab")
+        lock = (folder / LOCK).open("ab")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,6 +17,7 @@ from embedding_expansion.errors import StoreError
 from embedding_expansion.retrieval.index.folder import database as db
 from embedding_expansion.retrieval.index.folder import structure as structures
 from embedding_expansion.retrieval.index.folder import writing
+from embedding_expansion.retrieval.index.folder.access import opened
 from embedding_expansion.retrieval.index.folder.clauses import clause
 from embedding_expansion.retrieval.index.folder.searching import scan, search
 from embedding_expansion.retrieval.index.folder.snapshot import Snapshot, Vectors
@@ -35,17 +36,28 @@ class FolderStore:
 
     def __init__(self, folder: Path) -> None:
         self.location, self._folder = str(folder), folder
-        self._database = db.connect(folder)
         self._guard, self._depth = threading.RLock(), 0
+        self._open()
+
+    def _open(self) -> None:
+        self._access = opened(self._folder)
+        self._database = self._access.database
         notes = self.notes()
         self.dimensions = int(json.loads(notes["dimensions"]))
         self._asked = str(json.loads(notes["asked"]))
         self._vectors = Vectors(self._database, self.dimensions, str(json.loads(notes["precision"])))
-        self._snapshot = Snapshot(folder, self._database, self._vectors)
+        self._snapshot = Snapshot(self._folder, self._database, self._vectors)
+
+    @property
+    def read_only(self) -> str | None:
+        """See `Store`."""
+        return self._access.reason
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """See `Store`."""
+        if self.read_only is not None:
+            raise StoreError(f"{self._folder} may only be read ({self.read_only}); change that, or write to a copy")
         with self._guard, contextlib.ExitStack() as stack:
             if self._depth == 0:
                 stack.enter_context(db.locked(self._folder))
@@ -57,8 +69,12 @@ class FolderStore:
 
     @contextlib.contextmanager
     def _transaction(self, begin: str = "BEGIN") -> Iterator[None]:
-        with self._guard, db.told(self._folder), db.transaction(self._database, begin):
-            yield
+        with self._guard:
+            if self._access.is_outdated():
+                self.close()
+                self._open()
+            with db.told(self._folder), self._access.reading(), db.transaction(self._database, begin):
+                yield
 
     def _writes(self) -> contextlib.AbstractContextManager[None]:
         return self._transaction("BEGIN IMMEDIATE")
@@ -246,4 +262,4 @@ class FolderStore:
     def close(self) -> None:
         """See `Store`."""
         with self._guard:
-            self._database.close()
+            self._access.close()

@@ -83,7 +83,7 @@ def search(
     found = [by_graph(cursor, query, k, condition, column(dimensions)) for query in queries]
     if any(len(one) < k for one in found):
         text, values = clause(condition)
-        cursor.execute(f"SELECT count(*) FROM (SELECT 1 FROM items WHERE {text} LIMIT %s) AS some", (*values, k))
+        cursor.execute(f"SELECT count(*) FROM (SELECT 1 FROM items WHERE {text} LIMIT %s) AS enough", (*values, k))
         there = cursor.fetchone()[0]  # type: ignore[index]
         found = [
             one if len(one) >= there else exactly(cursor, query, k, condition)

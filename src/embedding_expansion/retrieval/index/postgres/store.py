@@ -36,6 +36,7 @@ class PostgresStore:
     def __init__(self, url: str) -> None:
         address = parse(url)
         self.location = address.shown
+        self.read_only: str | None = None
         self._connection = Connection(address, self._prepare)
         self._work = self._connection.transact
         notes = self.notes()
