@@ -38,8 +38,8 @@ NICENESS = 10
 #: Memory of a process: bytes a pixel (22 were the most that was measured, 4 more where the image is turned), times as
 #: much as its file, and what Python takes meanwhile.
 PER_PIXEL, PER_BYTE, BESIDES = 28, 3, 32 << 20
-#: Seconds that a process may take to start.
-START = 60.0
+#: Seconds that a process may take to start, and how often that is tried.
+START, STARTS = 60.0, 3
 
 STATUS = {Verdict.UNKNOWN: 415, Verdict.TOO_LARGE: 413, Verdict.UNUSABLE: 422}
 
@@ -242,15 +242,18 @@ class _Decoder:
                 self._process.kill()
 
     def _await_start(self) -> None:
-        if self._is_ready:
-            return
+        for _ in range(STARTS):
+            if not self._is_ready:
+                self._receive_start()
+        if not self._is_ready:
+            raise RunError("a process that decodes images does not start; look at its message, and at the memory left")
+
+    def _receive_start(self) -> None:
         try:
             decoder.receive(self._connection, 0, time.monotonic() + START)
+            self._is_ready = True
         except (OSError, EOFError):
             self._begin_anew()
-            said = "a process that decodes images does not start; look at its message, and at the memory that is left"
-            raise RunError(said) from None
-        self._is_ready = True
 
     def _begin_anew(self) -> None:
         self.end()
