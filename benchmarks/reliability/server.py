@@ -86,19 +86,19 @@ def survives(server: Server, image: bytes) -> bool:
     return (status == 200 or is_sentence) and server.is_well()
 
 
-def _file(kind: str, pixels: np.ndarray | Image.Image, **options: object) -> bytes:
+def file_of(kind: str, pixels: np.ndarray | Image.Image, **options: object) -> bytes:
     content = io.BytesIO()
     (Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels).save(content, kind, **options)
     return content.getvalue()
 
 
-ORDINARY = _file("PNG", np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+ORDINARY = file_of("PNG", np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
 
 
 def some_image(rng: random.Random) -> bytes:
     """A small image of any format that is taken."""
     pixels = np.random.default_rng(rng.randrange(2**32)).integers(0, 256, (rng.randint(8, 90), 60, 3), dtype=np.uint8)
-    return _file(rng.choice(["JPEG", "PNG", "WEBP", "GIF"]), pixels)
+    return file_of(rng.choice(["JPEG", "PNG", "WEBP", "GIF"]), pixels)
 
 
 def truncated(rng: random.Random) -> bytes:
@@ -128,7 +128,7 @@ def other_types(rng: random.Random) -> bytes:
             b"PK\x03\x04" + bytes(100),
             b"<!doctype html><script>alert(1)</script>",
             b"RIFF\x24\0\0\0WAVEfmt ",
-            *(_file(kind, picture) for kind in ("TIFF", "BMP", "PPM", "TGA", "ICO")),
+            *(file_of(kind, picture) for kind in ("TIFF", "BMP", "PPM", "TGA", "ICO")),
         ]
     )
 
@@ -141,7 +141,7 @@ def bomb(rng: random.Random) -> bytes:
     """A small file of an enormous image: by its header alone, or in fact."""
     side = rng.choice([8_000, 20_000, 65_500])
     if rng.random() < 0.5:
-        return _file(rng.choice(["PNG", "GIF"]), Image.new("1" if side < 20_000 else "L", (8_000, 8_000)))
+        return file_of(rng.choice(["PNG", "GIF"]), Image.new("1" if side < 20_000 else "L", (8_000, 8_000)))
     head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     rows = zlib.compress(bytes(3_000_000))
     chunks = [(b"IHDR", head), (b"IDAT", rows), (b"IEND", b"")]
@@ -156,7 +156,7 @@ def many_scans(rng: random.Random) -> bytes:
 
 def jpeg_of_scans(scans: int, side: int = 7_000) -> bytes:
     """So many scans in a few hundred kilobytes: the last one stands there again and again."""
-    file = _file("JPEG", Image.new("L", (side, side), 128), progressive=True)
+    file = file_of("JPEG", Image.new("L", (side, side), 128), progressive=True)
     starts = [found.start() for found in re.finditer(b"\xff\xda", file)]
     return file[:-2] + file[starts[-1] : -2] * (scans - len(starts)) + file[-2:]
 
@@ -169,12 +169,12 @@ def huge_ppm(rng: random.Random) -> bytes:
 def megapixels_49(rng: random.Random) -> bytes:
     """An image that is within all limits, and as large as they allow."""
     kind, mode = rng.choice([("PNG", "RGB"), ("PNG", "I;16"), ("PNG", "RGBA"), ("JPEG", "CMYK"), ("GIF", "P")])
-    return _file(kind, Image.new(mode, (7_000, 7_000)))
+    return file_of(kind, Image.new(mode, (7_000, 7_000)))
 
 
 def thin(rng: random.Random) -> bytes:
     sides = [(rng.randint(5_000, 60_000), rng.randint(1, 8))]
-    return _file("PNG", Image.new("RGB", rng.choice([sides[0], sides[0][::-1]])))
+    return file_of("PNG", Image.new("RGB", rng.choice([sides[0], sides[0][::-1]])))
 
 
 UPLOADS: dict[str, tuple[Callable[[random.Random], bytes], float]] = {  # how many of them for each try
