@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,9 @@ from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.inference.collection import NOTE, Collection, model_of
 from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.export import export
+from embedding_expansion.inference.pixels import as_pixels
 from embedding_expansion.inference.thresholds import thresholds_json, write_thresholds
+from embedding_expansion.retrieval.arrays import as_array
 from embedding_expansion.retrieval.index import Index, Item, create_index
 from embedding_expansion.retrieval.threshold import Threshold
 
@@ -136,3 +140,9 @@ def test_what_cannot_be_searched_is_told_in_a_sentence(tmp_path: Path, collectio
         collection.search(rows[:1], qe=-1)
     with pytest.raises(InvalidInput, match="k is 0"):
         collection.search(rows[:1], k=0)
+
+
+def test_images_and_vectors_are_read_while_another_thread_loads_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))  # as it is in the middle of its import
+    assert as_pixels(np.zeros((2, 3, 3), np.uint8)).shape == (2, 3, 3)
+    np.testing.assert_array_equal(as_array([[1.0, 2.0]], "rows"), [[1.0, 2.0]])

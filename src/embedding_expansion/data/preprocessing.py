@@ -43,13 +43,22 @@ class Preprocessing:
             InvalidInput: the image is thinner than `THINNEST` allows.
         """
         height, width = pixels.shape[:2]
-        if max(height, width) > THINNEST * min(height, width):
-            raise InvalidInput(
-                f"it is {width} pixels wide and {height} high; its sides may differ by a factor of {THINNEST} at most"
-            )
+        check_shape(height, width)
         if self.short_side is None:
             return resize(pixels, self.size, self.size)
         short = min(height, width)
         larger = resize(pixels, int(self.short_side * height / short), int(self.short_side * width / short))
         top, left = (round((side - self.size) / 2) for side in larger.shape[:2])
         return larger[top : top + self.size, left : left + self.size]
+
+
+def check_shape(height: int, width: int) -> None:
+    """Refuses a shape that no square is made of; it needs no pixels, so that nothing has to be decoded for it.
+
+    Raises:
+        InvalidInput: one side is more than `THINNEST` times as long as the other.
+    """
+    if max(height, width) > THINNEST * min(height, width):
+        raise InvalidInput(
+            f"it is {width} pixels wide and {height} high; its sides may differ by a factor of {THINNEST} at most"
+        )

@@ -26,24 +26,30 @@ def check_scans(image: Image.Image) -> None:
     Raises:
         ValueError: it has more than `MOST_SCANS`.
     """
+    if has_more_scans(image, MOST_SCANS):
+        raise ValueError(f"it has more than the {MOST_SCANS} scans that are decoded")
+
+
+def has_more_scans(image: Image.Image, most: int) -> bool:
+    """Whether an opened JPEG image has more scans than that; what is no JPEG, or is decoded already, has none."""
     file, tiles = getattr(image, "fp", None), getattr(image, "tile", ())
-    for decoder, _, start, *_ in tiles:
-        if decoder == "jpeg" and file is not None and _has_too_many(file, start):
-            raise ValueError(f"it has more than the {MOST_SCANS} scans that are decoded")
+    return file is not None and any(
+        decoder == "jpeg" and _has_more(file, start, most) for decoder, _, start, *_ in tiles
+    )
 
 
-def _has_too_many(file: io.BufferedIOBase, start: int) -> bool:
+def _has_more(file: io.BufferedIOBase, start: int, most: int) -> bool:
     """Whether the JPEG that starts there has; the place in the file is kept. What follows its end does not count."""
     before, scans = file.tell(), 0
     try:
         file.seek(start + 2)
-        while scans <= MOST_SCANS and (marker := _next_marker(file)) not in (None, _END_OF_IMAGE):
+        while scans <= most and (marker := _next_marker(file)) not in (None, _END_OF_IMAGE):
             scans += marker == _START_OF_SCAN
             if marker != _TEMPORARY:  # the others say how long they are, the two bytes of the length included
                 file.seek(max(0, int.from_bytes(file.read(2), "big") - 2), 1)
     finally:
         file.seek(before)
-    return scans > MOST_SCANS
+    return scans > most
 
 
 def _next_marker(file: io.BufferedIOBase) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedding_expansion.errors import InvalidInput, StoreError
-from embedding_expansion.inference.embedder import Embedder
+from embedding_expansion.inference.embedder import Embedder, Square
 from embedding_expansion.inference.index_model import model_note
 from embedding_expansion.inference.manifest import MANIFEST
 from embedding_expansion.inference.thresholds import THRESHOLDS, Thresholds, read_thresholds, thresholds_of_json
@@ -102,9 +102,20 @@ class Collection:
         Raises:
             InvalidInput: the collection holds vectors and no images.
         """
+        return self._image_embedder().embed(images, flip=self.flip, broken=broken, max_pixels=max_pixels)
+
+    def embed_squares(self, squares: Sequence[Square]) -> npt.NDArray[np.float32]:
+        """The embeddings of what `Embedder.square` made of images; see `Embedder.embed_squares`.
+
+        Raises:
+            InvalidInput: the collection holds vectors and no images.
+        """
+        return self._image_embedder().embed_squares(squares, flip=self.flip)
+
+    def _image_embedder(self) -> Embedder:
         if not isinstance(self.embedder, Embedder):
             raise InvalidInput(f"{self.index.location} holds vectors and no images; pass an .npz or a .parquet")
-        return self.embedder.embed(images, flip=self.flip, broken=broken, max_pixels=max_pixels)
+        return self.embedder
 
     def embed_rows(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The embeddings of vectors as those of the collection were made; see `VectorEmbedder.embed`.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.errors import DataError, EmbeddingExpansionError, InvalidInput, RunError
 from embedding_expansion.inference.ahead import ahead
 from embedding_expansion.inference.manifest import FILES, MANIFEST, Manifest, read_manifest
@@ -88,6 +89,11 @@ class Embedder:
     def image_size(self) -> int:
         """Side, in pixels, of the square that images are brought to."""
         return self._manifest.preprocessing.size
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How decoded pixels become what the model sees."""
+        return self._manifest.preprocessing
 
     def describe(self) -> dict[str, Any]:
         """What is known of the model, as JSON values: what model.json says, the device and the thresholds."""

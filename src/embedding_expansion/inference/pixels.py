@@ -93,5 +93,5 @@ def _of_tensor(image: torch.Tensor) -> npt.NDArray[Any]:
 
 def _is_tensor(image: object) -> bool:
     """Whether it is a tensor of torch, which is not loaded for the question: without it there are no tensors."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(image, torch.Tensor)
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)  # another thread may be loading torch just now
+    return tensor is not None and isinstance(image, tensor)

@@ -33,7 +33,8 @@ def as_array(values: Any, name: str) -> np.ndarray:
 def _untied(values: Any, name: str) -> Any:
     """A tensor without its history, where NumPy can read it; anything else as it is."""
     torch = sys.modules.get("torch")
-    if torch is None or not isinstance(values, torch.Tensor):
+    tensor = getattr(torch, "Tensor", None)  # another thread may be loading torch just now
+    if torch is None or tensor is None or not isinstance(values, tensor):
         return values
     from embedding_expansion.core.inputs import check_floating, check_readable
 

@@ -16,10 +16,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 
 from embedding_expansion.app.serve import address, listener
 from embedding_expansion.app.serve.application import application
+from embedding_expansion.app.serve.connections import Bounds
 from embedding_expansion.app.serve.service import Service
 from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.inference.collection import NOTE
@@ -50,6 +52,10 @@ class Running:
 
     url: str
     service: Service
+    server: uvicorn.Server
+
+    def connections(self) -> int:
+        return len(self.server.server_state.connections)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=60, **options)
@@ -105,13 +111,18 @@ def place(model: Path, embedder: Embedder, photos: list[Path], tmp_path_factory:
 
 @contextmanager
 def serving(
-    place: str | Path, *, prepare: Callable[[Service], object] = lambda service: None, **options: Any
+    place: str | Path,
+    *,
+    prepare: Callable[[Service], object] = lambda service: None,
+    bounds: Bounds = Bounds(),  # noqa: B008
+    **options: Any,
 ) -> Iterator[Running]:
     """Serves an index over real HTTP from a thread.
 
     Args:
         place: of the index.
         prepare: is given the service before it answers, to slow it down or break it.
+        bounds: of its connections.
         options: of `Settings`.
     """
     settings = Settings(str(place), **{"port": 0, "device": "cpu", **options})
@@ -119,12 +130,12 @@ def serving(
         held = stack.enter_context(closing(address.bind(settings.host, settings.port)))
         service = stack.enter_context(Service.open(settings))
         prepare(service)
-        server = listener(application(service, settings, is_loopback=address.is_loopback(held)))
+        server = listener(application(service, settings, is_loopback=address.is_loopback(held)), bounds)
         held.listen()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [held]})
         thread.start()
         try:
-            yield Running(address.url("127.0.0.1", held), service)
+            yield Running(address.url("127.0.0.1", held) + settings.root_path, service, server)
         finally:
             server.should_exit = True
             thread.join()

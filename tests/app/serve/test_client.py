@@ -32,7 +32,7 @@ def test_what_the_server_refuses_is_an_error_with_its_sentence(running: Running,
     client = Client(running.url)
     with pytest.raises(InvalidInput, match="says: k is '500'; it should be less than or equal to 100"):
         client.search(picture(0), k=500)
-    with pytest.raises(InvalidInput, match="it is no image of a known format"):
+    with pytest.raises(InvalidInput, match="this is no image of a format"):
         client.search(b"no image")
     with pytest.raises(InvalidInput, match="there is no item 999"):
         client.neighbours(999)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from app.serve.conftest import picture, wait_for
@@ -21,6 +23,7 @@ from embedding_expansion.app.cli import main
 from embedding_expansion.app.serve import address
 from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval.index import Item, open_index
 from retrieval.index.rights import unprivileged
 
 
@@ -48,7 +51,7 @@ def started(
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            found = re.fullmatch(r"32 images at (http://\S+:\d+) \(Ctrl\+C ends it\)\n", line)
+            found = re.fullmatch(r"[\d,]+ images at (http://\S+:\d+) \(Ctrl\+C ends it\)\n", line)
             assert found, (line, process.stderr.read() if process.stderr and process.poll() is not None else "")
             yield process, found[1]
         finally:
@@ -61,11 +64,59 @@ def test_a_signal_ends_it_in_an_orderly_way(place: Path, number: signal.Signals,
     with started(place) as (process, url):
         assert httpx.post(f"{url}/api/search", content=picture(0), timeout=60).status_code == 200
         assert "matplotlib" not in Path(f"/proc/{process.pid}/maps").read_text()  # its C libraries, if it is imported
+        children = children_of(process.pid)
+        assert any("decoder" in command for command in children.values())
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
         assert (process.returncode, "Traceback" in said) == (status, False)
+        assert not [child for child in children if Path(f"/proc/{child}").exists()]
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{url}/healthz")
+
+
+def children_of(parent: int) -> dict[int, str]:
+    """The processes that a process has started, with their commands."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if (folder / "stat").read_text().rpartition(")")[2].split()[1] == str(parent):
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+    return found
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_server_that_is_killed_leaves_no_process_behind(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place, tmp_path / "index")
+    with open_index(tmp_path / "index") as index:
+        vectors = np.random.default_rng(0).standard_normal((4000, index.dimensions))
+        index.add([Item(f"{number}.jpg") for number in range(4000)], vectors)
+    with started(tmp_path / "index") as (process, _):
+        wait_for(lambda: any("projection" in command for command in children_of(process.pid).values()))
+        wait_for(lambda: all(has_begun(*child) for child in children_of(process.pid).items()))
+        children = children_of(process.pid)
+        assert sum("decoder" in command for command in children.values()) >= 2
+        for child in children:
+            os.kill(child, signal.SIGSTOP)  # none can end by itself, or notice that nobody is there any more
+        process.kill()
+        try:
+            wait_for(lambda: not any(map(is_running, children)))
+        finally:
+            for child in filter(is_running, children):
+                os.kill(child, signal.SIGKILL)
+
+
+def has_begun(process: int, command: str) -> bool:
+    """Whether a process that the server has started is at its work: a decoder is confined, t-SNE is loaded."""
+    folder = Path("/proc") / str(process)
+    if "decoder" in command:
+        return re.search(r"^Max file size +0 ", (folder / "limits").read_text(), re.MULTILINE) is not None
+    return "sklearn" in (folder / "maps").read_text()
 
 
 def test_an_index_that_may_only_be_read_is_served(place: Path, tmp_path: Path) -> None:
@@ -74,11 +125,14 @@ def test_an_index_that_may_only_be_read_is_served(place: Path, tmp_path: Path) -
     for file in files:
         file.chmod(0o555 if file.is_dir() else 0o444)
     before = {file: file.stat().st_mtime_ns for file in files}
-    with started(copy, prefix=unprivileged()) as (_, url):
+    with started(copy, prefix=unprivileged()) as (process, url):
         matches = httpx.post(f"{url}/api/search", content=picture(0), timeout=60).json()["matches"]
         assert len(matches) == 10
         assert httpx.get(f"{url}/api/items/{matches[0]['id']}/neighbours", timeout=60).status_code == 200
         wait_for(lambda: httpx.get(f"{url}/api/map", timeout=60).json()["state"] == "ready")
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert "embex serve: the index may only be read, you have no permission to write it; what others write" in said
     assert {file: file.stat().st_mtime_ns for file in (copy, *copy.rglob("*"))} == before
 
 
@@ -107,6 +161,10 @@ def test_it_listens_beyond_this_machine_only_with_a_token(
         (["--port", "70000"], "--port is 70000; pass 1 to 65535"),
         (["--batch_size", "0"], "--batch_size is 0; pass 1 or more"),
         (["--timeout", "0"], "--timeout is 0; pass seconds"),
+        (["--decode_timeout", "-1"], "--decode_timeout is -1; pass seconds"),
+        (["--formats", "jpeg,heic"], "--formats is 'jpeg,heic'; pass some of jpeg,png"),
+        (["--per_address", "-1"], "--per_address is -1; pass 1 or more, or 0 for no limit"),
+        (["--root-path", "photos"], "--root_path is 'photos'; pass a path such as /images"),
         (["--token", ""], "the token is empty"),
         (["--prot", "8000"], "there is no option '--prot'; did you mean --port?"),
     ],

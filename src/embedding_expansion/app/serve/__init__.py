@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from contextlib import ExitStack
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,13 +19,11 @@ from embedding_expansion.errors import InvalidInput
 if TYPE_CHECKING:
     import uvicorn
 
+    from embedding_expansion.app.serve.connections import Bounds
     from embedding_expansion.app.serve.guard import Guard
 
 #: Seconds that answers in progress have to come to their end once the server is told to stop.
 GRACE = 5
-#: Connections at once; more are told to come back.
-CONNECTIONS = 512
-
 DESCRIPTION = """Serves an index: a page in the browser and a JSON API that find the images like an image. Listens on
 this machine only, unless --host says otherwise, which needs a token."""
 
@@ -45,8 +45,26 @@ def run(arguments: list[str]) -> int:
     options.add_argument("--queue", type=int, default=default.queue, help="images that may wait; 503 beyond")
     options.add_argument("--max_bytes", type=int, default=default.max_bytes, help="most bytes of an upload")
     options.add_argument("--max_pixels", type=int, default=default.max_pixels, help="most pixels of an image")
+    options.add_argument(
+        "--formats", type=str, default=",".join(default.formats), help="of images; bmp, tiff and ppm may be added"
+    )
     options.add_argument("--timeout", type=float, default=default.timeout, help="seconds for an upload, and an answer")
+    options.add_argument(
+        "--decode_timeout", type=float, default=default.decode_timeout, help="seconds for the decoding of an image"
+    )
+    options.add_argument(
+        "--per_address",
+        type=int | None,
+        default=default.per_address,
+        help="requests of one address at once, 0 for any number, as behind a proxy; default: 32 where other machines "
+        "reach the server, else 0",
+    )
+    options.add_argument(
+        "--root_path", "--root-path", type=str, default=default.root_path, help="prefix that a proxy puts before it"
+    )
     given = parse(options, arguments).as_dict()
+    given["formats"] = tuple(name.strip().lower() for name in given["formats"].split(","))
+    given["root_path"] = given["root_path"].rstrip("/")
     token = os.environ.get("EMBEX_TOKEN") or None if given["token"] is None else given["token"]
     return serve(Settings(**given | {"token": token}))
 
@@ -69,31 +87,36 @@ def serve(settings: Settings) -> int:
         stack.callback(signal.signal, signal.SIGTERM, previous)
 
         from embedding_expansion.app.serve.application import application
+        from embedding_expansion.app.serve.connections import Bounds
         from embedding_expansion.app.serve.service import Service
 
         service = stack.enter_context(Service.open(settings))
         app = application(service, settings, is_loopback=loopback)
         address.listen(held, settings.host)  # from here on a connection waits for uvicorn, and is not refused
-        shown = address.url(settings.host, held)
+        shown = address.url(settings.host, held) + settings.root_path
         print(f"{service.count():,} images at {shown} (Ctrl+C ends it)", flush=True)
-        listener(app).run(sockets=[held])
+        if service.read_only is not None:
+            said = f"the index may only be read, {service.read_only}; what others write is seen as far as its files"
+            print(f"embex serve: {said} show it here", file=sys.stderr, flush=True)
+        listener(app, Bounds(per_address=settings.of_one_address(loopback))).run(sockets=[held])
     return 0
 
 
-def listener(app: Guard) -> uvicorn.Server:
-    """What listens for the application."""
+def listener(app: Guard, bounds: Bounds) -> uvicorn.Server:
+    """What listens for the application, and keeps connections within bounds."""
     import uvicorn
+
+    from embedding_expansion.app.serve.connections import BoundedProtocol
 
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=partial(BoundedProtocol, bounds=bounds),  # type: ignore[arg-type]  # it is called, and no more
             ws="none",
             log_level="error",
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=CONNECTIONS,
             timeout_keep_alive=15,
             timeout_graceful_shutdown=GRACE,
         )

@@ -23,7 +23,13 @@ async def _service(request: Request) -> Service:  # async: without a thread, whi
     return service
 
 
+async def _root(request: Request) -> str:
+    """What the addresses of this server begin with: the prefix of a proxy, or nothing."""
+    return str(request.scope.get("root_path", ""))
+
+
 Served = Annotated[Service, Depends(_service)]
+Root = Annotated[str, Depends(_root)]
 Id = Annotated[int, Path(ge=1, le=2**63 - 1, description="of an item, as answers give it")]
 K = Annotated[int, Query(ge=1, le=100, description="how many images are wanted")]
 Qe = Annotated[int, Query(ge=0, le=20, description="query expansion by so many of the neighbours; 0 is none")]
@@ -35,7 +41,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
 _IMAGE: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "the bytes of an image file: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM",
+        "description": "the bytes of an image file: JPEG, PNG, WebP, GIF or AVIF, unless the server was told otherwise",
         "content": {"application/octet-stream": _FILE, "image/jpeg": _FILE, "image/png": _FILE},
     }
 }
@@ -43,44 +49,46 @@ _NO_ITEM: dict[int | str, dict[str, Any]] = {404: {"model": models.Problem, "des
 _UPLOAD: dict[int | str, dict[str, Any]] = {
     400: {"model": models.Problem, "description": "Nothing was sent"},
     408: {"model": models.Problem, "description": "The image came too slowly"},
-    413: {"model": models.Problem, "description": "The image has too many bytes"},
-    415: {"model": models.Problem, "description": "A form was sent"},
+    413: {"model": models.Problem, "description": "The image has too many bytes or pixels"},
+    415: {"model": models.Problem, "description": "A form was sent, or an image of another format"},
     503: {"model": models.Problem, "description": "Too many images wait; Retry-After says when to come back"},
+    504: {"model": models.Problem, "description": "The image takes too long to decode"},
 }
 
 
 @api.post("/search", responses=_UPLOAD, openapi_extra=_IMAGE)
 async def search(
-    request: Request, service: Served, k: K = 10, qe: Qe = 0, alpha: Alpha = 3.0, label: Label = None
+    request: Request, service: Served, root: Root, k: K = 10, qe: Qe = 0, alpha: Alpha = 3.0, label: Label = None
 ) -> models.AnswerModel:
     """Finds the images of the collection that are closest to an image."""
-    if not service.takes_images:
-        raise HTTPException(422, "this collection holds vectors and no images; ask for the neighbours of its items")
+    decoders = service.decoders
     with service.batcher.place() as hand_over:
         image = await read_image(request, service.settings)
         try:
             async with asyncio.timeout(service.settings.timeout):
-                row = await asyncio.wrap_future(hand_over(image))
+                square = await decoders.square(image)
+                del image  # which may be large
+                row = await asyncio.wrap_future(hand_over(square))
         except TimeoutError:
             raise HTTPException(
-                503, "the model is too busy to answer in time; try again in a moment", {"Retry-After": "5"}
+                503, "the server is too busy to answer in time; try again in a moment", {"Retry-After": "5"}
             ) from None
-    return _answer(await run_in_threadpool(service.search, row, k, qe, alpha, label))
+    return _answer(await run_in_threadpool(service.search, row, k, qe, alpha, label), root)
 
 
 @api.get("/items/{id}", responses=_NO_ITEM)
-def item(id: Id, service: Served) -> models.ItemDetail:
+def item(id: Id, service: Served, root: Root) -> models.ItemDetail:
     """All that is known of an image."""
-    return models.ItemDetail.of_item(_found(service, id))
+    return models.ItemDetail.of_item(_found(service, id), root)
 
 
 @api.get("/items/{id}/neighbours", responses=_NO_ITEM)
 def neighbours(
-    id: Id, service: Served, k: K = 10, qe: Qe = 0, alpha: Alpha = 3.0, label: Label = None
+    id: Id, service: Served, root: Root, k: K = 10, qe: Qe = 0, alpha: Alpha = 3.0, label: Label = None
 ) -> models.AnswerModel:
     """The images closest to one of the collection, which is not among them."""
     _found(service, id)
-    return _answer(service.neighbours(id, k, qe, alpha, label))
+    return _answer(service.neighbours(id, k, qe, alpha, label), root)
 
 
 @api.get(
@@ -107,11 +115,12 @@ def thumbnail(id: Id, service: Served, request: Request) -> Response:
 @api.get("/samples")
 def samples(
     service: Served,
+    root: Root,
     n: Annotated[int, Query(ge=1, le=100, description="how many")] = 12,
     seed: Annotated[int | None, Query(ge=0, le=2**32 - 1, description="the same seed, the same images")] = None,
 ) -> models.Samples:
     """Images of the collection, drawn at random."""
-    return models.Samples(items=[models.ItemModel.of(one) for one in service.samples(n, seed)])
+    return models.Samples(items=[models.ItemModel.of(one, root) for one in service.samples(n, seed)])
 
 
 @api.get("/map")
@@ -121,22 +130,23 @@ def landscape(service: Served) -> models.MapModel:
 
 
 @api.get("/clusters")
-def clusters(service: Served) -> models.Clusters:
+def clusters(service: Served, root: Root) -> models.Clusters:
     """Groups of images that are alike, found by k-means."""
-    return models.Clusters.of(service.landscape)
+    return models.Clusters.of(service.landscape, root)
 
 
 @api.get("/clusters/{c}", responses={404: {"model": models.Problem, "description": "There is no such cluster"}})
 def cluster(
     c: Annotated[int, Path(ge=0, le=2**31 - 1, description="of a cluster")],
     service: Served,
+    root: Root,
     n: Annotated[int, Query(ge=1, le=500, description="how many images at most")] = 100,
 ) -> models.ClusterItems:
     """The images of a cluster, the closest to its centre first."""
     known = service.landscape  # once, as it may change
     if c >= known.clusters:
         raise HTTPException(404, f"there is no cluster {c}; ask /api/clusters for those that there are")
-    return models.ClusterItems.of(known, c, n)
+    return models.ClusterItems.of(known, c, n, root)
 
 
 @api.get("/about")
@@ -164,8 +174,8 @@ async def metrics_text(service: Served) -> Response:
     return Response(service.metrics.text(gauges), media_type=metrics.CONTENT_TYPE)
 
 
-def _answer(answer: Answer) -> models.AnswerModel:
-    matches = [models.MatchModel.of_match(match) for match in answer.matches]
+def _answer(answer: Answer, root: str) -> models.AnswerModel:
+    matches = [models.MatchModel.of_match(match, root) for match in answer.matches]
     return models.AnswerModel(matches=matches, known=answer.known, threshold=answer.threshold)
 
 

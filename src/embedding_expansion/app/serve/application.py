@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -21,10 +21,11 @@ from starlette.routing import Route
 
 from embedding_expansion.app.serve import api, models
 from embedding_expansion.app.serve.batching import Busy, Stopped
+from embedding_expansion.app.serve.decoders import Refused
 from embedding_expansion.app.serve.guard import LOOPBACK_NAMES, Guard
 from embedding_expansion.app.serve.service import Service
 from embedding_expansion.app.serve.settings import Settings
-from embedding_expansion.errors import DataError, EmbeddingExpansionError, InvalidInput, StoreError
+from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, StoreError
 
 PAGE = Path(__file__).parent / "page"
 
@@ -50,8 +51,7 @@ def application(service: Service, settings: Settings, *, is_loopback: bool) -> G
     app.include_router(api.api, dependencies=guarded, responses=_UNAUTHORISED if guarded else None)
     app.include_router(api.monitoring, dependencies=guarded, responses=_UNAUTHORISED if guarded else None)
     app.include_router(api.open_to_all)
-    files = StaticFiles(directory=PAGE, html=True)
-    app.router.routes += [Route("/", files), Route("/{name}", files)]
+    app.router.routes += [Route("/", _page), Route("/{name}", StaticFiles(directory=PAGE))]
     app.add_exception_handler(StarletteHTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(EmbeddingExpansionError, _ours)
@@ -59,7 +59,15 @@ def application(service: Service, settings: Settings, *, is_loopback: bool) -> G
     app.add_exception_handler(Exception, _unexpected)
     # Behind a proxy the name is another one; a token keeps those out who make a name point here.
     by_name = is_loopback and settings.token is None
-    return Guard(app, service.metrics, LOOPBACK_NAMES | {settings.host.lower()} if by_name else None)
+    hosts = LOOPBACK_NAMES | {settings.host.lower()} if by_name else None
+    return Guard(app, service.metrics, hosts, settings.root_path)
+
+
+async def _page(request: Request) -> Response:
+    """The page; below a prefix its parts are named with it, since its address may come without the last slash."""
+    root = request.scope.get("root_path", "")
+    page = (PAGE / "index.html").read_text(encoding="utf-8")
+    return HTMLResponse(page.replace('="./', f'="{root}/') if root else page)
 
 
 _ANYWHERE: dict[int | str, dict[str, Any]] = {
@@ -115,7 +123,9 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _ours(request: Request, error: Exception) -> Response:
     if isinstance(error, (Busy, Stopped)):
         return _problem(503, str(error), {"Retry-After": "1"})
-    if isinstance(error, (DataError, InvalidInput)):
+    if isinstance(error, Refused):
+        return _problem(error.status, str(error))
+    if isinstance(error, InvalidInput):
         return _problem(422, str(error))
     print(f"embex serve: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     if isinstance(error, StoreError):  # it may name where the index is

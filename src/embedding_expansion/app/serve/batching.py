@@ -1,4 +1,7 @@
-"""Images of many requests go through the model together: what waits is taken at once, by one thread."""
+"""Images of many requests go through the model together: what waits is taken at once, by one thread.
+
+What an image is, is for the model to say: here it is handed over as it comes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +19,10 @@ from embedding_expansion.errors import EmbeddingExpansionError
 
 #: Seconds that the end of the server waits for the batch that is being embedded.
 PATIENCE = 5.0
+#: What is said to whoever still waits then.
+ENDING = "the server is ending; try again when it is back"
 Row = npt.NDArray[np.float32]
-#: The vectors of some images; an exception in the place of one that has none.
-Embed = Callable[[Sequence[bytes]], Sequence[Row | Exception]]
+Image = TypeVar("Image")
 
 
 class Busy(EmbeddingExpansionError):
@@ -29,14 +33,15 @@ class Stopped(EmbeddingExpansionError):
     """The server is ending."""
 
 
-class Batcher:
+class Batcher(Generic[Image]):
     """Embeds images in batches, in a thread of its own.
 
     A batch is whatever waits when the model is free, up to `batch_size`. Only if others have a place but not yet an
     image does it wait for them, `patience` seconds at most; so an image alone is never kept waiting.
 
     Args:
-        embed: called with 1 to `batch_size` images, by one thread.
+        embed: gives the vectors of 1 to `batch_size` images, an exception in the place of one that has none; called by
+            one thread.
         batch_size: the most images of a batch.
         places: images that are being received or wait, at most. It bounds the memory as well.
         patience: in seconds.
@@ -45,7 +50,7 @@ class Batcher:
 
     def __init__(
         self,
-        embed: Embed,
+        embed: Callable[[Sequence[Image]], Sequence[Row | Exception]],
         *,
         batch_size: int,
         places: int,
@@ -54,14 +59,14 @@ class Batcher:
     ) -> None:
         self._embed, self._batch_size, self._places, self._patience = embed, batch_size, places, patience
         self._observed = observed
-        self._waiting: deque[tuple[bytes, Future[Row]]] = deque()
+        self._waiting: deque[tuple[Image, Future[Row]]] = deque()
         self._taken, self._is_stopped = 0, False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="embex-model", daemon=True)
         self._thread.start()
 
     @contextmanager
-    def place(self) -> Iterator[Callable[[bytes], Future[Row]]]:
+    def place(self) -> Iterator[Callable[[Image], Future[Row]]]:
         """Takes a place before the image is read, and gives the function that hands the image over.
 
         Raises:
@@ -88,15 +93,15 @@ class Batcher:
         with self._changed:
             self._is_stopped = True
             while self._waiting:
-                _settle(self._waiting.popleft()[1], Stopped("the server is ending; try again when it is back"))
+                _settle(self._waiting.popleft()[1], Stopped(ENDING))
             self._changed.notify_all()
         self._thread.join(PATIENCE)
 
-    def _submit(self, image: bytes) -> Future[Row]:
+    def _submit(self, image: Image) -> Future[Row]:
         future: Future[Row] = Future()
         with self._changed:
             if self._is_stopped:
-                raise Stopped("the server is ending; try again when it is back")
+                raise Stopped(ENDING)
             self._waiting.append((image, future))
             self._changed.notify_all()
         return future
@@ -108,7 +113,7 @@ class Batcher:
             for (_, future), result in zip(batch, self._results(images), strict=True):
                 _settle(future, result)
 
-    def _next(self) -> list[tuple[bytes, Future[Row]]]:
+    def _next(self) -> list[tuple[Image, Future[Row]]]:
         """The next batch, without those who have given up; empty when it is stopped."""
         with self._changed:
             while True:
@@ -124,7 +129,7 @@ class Batcher:
     def _is_worth_starting(self) -> bool:
         return self._is_stopped or len(self._waiting) >= min(self._taken, self._batch_size)
 
-    def _results(self, images: list[bytes]) -> Sequence[Row | Exception]:
+    def _results(self, images: list[Image]) -> Sequence[Row | Exception]:
         """Of a batch that fails as a whole each image is tried alone, so that one does not fail the others."""
         try:
             return self._embed(images)

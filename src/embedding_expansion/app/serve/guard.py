@@ -33,13 +33,14 @@ class Guard:
     point here (DNS rebinding) sends its own. And a page of elsewhere may not send requests, nor show parts of this one.
 
     Args:
-        app: the application behind.
+        app: the application behind; it finds the address without the prefix of a proxy, whether that strips it or not.
         metrics: told of every request.
         hosts: the names that a request may call the server by; None for any.
+        root_path: the prefix under which a proxy shows the server; "" for none.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, hosts: set[str] | None) -> None:
-        self._app, self._metrics, self._hosts = app, metrics, hosts
+    def __init__(self, app: ASGIApp, metrics: Metrics, hosts: set[str] | None, root_path: str = "") -> None:
+        self._app, self._metrics, self._hosts, self._root_path = app, metrics, hosts, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -47,6 +48,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         begun, status = time.perf_counter(), 500
+        scope = self._below_root(scope)
+        is_api = scope["path"].startswith(f"{self._root_path}/api/")
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -55,7 +58,7 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
-                headers.setdefault("Cache-Control", "no-store" if scope["path"].startswith("/api/") else "no-cache")
+                headers.setdefault("Cache-Control", "no-store" if is_api else "no-cache")
             await send(message)
 
         refused = self._refusal(Headers(scope=scope))
@@ -65,6 +68,15 @@ class Guard:
             route = getattr(scope.get("route"), "path", None) or "other"
             method = scope["method"] if scope["method"] in METHODS else "other"
             self._metrics.answered(method, route, status, time.perf_counter() - begun)
+
+    def _below_root(self, scope: Scope) -> Scope:
+        """The scope with the whole path, as ASGI has it; a proxy may have stripped its prefix."""
+        root, path = self._root_path, scope["path"]
+        if not root:
+            return scope
+        if path == root or path.startswith(f"{root}/"):
+            return {**scope, "root_path": root, "path": path if path != root else f"{root}/"}
+        return {**scope, "root_path": root, "path": root + path, "raw_path": root.encode() + scope["raw_path"]}
 
     def _refusal(self, headers: Headers) -> ASGIApp | None:
         host, origin = headers.get("host", ""), headers.get("origin")

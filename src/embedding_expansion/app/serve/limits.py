@@ -8,6 +8,9 @@ from fastapi import HTTPException, Request
 
 from embedding_expansion.app.serve.settings import Settings
 
+#: Seconds that nothing of an image may come for.
+STALL = 5.0
+
 
 async def read_image(request: Request, settings: Settings) -> bytes:
     """The body of a request, kept in memory only.
@@ -25,14 +28,19 @@ async def read_image(request: Request, settings: Settings) -> bytes:
     if told.isdecimal() and int(told) > settings.max_bytes:
         raise _too_large(settings)
     pieces, size = [], 0
+    now = asyncio.get_running_loop().time
+    end = now() + settings.timeout
     try:
-        async with asyncio.timeout(settings.timeout):
+        async with asyncio.timeout_at(min(end, now() + STALL)) as patience:
             async for piece in request.stream():
+                patience.reschedule(min(end, now() + STALL))
                 size += len(piece)
                 if size > settings.max_bytes:
                     raise _too_large(settings)
                 pieces.append(piece)
     except TimeoutError:
+        if now() < end:
+            raise HTTPException(408, f"nothing of the image came for {STALL:g} seconds; try again") from None
         raise HTTPException(
             408, f"the image was not received within {settings.timeout:g} seconds; send a smaller one, or try again"
         ) from None

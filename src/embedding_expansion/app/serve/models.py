@@ -37,11 +37,11 @@ class ItemModel(BaseModel):
     label: str | None
     width: int | None = Field(description="of the original, in pixels, where it is known")
     height: int | None
-    thumbnail: str = Field(description="where its small picture is")
+    thumbnail: str = Field(description="where its small picture is: a path on this server")
 
     @classmethod
-    def of(cls, item: Item) -> ItemModel:
-        """The item as it is shown."""
+    def of(cls, item: Item, root: str) -> ItemModel:
+        """The item as it is shown by a server whose addresses begin with `root`."""
         width, height = (item.metadata.get(side) for side in ("width", "height"))
         return cls(
             id=item.id or 0,
@@ -49,7 +49,7 @@ class ItemModel(BaseModel):
             label=None if item.label is None else shown(item.label),
             width=width if isinstance(width, int) else None,
             height=height if isinstance(height, int) else None,
-            thumbnail=f"/api/items/{item.id}/thumbnail",
+            thumbnail=f"{root}/api/items/{item.id}/thumbnail",
         )
 
 
@@ -59,10 +59,10 @@ class ItemDetail(ItemModel):
     metadata: dict[str, Any]
 
     @classmethod
-    def of_item(cls, item: Item) -> ItemDetail:
+    def of_item(cls, item: Item, root: str) -> ItemDetail:
         """The item as it is shown."""
         metadata = json.loads(shown(json.dumps(dict(item.metadata), ensure_ascii=False)))
-        return cls(**ItemModel.of(item).model_dump(), metadata=metadata)
+        return cls(**ItemModel.of(item, root).model_dump(), metadata=metadata)
 
 
 class MatchModel(ItemModel):
@@ -71,9 +71,9 @@ class MatchModel(ItemModel):
     similarity: float = Field(description="the cosine to the query: larger is closer, 1 at most")
 
     @classmethod
-    def of_match(cls, match: Match) -> MatchModel:
+    def of_match(cls, match: Match, root: str) -> MatchModel:
         """The match as it is shown."""
-        return cls(**ItemModel.of(match.item).model_dump(), similarity=match.similarity)
+        return cls(**ItemModel.of(match.item, root).model_dump(), similarity=match.similarity)
 
 
 class AnswerModel(BaseModel):
@@ -135,7 +135,7 @@ class ClusterModel(BaseModel):
     examples: list[ItemModel] = Field(description="the ones closest to its centre")
 
     @classmethod
-    def of_cluster(cls, landscape: Landscape, cluster: int) -> ClusterModel:
+    def of_cluster(cls, landscape: Landscape, cluster: int, root: str) -> ClusterModel:
         """One of the landscape's."""
         members = [landscape.items[place] for place in landscape.members(cluster)]
         counts = Counter(item.label for item in members if item.label is not None)
@@ -145,7 +145,7 @@ class ClusterModel(BaseModel):
             size=len(members),
             label=None if label is None else shown(label),
             share=count / len(members),
-            examples=[ItemModel.of(item) for item in members[:EXAMPLES]],
+            examples=[ItemModel.of(item, root) for item in members[:EXAMPLES]],
         )
 
 
@@ -158,13 +158,13 @@ class Clusters(BaseModel):
     clusters: list[ClusterModel]
 
     @classmethod
-    def of(cls, landscape: Landscape) -> Clusters:
+    def of(cls, landscape: Landscape, root: str) -> Clusters:
         """All clusters."""
         return cls(
             state=landscape.state,
             total=landscape.total,
             grouped=len(landscape.items),
-            clusters=[ClusterModel.of_cluster(landscape, c) for c in range(landscape.clusters)],
+            clusters=[ClusterModel.of_cluster(landscape, c, root) for c in range(landscape.clusters)],
         )
 
 
@@ -177,15 +177,15 @@ class ClusterItems(BaseModel):
     items: list[MatchModel] = Field(description="their similarity is that to the centre of the cluster")
 
     @classmethod
-    def of(cls, landscape: Landscape, cluster: int, count: int) -> ClusterItems:
+    def of(cls, landscape: Landscape, cluster: int, count: int, root: str) -> ClusterItems:
         """One of the landscape's, with its first items."""
         places = landscape.members(cluster)
         chosen = [Match(landscape.items[p], float(landscape.closeness[p])) for p in places[:count]]
         return cls(
             id=cluster,
             size=len(places),
-            label=ClusterModel.of_cluster(landscape, cluster).label,
-            items=[MatchModel.of_match(match) for match in chosen],
+            label=ClusterModel.of_cluster(landscape, cluster, root).label,
+            items=[MatchModel.of_match(match, root) for match in chosen],
         )
 
 
@@ -220,6 +220,7 @@ class About(BaseModel):
     labels: list[LabelCount] = Field(description="the most frequent ones, 2,000 at most")
     max_bytes: int
     max_pixels: int
+    formats: list[str] = Field(description="of images that are taken")
     takes_images: bool = Field(description="false for a collection of vectors, which is searched from its items only")
 
 

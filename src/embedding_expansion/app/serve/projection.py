@@ -1,6 +1,7 @@
-"""t-SNE in a process of its own: it does not stop the answers of the server, and ends with it unless that is killed.
+"""t-SNE in a process of its own: it does not stop the answers of the server, and ends with it, even if that is killed.
 
-As a program it reads an array (n, d) from stdin, in the form of .npy, and writes the places (n, 2) to stdout.
+As a program it is given the number of the server's process, reads an array (n, d) from stdin, in the form of .npy, and
+writes the places (n, 2) to stdout.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from embedding_expansion.inference.lifeline import end_with
+
 
 class Projection:
-    """Runs that program, and ends it when the server does."""
+    """Runs that program, and ends it when the server does; used by a thread that lives as long as the server."""
 
     def __init__(self) -> None:
         self._guard, self._is_stopped = threading.Lock(), False
@@ -32,7 +35,7 @@ class Projection:
             if self._is_stopped:
                 return None
             self._running = subprocess.Popen(
-                [sys.executable, "-m", __name__],
+                [sys.executable, "-m", __name__, str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -55,6 +58,7 @@ class Projection:
 
 def main() -> None:
     """The program."""
+    end_with(int(sys.argv[1]))
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ import numpy as np
 
 from embedding_expansion.app.serve import models
 from embedding_expansion.app.serve.batching import Batcher, Row
+from embedding_expansion.app.serve.decoders import Decoders
 from embedding_expansion.app.serve.landscape import Landscape
 from embedding_expansion.app.serve.metrics import Metrics
 from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.app.serve.watching import Watch
-from embedding_expansion.errors import DataError
+from embedding_expansion.errors import InvalidInput
 from embedding_expansion.inference.collection import Answer, Collection, thresholds_of
-from embedding_expansion.inference.embedder import Embedder
+from embedding_expansion.inference.embedder import Embedder, Square
 from embedding_expansion.retrieval.index import Index, Item
 from embedding_expansion.retrieval.index.where import Where
 
@@ -31,13 +32,17 @@ class Service:
     """Answers for the API.
 
     An index is used by one thread after another, so a lock serialises what asks it; a search takes milliseconds.
-    The model is used by the batcher's thread alone, and the map has a connection of its own.
+    The model is used by the batcher's thread alone, images are decoded by other processes, and the map has a
+    connection of its own.
     """
 
     def __init__(self, collection: Collection, settings: Settings) -> None:
         self.settings, self.metrics = settings, Metrics()
         self._collection, self._index_is_free = collection, threading.Lock()
-        self.batcher = Batcher(
+        self._decoders = (
+            Decoders(collection.embedder.preprocessing, settings) if isinstance(collection.embedder, Embedder) else None
+        )
+        self.batcher = Batcher[Square](
             self._embed, batch_size=settings.batch_size, places=settings.queue, observed=self.metrics.embedded
         )
         self._watch = Watch(settings.index, self._look_at_thresholds)
@@ -55,10 +60,11 @@ class Service:
             try:
                 yield service
             finally:
-                try:
-                    service.batcher.stop()
-                finally:
-                    service._watch.stop()
+                with ExitStack() as stack:
+                    stack.callback(service._watch.stop)
+                    stack.callback(service.batcher.stop)
+                    if service._decoders is not None:
+                        stack.callback(service._decoders.stop)
 
     @property
     def landscape(self) -> Landscape:
@@ -68,7 +74,23 @@ class Service:
     @property
     def takes_images(self) -> bool:
         """Whether it can be searched by an image; a collection of vectors is searched from its items."""
-        return isinstance(self._collection.embedder, Embedder)
+        return self._decoders is not None
+
+    @property
+    def decoders(self) -> Decoders:
+        """The processes that decode uploads.
+
+        Raises:
+            InvalidInput: the collection takes no images.
+        """
+        if self._decoders is None:
+            raise InvalidInput("this collection holds vectors and no images; ask for the neighbours of its items")
+        return self._decoders
+
+    @property
+    def read_only(self) -> str | None:
+        """Why the index may only be read, if that is so; see `Index.read_only`."""
+        return self._collection.index.read_only
 
     def count(self) -> int:
         """Images in the index now."""
@@ -128,14 +150,13 @@ class Service:
                 labels=[models.LabelCount(label=models.shown(text), count=n) for text, n in self.landscape.labels],
                 max_bytes=self.settings.max_bytes,
                 max_pixels=self.settings.max_pixels,
+                formats=list(self.settings.formats),
                 takes_images=self.takes_images,
             )
 
-    def _embed(self, images: Sequence[bytes]) -> list[Row | Exception]:
+    def _embed(self, squares: Sequence[Square]) -> list[Row | Exception]:
         """Called by the batcher's thread."""
-        broken: dict[int, str] = {}
-        rows = iter(self._collection.embed(images, broken=broken, max_pixels=self.settings.max_pixels))
-        return [DataError(broken[place]) if place in broken else next(rows) for place in range(len(images))]
+        return list(self._collection.embed_squares(squares))
 
     def _look_at_thresholds(self, index: Index) -> None:
         """Another process may have calibrated one."""

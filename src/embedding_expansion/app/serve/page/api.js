@@ -1,5 +1,8 @@
 // Requests to this server, with the token where it asks for one.
 
+// Where this server is: beside its scripts, also below the prefix of a proxy.
+const HOME = new URL(".", import.meta.url).pathname.replace(/\/$/, "");
+
 let token = sessionStorage.getItem("token");
 let hasPictures = true;
 let asking = null; // one dialog, however many requests wait for it
@@ -7,7 +10,7 @@ let asking = null; // one dialog, however many requests wait for it
 export class Problem extends Error {}
 
 export async function ask(path, options = {}) {
-  const response = await request(path, options);
+  const response = await request(HOME + path, options);
   if (response.ok) return response.json();
   let detail = `the server says ${response.status}`;
   try {
@@ -45,6 +48,8 @@ export async function picture(image, url) {
   image.addEventListener("load", () => URL.revokeObjectURL(own), { once: true });
   image.src = own;
 }
+
+export const thumbnailOf = (id) => `${HOME}/api/items/${id}/thumbnail`;
 
 function gone(image) {
   image.removeAttribute("src");

@@ -1,6 +1,6 @@
 // Pictures with what is known of them, as links that search from them.
 
-import { picture } from "./api.js";
+import { picture, thumbnailOf } from "./api.js";
 
 export function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -21,7 +21,7 @@ export function thumbnail(item, alt = "") {
   const image = element("img", { alt, loading: "lazy", decoding: "async" });
   const frame = element("div", { className: "picture" }, image);
   frame.dataset.name = nameOf(item); // shown where there is no picture
-  picture(image, item.thumbnail);
+  picture(image, thumbnailOf(item.id));
   return frame;
 }
 

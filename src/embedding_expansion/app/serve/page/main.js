@@ -1,6 +1,6 @@
 // The page: what is asked and what is shown of the answer.
 
-import { Problem, ask, picture, withoutPictures } from "./api.js";
+import { Problem, ask, picture, thumbnailOf, withoutPictures } from "./api.js";
 import { match, nameOf, shortPath } from "./cards.js";
 import { CollectionMap } from "./map.js";
 import * as overview from "./overview.js";
@@ -86,7 +86,7 @@ async function fetched({ step, k, qe, label }, signal) {
 }
 
 function render(view, { matches, known, threshold, asked, cluster, image, name }) {
-  if (asked) picture(at("asked-picture"), asked.thumbnail);
+  if (asked) picture(at("asked-picture"), thumbnailOf(asked.id));
   else if (image) picture(at("asked-picture"), image.url);
   at("asked-picture").alt = `the query: ${name}`;
   at("asked-name").textContent = name;
@@ -204,6 +204,7 @@ async function start() {
   setOptions(current()); // at once: an image may be dropped before the server has said anything
   about = await overview.facts();
   takeImages(about.takes_images);
+  at("file").accept = about.formats.map((name) => `image/${name},.${name}`).join(); // a telephone then converts others
   await Promise.all([show(), overview.samples(options())]);
   overview.keepMap(map, refresh); // and with it the clusters
 }

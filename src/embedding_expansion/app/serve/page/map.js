@@ -1,6 +1,6 @@
 // The map: a canvas of points, coloured and shaped by label or cluster, for pointer and keyboard.
 
-import { picture } from "./api.js";
+import { picture, thumbnailOf } from "./api.js";
 import { element } from "./cards.js";
 import { draw, legendMark, shapeOf } from "./marks.js";
 
@@ -156,7 +156,7 @@ export class CollectionMap {
     this.tip.hidden = index < 0;
     if (index >= 0) {
       this.tip.querySelector("span").textContent = this.nameOf(index);
-      picture(this.tip.querySelector("img"), `/api/items/${this.data.ids[index]}/thumbnail`);
+      picture(this.tip.querySelector("img"), thumbnailOf(this.data.ids[index]));
       const [x, y] = this.toScreen(index);
       const side = this.canvas.clientWidth;
       this.tip.style.left = x < side / 2 ? `${x + 14}px` : "auto";
