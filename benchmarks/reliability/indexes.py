@@ -33,9 +33,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from faults import Count, Said
 from PIL import Image
 
 from embedding_expansion.app.cli import main as embex
@@ -48,27 +49,6 @@ FORK.set_forkserver_preload(
 )
 BATCH = ["--batch_size", "4"]
 SECONDS = 120.0  # that a command may take; more is a hang
-
-
-class Count(NamedTuple):
-    """How many faults of a kind were tried, and how many survived."""
-
-    kind: str
-    tried: int
-    survived: int
-
-
-class Said(NamedTuple):
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def is_sentence(self) -> bool:
-        """Whether it refused as it should."""
-        return self.status == 2 and self.err.count("\n") == 1 and self.err.startswith("embex: ")
 
 
 def say(line: str) -> None:

@@ -26,9 +26,9 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+from faults import Count, Said
 from PIL import Image
 
 from embedding_expansion.app.cli import main as embex
@@ -45,25 +45,6 @@ OPTIONS = [
     *("--steps", "24", "--checkpoint_every", "4", "--eval_every", "12", "--log_every", "1", "--loss", "proxy_anchor"),
     *("--model.freeze_batch_norm", "true"),
 ]
-
-
-class Count(NamedTuple):
-    """How many faults of a kind were tried, and how many survived."""
-
-    kind: str
-    tried: int
-    survived: int
-
-
-class Said(NamedTuple):
-    """How a command ended."""
-
-    status: int
-    err: str
-
-    @property
-    def is_sentence(self) -> bool:
-        return self.status == 2 and self.err.count("\n") == 1 and self.err.startswith("embex: ")
 
 
 class Training:
@@ -114,7 +95,7 @@ class Training:
         try:
             return self.said.pop(process).recv()
         except EOFError:  # it was killed before it could say anything
-            return Said(-1, "")
+            return Said(-1, "", "")
 
     def run(self, arguments: list[str], most: int | None = None) -> Said:
         return self.end(self.start(arguments, most))
@@ -299,7 +280,7 @@ def _here(arguments: list[str]) -> Said:
     err = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
         status = embex(arguments)
-    return Said(status, err.getvalue())
+    return Said(status, "", err.getvalue())
 
 
 def counts(tries: int = 20, seed: int = 0) -> list[Count]:

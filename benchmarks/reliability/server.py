@@ -31,19 +31,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from faults import Count
 from indexes import made
 from PIL import Image
 
 SECONDS = 60.0  # that an answer may take; more is a hang
 CONNECTIONS = 600  # with half-sent headers at once
-
-
-class Count(NamedTuple):
-    """How many faults of a kind were tried, and how many survived."""
-
-    kind: str
-    tried: int
-    survived: int
 
 
 class Server(NamedTuple):

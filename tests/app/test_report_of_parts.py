@@ -98,7 +98,7 @@ def test_a_run_that_is_complete_already_gets_the_report_that_is_missing_and_noth
     [
         (["nowhere"], "there is no run folder nowhere"),
         ([], "run"),
-        (["RUN", "--out", "nowhere/x.html"], "there is no folder nowhere"),
+        (["RUN", "--out", "nowhere/x.html"], "nowhere/x.html cannot be written, there is no folder"),
         (["RUN", "--out", "."], "is a folder"),
         (["RUN", "--outt", "x"], "did you mean --out"),
     ],

@@ -5,7 +5,7 @@ Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anch
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,7 +15,6 @@ from embedding_expansion.core.losses.pairwise import sum_over_negatives
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.terms import Terms, masked_sum, negatives_of_anchors, squared_distance
 
-Form: TypeAlias = Literal["equation", "program"]
 FURTHEST = 4.0  # the squared distance of opposite unit vectors
 
 
@@ -96,7 +95,7 @@ def recall_at_k(
     ks: tuple[int, ...] = (1, 2, 4, 8, 16),
     rank_temperature: float = 1.0,
     temperature: float = 0.01,
-    form: Form = "equation",
+    form: Literal["equation", "program"] = "equation",
 ) -> Terms:
     """Recall@K surrogate: the mean over anchors and K of 1 - 1/|P_i| sum over P_i of sigmoid((K - r_ij) / t_1).
 
