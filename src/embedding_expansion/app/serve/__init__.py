@@ -7,6 +7,7 @@ import signal
 import sys
 from contextlib import ExitStack
 from functools import partial
+from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -98,8 +99,23 @@ def serve(settings: Settings) -> int:
         if service.read_only is not None:
             said = f"the index may only be read, {service.read_only}; what others write is seen as far as its files"
             print(f"embex serve: {said} show it here", file=sys.stderr, flush=True)
-        listener(app, Bounds(per_address=settings.of_one_address(loopback))).run(sockets=[held])
-    return 0
+        server = listener(app, Bounds(per_address=settings.of_one_address(loopback)))
+        interrupted = _note_interrupt(server, stack)
+        server.run(sockets=[held])
+    return 128 + signal.SIGINT if interrupted.is_set() else 0
+
+
+def _note_interrupt(server: uvicorn.Server, stack: ExitStack) -> Event:
+    """Set by Ctrl+C, which uvicorn hands on at its end: an exception that is raised then can be lost in a finaliser."""
+    interrupted = Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        server.should_exit = True  # where uvicorn does not listen for signals yet
+
+    previous = signal.signal(signal.SIGINT, stop)
+    stack.callback(signal.signal, signal.SIGINT, previous)
+    return interrupted
 
 
 def listener(app: Guard, bounds: Bounds) -> uvicorn.Server:
