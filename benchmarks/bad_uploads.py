@@ -158,7 +158,8 @@ def main() -> None:
     results, rows = [], []
     with tempfile.TemporaryDirectory() as folder:
         index, images = load.make_index(Path(folder), given.items, 256, given.train.split())
-        for name, fault in faults(given.quick).items():
+        measured = list(faults(given.quick).items())
+        for name, fault in measured[-2:] if given.quick else measured:  # a server each
             with load.server(index, load.BATCHED, given.threads) as address:
                 load.wait_for_the_map(address)
                 (process,) = (n for n, command in reliability.children(os.getpid()) if "serve" in command)

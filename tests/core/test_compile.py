@@ -6,9 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 ROOT = Path(__file__).parents[2]
+LOWEST = (2, 13)  # as docs/integrations.md says: torch before it breaks the graph at operators whose results vary in size
 
 
+@pytest.mark.skipif(tuple(map(int, torch.__version__.split(".")[:2])) < LOWEST, reason="no fullgraph before torch 2.13")
 def test_every_function_and_module_compiles_without_graph_breaks() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "tests/core/compile_checks.py"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
