@@ -187,6 +187,19 @@ def _read_vectors(name: str) -> Callable[[Path], object]:
     return lambda folder: open_vectors(folder / name)
 
 
+def _write_table(folder: Path) -> None:
+    rows = [f"{row}.png,label {row // 2},{'train' if row < 4 else 'test'}" for row in range(8)]
+    (folder / "table.csv").write_text("\n".join(["path,label,split", *rows, '"quoted, too.png",last,test', ""]))
+
+
+def _read_table(folder: Path) -> None:
+    from embedding_expansion.data.csv_table import open_csv
+    from embedding_expansion.inference.labels import read_labels
+
+    open_csv(folder / "table.csv")
+    read_labels(str(folder / "table.csv"))
+
+
 def _write_parquet(folder: Path) -> None:
     import pyarrow
     import pyarrow.parquet
@@ -483,6 +496,7 @@ def kinds() -> dict[str, Kind]:
         "16-bit TIFF": _image("tif", mode="I;16"),
         "PPM": _image("ppm"),
         "npz": Kind(_write_npz, _damage_npz, _read_vectors("vectors.npz")),
+        "CSV table": Kind(_write_table, flip_file("table.csv"), _read_table),
         "parquet": Kind(_write_parquet, flip_file("vectors.parquet"), _read_vectors("vectors.parquet")),
         "mat": Kind(_write_mat, _damage_mat, _read_mat),
         **OF_A_RUN,

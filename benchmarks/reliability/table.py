@@ -2,8 +2,8 @@
 
     python benchmarks/reliability/table.py --write
 
-Every part can be run alone: runs.py, indexes.py, server.py and parsers.py. It needs Linux, and takes about half an hour
-on two cores; where a disk cannot be mounted, its row says that none was tried.
+Every part can be run alone: runs.py, indexes.py, server.py and parsers.py. It needs Linux, and takes some minutes on
+two cores; where a disk cannot be mounted, its row says that none was tried.
 """
 
 from __future__ import annotations
