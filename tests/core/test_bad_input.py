@@ -316,3 +316,20 @@ def test_the_article_is_right() -> None:
     assert "loss is an EmbeddingExpansion;" in message(
         InvalidType, EmbeddingExpansion, EmbeddingExpansion(MultiSimilarityLoss())
     )
+
+
+@everywhere
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda labels: labels.to_sparse(), "labels is a sparse tensor; pass labels.to_dense()"),
+        (lambda labels: labels.to("meta"), "labels is on the meta device and has no values"),
+        (lambda labels: torch.nested.as_nested_tensor([labels[:2], labels[2:]]), "labels is a nested tensor"),
+    ],
+    ids=["sparse", "meta", "nested"],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
+def test_labels_in_unusual_tensors_are_refused(
+    entry: Callable[..., Any], change: Callable[[torch.Tensor], torch.Tensor], said: str
+) -> None:
+    assert said in message(InvalidType, entry, E, change(torch.tensor(LABELS)))

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-LOWEST = (2, 13)  # as docs/integrations.md says: torch before it breaks the graph at operators whose results vary in size
+LOWEST = (
+    2,
+    13,
+)  # as docs/integrations.md says: torch before it breaks the graph at operators whose results vary in size
 
 
 @pytest.mark.skipif(tuple(map(int, torch.__version__.split(".")[:2])) < LOWEST, reason="no fullgraph before torch 2.13")

@@ -89,6 +89,7 @@ def as_labels(labels: Labels, name: str = "labels") -> Int[Tensor, " b"]:
             raise InvalidType(
                 f"{name} cannot be read as whole numbers ({error}); pass one whole number per row"
             ) from error
+    check_readable(labels, name)
     if labels.dtype == torch.bool:
         raise InvalidType(f"{name} holds booleans; {NUMBERED.format(name)}")
     if labels.is_floating_point() or labels.is_complex():
