@@ -14,7 +14,6 @@ Moments and damages follow from the seed; how far a command has come at its mome
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import importlib.util
@@ -36,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faults import Count, Said
+from faults import Count, Said, print_table
 from PIL import Image
 
 from embedding_expansion.app.cli import main as embex
@@ -441,16 +440,5 @@ def made(folder: Path) -> tuple[Path, Path]:
     return folder / "model", photos
 
 
-def main() -> None:
-    """Prints the table."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--tries", type=int, default=60, help="kills; the other kinds in proportion")
-    options.add_argument("--seed", type=int, default=0)
-    given = options.parse_args()
-    print("| kind | faults tried | survived |\n| --- | --- | --- |", flush=True)
-    for name, tried, survived in counts(given.tries, given.seed):
-        print(f"| {name} | {tried:,} | {survived:,} |", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    print_table(__doc__, counts, 60)

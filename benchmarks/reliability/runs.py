@@ -9,7 +9,6 @@ Moments and damages follow from the seed; how far a training has come at its mom
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import multiprocessing
@@ -28,7 +27,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
-from faults import Count, Said
+from faults import Count, Said, print_table
 from PIL import Image
 
 from embedding_expansion.app.cli import main as embex
@@ -299,10 +298,4 @@ def counts(tries: int = 20, seed: int = 0) -> list[Count]:
 
 
 if __name__ == "__main__":
-    options = argparse.ArgumentParser()
-    options.add_argument("--tries", type=int, default=20)
-    options.add_argument("--seed", type=int, default=0)
-    given = options.parse_args()
-    print("| fault | tried | survived |\n| --- | ---: | ---: |")
-    for kind, tried, survived in counts(given.tries, given.seed):
-        print(f"| {kind} | {tried} | {survived} |")
+    print_table(__doc__, counts, 20)

@@ -10,7 +10,6 @@ ordinary search alone counts. What is sent follows from the seed.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import http.client
 import io
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from faults import Count
+from faults import Count, print_table
 from indexes import made
 from PIL import Image
 
@@ -311,16 +310,5 @@ def counts(tries: int = 20, seed: int = 0) -> Iterator[Count]:
         yield killed_servers(index, tries, seed)
 
 
-def main() -> None:
-    """Prints the table."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--tries", type=int, default=20, help="faults of an ordinary kind; the others in proportion")
-    options.add_argument("--seed", type=int, default=0)
-    given = options.parse_args()
-    print("| kind | faults tried | survived |\n| --- | --- | --- |", flush=True)
-    for name, tried, survived in counts(given.tries, given.seed):
-        print(f"| {name} | {tried:,} | {survived:,} |", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    print_table(__doc__, counts, 20)
