@@ -121,6 +121,9 @@ TEXT, BOOLEANS = ["a", "a", "b", "b", "c", "c"], [True, True, False, False, True
     ids=repr,
 )
 @everywhere
+@pytest.mark.filterwarnings(
+    "ignore:In future, it will be an error for 'np.bool_' scalars:DeprecationWarning"
+)  # of NumPy 1
 def test_labels_of_text_and_booleans_are_refused_with_what_numbers_them(
     entry: Callable[..., Any], labels: Any, what: str
 ) -> None:

@@ -290,6 +290,7 @@ def test_their_wrappers_say_what_they_do_not_hold() -> None:
 
 
 def test_their_tester_finds_what_our_measures_find() -> None:
+    pytest.importorskip("faiss", reason="their tester searches with faiss")
     model = parts_of(nn.Identity())[0]
     include = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
     calculator = AccuracyCalculator(include=include, k=len(LABELS) - 1, device=CPU)
