@@ -27,3 +27,18 @@ def test_every_instruction_set_that_the_machine_has_finds_the_same(chosen: str) 
     command += [f"tests/retrieval/{name}" for name in tests]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
+
+
+def test_measures_are_the_same_where_onednn_is_held_to_older_instructions() -> None:
+    program = (
+        "import torch; from embedding_expansion import retrieval_metrics\n"
+        "rows = torch.randn(300, 64, generator=torch.Generator().manual_seed(0))\n"
+        "print(retrieval_metrics(rows, torch.arange(300) // 6, ks=(1, 8)))"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, **held}, capture_output=True, text=True, check=True
+        ).stdout
+        for held in ({}, {"ONEDNN_MAX_CPU_ISA": "SSE41"}, {"EMBEX_NATIVE": "0"})
+    ]
+    assert said[0] == said[1] == said[2]

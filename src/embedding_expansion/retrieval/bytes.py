@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -43,4 +44,11 @@ class Bytes:
 def are_quicker(rows: Float[Tensor, "n d"]) -> bool:
     """Whether products of bytes are quicker than those of such rows, whose norms must be far from the type's limits."""
     fits = rows.dtype == torch.float32 and LEAST_DIMENSIONS <= rows.shape[1] <= MOST_DIMENSIONS
-    return fits and native.available(rows.device) and native.multiplies_bytes()
+    return fits and native.available(rows.device) and native.multiplies_bytes() and _are_exact()
+
+
+@functools.cache
+def _are_exact() -> bool:
+    """False where oneDNN is held to older instructions (ONEDNN_MAX_CPU_ISA), whose sums of 16 bits overflow."""
+    largest = torch.full((64, 64), 127, dtype=torch.int8)
+    return bool((torch._int_mm(largest, largest.T) == 64 * 127**2).all())
