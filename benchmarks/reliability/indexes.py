@@ -327,7 +327,7 @@ def small_disks(bench: Bench, tries: int, seed: int = 0) -> Count:
             survived += is_whole
             if not is_whole:
                 say(f"small disk: {said}, {searched}, {again}")
-    return Count("full disk of its own", tried, survived)
+    return Count("full disk (a small mounted one)", tried, survived)
 
 
 def read_only(bench: Bench, tries: int, seed: int = 0) -> Count:

@@ -7,6 +7,7 @@ Choices that depend on the triplet, such as semihard negatives, are options of t
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, overload
@@ -24,7 +25,7 @@ from embedding_expansion.errors import InvalidInput, InvalidType
 NEAREST, FURTHEST = 0.5, 1.4  # distances at which the weights of `DistanceWeightedMiner` are cut off, as in its paper
 
 
-class Miner:
+class Miner(ABC):
     """A miner, called in either of two ways.
 
     miner(pairs) narrows a table: so the losses call it. miner(embeddings, labels) mines a plain batch (b, d) with
@@ -33,9 +34,9 @@ class Miner:
     positives and negatives are rows of those. It sees no synthetic points then.
     """
 
+    @abstractmethod
     def narrow(self, pairs: Pairs) -> Pairs:
         """The table with fewer pairs."""
-        raise NotImplementedError
 
     @overload
     def __call__(self, pairs: Pairs, /) -> Pairs: ...
