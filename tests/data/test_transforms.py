@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
+from embedding_expansion.data import transforms
 from embedding_expansion.data.transforms import TRANSFORMS, test_transform, train_transform
 from embedding_expansion.errors import InvalidInput, UnknownName
 
@@ -32,6 +33,21 @@ def test_a_stack_is_measured_as_its_images_are(name: str) -> None:
     assert torch.equal(transform(stack), torch.stack([transform(image) for image in stack]))
 
 
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_are_the_same_where_torch_rounds_otherwise(
+    name: str, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = torch.stack([IMAGE, IMAGE.flip(-1)])[:, :channels]
+    expected = test_transform(24, name)(stack)
+    monkeypatch.setattr(transforms, "_torch_agrees", lambda: False)
+    assert torch.equal(test_transform(24, name)(stack), expected)
+
+
+def levels_apart(first: torch.Tensor, second: torch.Tensor) -> int:
+    return int((first.int() - second.int()).abs().max())
+
+
 def test_none_leaves_an_image_of_the_right_size_as_it_is() -> None:
     square = IMAGE[:, :32, :32]
     assert torch.equal(train_transform(32, "none")(square), square)
@@ -48,7 +64,7 @@ def test_the_paper_trains_on_squashed_images_and_on_crops_of_slightly_larger_one
     assert set(seen) <= known
     whole = sum(image in {squashed.numpy().tobytes(), squashed.flip(-1).numpy().tobytes()} for image in seen)
     assert 8 <= whole <= 32  # half of 40, give or take
-    assert torch.equal(test_transform(227, "paper")(wide), squashed)
+    assert levels_apart(test_transform(227, "paper")(wide), squashed) <= 1
 
 
 def test_crop_never_mirrors() -> None:
@@ -59,7 +75,7 @@ def test_crop_never_mirrors() -> None:
 
 def test_the_modern_test_transform_cuts_out_the_middle() -> None:
     expected = functional.center_crop(functional.resize(IMAGE, [37], antialias=True), [32, 32])
-    assert torch.equal(test_transform(32, "crop_flip")(IMAGE), expected)
+    assert levels_apart(test_transform(32, "crop_flip")(IMAGE), expected) <= 1
 
 
 def test_wrong_names_and_sizes_are_refused() -> None:

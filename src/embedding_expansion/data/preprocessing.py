@@ -1,7 +1,7 @@
 """From decoded pixels to the square that a model takes, as data: what an exported model says of its input.
 
-`Preprocessing.of(size, name)` does in NumPy what `transforms.test_transform(size, name)` does in torchvision, to the
-last bit. It can be written as JSON, and read by programs that know nothing of this package.
+`Preprocessing.of(size, name)` gives the pixels of `transforms.test_transform(size, name)`, to the last bit, without
+torch. It can be written as JSON, and read by programs that know nothing of this package.
 """
 
 from __future__ import annotations
@@ -42,10 +42,14 @@ class Preprocessing:
         Raises:
             InvalidInput: the image is thinner than `THINNEST` allows.
         """
-        height, width = pixels.shape[:2]
-        check_shape(height, width)
+        check_shape(*pixels.shape[:2])
+        return self.square(pixels)
+
+    def square(self, pixels: Pixels) -> npt.NDArray[np.uint8]:
+        """The same for any shape, and any number of channels: (h, w, c) to (size, size, c)."""
         if self.short_side is None:
             return resize(pixels, self.size, self.size)
+        height, width = pixels.shape[:2]
         short = min(height, width)
         larger = resize(pixels, int(self.short_side * height / short), int(self.short_side * width / short))
         top, left = (round((side - self.size) / 2) for side in larger.shape[:2])

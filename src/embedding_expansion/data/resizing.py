@@ -1,4 +1,4 @@
-"""Bilinear resizing with antialiasing in NumPy, to the last bit what torch makes of uint8 pixels.
+"""Bilinear resizing with antialiasing in NumPy, to the last bit what torch makes of uint8 pixels on most processors.
 
 A program that embeds images needs the pixels that the model was trained on, and may not have torch. Pillow's own
 resize is near, but differs by one level in some pixels, since its weights are rounded at another bit.
@@ -25,8 +25,8 @@ def resize(pixels: Pixels, height: int, width: int) -> Pixels:
         [71, 143]
 
     Source: the triangle filter as torch applies it to uint8 (`interpolate(..., mode="bilinear", antialias=True)`).
-    Differs from the source: nothing on processors with AVX2; on others torch rounds once, at the end, and one level
-    of 255 may lie between the two.
+    Differs from the source: torch works in whole numbers only on processors with AVX2. On others it rounds once, at
+    the end, and so do older versions for some sizes; its pixels may then differ from these by one level of 255.
     """
     return _mix(_mix(pixels.swapaxes(0, 1), width).swapaxes(0, 1), height)
 

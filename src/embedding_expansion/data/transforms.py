@@ -11,15 +11,22 @@
 `crop_flip` is the default for photographs; for images that are cropped to their object already take `paper`, since a
 centre crop would cut the object. A mirrored letter is another letter, hence `crop` without the mirror. Every resize
 is bilinear with antialiasing.
+
+A model must be measured on the pixels that it will be used with, so the test transforms give those of `Preprocessing`
+to the last bit, on every machine: by torchvision where it gives the same, which is six to ten times as fast.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.errors import InvalidInput, UnknownName
 
 #: The names that `train_transform` and `test_transform` know.
@@ -59,7 +66,7 @@ def train_transform(size: int, name: str) -> ImageTransform:
     """
     _check(size, name)
     if name == "none":
-        return ImageTransform(size, False, _squash(size))
+        return test_transform(size, name)
     if name == "crop":
         return ImageTransform(size, True, v2.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True))
     if name == "crop_flip":
@@ -71,12 +78,13 @@ def train_transform(size: int, name: str) -> ImageTransform:
 
 
 def test_transform(size: int, name: str) -> ImageTransform:
-    """The transform, never random, with which `train_transform(size, name)` is measured; arguments and errors alike."""
+    """The transform, never random, with which `train_transform(size, name)` is measured; arguments and errors alike.
+
+    Its pixels are those of `Preprocessing.of(size, name)`, to the last bit.
+    """
     _check(size, name)
-    if name != "crop_flip":
-        return ImageTransform(size, False, _squash(size))
-    short_side = v2.Resize(round(size * 256 / 224), antialias=True)
-    return ImageTransform(size, False, v2.Compose([short_side, v2.CenterCrop(size)]))
+    preprocessing = Preprocessing.of(size, name)
+    return ImageTransform(size, False, _in_torch(preprocessing) if _torch_agrees() else _InNumPy(preprocessing))
 
 
 test_transform.__test__ = False  # type: ignore[attr-defined]  # it is no test, whatever pytest makes of its name
@@ -85,6 +93,41 @@ test_transform.__test__ = False  # type: ignore[attr-defined]  # it is no test, 
 def _squash(size: int) -> nn.Module:
     """To the square, without regard to the aspect ratio; a square of that size is left as it is."""
     return v2.Resize((size, size), antialias=True)
+
+
+def _in_torch(preprocessing: Preprocessing) -> nn.Module:
+    if preprocessing.short_side is None:
+        return _squash(preprocessing.size)
+    return v2.Compose([v2.Resize(preprocessing.short_side, antialias=True), v2.CenterCrop(preprocessing.size)])
+
+
+class _InNumPy(nn.Module):
+    """The preprocessing of one image (c, h, w), or of a stack of them (n, c, h, w).
+
+    Vectors travel as images of one float a channel; there is nothing to resize in them.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.preprocessing = preprocessing
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            unchanged: Tensor = _in_torch(self.preprocessing)(images)
+            return unchanged
+        if images.ndim == 4:
+            return torch.stack([self(image) for image in images])
+        square = self.preprocessing.square(images.permute(1, 2, 0).numpy())
+        return torch.from_numpy(np.ascontiguousarray(square.transpose(2, 0, 1)))
+
+
+@functools.cache
+def _torch_agrees() -> bool:
+    """Whether torch resizes bytes in whole numbers: it does not on every processor, nor in every version."""
+    noise = np.random.default_rng(0).integers(0, 256, (3, 97, 64), dtype=np.uint8)
+    image = torch.from_numpy(noise)
+    each = [Preprocessing(size, short_side) for size, short_side in ((16, None), (120, None), (40, 46))]
+    return all(torch.equal(_in_torch(one)(image), _InNumPy(one)(image)) for one in each)
 
 
 def _check(size: int, name: str) -> None:
