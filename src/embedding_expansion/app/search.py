@@ -173,7 +173,7 @@ def _write_json(
     left_out: list[dict[str, str]],
     given: jsonargparse.Namespace,
 ) -> None:
-    from embedding_expansion.training.files import write_atomically
+    from embedding_expansion.files import write_atomically
 
     content = {
         "k": given.k,

@@ -6,9 +6,9 @@ draws from its own random stream, so an image depends on the seed, its character
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
-import tempfile
+import threading
 import unicodedata
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.data.npz import read_npz
 from embedding_expansion.data.places import cache_folder
 from embedding_expansion.errors import DataError, InvalidInput
+from embedding_expansion.files import replacing
 
 #: Raise it whenever the recipe changes, so that older caches are not taken for the new images.
 RECIPE = 1
@@ -42,6 +43,7 @@ FACES = (
 )
 _CANVAS = 2 * SIDE  # characters are drawn and moved at twice the size, then averaged down: smooth edges
 _FONT_SIZE = 40
+_WRITING = threading.Lock()
 
 
 def open_glyphs(seed: int = 0) -> Dataset:
@@ -138,15 +140,8 @@ def _read_cache(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8
 
 
 def _write_cache(path: Path, train: npt.NDArray[np.uint8], test: npt.NDArray[np.uint8]) -> None:
-    """Written beside its place and moved there, so that nobody reads half a file. Skipped where writing fails."""
-    try:
+    """Writes the cache in one step, or not at all where the folder cannot be written."""
+    with contextlib.suppress(OSError), _WRITING:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with replacing(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, train=train, test=test)
-        os.replace(temporary, path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
