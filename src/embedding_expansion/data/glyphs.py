@@ -19,11 +19,12 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, features
 from PIL import __version__ as pillow_version
 
+from embedding_expansion.checks import as_whole, validates
 from embedding_expansion.data.glyph_letters import TEST, TRAIN
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.data.npz import read_npz
 from embedding_expansion.data.places import cache_folder
-from embedding_expansion.errors import DataError, InvalidInput
+from embedding_expansion.errors import DataError
 from embedding_expansion.files import replacing
 
 #: Raise it whenever the recipe changes, so that older caches are not taken for the new images.
@@ -46,6 +47,7 @@ _FONT_SIZE = 40
 _WRITING = threading.Lock()
 
 
+@validates
 def open_glyphs(seed: int = 0) -> Dataset:
     """The glyphs, rendered on first use (a few seconds) and cached after that.
 
@@ -55,8 +57,7 @@ def open_glyphs(seed: int = 0) -> Dataset:
     Raises:
         InvalidInput: if the seed is negative.
     """
-    if seed < 0:
-        raise InvalidInput(f"the glyphs need a seed of 0 or more, {seed} was given")
+    seed = as_whole(seed, "seed", least=0)
     path = cache_folder() / f"glyphs-{_cache_key(seed)}.npz"
     pixels = _read_cache(path)
     if pixels is None:

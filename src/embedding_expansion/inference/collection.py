@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from embedding_expansion.checks import as_whole, validates
 from embedding_expansion.errors import InvalidInput, StoreError
-from embedding_expansion.inference.embedder import Embedder, Square
+from embedding_expansion.inference.embedder import MOST_IN_A_BATCH, Embedder, Square
 from embedding_expansion.inference.index_model import model_note
 from embedding_expansion.inference.manifest import MANIFEST
 from embedding_expansion.inference.thresholds import THRESHOLDS, Thresholds, read_thresholds, thresholds_of_json
 from embedding_expansion.retrieval.cosines import least_reaching
 from embedding_expansion.retrieval.index import Index, Match, open_index
-from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
+from embedding_expansion.retrieval.index.vectors import unit_vectors
 from embedding_expansion.retrieval.index.where import Where
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Collection:
         self.thresholds = thresholds_of(index)
 
     @classmethod
+    @validates
     def open(cls, location: str | os.PathLike[str], *, device: str = "auto", batch_size: int = 64) -> Collection:
         """Opens what `embex index` made: a folder, or a URL of PostgreSQL.
 
@@ -81,6 +83,7 @@ class Collection:
             StoreError: there is no such index, or it holds no model.
             RunError, InvalidInput: its model cannot be opened.
         """
+        batch_size = as_whole(batch_size, "batch_size", least=1, most=MOST_IN_A_BATCH)
         index = open_index(location)
         try:
             if holds_vectors(index):
@@ -90,6 +93,7 @@ class Collection:
             index.close()
             raise
 
+    @validates
     def embed(
         self,
         images: ImageLike | Iterable[ImageLike],
@@ -127,6 +131,7 @@ class Collection:
             raise InvalidInput(f"{self.index.location} holds images; pass image files")
         return self.embedder.embed(rows)
 
+    @validates
     def search(
         self,
         vectors: npt.NDArray[np.float32],
@@ -151,7 +156,8 @@ class Collection:
             InvalidInput, InvalidType: vectors, numbers or a condition that cannot be.
         """
         queries, threshold = unit_vectors(vectors, self.index.dimensions), self._threshold()
-        wanted = max(positive(k, "k"), _steps(qe))
+        k, qe = as_whole(k, "k", least=1), as_whole(qe, "qe", least=0)
+        wanted = max(k, qe)
         plain = self.index.search(queries, wanted, where, thumbnails=thumbnails and not qe)
         known = [_known(matches, threshold) for matches in plain]
         if qe:
@@ -159,6 +165,7 @@ class Collection:
             plain = self.index.search(np.array(expanded), k, where, thumbnails=thumbnails) if expanded else []
         return [Answer(matches[:k], one, threshold) for matches, one in zip(plain, known, strict=True)]
 
+    @validates
     def neighbours(
         self,
         id: int,
@@ -174,8 +181,9 @@ class Collection:
         Raises:
             InvalidInput: there is no item of this id.
         """
+        id, k, qe = as_whole(id, "id"), as_whole(k, "k", least=1), as_whole(qe, "qe", least=0)
         (row,), threshold = self.index.vectors([id]), self._threshold()
-        wanted = max(positive(k, "k"), _steps(qe)) + 1
+        wanted = max(k, qe) + 1
         (found,) = self.index.search(row[None], wanted, where, thumbnails=thumbnails and not qe)
         matches = [match for match in found if match.item.id != id]
         known = _known(matches, threshold)
@@ -273,9 +281,3 @@ def _files(index: Index) -> Iterator[Path]:
         for name in index.files.sizes():
             index.files.fetch(name, Path(folder) / name)
         yield Path(folder)
-
-
-def _steps(qe: int) -> int:
-    if isinstance(qe, bool) or not isinstance(qe, int) or qe < 0:
-        raise InvalidInput(f"qe is {qe!r}; pass how many neighbours expand the query, 0 for none")
-    return qe

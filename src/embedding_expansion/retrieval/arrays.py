@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from embedding_expansion.core.validation import validates
+from embedding_expansion.checks import validates
 from embedding_expansion.errors import InvalidInput
 
 

@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from embedding_expansion.checks import as_share
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.cosines import as_cosines
 from embedding_expansion.retrieval.ranking import largest
 from embedding_expansion.retrieval.search import Comparison, block_rows
 from embedding_expansion.retrieval.task import common_dtype, retrieval_task
-from embedding_expansion.retrieval.threshold import Threshold, calibrate, check_share
+from embedding_expansion.retrieval.threshold import Threshold, calibrate
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ class OpenSetCurve:
     @validates
     def detection_at(self, false_alarm_rate: float) -> float:
         """The largest share of known queries detected at a false-alarm rate of at most so much; no interpolation."""
-        check_share(false_alarm_rate, "false_alarm_rate")
+        false_alarm_rate = as_share(false_alarm_rate, "false_alarm_rate")
         return float(self.detection[self.false_alarms <= false_alarm_rate].max(initial=0.0))
 
     @validates
     def dir_at(self, false_alarm_rate: float) -> float:
         """The largest share detected and rightly identified at a false-alarm rate of at most so much."""
-        check_share(false_alarm_rate, "false_alarm_rate")
+        false_alarm_rate = as_share(false_alarm_rate, "false_alarm_rate")
         return float(self.identification[self.false_alarms <= false_alarm_rate].max(initial=0.0))
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from embedding_expansion.core.validation import validates
+from embedding_expansion.checks import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.index.items import Item, Row, rows_of
 from embedding_expansion.retrieval.index.store import OWN_NOTES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from embedding_expansion.errors import UnknownName
+from embedding_expansion.checks import check_name
 
 Kind: TypeAlias = Literal["flat", "hnsw", "ivfpq"]
 KINDS = ("auto", "flat", "hnsw", "ivfpq")
@@ -28,8 +28,7 @@ class Choice:
 
 def check_kind(kind: str) -> None:
     """Refuses a kind that there is not."""
-    if kind not in KINDS:
-        raise UnknownName("kind of index", kind, KINDS)
+    check_name("kind of index", kind, KINDS)
 
 
 def choose(asked: str, n: int, d: int, flat_numbers: int = FLAT_NUMBERS) -> Choice:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from embedding_expansion.core.validation import validates
+from embedding_expansion.checks import validates
 from embedding_expansion.retrieval.index.items import Changes, Item
 
 
