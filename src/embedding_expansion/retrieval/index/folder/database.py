@@ -66,7 +66,7 @@ def create(folder: Path, notes: dict[str, object]) -> None:
         raise StoreError(f"{folder} is not empty and holds no index; name a new or an empty folder")
     partial = folder / f"{NAME}.partial-{os.getpid()}"
     partial.unlink(missing_ok=True)
-    with told(folder):
+    with store_errors(folder):
         database = sqlite3.connect(partial, isolation_level=None)
         try:
             database.executescript(SCHEMA)
@@ -85,7 +85,7 @@ def exists(folder: Path) -> bool:
     Raises:
         StoreError: the folder may not be looked into.
     """
-    with told(folder):
+    with store_errors(folder):
         return (folder / NAME).is_file()
 
 
@@ -143,7 +143,7 @@ def transaction(database: sqlite3.Connection, begin: str = "BEGIN") -> Iterator[
 
 
 @contextlib.contextmanager
-def told(folder: Path) -> Iterator[None]:
+def store_errors(folder: Path) -> Iterator[None]:
     """Turns what SQLite and the system say into one sentence."""
     try:
         yield
@@ -164,7 +164,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         StoreError: another process, or another `Index` of this one, holds it.
     """
-    with told(folder):
+    with store_errors(folder):
         lock = (folder / LOCK).open("ab")
     with lock:
         try:
