@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
     from embedding_expansion.app.outputs import outputs
     from embedding_expansion.data.finding import is_vector_file
     from embedding_expansion.inference.collection import Collection
-    from embedding_expansion.retrieval.index.vectors import positive
+    from embedding_expansion.retrieval.arrays import positive
 
     positive(given.k, "k")
     with ExitStack() as opened:
