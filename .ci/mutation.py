@@ -165,6 +165,7 @@ def survivors(module: Path, tests: Sequence[str], seconds: float, draw: random.R
 
 
 def main() -> None:
+    """The program."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("modules", nargs="*", default=list(TESTS), help="such as retrieval/kmeans.py; default: all")
     parser.add_argument("--minutes", type=float, default=60.0, help="for each module (default: 60)")
