@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import embedding_expansion
 
@@ -76,6 +81,23 @@ def test_the_mathematics_imports_torch_and_jaxtyping_only() -> None:
         if name.split(".")[0] not in CORE_MAY_IMPORT
     ]
     assert not foreign
+
+
+def test_the_package_imports_what_it_declares() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [texts for extra, texts in project["optional-dependencies"].items() if extra not in ("test", "docs")]
+    texts = itertools.chain(project["dependencies"], *extras)
+    declared = {canonicalize_name(Requirement(text).name) for text in texts}
+    declared |= {"markupsafe", "starlette", "pydantic"}  # parts of what jinja2 and fastapi promise
+    distributions = packages_distributions()
+    undeclared = [
+        f"{path.relative_to(PACKAGE)}:{line} imports {name}"
+        for path, _ in modules()
+        for line, name in imports(path)
+        if (top := name.partition(".")[0]) not in {NAME, "_typeshed", *sys.stdlib_module_names}
+        and not {canonicalize_name(one) for one in distributions.get(top, [top])} & declared
+    ]
+    assert not undeclared
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -188,14 +188,6 @@ def test_a_reader_that_leaves_changes_neither_the_exit_status_nor_the_work(
     assert (folder / "run" / "report.html").exists()
 
 
-def test_commands_that_draw_no_letters_do_not_load_matplotlib(
-    unread: tuple[Path, list[tuple[list[str], Ended]]],
-) -> None:
-    for command, ended in unread[1]:
-        assert "embedding_expansion" in ended.modules
-        assert "matplotlib" not in ended.modules, command
-
-
 @pytest.mark.parametrize("unbuffered", [[], ["-u"]], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("both", [False, True], ids=["stdout", "stderr too"])
 def test_a_real_process_in_a_pipeline_ends_without_a_word(unbuffered: list[str], both: bool, index: str) -> None:
