@@ -3,7 +3,7 @@
 Every image is 32 x 32, grey, and its own random face, size, place, rotation, shear, contrast and noise. Each class
 draws from its own random stream, so an image depends on the seed, its character and its number only.
 
-The faces are those of DejaVu 2.35, cut to the characters of `glyph_letters.py` and otherwise unchanged, hinting included:
+The faces are those of DejaVu 2.35, cut to the characters of `glyph_letters.py` and not changed otherwise:
 
     pyftsubset DejaVuSans.ttf --text=CHARACTERS --layout-features= --name-IDs='*' --drop-tables+=MATH
 """
