@@ -171,6 +171,7 @@ def unread(
         ["info", index],
         ["data"],
         ["data", str(photographs), "check"],
+        ["env"],
     ]
     return folder, list(zip(commands, run_each([(CLOSED, command) for command in commands]), strict=True))
 
