@@ -8,8 +8,8 @@ import torch
 
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval import clustering
+from embedding_expansion.retrieval.arrays import as_cosine, as_cosines, least_reaching
 from embedding_expansion.retrieval.clustering import agglomerative
-from embedding_expansion.retrieval.cosines import as_cosine, as_cosines, least_reaching
 from embedding_expansion.retrieval.kmeans import kmeans
 from embedding_expansion.retrieval.metrics import retrieval_metrics, retrieval_values
 from embedding_expansion.retrieval.rerank import graph_diffusion
