@@ -43,7 +43,7 @@ def test_broken_images_are_named_and_left_out_and_told_by_the_status(
         assert summary in shown
         assert "search: flat: 12 x 6 numbers are searched exactly in a moment" in shown
         assert complaint.count("\n") == 1
-        assert complaint.startswith(f"embex: left out {noise}: ")
+        assert complaint.startswith(f"embex: skipped {noise}: ")
 
 
 def test_the_measured_recall_of_a_graph_is_printed(
@@ -56,7 +56,7 @@ def test_the_measured_recall_of_a_graph_is_printed(
     assert "search: hnsw: as asked for" in shown
     with open_index(index) as opened:
         assert opened.recall is not None
-        assert f"recall: {opened.recall.value:.3f} of the 10 nearest that an exact search finds" in shown
+        assert f"recall: {opened.recall.value:.3f} of the 10 nearest neighbours of an exact search" in shown
         assert "measured with 12 of the images" in shown
 
 
@@ -76,7 +76,7 @@ def test_a_filtered_search_of_a_graph_prints_what_there_is(
         shown, complaint = said(capsys)
         assert complaint == ""
         assert sorted(re.findall(rf"(?m){re.escape(str(photos))}/\S+$", shown)[1:]) == sorted(paths)
-        assert ("no image of the index has this label and prefix" in shown) == (not paths)
+        assert ("no image in the index has this label and prefix" in shown) == (not paths)
 
 
 def test_a_table_gives_labels_and_metadata_and_its_stray_rows_are_told(
@@ -92,8 +92,8 @@ def test_a_table_gives_labels_and_metadata_and_its_stray_rows_are_told(
     index = str(tmp_path / "index")
     assert main(["index", str(exports / "onnx"), str(photos), "--out", index, "--labels", str(table)]) == 0
     complaint = said(capsys)[1]
-    assert "10 images are not in the table and have no label" in complaint
-    assert f"1 rows of the table are no image of these, the first: {photos}/class_0/elsewhere.jpg" in complaint
+    assert "10 images have no label, because the table does not list them" in complaint
+    assert f"1 rows of the table match none of these images, the first: {photos}/class_0/elsewhere.jpg" in complaint
     found = contents(index)
     assert len(found) == 12
     label, metadata, *_ = found[f"{photos}/class_0/0.jpg"]
@@ -231,7 +231,7 @@ def test_where_all_files_are_gone_nothing_is_removed(
     assert "the files of all 12 images are gone" in said(capsys)[1]
     for given in ([], ["--missing", "--label", "x"], ["x.jpg", "--prefix", "y"]):
         assert main(["remove", index, *given]) == 2
-        assert "pass one of paths, --prefix, --label, --missing, --unfinished" in said(capsys)[1]
+        assert "pass exactly one of paths, --prefix, --label, --missing, --unfinished" in said(capsys)[1]
     assert len(contents(index)) == 12
 
 
@@ -248,7 +248,7 @@ def test_an_unfinished_load_is_told_of_and_can_be_given_up(
         patch.setattr("embedding_expansion.retrieval.index.postgres.store.PostgresStore.publish", interrupted)
         capsys.readouterr()
         assert main(["add", place, str(photos / "class_1")]) == 130
-        assert "what is embedded is kept unseen in the index; the same command goes on" in said(capsys)[1]
+        assert "the embedded images are saved; run the same command again to continue" in said(capsys)[1]
     assert main(["info", place]) == 0
     shown, complaint = said(capsys)
     assert "4 images, 0 with a label; vectors of 6 dimensions in float32" in shown

@@ -41,7 +41,7 @@ def test_what_the_server_refuses_is_an_error_with_its_sentence(running: Running,
     with pytest.raises(StoreError, match=r"http://127\.0\.0\.1:9 cannot be asked \(.*\); is embex serve running"):
         Client("http://127.0.0.1:9").about()
     with serving(place, token=TOKEN) as server:
-        with pytest.raises(InvalidInput, match="this server asks for a token"):
+        with pytest.raises(InvalidInput, match="the token is missing or wrong"):
             Client(server.url).about()
         assert Client(server.url, TOKEN).about()["count"] == 32
 

@@ -115,7 +115,7 @@ def test_a_full_queue_says_when_to_come_back_and_a_busy_model_that_it_is_busy(pl
         wait_for(lambda: server.service.batcher.taken == 2)
         refused = server.search(picture(1))
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-        assert refused.json()["detail"] == "2 images wait already, and no more may; try again in a moment"
+        assert refused.json()["detail"] == "2 images are waiting already, which is the limit; try again in a moment"
         assert server.get("/healthz").status_code == 200  # whatever the model does
         for client in clients:
             client.join()
@@ -251,5 +251,8 @@ def test_an_unforeseen_error_tells_the_client_nothing_of_the_code(place: Path) -
 
     with serving(place, prepare=break_it) as server:
         answer = server.get("/api/items/1/neighbours")
-        assert (answer.status_code, answer.json()) == (500, {"detail": "the server failed at this; its log says why"})
+        assert (answer.status_code, answer.json()) == (
+            500,
+            {"detail": "an internal error occurred; the server's log says more"},
+        )
         assert answer.headers["x-content-type-options"] == "nosniff"

@@ -207,7 +207,9 @@ def test_a_process_that_dies_of_an_image_is_followed_by_another(monkeypatch: pyt
         asked = pool.submit(squared, made, FILES["JPEG"])
         wait_for(lambda: sent == [FILES["PNG"], FILES["JPEG"]])
         os.kill(quick, signal.SIGKILL)
-        with pytest.raises(Refused, match="the decoder failed at the image; save it again, or send another") as raised:
+        with pytest.raises(
+            Refused, match="the decoder crashed on this image; save it again, or send another"
+        ) as raised:
             asked.result(60)
         assert raised.value.status == 422
         squared(made, FILES["JPEG"])

@@ -52,7 +52,7 @@ def test_neighbours_are_found_and_an_image_is_refused_in_a_sentence(texts: Runni
     refused = texts.search(picture(0))
     assert (refused.status_code, refused.json()["detail"]) == (
         422,
-        "this collection holds vectors and no images; ask for the neighbours of its items",
+        "this collection holds vectors, not images; ask for the neighbours of its items",
     )
 
 
