@@ -105,7 +105,7 @@ def test_a_table_gives_labels_and_metadata_and_its_stray_rows_are_told(
 
 TABLES = [
     ("path\n", "has no column 'label'"),
-    ("path,label\nphotos/none.jpg,a\n", "none of 1 paths in the table is an image"),
+    ("path,label\nphotos/none.jpg,a\n", "none of the 1 paths in the table is one of the images"),
     ("path,label\n,a\n", "line 2 of"),
     ("path,label\nphotos/class_0/0.jpg,a\nphotos/../photos/class_0/0.jpg,b\n", "twice, in line 2 and line 3"),
     ("path,label\nphotos/class_0/0.jpg,a,b\n", "has 3 fields, but the first line names 2 columns"),
@@ -147,7 +147,7 @@ def test_mistakes_are_one_line_and_make_no_index(
         ([onnx, str(photos), "--out", out, "--batch_size", "0"], "batch_size is 0"),
         ([str(exports / "torch"), str(photos), "--out", out], "may unpickle"),
         ([str(photos), str(photos), "--out", out], "config.yaml"),
-        ([str(tmp_path / "gone"), str(photos), "--out", out], "there is no folder"),
+        ([str(tmp_path / "gone"), str(photos), "--out", out], "gone does not exist"),
     ):
         assert main(["index", *given]) == 2, sentence
         complaint = said(capsys)[1]
@@ -174,7 +174,7 @@ def test_a_run_on_vectors_is_refused_with_what_to_use_instead_and_embeds_vectors
         ["embed", run, str(photos)],
     ):
         assert main(command) == 2
-        assert f"embeds vectors and no images; embed some with embex embed {run} FEATURES.npz" in said(capsys)[1]
+        assert f"embeds vectors, not images; embed vectors with embex embed {run} FEATURES.npz" in said(capsys)[1]
     np.savez(tmp_path / "unlabelled.npz", features=features)
     for name, others in (("some", {"labels"}), ("unlabelled", set())):
         out = tmp_path / f"{name}-embedded.npz"

@@ -70,7 +70,7 @@ def _embed(
 
 def _embed_vectors(folder: Path, file: Path, out: Path, device: str) -> int:
     from embedding_expansion.data.vectors import read_rows
-    from embedding_expansion.inference.of_vectors import VectorEmbedder
+    from embedding_expansion.inference.vector_embedder import VectorEmbedder
 
     rows, others = read_rows(file)
     embeddings = VectorEmbedder.load(folder, device=device).embed(rows)

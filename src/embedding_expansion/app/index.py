@@ -70,7 +70,7 @@ def run(arguments: list[str]) -> int:
 
 def _index_vectors(given: jsonargparse.Namespace) -> int:
     from embedding_expansion.app.loading import print_report
-    from embedding_expansion.inference.indexing import Report
+    from embedding_expansion.inference.indexing import IndexingReport
     from embedding_expansion.inference.vector_index import index_vectors
 
     if given.flip or given.labels != "folder":
@@ -85,4 +85,4 @@ def _index_vectors(given: jsonargparse.Namespace) -> int:
         precision=given.precision,
         device=given.device,
     )
-    return print_report(Report(changes.new, changes.changed), given.out, "vectors")
+    return print_report(IndexingReport(changes.new, changes.changed), given.out, "vectors")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from embedding_expansion.inference.indexing import Report
+    from embedding_expansion.inference.indexing import IndexingReport
     from embedding_expansion.inference.streaming import Progress
     from embedding_expansion.retrieval.index import Index
 
@@ -34,7 +34,7 @@ def progress_bar() -> Iterator[Progress]:
         shown.close()
 
 
-def print_report(report: Report, location: str, what: str = "images") -> int:
+def print_report(report: IndexingReport, location: str, what: str = "images") -> int:
     """Prints what a load did and how the index is searched; returns the exit status."""
     from embedding_expansion.retrieval.index import open_index
 

@@ -208,7 +208,7 @@ def test_what_cannot_be_is_one_sentence_before_anything_is_embedded(
         ([place, "--k", "36"], "k is 36 but embeddings has 35 rows"),
         ([place, "--method", "k-means"], "did you mean 'kmeans'"),
         ([place, "--method", "kmeans"], "k-means needs k"),
-        ([place, "--method", "hdbscan", "--k", "3"], "hdbscan has no use for it"),
+        ([place, "--method", "hdbscan", "--k", "3"], "hdbscan only takes min_cluster_size"),
         ([place, "--similarity", "2"], "similarity is 2"),
         ([folder, *with_model, "--k", "-3"], "k is -3"),
         ([place, "--k", "2", "--out", str(tmp_path / "a" / "b")], "there is no folder"),

@@ -188,7 +188,7 @@ def test_what_is_no_image_is_told_and_the_next_search_clears_it(
     with page_of(chromium, running.url, errors=1) as page:
         page.set_input_files("#file", tmp_path / "<b>no<b>.jpg")
         page.wait_for_selector("#problem:not([hidden])")
-        assert page.inner_text("#problem").startswith("This is no image of a format that is taken here")
+        assert page.inner_text("#problem").startswith("This is not an image in an accepted format")
         assert page.locator("b", has_text="no").count() == 0
         page.set_input_files("#file", photos[0])
         assert names(page) == closest(running, photos[0], k=20)

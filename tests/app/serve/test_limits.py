@@ -77,7 +77,7 @@ def test_an_image_of_too_many_pixels_is_not_decoded(strict: Running, kind: str) 
     content = io.BytesIO()
     Image.new("L", (4000, 4000)).save(content, kind)  # a few kilobytes
     answer = strict.search(content.getvalue(), headers=AUTHORISED)
-    said = "the image has 16,000,000 pixels, more than the 10,000 that are decoded; send a smaller one"
+    said = "the image has 16,000,000 pixels, but the limit is 10,000; send a smaller one"
     assert (answer.status_code, answer.json()["detail"]) == (413, said)
 
 
@@ -85,9 +85,9 @@ def test_an_image_of_too_many_pixels_is_not_decoded(strict: Running, kind: str) 
     ("content", "status", "said"),
     [
         (b"", 400, "the body is empty; send the bytes of an image file"),
-        (b"GET / HTTP/1.1", 415, "this is no image of a format that is taken here; send JPEG, PNG, WEBP, GIF or AVIF"),
+        (b"GET / HTTP/1.1", 415, "this is not an image in an accepted format; send JPEG, PNG, WEBP, GIF or AVIF"),
         (picture(0)[:200], 422, "cannot be decoded"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "this is no image of a format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "this is not an image in an accepted format"),
     ],
 )
 def test_what_is_no_image_is_told_in_a_sentence(strict: Running, content: bytes, status: int, said: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from app.serve.browser import names, page_of, until
 from app.serve.conftest import Running, picture, serving, wait_for
 from embedding_expansion.app.cli import main
-from embedding_expansion.inference.of_vectors import VectorEmbedder
+from embedding_expansion.inference.vector_embedder import VectorEmbedder
 from embedding_expansion.inference.vector_index import index_vectors
 
 

@@ -27,7 +27,7 @@ from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.errors import EmbeddingExpansionError, RunError
 from embedding_expansion.inference import decoder
-from embedding_expansion.inference.decoder import LARGE, Task, Verdict
+from embedding_expansion.inference.decoder import LARGE, DecodeTask, Verdict
 from embedding_expansion.inference.embedder import Square
 
 #: Number of quick processes, and their deadline for an image in seconds.
@@ -69,7 +69,7 @@ class Decoders:
     def __init__(self, preprocessing: Preprocessing, settings: Settings) -> None:
         formats = tuple(name.upper() for name in settings.formats)
         most, memory = settings.max_pixels, _memory(settings.max_pixels, settings)
-        slow = Task(preprocessing, formats, most, leaves_slow=False, memory=memory, niceness=NICENESS)
+        slow = DecodeTask(preprocessing, formats, most, leaves_slow=False, memory=memory, niceness=NICENESS)
         quick = replace(slow, leaves_slow=True, memory=_memory(min(LARGE, most), settings), niceness=0)
         self._seconds, self._places = settings.decode_timeout, threading.Semaphore(SLOW_PLACES)
         self._quick = _Lane(quick, min(QUICK, self._seconds), QUICK_PROCESSES, settings.max_bytes)
@@ -125,7 +125,7 @@ class _Lane:
         most: the maximum number of bytes of an image.
     """
 
-    def __init__(self, task: Task, seconds: float, count: int, most: int) -> None:
+    def __init__(self, task: DecodeTask, seconds: float, count: int, most: int) -> None:
         self._line = queue.SimpleQueue[tuple[bytes, Future[Square | None]] | None]()
         self._seconds, self._is_stopped = seconds, False
         self._decoders = [_Decoder(task, most) for _ in range(count)]
@@ -172,7 +172,7 @@ class _Lane:
 class _Decoder:
     """A decoding process and its replacements. One thread, which outlives them, calls all methods except `stop`."""
 
-    def __init__(self, task: Task, most: int) -> None:
+    def __init__(self, task: DecodeTask, most: int) -> None:
         self._task, self._most = task, most
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ready, self._is_stopped, self._guard = False, False, threading.Lock()
