@@ -12,7 +12,7 @@ from embedding_expansion.errors import InvalidInput
 
 if TYPE_CHECKING:
     from embedding_expansion.data.catalogue import Listing
-    from embedding_expansion.data.inspection import SideReport
+    from embedding_expansion.data.inspection import SplitInspection
 
 DESCRIPTION = """embex data: lists the data sets. embex data NAME: describes a data set, where it is searched for and
 how to get it. embex data NAME --download: downloads it. embex data NAME_OR_PATH check: opens it and decodes every
@@ -62,7 +62,7 @@ def _refuse_options_of_check(name: str, what: str | None, *, part: bool, is_chec
 
 def _list(listings: list[Listing], root: Path | None) -> None:
     """Prints a line per data set, and the folders in which they are searched for."""
-    from embedding_expansion.data.places import search_folders
+    from embedding_expansion.data.sources import search_folders
 
     for listing in listings:
         names = ", ".join(folder for folder in listing.folders if folder != ".")
@@ -114,7 +114,7 @@ def _check(name: str, root: Path | None, *, part: bool) -> int:
     return 1 if broken else 0
 
 
-def _print_split(name: str, side: SideReport) -> None:
+def _print_split(name: str, side: SplitInspection) -> None:
     marks = "" if side.queries is None else f", {side.queries} queries against {side.gallery}"
     print(f"{name}: {side.classes} classes, {side.images} images{marks}")
     smallest = f"{side.smallest_class} ({side.smallest_count})"

@@ -35,7 +35,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection
 
 
 def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a CSV file in UTF-8. `data.spreadsheet.marked` protects text that spreadsheets take for formulas.
+    """Writes a CSV file in UTF-8. `data.formula_escaping` protects text that spreadsheets take for formulas.
 
     Args:
         path: the file to write.
@@ -50,13 +50,15 @@ def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]
 
 
 def _field(entry: object) -> str:
-    from embedding_expansion.data.spreadsheet import marked
+    from embedding_expansion.data.table import escape_formula
 
     if entry is None:
         return ""
     if isinstance(entry, bool):
         return str(entry).lower()
-    return f"{entry:.6f}" if isinstance(entry, float) else marked(entry) if isinstance(entry, str) else str(entry)
+    if isinstance(entry, str):
+        return escape_formula(entry)
+    return f"{entry:.6f}" if isinstance(entry, float) else str(entry)
 
 
 def count(number: int, noun: str) -> str:

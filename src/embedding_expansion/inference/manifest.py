@@ -17,7 +17,7 @@ from typing import Any
 
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.files import read_json
+from embedding_expansion.files import read_json
 
 #: The formats of exports, and the file of the model in each.
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "model.safetensors"}

@@ -11,8 +11,8 @@ from embedding_expansion.app.report import overview
 from embedding_expansion.app.report.gallery import Album, Gallery
 from embedding_expansion.app.report.hard_pairs import Selection, select
 from embedding_expansion.errors import DataError, InvalidInput
+from embedding_expansion.files import check_place, write_atomically
 from embedding_expansion.training.config import TrainConfig
-from embedding_expansion.training.files import check_place, write_atomically
 from embedding_expansion.training.job import Tested
 from embedding_expansion.training.run_folder import RunFolder
 from embedding_expansion.training.run_lock import writing_into
