@@ -10,7 +10,7 @@ from embedding_expansion.checks import as_whole, check_name, validates
 from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.retrieval.index.index import Index
 from embedding_expansion.retrieval.index.kinds import check_kind
-from embedding_expansion.retrieval.index.noted import MOST_DIMENSIONS, PRECISIONS
+from embedding_expansion.retrieval.index.notes import MOST_DIMENSIONS, PRECISIONS
 
 SCHEMES = ("postgresql://", "postgres://")
 
