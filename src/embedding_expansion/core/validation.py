@@ -1,0 +1,3 @@
+"""See `checks`."""
+
+from embedding_expansion.checks import validates as validates
