@@ -139,7 +139,10 @@ for call in (open_index, is_index):
         done = subprocess.run(given, capture_output=True, text=True, timeout=60)
         place.chmod(0o700)
         opened, there = done.stdout.splitlines()
-        sentence = f"the index {folder} cannot be used (Permission denied); check that it exists and that you have permission to use it"
+        sentence = (
+            f"the index {folder} cannot be used (Permission denied); check that it exists and that you have permission "
+            "to use it"
+        )
         assert opened == sentence
         assert there == ("True" if place != folder else sentence)
 
