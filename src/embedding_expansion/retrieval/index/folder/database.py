@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from embedding_expansion.errors import StoreError
+from embedding_expansion.files import replacing
 
 NAME, LOCK = "index.sqlite", "lock"
 FORMAT = 1
@@ -64,9 +65,7 @@ def create(folder: Path, notes: dict[str, object]) -> None:
         raise StoreError(f"{folder} already holds an index; open it, or name another folder")
     if content:
         raise StoreError(f"{folder} is not empty and holds no index; name a new or an empty folder")
-    partial = folder / f"{NAME}.partial-{os.getpid()}"
-    partial.unlink(missing_ok=True)
-    with store_errors(folder):
+    with store_errors(folder), replacing(folder / NAME) as partial:
         database = sqlite3.connect(partial, isolation_level=None)
         try:
             database.executescript(SCHEMA)
@@ -76,7 +75,6 @@ def create(folder: Path, notes: dict[str, object]) -> None:
             database.execute("PRAGMA journal_mode = WAL")  # permanent: readers and a writer do not block each other
         finally:
             database.close()
-        partial.rename(folder / NAME)
 
 
 def exists(folder: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from embedding_expansion.errors import StoreError
+from embedding_expansion.files import replacing
 from embedding_expansion.retrieval.arrays import Neighbours
 from embedding_expansion.retrieval.index.folder import database as db
 from embedding_expansion.retrieval.index.folder import statements
@@ -222,19 +222,12 @@ class FolderStore:
 
     def put_file(self, name: str, pieces: Iterator[bytes]) -> None:
         place = self._folder / "model" / name
-        partial = place.with_name(f".partial-{os.getpid()}")  # short: `name` may already have the maximal length
         with db.store_errors(self._folder):
-            try:
-                place.parent.mkdir(exist_ok=True)
-                for left in place.parent.glob("*.partial-*"):  # by killed writers, since only one writes at a time
-                    left.unlink(missing_ok=True)
-                with partial.open("wb") as file:
-                    file.writelines(pieces)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(place)
-            finally:
-                partial.unlink(missing_ok=True)
+            place.parent.mkdir(exist_ok=True)
+            for left in place.parent.glob("*.partial-*"):  # by killed writers, since only one writes at a time
+                left.unlink(missing_ok=True)
+            with replacing(place) as partial, partial.open("wb") as file:
+                file.writelines(pieces)
 
     def files(self) -> dict[str, int]:
         found = sorted((self._folder / "model").glob("*"))
