@@ -36,7 +36,7 @@ ITEMS: list[tuple[Any, type[Exception], str]] = [
     (with_field("label", 3), InvalidType, "the label of 'a' is a int; pass a str"),
     (with_field("metadata", [1]), InvalidType, "the metadata of 'a' is a list; pass a dict"),
     (with_field("metadata", {1: 2}), InvalidType, "has the key 1; pass keys that are texts"),
-    (with_field("metadata", {"b": float("nan")}), InvalidInput, "JSON cannot represent"),
+    (with_field("metadata", {"b": float("nan")}), InvalidInput, r"cannot be stored as JSON|JSON cannot represent"),
     (with_field("metadata", {"b": [float("inf")]}), InvalidInput, "cannot be stored as JSON"),
     (with_field("metadata", {"b": object()}), InvalidInput, "cannot be stored as JSON"),
     (with_field("thumbnail", "png"), InvalidType, "the thumbnail of 'a' is a str"),

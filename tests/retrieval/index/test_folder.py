@@ -185,7 +185,7 @@ def test_a_newer_format_is_refused_and_kept(folder: Path) -> None:
     database = sqlite3.connect(folder / "index.sqlite")
     database.execute("PRAGMA user_version = 2")
     database.close()
-    with pytest.raises(StoreError, match="has format 2, this version reads up to 1; upgrade embedding-expansion"):
+    with pytest.raises(StoreError, match="has format 2, but this version reads up to format 1; upgrade"):
         open_index(folder)
 
 

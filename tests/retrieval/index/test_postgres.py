@@ -174,5 +174,5 @@ def test_a_newer_format_is_refused(server: str, postgres_place: str) -> None:
     create_index(postgres_place, 8).close()
     with psycopg.connect(server) as admin:
         admin.execute(f"UPDATE {parse(postgres_place).schema}.notes SET value = '2' WHERE name = 'format'")
-    with pytest.raises(StoreError, match="has format 2, this version reads up to 1; upgrade"):
+    with pytest.raises(StoreError, match="has format 2, but this version reads up to format 1"):
         open_index(postgres_place)
