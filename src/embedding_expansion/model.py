@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedding_expansion.backbones import OF_VECTORS, Backbone, build_backbone
+from embedding_expansion.checks import as_whole, check_name, validates
 from embedding_expansion.errors import InvalidInput, InvalidType
 
 
@@ -49,6 +50,7 @@ class EmbeddingModel(nn.Module):
     mean: Tensor
     std: Tensor
 
+    @validates
     def __init__(
         self,
         backbone: str = "conv4",
@@ -64,6 +66,7 @@ class EmbeddingModel(nn.Module):
         freeze_backbone: bool = False,
     ) -> None:
         super().__init__()
+        dim, channels = as_whole(dim, "dim", least=1), as_whole(channels, "channels", least=1)
         found: Backbone = build_backbone(backbone, channels=channels, pretrained=pretrained, weights=weights)
         self.trunk = found.trunk
         self.pooling = _pooling(pooling, found.spatial)
@@ -170,6 +173,7 @@ class AveragePooling(nn.Module):
 
 
 def _pooling(name: str, spatial: bool) -> nn.Module:
+    check_name("pooling", name, ("avg", "gem"))
     if not spatial:
         if name != "avg":
             raise InvalidInput(f"pooling is {name!r}, but this backbone pools by itself; leave pooling at 'avg'")

@@ -86,7 +86,7 @@ def test_queries_without_a_match_are_misses_in_recall_only_and_the_log_tells_of_
         ({"query_labels": [1, 2, 3]}, "none of the 3 queries has another row of its class"),
         ({"exclude": [0, 1]}, "exclude has 2 entries for 3 queries"),
         ({"exclude": [0, 1, 3]}, "exclude has indices from 0 to 3"),
-        ({"ks": (0,)}, "an entry of ks is 0"),
+        ({"ks": (0,)}, "ks holds 0"),
     ],
 )
 def test_what_does_not_fit_is_named(changed: dict[str, Any], said: str) -> None:

@@ -94,9 +94,9 @@ def test_steps_say_what_is_done(given: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"qe": 0}, "rerank.qe is 0; pass 1 or more"),
-        ({"whiten": -1}, "rerank.whiten is -1; pass 1 or more"),
-        ({"qe": 2, "alpha": -0.5}, "rerank.alpha is -0.5; pass a number of 0 or more"),
+        ({"qe": 0}, "rerank.qe is 0; pass a whole number of at least 1"),
+        ({"whiten": -1}, "rerank.whiten is -1; pass a whole number of at least 1"),
+        ({"qe": 2, "alpha": -0.5}, "rerank.alpha is -0.5; pass a finite number of at least 0"),
         ({"qe": 2, "alpha": float("nan")}, "rerank.alpha is nan"),
         ({"whiten": "all", "shrinkage": 2.0}, "rerank.shrinkage is 2.0; pass a number from 0 to 1"),
         ({"alpha": 2.0}, "rerank.alpha is 2.0, but only has a meaning for rerank.dba or rerank.qe"),

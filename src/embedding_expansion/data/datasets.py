@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedding_expansion.checks import as_limit, as_whole, validates
 from embedding_expansion.data import birds, cars, inshop, omniglot, products
 from embedding_expansion.data.csv_table import open_csv
 from embedding_expansion.data.finding import is_vector_file
@@ -58,6 +59,7 @@ DATASETS: dict[str, DatasetLayout | None] = {
 }
 
 
+@validates
 def open_dataset(
     name_or_path: str,
     *,
@@ -83,6 +85,7 @@ def open_dataset(
         DataError: the set is not found, incomplete or broken.
         InvalidInput: `train_classes` is given for a set that defines its split.
     """
+    train_classes, seed = as_limit(train_classes, "train_classes"), as_whole(seed, "seed", least=0)
     path = Path(name_or_path).expanduser()
     is_named = name_or_path in DATASETS
     layout = DATASETS[name_or_path] if is_named else recognise(path)

@@ -37,10 +37,11 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, features
 from PIL import __version__ as pillow_version
 
+from embedding_expansion.checks import as_whole, validates
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.data.npz import read_npz
 from embedding_expansion.data.sources import cache_folder
-from embedding_expansion.errors import DataError, InvalidInput
+from embedding_expansion.errors import DataError
 from embedding_expansion.files import replacing
 
 DIGITS = "23456789"
@@ -72,6 +73,7 @@ _WRITING = threading.Lock()
 _FONTS = Path(__file__).parent / "fonts"
 
 
+@validates
 def open_glyphs(seed: int = 0) -> Dataset:
     """Opens the glyphs, which are rendered on first use (a few seconds) and then cached.
 
@@ -81,8 +83,7 @@ def open_glyphs(seed: int = 0) -> Dataset:
     Raises:
         InvalidInput: the seed is negative.
     """
-    if seed < 0:
-        raise InvalidInput(f"the glyphs need a seed of 0 or more, {seed} was given")
+    seed = as_whole(seed, "seed", least=0)
     path = cache_folder() / f"glyphs-{_cache_key(seed)}.npz"
     pixels = _read_cache(path)
     if pixels is None:

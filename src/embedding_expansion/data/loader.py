@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from embedding_expansion.checks import as_whole
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.sampler import ClassBalancedSampler
 from embedding_expansion.data.transforms import ImageTransform
@@ -69,8 +70,7 @@ def batches(
         DataError: no image of a step can be read.
         InvalidInput: the seed is negative.
     """
-    if seed < 0:
-        raise InvalidInput(f"batches need a seed of 0 or more, {seed} was given")
+    seed = as_whole(seed, "seed", least=0)
     steps = range(start, stop)
     load = partial(_load_step, images, sampler, transform, seed, rows)
     for step, (pixels, chosen, failed) in zip(steps, _in_order(load, steps, workers), strict=True):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embedding_expansion.checks import as_whole, validates
 from embedding_expansion.errors import InvalidInput
 
 _CLASSES, _IMAGES, _REPEATED = 0, 1, 2  # keep the random streams apart
@@ -38,14 +39,11 @@ class ClassBalancedSampler:
         (4, [0, 0, 1, 1])
     """
 
+    @validates
     def __init__(self, labels: npt.NDArray[Any], classes_per_batch: int, images_per_class: int, seed: int) -> None:
-        if classes_per_batch < 1 or images_per_class < 1:
-            raise InvalidInput(
-                f"a batch of {classes_per_batch} classes with {images_per_class} images each is empty; both must be at "
-                "least 1"
-            )
-        if seed < 0:
-            raise InvalidInput(f"the sampler needs a seed of 0 or more, {seed} was given")
+        classes_per_batch = as_whole(classes_per_batch, "classes_per_batch", least=1)
+        images_per_class = as_whole(images_per_class, "images_per_class", least=1)
+        seed = as_whole(seed, "seed", least=0)
         labels = np.asarray(labels)
         order = np.argsort(labels, kind="stable").astype(np.int64)
         classes, starts = np.unique(labels[order], return_index=True)
@@ -66,9 +64,10 @@ class ClassBalancedSampler:
         """The number of images in a batch, P * K."""
         return self.classes_per_batch * self.images_per_class
 
+    @validates
     def batch(self, step: int) -> npt.NDArray[np.int64]:
         """The indices of the images of batch `step`, shape (P * K,); the images of a class are consecutive."""
-        classes = len(self._members)
+        step, classes = as_whole(step, "step", least=0), len(self._members)
         steps, rounds = _cycle_length(classes, self.classes_per_batch)
         cycle, within = divmod(step, steps)
         if self._class_cycle[0] != cycle:

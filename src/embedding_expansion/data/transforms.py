@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from embedding_expansion.checks import as_whole, check_name
 from embedding_expansion.data.preprocessing import Preprocessing
-from embedding_expansion.errors import InvalidInput, UnknownName
 
 #: The names that `train_transform` and `test_transform` know.
 TRANSFORMS = ("none", "crop", "crop_flip", "paper")
@@ -132,7 +132,5 @@ def _torch_agrees() -> bool:
 
 
 def _check(size: int, name: str) -> None:
-    if name not in TRANSFORMS:
-        raise UnknownName("transform", name, TRANSFORMS)
-    if size < 1:
-        raise InvalidInput(f"size is {size}; pass 1 or more pixels")
+    check_name("transform", name, TRANSFORMS)
+    as_whole(size, "size", least=1)

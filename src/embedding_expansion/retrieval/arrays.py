@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import sys
 from collections.abc import Iterable
 from typing import Any, TypeAlias
@@ -11,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float, Int
 
-from embedding_expansion.core.validation import validates
+from embedding_expansion.checks import validates
 from embedding_expansion.errors import InvalidInput, InvalidType
 
 #: Pairs of similarity and id, the most similar first.
@@ -95,18 +94,6 @@ def unit_vectors(vectors: Any, dimensions: int, name: str = "vectors") -> Float[
     rows /= largest  # squares of very small or very large entries would leave the range of the type
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows.astype(np.float32)
-
-
-@validates
-def positive(number: object, name: str) -> int:
-    """The number, if it is whole and at least 1."""
-    try:
-        value = operator.index(number)  # type: ignore[arg-type]
-    except TypeError:
-        raise InvalidType(f"{name} is {number!r}; pass a whole number of at least 1") from None
-    if value < 1:
-        raise InvalidInput(f"{name} is {value}; pass a whole number of at least 1")
-    return value
 
 
 def closest(

@@ -14,15 +14,15 @@ from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_s
 from sklearn.metrics.cluster import pair_confusion_matrix
 from torch import Tensor
 
+from embedding_expansion.checks import as_limit, as_number, as_whole, check_name
 from embedding_expansion.core.inputs import validates
-from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
+from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import ROUNDING, as_array, as_cosine
 from embedding_expansion.retrieval.inputs import (
     class_indices,
     embedding_rows,
     label_values,
     numbered,
-    positive_integer,
     unit_rows,
 )
 from embedding_expansion.retrieval.kmeans import kmeans
@@ -165,15 +165,14 @@ def agglomerative(
             f"embeddings has {n} rows, and agglomerative clustering would need {BYTES * n * n / 1e9:.0f} GB for the "
             f"distances; pass at most {MOST_ROWS} rows, or use hdbscan or kmeans"
         )
-    if linkage not in LINKAGES:
-        raise UnknownName("linkage", linkage, LINKAGES)
+    check_name("linkage", linkage, LINKAGES)
     if (similarity is None) == (k is None):
         raise InvalidInput("pass one of similarity and k: the least similarity to join at, or the number of clusters")
-    if k is not None and positive_integer(k, "k") > n:
+    k = as_limit(k, "k")
+    if k is not None and k > n:
         raise InvalidInput(f"k is {k} but embeddings has {n} rows; pass at most as many clusters as rows")
-    if isinstance(similarity, bool) or not isinstance(similarity, (int, float, np.floating, type(None))):
-        raise InvalidType(f"similarity is {similarity!r}; pass a cosine from -1 to 1")
-    if similarity is not None and not -1 <= as_cosine(float(similarity)) <= 1:
+    least = None if similarity is None else as_cosine(as_number(similarity, "similarity", what="cosine"))
+    if least is not None and not -1 <= least <= 1:
         raise InvalidInput(f"similarity is {similarity}; pass a cosine from -1 to 1")
     if n == 1:
         return torch.zeros(1, dtype=torch.int64)
@@ -181,7 +180,7 @@ def agglomerative(
     apart = (unit @ unit.T).neg_().add_(1).fill_diagonal_(0)
     apart.masked_fill_(apart <= ROUNDING, 0).masked_fill_(apart >= 2 - ROUNDING, 2)
     # scikit-learn joins below its threshold; the next larger number makes it join at the threshold as well.
-    most = None if similarity is None else np.nextafter(1 - as_cosine(float(similarity)), 3)
+    most = None if least is None else np.nextafter(1 - least, 3)
     model: Any = AgglomerativeClustering(  # type: ignore[no-untyped-call]
         k, metric="precomputed", linkage=linkage, distance_threshold=most
     )
@@ -222,10 +221,8 @@ def hdbscan(
     Differs from the source: nothing.
     """
     rows = embedding_rows(embeddings)
-    size = positive_integer(min_cluster_size, "min_cluster_size")
-    samples = size if min_samples is None else positive_integer(min_samples, "min_samples")
-    if size < 2:
-        raise InvalidInput("min_cluster_size is 1; pass at least 2, because a single row is noise")
+    size = as_whole(min_cluster_size, "min_cluster_size", least=2)
+    samples = as_limit(min_samples, "min_samples") or size
     if max(size, samples) > len(rows):
         raise InvalidInput(
             f"min_cluster_size is {size} and min_samples {samples} but embeddings has {len(rows)} rows; pass fewer"

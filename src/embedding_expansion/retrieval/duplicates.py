@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from embedding_expansion.core.validation import validates
-from embedding_expansion.errors import InvalidInput, InvalidType
-from embedding_expansion.retrieval.arrays import as_array, as_cosine, as_cosines, least_reaching, positive, unit_vectors
+from embedding_expansion.checks import as_number, as_whole, validates
+from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval.arrays import as_array, as_cosine, as_cosines, least_reaching, unit_vectors
 
 #: Copies of an image that were saved again or made smaller are mostly above it, different photographs mostly below.
 THRESHOLD = 0.98
@@ -68,7 +68,7 @@ def near_duplicates(vectors: np.ndarray, threshold: float = THRESHOLD, *, most_p
         >>> [group.tolist() for group in found.groups], found.pairs.tolist()
         ([[0, 2], [1, 3]], [[0, 2], [1, 3]])
     """
-    least, most = check_threshold(threshold), positive(most_pairs, "most_pairs")
+    least, most = check_threshold(threshold), as_whole(most_pairs, "most_pairs", least=1)
     rows = as_array(vectors, "vectors")
     if rows.ndim != 2:
         raise InvalidInput(f"vectors has the shape {rows.shape}; pass a matrix with one row per image")
@@ -92,11 +92,10 @@ def near_duplicates(vectors: np.ndarray, threshold: float = THRESHOLD, *, most_p
 @validates
 def check_threshold(threshold: object) -> float:
     """Checks a cosine threshold above 0 and up to 1."""
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float, np.floating)):
-        raise InvalidType(f"threshold is {threshold!r}; pass a cosine such as {THRESHOLD}")
-    if not 0 < threshold <= 1:
-        raise InvalidInput(f"threshold is {threshold}; pass a cosine above 0 and up to 1, such as {THRESHOLD}")
-    return float(threshold)
+    least = as_number(threshold, "threshold", what="cosine")
+    if not 0 < least <= 1:
+        raise InvalidInput(f"threshold is {least}; pass a cosine above 0 and up to 1, such as {THRESHOLD}")
+    return least
 
 
 def _no_pairs() -> tuple[Int[np.ndarray, "p 2"], Float[np.ndarray, " p"]]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import operator
-from collections.abc import Iterable, Sequence
-from typing import SupportsIndex
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from embedding_expansion.checks import as_whole, as_wholes
 from embedding_expansion.core.inputs import NUMBERED, check_floating, validates
 from embedding_expansion.errors import InvalidInput, InvalidType
 from embedding_expansion.retrieval.arrays import as_array
@@ -158,32 +157,14 @@ def chosen_rows(mask: Tensor | np.ndarray | Sequence[bool] | None, name: str, n:
     return np.flatnonzero(values)
 
 
-def positive_integer(value: object, name: str) -> int:
-    """Checks a count such as k."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise InvalidType(f"{name} is {value!r}; pass a whole number of at least 1")
-    number = operator.index(value)
-    if number < 1:
-        raise InvalidInput(f"{name} is {number}; pass a whole number of at least 1")
-    return number
-
-
 def generator_of(seed: object) -> np.random.Generator:
-    """NumPy's generator of a seed, a whole number of 0 or more."""
-    if isinstance(seed, bool) or not isinstance(seed, SupportsIndex):
-        raise InvalidType(f"seed is {seed!r}; pass a whole number of 0 or more")
-    number = operator.index(seed)
-    if number < 0:
-        raise InvalidInput(f"seed is {number}; pass a whole number of 0 or more")
-    return np.random.default_rng(number)
+    """NumPy's generator of a seed, a whole number of at least 0."""
+    return np.random.default_rng(as_whole(seed, "seed", least=0))
 
 
-@validates
-def positive_integers(values: Iterable[int], name: str) -> tuple[int, ...]:
-    """Checks several counts such as the K of Recall@K; a value given twice counts once."""
-    if not isinstance(values, Iterable):
-        raise InvalidType(f"{name} is {values!r}; pass several whole numbers, such as (1, 2, 4, 8)")
-    return tuple(dict.fromkeys(positive_integer(value, f"an entry of {name}") for value in values))
+def cutoffs(values: object, name: str) -> tuple[int, ...]:
+    """Checks the K of measures such as Recall@K; a K given twice counts once."""
+    return tuple(dict.fromkeys(as_wholes(values, name, least=1)))
 
 
 def _one_per_row(values: object, name: str, n: int, what: str, of: str = "embeddings") -> np.ndarray:

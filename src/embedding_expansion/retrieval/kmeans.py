@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from embedding_expansion.checks import as_number, as_whole, check_name
 from embedding_expansion.core.inputs import validates
-from embedding_expansion.errors import InvalidInput, UnknownName
+from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.centers import TABLE_BYTES, nearest_center
-from embedding_expansion.retrieval.inputs import arithmetic_dtype, embedding_rows, generator_of, positive_integer
+from embedding_expansion.retrieval.inputs import arithmetic_dtype, embedding_rows, generator_of
 
 # The most rounds of k-means++: up to this k the centers are drawn one at a time, for a larger k several at a time.
 ROUNDS = 256
@@ -84,14 +85,12 @@ def kmeans(
         above 256 the centers are drawn in 256 rounds.
     """
     rows = embedding_rows(embeddings)
-    k, restarts = positive_integer(k, "k"), positive_integer(restarts, "restarts")
-    max_iterations = positive_integer(max_iterations, "max_iterations")
+    k, restarts = as_whole(k, "k", least=1), as_whole(restarts, "restarts", least=1)
+    max_iterations = as_whole(max_iterations, "max_iterations", least=1)
     if k > len(rows):
         raise InvalidInput(f"k is {k} but embeddings has {len(rows)} rows; pass at most as many clusters as rows")
-    if start not in STARTS:
-        raise UnknownName("start", start, STARTS)
-    if not tolerance >= 0:
-        raise InvalidInput(f"tolerance is {tolerance}; pass a share of the inertia, such as 1e-4")
+    check_name("start", start, STARTS)
+    tolerance = as_number(tolerance, "tolerance", 0)
     rows = rows.to(arithmetic_dtype(rows.dtype))
     # Distances are computed from inner products, which lose digits if all rows share a large mean.
     mean = rows.mean(0)

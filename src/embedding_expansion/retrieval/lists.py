@@ -12,7 +12,7 @@ from torch import Tensor
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import as_array
-from embedding_expansion.retrieval.inputs import positive_integers, whole_numbers
+from embedding_expansion.retrieval.inputs import cutoffs, whole_numbers
 
 # Entries of the lists that are read at a time.
 ENTRIES = 2**22
@@ -57,7 +57,7 @@ def list_metrics(
     Source: as for `retrieval_metrics`.
     Differs from the source: as for `retrieval_metrics`.
     """
-    ks, rows = positive_integers(ks, "ks"), _whole_numbers(lists, "lists", 2)
+    ks, rows = cutoffs(ks, "ks"), _whole_numbers(lists, "lists", 2)
     queries = _whole_numbers(query_labels, "query_labels", 1)
     gallery = queries if gallery_labels is None else _whole_numbers(gallery_labels, "gallery_labels", 1)
     own = _own(exclude, len(queries), leave_one_out=gallery_labels is None)

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from embedding_expansion.checks import as_limit, check_name
 from embedding_expansion.core.inputs import validates
-from embedding_expansion.errors import InvalidType, UnknownName
-from embedding_expansion.retrieval.inputs import positive_integer, positive_integers
+from embedding_expansion.errors import InvalidType
+from embedding_expansion.retrieval.inputs import cutoffs
 from embedding_expansion.retrieval.ranks import UNRANKED, RelevantRanks
 from embedding_expansion.retrieval.relevance import relevance
 from embedding_expansion.retrieval.task import RetrievalTask, refuse_nothing_to_find, retrieval_task
@@ -141,7 +142,7 @@ def retrieval_values(
         [1.0, 1.0, 1.0, 0.33]
     """
     wanted = _Wanted.of(ks, precision_at, more)
-    limit = None if chunk is None else positive_integer(chunk, "chunk")
+    limit = as_limit(chunk, "chunk")
     return _values(retrieval_task(embeddings, labels, **sides), wanted, limit)
 
 
@@ -194,7 +195,7 @@ def retrieval_by_class(
         ([7, 8], [2, 2], [1.0, 0.5])
     """
     wanted = _Wanted.of(ks, precision_at, more)
-    limit = None if chunk is None else positive_integer(chunk, "chunk")
+    limit = as_limit(chunk, "chunk")
     task = retrieval_task(embeddings, labels, **sides)
     searched, classes, queries = np.unique(task.query_classes.cpu().numpy(), return_inverse=True, return_counts=True)
     means = {}
@@ -221,10 +222,9 @@ class _Wanted:
             raise InvalidType(f"more is {more!r}; pass several names, such as ('mrr', 'map')")
         names = tuple(more)
         for name in names:
-            if name not in MORE:
-                raise UnknownName("measure", name, MORE)
-        precisions = tuple(dict.fromkeys((1, *positive_integers(precision_at, "precision_at"))))
-        return cls(positive_integers(ks, "ks"), precisions, tuple(name for name in MORE if name in names))
+            check_name("measure", name, MORE)
+        precisions = tuple(dict.fromkeys((1, *cutoffs(precision_at, "precision_at"))))
+        return cls(cutoffs(ks, "ks"), precisions, tuple(name for name in MORE if name in names))
 
     @property
     def names(self) -> list[str]:

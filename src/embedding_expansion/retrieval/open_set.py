@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from embedding_expansion.checks import as_share
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import as_cosines
 from embedding_expansion.retrieval.ranks import largest
 from embedding_expansion.retrieval.search import Comparison, block_rows
 from embedding_expansion.retrieval.task import common_dtype, retrieval_task
-from embedding_expansion.retrieval.threshold import Threshold, calibrate, check_share
+from embedding_expansion.retrieval.threshold import Threshold, calibrate
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ class OpenSetCurve:
     @validates
     def detection_at(self, false_alarm_rate: float) -> float:
         """The largest detection rate at or below a false-alarm rate from 0 to 1, without interpolation."""
-        check_share(false_alarm_rate, "false_alarm_rate")
+        false_alarm_rate = as_share(false_alarm_rate, "false_alarm_rate")
         return float(self.detection[self.false_alarms <= false_alarm_rate].max(initial=0.0))
 
     @validates
     def dir_at(self, false_alarm_rate: float) -> float:
         """The largest DIR at rank 1 at or below a false-alarm rate from 0 to 1, without interpolation."""
-        check_share(false_alarm_rate, "false_alarm_rate")
+        false_alarm_rate = as_share(false_alarm_rate, "false_alarm_rate")
         return float(self.identification[self.false_alarms <= false_alarm_rate].max(initial=0.0))
 
     @property

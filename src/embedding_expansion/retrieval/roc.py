@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
+from embedding_expansion.checks import as_share
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput, InvalidType
 from embedding_expansion.retrieval.arrays import as_array
-from embedding_expansion.retrieval.threshold import Threshold, calibrate, check_share
+from embedding_expansion.retrieval.threshold import Threshold, calibrate
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class VerificationCurve:
         Raises:
             InvalidInput: `far` is not from 0 to 1.
         """
-        check_share(far, "far")
+        far = as_share(far, "far")
         return float(self.true_accepts[self.false_accepts <= far].max(initial=0.0))
 
     @property

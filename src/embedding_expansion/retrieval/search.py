@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from embedding_expansion.checks import as_limit, as_whole
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import as_array
-from embedding_expansion.retrieval.inputs import UnitRows, arithmetic_dtype, embedding_rows, positive_integer
+from embedding_expansion.retrieval.inputs import UnitRows, arithmetic_dtype, embedding_rows
 from embedding_expansion.retrieval.ranks import BLOCKS, largest
 
 # Gallery rows that are multiplied, converted or hashed at a time.
@@ -62,10 +63,10 @@ def nearest(
     """
     query_rows, gallery_rows = embedding_rows(queries, "queries"), embedding_rows(gallery, "gallery")
     check_sides(query_rows, gallery_rows)
-    k, (q, g) = positive_integer(k, "k"), (len(query_rows), len(gallery_rows))
+    k, (q, g) = as_whole(k, "k", least=1), (len(query_rows), len(gallery_rows))
     excluded = excluded_rows(exclude, q, g).to(query_rows.device)
     dtype = arithmetic_dtype(query_rows.dtype, gallery_rows.dtype)
-    size = block_rows(g, k, dtype) if chunk is None else positive_integer(chunk, "chunk")
+    size = as_limit(chunk, "chunk") or block_rows(g, k, dtype)
     compare = Comparison(gallery_rows, dtype, min(size, q))
     similarities = query_rows.new_full((q, k), -torch.inf, dtype=dtype)
     indices = torch.full((q, k), -1, device=query_rows.device)

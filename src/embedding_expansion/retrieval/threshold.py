@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from embedding_expansion.core.validation import validates
+from embedding_expansion.checks import as_share, validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import least_reaching
 
@@ -159,7 +159,7 @@ def calibrate(
     goal: Goal = "precision" if false_alarm_rate is None else "false alarm rate"
     wanted = precision if false_alarm_rate is None else false_alarm_rate
     reached = precisions if false_alarm_rate is None else false_alarms
-    check_share(wanted, goal.replace(" ", "_"))
+    wanted = as_share(wanted, goal.replace(" ", "_"))
     fits: Bool[np.ndarray, " t"] = reached >= wanted if goal == "precision" else reached <= wanted
     if not fits.any():
         best = reached.max() if goal == "precision" else reached.min()
@@ -168,10 +168,4 @@ def calibrate(
         )
     chosen = int(np.where(fits, hits, -1).argmax())
     share, hit_rate = float(reached[chosen]), float(hits[chosen])
-    return Threshold(float(thresholds[chosen]), task, goal, float(wanted or 0), share, hit_rate, *counts)
-
-
-def check_share(value: object, name: str) -> None:
-    """Checks a rate or share from 0 to 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InvalidInput(f"{name} is {value!r}; pass a share from 0 to 1")
+    return Threshold(float(thresholds[chosen]), task, goal, wanted, share, hit_rate, *counts)

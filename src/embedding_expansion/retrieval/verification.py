@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from embedding_expansion.checks import as_limit
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import as_cosines
-from embedding_expansion.retrieval.inputs import UnitRows, class_indices, embedding_rows, generator_of, positive_integer
+from embedding_expansion.retrieval.inputs import UnitRows, class_indices, embedding_rows, generator_of
 from embedding_expansion.retrieval.roc import VerificationCurve, curve_of_counts, verification_of_pairs
 
 # Up to this number of pairs every similarity is kept; the similarities of more pairs are counted in bins.
@@ -71,8 +72,8 @@ def verification(
             f"there are {totals[0]} pairs of one class and {totals[1]} pairs of different classes; pass labels that "
             "give both kinds"
         )
+    sample = as_limit(sample, "sample")
     if sample is not None:
-        sample = positive_integer(sample, "sample")
         pairs = _drawn(classes.numpy(), sample, generator_of(seed))
         return verification_of_pairs(_cosines(rows, *pairs), torch.arange(2 * sample) < sample, totals=totals)
     if sum(totals) <= KEPT:

@@ -98,5 +98,5 @@ def test_an_item_that_is_damaged_is_said(place: Path, column: str, value: object
 
 
 def test_dimensions_that_no_vector_has_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="dimensions is 10000000000; pass at most 1,048,576"):
+    with pytest.raises(InvalidInput, match="dimensions is 10000000000; pass a whole number from 1 to 1,048,576"):
         create_index(tmp_path / "index", 10**10)

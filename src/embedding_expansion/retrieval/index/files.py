@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from embedding_expansion.core.validation import validates
+from embedding_expansion.checks import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.files import replacing
 from embedding_expansion.retrieval.index.items import encoded

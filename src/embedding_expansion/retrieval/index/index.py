@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from embedding_expansion.core.validation import validates
+from embedding_expansion.checks import as_whole, as_wholes, validates
 from embedding_expansion.errors import InvalidInput, InvalidType, StoreError
-from embedding_expansion.retrieval.arrays import as_cosine, positive, unit_vectors
+from embedding_expansion.retrieval.arrays import as_cosine, unit_vectors
 from embedding_expansion.retrieval.index.files import ModelFiles
 from embedding_expansion.retrieval.index.items import Changes, Item, Match, Row, decoded, encoded, item_of, rows_of
 from embedding_expansion.retrieval.index.kinds import Recall
@@ -167,7 +167,7 @@ class Index:
             if the kind is "flat"; otherwise `recall` is the share of the true neighbours that is found.
         """
         queries = unit_vectors(vectors, self.dimensions)
-        wanted = min(positive(k, "k"), MOST)
+        wanted = min(as_whole(k, "k", least=1), MOST)
         found, rows = self._store.search(queries, wanted, condition(where), exact=exact, thumbnails=thumbnails)
         items = {id: item_of(id, row) for id, row in rows.items()}
         return [[Match(items[id], as_cosine(similarity)) for similarity, id in one] for one in found]
@@ -206,6 +206,7 @@ class Index:
         Raises:
             InvalidInput: no item has this id.
         """
+        id = as_whole(id, "id")
         rows, _ = self._store.read(_possible([id]), thumbnails=True, vectors=False)
         self._check_there([id], rows)
         return item_of(id, rows[id])
@@ -217,9 +218,10 @@ class Index:
         Raises:
             InvalidInput: no item has one of the ids.
         """
-        _, found = self._store.read(_possible(ids), thumbnails=False)
-        self._check_there(ids, found)
-        return np.array([found[id] for id in ids], np.float32).reshape(len(ids), self.dimensions)
+        wanted = as_wholes(ids, "ids")
+        _, found = self._store.read(_possible(wanted), thumbnails=False)
+        self._check_there(wanted, found)
+        return np.array([found[id] for id in wanted], np.float32).reshape(len(wanted), self.dimensions)
 
     @validates
     def batches(
@@ -292,8 +294,9 @@ class Index:
     def __repr__(self) -> str:
         return f"<Index {self.location}>" if self._held else "<Index, closed>"
 
+    @validates
     def _pages(self, where: Where | None, size: int, **wanted: bool) -> Iterator[tuple[Sequence[int], Any, Any]]:
-        asked, size, last = condition(where), min(positive(size, "size"), MOST), 0
+        asked, size, last = condition(where), min(as_whole(size, "size", least=1), MOST), 0
         while ids := self._store.ids(asked, last, size):
             yield ids, *self._store.read(ids, **wanted)
             last = ids[-1]

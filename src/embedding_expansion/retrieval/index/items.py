@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from embedding_expansion.core.validation import validates
+from embedding_expansion.checks import validates
 from embedding_expansion.errors import InvalidInput, InvalidType, StoreError
 
 

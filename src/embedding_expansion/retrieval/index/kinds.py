@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from embedding_expansion.errors import UnknownName
+from embedding_expansion.checks import check_name
 from embedding_expansion.retrieval.arrays import Neighbours
 
 Kind: TypeAlias = Literal["flat", "hnsw", "ivfpq"]
@@ -40,8 +40,7 @@ def check_kind(kind: str) -> None:
     Raises:
         UnknownName: it is not.
     """
-    if kind not in KINDS:
-        raise UnknownName("kind of index", kind, KINDS)
+    check_name("kind of index", kind, KINDS)
 
 
 def choose(asked: str, n: int, d: int, flat_numbers: int = FLAT_NUMBERS) -> Choice:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from embedding_expansion.checks import whole_number
 from embedding_expansion.errors import StoreError
 from embedding_expansion.retrieval.index.kinds import KINDS
 
@@ -16,7 +17,8 @@ PRECISIONS = ("float32", "float16")
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    number = whole_number(value)
+    return number is not None and 0 <= number < 2**63
 
 
 def _is_recall(value: object) -> bool:

@@ -6,9 +6,8 @@ import importlib.util
 import os
 from pathlib import Path
 
-from embedding_expansion.core.validation import validates
-from embedding_expansion.errors import InvalidInput, StoreError, UnknownName
-from embedding_expansion.retrieval.arrays import positive
+from embedding_expansion.checks import as_whole, check_name, validates
+from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.retrieval.index.index import Index
 from embedding_expansion.retrieval.index.kinds import check_kind
 from embedding_expansion.retrieval.index.notes import MOST_DIMENSIONS, PRECISIONS
@@ -42,11 +41,9 @@ def create_index(
         ...     [match.item.path for match in index.search(np.array([[3.0, 1.0]]), k=1)[0]]
         ['a.jpg']
     """
-    if positive(dimensions, "dimensions") > MOST_DIMENSIONS:
-        raise InvalidInput(f"dimensions is {dimensions}; pass at most {MOST_DIMENSIONS:,}")
+    dimensions = as_whole(dimensions, "dimensions", least=1, most=MOST_DIMENSIONS)
     check_kind(kind)
-    if precision not in PRECISIONS:
-        raise UnknownName("precision", precision, PRECISIONS)
+    check_name("precision", precision, PRECISIONS)
     notes: dict[str, object] = {
         "generation": 0,
         "dimensions": dimensions,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from embedding_expansion.checks import as_whole
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.retrieval.inputs import positive_integer
 from embedding_expansion.retrieval.rerank.graph_diffusion import diffusion
 from embedding_expansion.retrieval.rerank.inputs import unit_sides
 from embedding_expansion.retrieval.rerank.query_expansion import alpha_query_expansion, database_augmentation
@@ -59,7 +59,7 @@ def post_processed_lists(
     Differs from the source: as for the steps.
     """
     query_rows, gallery_rows = unit_sides(queries, gallery)
-    top = positive_integer(top, "top")
+    top = as_whole(top, "top", least=1)
     if steps.whiten is not None:
         if training is None:
             raise InvalidInput(

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
-
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
-from embedding_expansion.errors import InvalidInput, InvalidType
 from embedding_expansion.retrieval.inputs import arithmetic_dtype, embedding_rows, unit_rows
 
 
@@ -25,15 +21,3 @@ def unit_sides(
     )
     dtype = arithmetic_dtype(query_rows.dtype, gallery_rows.dtype)
     return query_rows.to(dtype), gallery_rows.to(dtype)
-
-
-@validates
-def number_within(value: object, name: str, low: float, high: float = math.inf) -> float:
-    """Checks a finite number from low to high, both ends allowed."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InvalidType(f"{name} is {value!r}; pass a number")
-    number = float(value)
-    if not (low <= number <= high and math.isfinite(number)):
-        wanted = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise InvalidInput(f"{name} is {value}; pass a finite number {wanted}")
-    return number

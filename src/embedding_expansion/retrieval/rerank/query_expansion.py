@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embedding_expansion.checks import as_number, as_whole
 from embedding_expansion.core.inputs import validates
-from embedding_expansion.retrieval.inputs import embedding_rows, positive_integer, unit_rows
-from embedding_expansion.retrieval.rerank.inputs import number_within, unit_sides
+from embedding_expansion.retrieval.inputs import embedding_rows, unit_rows
+from embedding_expansion.retrieval.rerank.inputs import unit_sides
 from embedding_expansion.retrieval.search import TABLE_BYTES, nearest
 
 
@@ -62,7 +63,7 @@ def alpha_query_expansion(
         all k nearest rows, without the spatial verification of 2007.
     """
     query_rows, gallery_rows = unit_sides(queries, gallery)
-    k, alpha = min(positive_integer(k, "k"), len(gallery_rows)), number_within(alpha, "alpha", 0)
+    k, alpha = min(as_whole(k, "k", least=1), len(gallery_rows)), as_number(alpha, "alpha", 0)
     similarities, indices = nearest(query_rows, gallery_rows, k, exclude=exclude, chunk=chunk)
     weights = similarities.clamp(0, 1).pow(alpha).masked_fill_(indices < 0, 0)
     size = max(1, TABLE_BYTES // (k * gallery_rows.shape[1] * weights.dtype.itemsize))

@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from scipy import sparse
 from torch import Tensor
 
+from embedding_expansion.checks import as_limit, as_number, as_whole
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.retrieval.inputs import positive_integer
 from embedding_expansion.retrieval.ranks import largest
-from embedding_expansion.retrieval.rerank.inputs import number_within, unit_sides
+from embedding_expansion.retrieval.rerank.inputs import unit_sides
 from embedding_expansion.retrieval.search import TABLE_BYTES, Comparison, check_sides, excluded_rows, nearest
 
 # Rows whose neighbours are expanded at a time, and entries shared by pairs of rows that are kept at a time.
@@ -92,8 +92,8 @@ def k_reciprocal(
         even. Unlike in the program, and as in the paper, exactly two thirds are enough.
     """
     query_rows, gallery_rows = unit_sides(queries, gallery)
-    top, k1, k2 = (positive_integer(value, name) for value, name in ((top, "top"), (k1, "k1"), (k2, "k2")))
-    distance_weight = number_within(distance_weight, "distance_weight", 0, 1)
+    top, k1, k2 = (as_whole(value, name, least=1) for value, name in ((top, "top"), (k1, "k1"), (k2, "k2")))
+    distance_weight, chunk = as_number(distance_weight, "distance_weight", 0, 1), as_limit(chunk, "chunk")
     check_sides(query_rows, gallery_rows)
     q, g = len(query_rows), len(gallery_rows)
     own = excluded_rows(exclude, q, g)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
+from embedding_expansion.checks import as_limit, as_number
 from embedding_expansion.errors import InvalidInput
 
 
@@ -38,13 +39,12 @@ class Steps:
         """Checks the numbers and their combination."""
         for name in ("whiten", "dba", "qe", "reciprocal", "k2", "diffusion"):
             value = getattr(self, name)
-            if isinstance(value, int) and value < 1:
-                raise InvalidInput(f"rerank.{name} is {value}; pass 1 or more, or leave it out")
+            if value != "all":
+                as_limit(value, f"rerank.{name}")
         for name, high in (("shrinkage", 1.0), ("alpha", math.inf), ("distance_weight", 1.0)):
             value = getattr(self, name)
-            if value is not None and not (0 <= value <= high and math.isfinite(value)):
-                wanted = "of 0 or more" if high == math.inf else f"from 0 to {high:g}"
-                raise InvalidInput(f"rerank.{name} is {value}; pass a number {wanted}")
+            if value is not None:
+                as_number(value, f"rerank.{name}", 0, high)
         for name, of in _PARAMETERS.items():
             if getattr(self, name) is not None and all(getattr(self, step) is None for step in of):
                 steps = " or ".join(f"rerank.{step}" for step in of)

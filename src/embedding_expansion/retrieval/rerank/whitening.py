@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from embedding_expansion.checks import as_limit, as_number
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import as_array
-from embedding_expansion.retrieval.inputs import embedding_rows, positive_integer, unit_rows
-from embedding_expansion.retrieval.rerank.inputs import number_within
+from embedding_expansion.retrieval.inputs import embedding_rows, unit_rows
 
 # An axis with less than this share of the largest variance holds only rounding errors, which whitening would amplify.
 LEAST_VARIANCE = 1e-6
@@ -69,7 +69,7 @@ class PCAWhitening:
                 variance above 0, or a shrinkage outside 0..1.
             InvalidType: embeddings that are not a floating-point matrix, or a number of the wrong type.
         """
-        rows, shrinkage = unit_rows(embedding_rows(embeddings)), number_within(shrinkage, "shrinkage", 0, 1)
+        rows, shrinkage = unit_rows(embedding_rows(embeddings)), as_number(shrinkage, "shrinkage", 0, 1)
         mean, covariance = _moments(rows)
         variances, axes = torch.linalg.eigh(covariance)
         variances, axes = variances.flip(0), axes.flip(1)
@@ -78,7 +78,7 @@ class PCAWhitening:
         varying = min(int((variances > least).sum()), len(rows) - 1)
         if varying == 0:
             raise InvalidInput(f"the {len(rows)} rows of embeddings do not vary; fit the whitening on different images")
-        kept = varying if dimensions is None else positive_integer(dimensions, "dimensions")
+        kept = as_limit(dimensions, "dimensions") or varying
         if kept > varying:
             raise InvalidInput(
                 f"dimensions is {kept}, but the {len(rows)} rows of embeddings vary along {varying} axes only; pass at "
