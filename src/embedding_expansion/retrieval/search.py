@@ -13,7 +13,7 @@ from embedding_expansion.checks import as_limit, as_whole
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import as_array
-from embedding_expansion.retrieval.inputs import UnitRows, arithmetic_dtype, embedding_rows
+from embedding_expansion.retrieval.inputs import UnitRows, arithmetic_dtype, embedding_rows, unit_rows
 from embedding_expansion.retrieval.ranks import BLOCKS, largest
 
 # Gallery rows that are multiplied, converted or hashed at a time.
@@ -62,7 +62,7 @@ def nearest(
         [[1, 2], [0, 2], [2, 0]]
     """
     query_rows, gallery_rows = embedding_rows(queries, "queries"), embedding_rows(gallery, "gallery")
-    check_sides(query_rows, gallery_rows)
+    check_comparable(query_rows, gallery_rows)
     k, (q, g) = as_whole(k, "k", least=1), (len(query_rows), len(gallery_rows))
     excluded = excluded_rows(exclude, q, g).to(query_rows.device)
     dtype = arithmetic_dtype(query_rows.dtype, gallery_rows.dtype)
@@ -144,7 +144,7 @@ def _repeated_rows(rows: Float[Tensor, "g d"] | UnitRows) -> tuple[Int[Tensor, "
     return copies, first[copies]
 
 
-def check_sides(queries: Float[Tensor, "q d"], gallery: Tensor) -> None:
+def check_comparable(queries: Float[Tensor, "q d"], gallery: Tensor) -> None:
     """Checks that queries and gallery have the same columns and device, and that no inner product overflows."""
     if queries.shape[1] != gallery.shape[1]:
         raise InvalidInput(
@@ -178,3 +178,14 @@ def excluded_rows(exclude: Tensor | np.ndarray | Sequence[int] | None, q: int, g
             f"{g - 1}, or -1 for none"
         )
     return torch.from_numpy(rows.astype(np.int64))
+
+
+@validates
+def unit_queries_and_gallery(
+    queries: Tensor | np.ndarray, gallery: Tensor | np.ndarray
+) -> tuple[Float[Tensor, "q d"], Float[Tensor, "g d"]]:
+    """Checks queries and gallery, and L2-normalises both in one type, float32 or float64."""
+    query_rows = unit_rows(embedding_rows(queries, "queries"))
+    gallery_rows = unit_rows(embedding_rows(gallery, "gallery"))
+    dtype = arithmetic_dtype(query_rows.dtype, gallery_rows.dtype)
+    return query_rows.to(dtype), gallery_rows.to(dtype)

@@ -9,7 +9,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from embedding_expansion.checks import check_name
 from embedding_expansion.retrieval.arrays import Neighbours
 
 Kind: TypeAlias = Literal["flat", "hnsw", "ivfpq"]
@@ -32,15 +31,6 @@ class Choice:
 
     kind: Kind
     reason: str
-
-
-def check_kind(kind: str) -> None:
-    """Checks that a kind is one of `KINDS`.
-
-    Raises:
-        UnknownName: it is not.
-    """
-    check_name("kind of index", kind, KINDS)
 
 
 def choose(asked: str, n: int, d: int, flat_numbers: int = FLAT_NUMBERS) -> Choice:

@@ -9,7 +9,7 @@ from pathlib import Path
 from embedding_expansion.checks import as_whole, check_name, validates
 from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.retrieval.index.index import Index
-from embedding_expansion.retrieval.index.kinds import check_kind
+from embedding_expansion.retrieval.index.kinds import KINDS
 from embedding_expansion.retrieval.index.notes import MOST_DIMENSIONS, PRECISIONS
 
 SCHEMES = ("postgresql://", "postgres://")
@@ -42,7 +42,7 @@ def create_index(
         ['a.jpg']
     """
     dimensions = as_whole(dimensions, "dimensions", least=1, most=MOST_DIMENSIONS)
-    check_kind(kind)
+    check_name("kind of index", kind, KINDS)
     check_name("precision", precision, PRECISIONS)
     notes: dict[str, object] = {
         "generation": 0,

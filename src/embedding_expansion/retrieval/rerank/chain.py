@@ -11,12 +11,11 @@ from embedding_expansion.checks import as_whole
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.rerank.graph_diffusion import diffusion
-from embedding_expansion.retrieval.rerank.inputs import unit_sides
 from embedding_expansion.retrieval.rerank.query_expansion import alpha_query_expansion, database_augmentation
 from embedding_expansion.retrieval.rerank.reciprocal import k_reciprocal
 from embedding_expansion.retrieval.rerank.steps import Steps
 from embedding_expansion.retrieval.rerank.whitening import PCAWhitening
-from embedding_expansion.retrieval.search import nearest
+from embedding_expansion.retrieval.search import nearest, unit_queries_and_gallery
 
 
 @validates
@@ -58,7 +57,7 @@ def post_processed_lists(
     Source: as for the steps.
     Differs from the source: as for the steps.
     """
-    query_rows, gallery_rows = unit_sides(queries, gallery)
+    query_rows, gallery_rows = unit_queries_and_gallery(queries, gallery)
     top = as_whole(top, "top", least=1)
     if steps.whiten is not None:
         if training is None:

@@ -17,8 +17,14 @@ from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval import native
 from embedding_expansion.retrieval.ranks import largest
-from embedding_expansion.retrieval.rerank.inputs import unit_sides
-from embedding_expansion.retrieval.search import TABLE_BYTES, Comparison, check_sides, excluded_rows, nearest
+from embedding_expansion.retrieval.search import (
+    TABLE_BYTES,
+    Comparison,
+    check_comparable,
+    excluded_rows,
+    nearest,
+    unit_queries_and_gallery,
+)
 
 # Tables of gallery x queries that the solver keeps at a time, and the most queries in one, so that it fits the cache.
 TABLES = 6
@@ -93,14 +99,14 @@ def diffusion(
     Differs from the source: there is one vector per image and no regions; the graph is not truncated to the rows
         nearest to a query; rows that the walk does not reach are ordered by cosine.
     """
-    query_rows, gallery_rows = unit_sides(queries, gallery)
+    query_rows, gallery_rows = unit_queries_and_gallery(queries, gallery)
     top, k, query_k = (as_whole(v, name, least=1) for v, name in ((top, "top"), (k, "k"), (query_k, "query_k")))
     gamma, alpha = as_number(gamma, "gamma", 0), as_number(alpha, "alpha", 0, 1)
     if alpha == 1:
         raise InvalidInput("alpha is 1, so the walk would never end; pass a number below 1, such as 0.99")
     tolerance = as_number(tolerance, "tolerance", 0)
     max_iterations, chunk = as_whole(max_iterations, "max_iterations", least=1), as_limit(chunk, "chunk")
-    check_sides(query_rows, gallery_rows)
+    check_comparable(query_rows, gallery_rows)
     q, g = len(query_rows), len(gallery_rows)
     own, device = excluded_rows(exclude, q, g).to(query_rows.device), query_rows.device
     graph = _graph(gallery_rows, k, gamma, chunk)

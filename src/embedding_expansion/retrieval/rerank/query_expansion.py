@@ -11,8 +11,7 @@ from torch import Tensor
 from embedding_expansion.checks import as_number, as_whole
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.retrieval.inputs import embedding_rows, unit_rows
-from embedding_expansion.retrieval.rerank.inputs import unit_sides
-from embedding_expansion.retrieval.search import TABLE_BYTES, nearest
+from embedding_expansion.retrieval.search import TABLE_BYTES, nearest, unit_queries_and_gallery
 
 
 @torch.no_grad()
@@ -62,7 +61,7 @@ def alpha_query_expansion(
     Differs from the source: negative cosines count as 0, so that no exponent gives NaN. Average query expansion uses
         all k nearest rows, without the spatial verification of 2007.
     """
-    query_rows, gallery_rows = unit_sides(queries, gallery)
+    query_rows, gallery_rows = unit_queries_and_gallery(queries, gallery)
     k, alpha = min(as_whole(k, "k", least=1), len(gallery_rows)), as_number(alpha, "alpha", 0)
     similarities, indices = nearest(query_rows, gallery_rows, k, exclude=exclude, chunk=chunk)
     weights = similarities.clamp(0, 1).pow(alpha).masked_fill_(indices < 0, 0)

@@ -15,8 +15,14 @@ from embedding_expansion.checks import as_limit, as_number, as_whole
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.ranks import largest
-from embedding_expansion.retrieval.rerank.inputs import unit_sides
-from embedding_expansion.retrieval.search import TABLE_BYTES, Comparison, check_sides, excluded_rows, nearest
+from embedding_expansion.retrieval.search import (
+    TABLE_BYTES,
+    Comparison,
+    check_comparable,
+    excluded_rows,
+    nearest,
+    unit_queries_and_gallery,
+)
 
 # Rows whose neighbours are expanded at a time, and entries shared by pairs of rows that are kept at a time.
 PIECE = 1024
@@ -91,10 +97,10 @@ def k_reciprocal(
         program, all queries are among the points, d is divided by its largest value, and k1 / 2 is rounded half to
         even. Unlike in the program, and as in the paper, exactly two thirds are enough.
     """
-    query_rows, gallery_rows = unit_sides(queries, gallery)
+    query_rows, gallery_rows = unit_queries_and_gallery(queries, gallery)
     top, k1, k2 = (as_whole(value, name, least=1) for value, name in ((top, "top"), (k1, "k1"), (k2, "k2")))
     distance_weight, chunk = as_number(distance_weight, "distance_weight", 0, 1), as_limit(chunk, "chunk")
-    check_sides(query_rows, gallery_rows)
+    check_comparable(query_rows, gallery_rows)
     q, g = len(query_rows), len(gallery_rows)
     own = excluded_rows(exclude, q, g)
     points, index = _points(query_rows, gallery_rows, own.numpy())
