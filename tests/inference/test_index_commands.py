@@ -253,7 +253,9 @@ def test_an_unfinished_load_is_told_of_and_can_be_given_up(
     shown, complaint = said(capsys)
     assert "4 images, 0 with a label, vectors with 6 dimensions in float32" in shown
     assert "model: conv4 trained on photographs" in shown
-    assert re.fullmatch(r"embex: an unfinished load holds 4 images: class_1, [0-9a-f]{12}; run its command again .*\n", complaint)
+    assert re.fullmatch(
+        r"embex: an unfinished load holds 4 images: class_1, [0-9a-f]{12}; run its command again .*\n", complaint
+    )
     assert main(["remove", place, "--unfinished", "--dry_run"]) == 0
     assert main(["remove", place, "--unfinished"]) == 0
     assert said(capsys)[0].count("4 images") == 2
