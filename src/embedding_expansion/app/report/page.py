@@ -10,9 +10,9 @@ from embedding_expansion.app.report import overview
 from embedding_expansion.app.report.gallery import Album, Gallery
 from embedding_expansion.app.report.hard_pairs import Selection, select
 from embedding_expansion.errors import DataError
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training.job import Tested
-from embedding_expansion.training.run_folder import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAIRS = 8  # hardest pairs shown
