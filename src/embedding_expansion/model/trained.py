@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,6 +16,9 @@ from embedding_expansion.model.network import EmbeddingModel, make_model
 from embedding_expansion.model.weights import load_tensors
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.runs.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from embedding_expansion.data.transforms import ImageTransform
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,14 @@ class Trained:
     config: TrainConfig
     model: EmbeddingModel
     preprocessing: Preprocessing
+
+    @property
+    def transform(self) -> ImageTransform:
+        """The former form of `preprocessing`, on tensors; kept for one release."""
+        from embedding_expansion.data.transforms import test_transform
+
+        warnings.warn("Trained.transform is deprecated; use Trained.preprocessing", DeprecationWarning, stacklevel=2)
+        return test_transform(self.preprocessing.size, str(self.config.data.transform))
 
 
 def load_trained(path: Path) -> Trained:
