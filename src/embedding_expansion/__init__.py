@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from embedding_expansion.inference.client import Client
     from embedding_expansion.inference.collection import Collection
     from embedding_expansion.inference.embedder import Embedder
-    from embedding_expansion.model import EmbeddingModel
+    from embedding_expansion.model.network import EmbeddingModel
     from embedding_expansion.retrieval.clustering import agglomerative, clustering_metrics, hdbscan, partition_metrics
     from embedding_expansion.retrieval.duplicates import near_duplicates
     from embedding_expansion.retrieval.index import Item, create_index, open_index
@@ -131,7 +131,7 @@ _MODULE_OF = {
     "compare": "core.pairs",
     "open_dataset": "data.datasets",
     "ClassBalancedSampler": "data.sampler",
-    "EmbeddingModel": "model",
+    "EmbeddingModel": "model.network",
     "clustering_metrics": "retrieval.clustering",
     "retrieval_metrics": "retrieval.metrics",
     "retrieval_by_class": "retrieval.metrics",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from embedding_expansion.app.cli import COMMANDS, main
-from embedding_expansion.training.option_errors import sentence
+from embedding_expansion.runs.option_errors import sentence
 
 MISTAKES = [
     ("trian", "did you mean 'train'"),

@@ -22,7 +22,7 @@ from embedding_expansion.inference.labelled import labelled_of_run
 from embedding_expansion.inference.thresholds import read_thresholds
 from embedding_expansion.retrieval.index import open_index
 from embedding_expansion.retrieval.threshold import Threshold
-from embedding_expansion.training.config import load
+from embedding_expansion.runs.config import load
 from embedding_expansion.training.evaluation import hold_out_classes
 
 

@@ -15,9 +15,9 @@ from embedding_expansion.inference.collection import Collection, model_of
 from embedding_expansion.inference.thresholds import write_thresholds
 from embedding_expansion.inference.vector_embedder import VectorEmbedder
 from embedding_expansion.inference.vector_index import index_vectors
+from embedding_expansion.model.weights import load_tensors, save_tensors
 from embedding_expansion.retrieval.index import open_index
 from embedding_expansion.retrieval.threshold import Threshold
-from embedding_expansion.training.checkpoint import load_tensors, save_tensors
 
 
 @pytest.fixture(scope="module")

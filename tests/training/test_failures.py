@@ -20,7 +20,7 @@ import torch
 from embedding_expansion.app.cli import main
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.failures import failure
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.ranks import Ranks
 
 from .conftest import arguments

@@ -18,8 +18,8 @@ from PIL import Image
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.data.images import Dataset, ImageSet
-from embedding_expansion.training.checkpoint import load_tensors, save_tensors
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.model.weights import load_tensors, save_tensors
+from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.run import train
 from embedding_expansion.training.split import Sides, keep
 from embedding_expansion.training.trained import evaluate, reopen
@@ -48,7 +48,7 @@ def stopped(config: TrainConfig, folder: Path) -> Stopped:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
-    from embedding_expansion.training.config import DataConfig, ModelConfig, SamplerConfig
+    from embedding_expansion.runs.options import DataConfig, ModelConfig, SamplerConfig
 
     folder = tmp_path_factory.mktemp("original")
     shutil.copytree(photographs, folder / "data")
@@ -169,7 +169,7 @@ def test_the_numbers_of_classes_stay_when_a_class_has_gone(state: Stopped) -> No
 
 
 def reopen_stopped(state: Stopped) -> Any:
-    from embedding_expansion.training import config
+    from embedding_expansion.runs import config
     from embedding_expansion.training.job import prepare
 
     return prepare(config.load(state.run / "config.yaml"))

@@ -15,9 +15,9 @@ import pytest
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.run_lock import RunLock, writing_into
 from embedding_expansion.training.run import resume, train
-from embedding_expansion.training.run_lock import RunLock, writing_into
 
 from .conftest import arguments
 

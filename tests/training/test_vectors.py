@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.model.trained import load_trained
 from embedding_expansion.retrieval.clustering import clustering_metrics
 from embedding_expansion.retrieval.metrics import retrieval_metrics
+from embedding_expansion.runs.options import DataConfig, ModelConfig, OptimizerConfig, SamplerConfig, TrainConfig
 from embedding_expansion.training import checkpoint
-from embedding_expansion.training.config import DataConfig, ModelConfig, OptimizerConfig, SamplerConfig, TrainConfig
 from embedding_expansion.training.job import prepare
 from embedding_expansion.training.run import resume, train
-from embedding_expansion.training.trained import evaluate, load_trained
+from embedding_expansion.training.trained import evaluate
 
 
 @pytest.fixture

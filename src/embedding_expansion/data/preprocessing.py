@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embedding_expansion.data.resizing import Pixels, resize
-from embedding_expansion.errors import InvalidInput
+from embedding_expansion.errors import InvalidInput, UnknownName
+
+#: The names of transforms of images, which `transforms` describes.
+TRANSFORMS = ("none", "crop", "crop_flip", "paper")
 
 #: How many times longer one side may be than the other: of a thread of pixels a resize would make a flood.
 THINNEST = 100
@@ -33,7 +36,16 @@ class Preprocessing:
 
     @classmethod
     def of(cls, size: int, name: str) -> Preprocessing:
-        """That of the test transform with this size and name."""
+        """That of the test transform with this size and name.
+
+        Raises:
+            UnknownName: there is no such transform.
+            InvalidInput: the size is not positive.
+        """
+        if name not in TRANSFORMS:
+            raise UnknownName("transform", name, TRANSFORMS)
+        if size < 1:
+            raise InvalidInput(f"images of side {size} were asked for; the size must be 1 or more")
         return cls(size, round(size * 256 / 224) if name == "crop_flip" else None)
 
     def __call__(self, pixels: Pixels) -> npt.NDArray[np.uint8]:

@@ -27,10 +27,6 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from embedding_expansion.data.preprocessing import Preprocessing
-from embedding_expansion.errors import InvalidInput, UnknownName
-
-#: The names that `train_transform` and `test_transform` know.
-TRANSFORMS = ("none", "crop", "crop_flip", "paper")
 
 
 @dataclass(frozen=True)
@@ -64,9 +60,9 @@ def train_transform(size: int, name: str) -> ImageTransform:
         UnknownName: if there is no such transform.
         InvalidInput: if the size is not positive.
     """
-    _check(size, name)
+    tested = test_transform(size, name)
     if name == "none":
-        return test_transform(size, name)
+        return tested
     if name == "crop":
         return ImageTransform(size, True, v2.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True))
     if name == "crop_flip":
@@ -82,7 +78,6 @@ def test_transform(size: int, name: str) -> ImageTransform:
 
     Its pixels are those of `Preprocessing.of(size, name)`, to the last bit.
     """
-    _check(size, name)
     preprocessing = Preprocessing.of(size, name)
     return ImageTransform(size, False, _in_torch(preprocessing) if _torch_agrees() else _InNumPy(preprocessing))
 
@@ -128,10 +123,3 @@ def _torch_agrees() -> bool:
     image = torch.from_numpy(noise)
     each = [Preprocessing(size, short_side) for size, short_side in ((16, None), (120, None), (40, 46))]
     return all(torch.equal(_in_torch(one)(image), _InNumPy(one)(image)) for one in each)
-
-
-def _check(size: int, name: str) -> None:
-    if name not in TRANSFORMS:
-        raise UnknownName("transform", name, TRANSFORMS)
-    if size < 1:
-        raise InvalidInput(f"images of side {size} were asked for; the size must be 1 or more")

@@ -1,95 +1,49 @@
-"""Checkpoints: tensors and the rest of a run's state in one safetensors file, written atomically, never unpickled.
+"""Checkpoints: the tensors and the rest of a run's state in one file of `model.weights`.
 
-The tensors are those of the model, of the loss (learnt parameters) and of the optimiser; the rest is JSON in the file's
-metadata, so that both are replaced in one step. A file that ends in `.safetensors` is always whole, and a checksum over
-all that it holds tells when a disk has changed a bit of it. The same content gives the same bytes.
+The tensors are those of the model, of the loss (learnt parameters) and of the optimiser; the rest is JSON.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from embedding_expansion.errors import RunError
-from embedding_expansion.files import write_atomically
+from embedding_expansion.model.weights import load_tensors, read_tensors, save_tensors
 
 _NAME = "step-{:08d}.safetensors"
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes tensors, and what there is to say about them as JSON in the metadata."""
-    whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    # One key, because safetensors writes several in random order.
-    metadata = {"about": json.dumps({"about": about, "checksum": _checksum(whole, about)})}
-    content = save(whole, metadata)  # save_file would put a file of its own beside it, which a kill would leave there
-    write_atomically(path, lambda partial: partial.write_bytes(content))
-
-
-def load_tensors(path: Path, *, changed: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `save_tensors` wrote.
-
-    Args:
-        path: of the file.
-        changed: take what the file holds though it is not what was written, as far as it can be read.
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a checkpoint: its tensors, and the rest of the run's state.
 
     Raises:
         RunError: the file is missing, broken, or not what was written.
     """
-    tensors, about, is_whole = _read(path)
-    if not (is_whole or changed):
-        raise RunError(f"{path} has changed since it was written: its checksum differs; restore it, {_instead(path)}")
-    return tensors, about
+    return load_tensors(path, _instead(path))
 
 
-def is_unchanged(path: Path) -> bool:
-    """Whether a file of `save_tensors` holds what was written.
+def accept(path: Path) -> bool:
+    """Writes a checkpoint again where its checksum differs from its content; returns whether it did.
 
     Raises:
-        RunError: it is missing or broken.
+        RunError: the file is missing or broken.
     """
-    return _read(path)[2]
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
-    try:
-        with safe_open(path, framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
-            metadata = stored.metadata() or {}
-        about = json.loads(metadata["about"])
-        if "tensors" in metadata:  # of a version that kept no checksum, but how many tensors there are
-            is_whole = metadata["tensors"] == str(len(tensors))
-        else:
-            about, checksum = about["about"], about["checksum"]
-            is_whole = checksum == _checksum(tensors, about)
-        if not isinstance(about, dict):
-            raise TypeError("its metadata do not say what it holds")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read as a checkpoint ({error}); restore it, {_instead(path)}") from error
-    return tensors, about, is_whole
+    tensors, about, is_whole = read_tensors(path, _instead(path))
+    if not is_whole:
+        save_tensors(path, tensors, about)
+    return not is_whole
 
 
 def _instead(path: Path) -> str:
-    """What is left where a file cannot be had back: an earlier checkpoint, or a new run."""
+    """What the user can do where a checkpoint cannot be restored: use an earlier one, or start a new run."""
     step = _step_of(path)
     earlier = [] if step is None else [saved for saved in saved_steps(path.parent) if saved < step]
-    return f"or remove it to go on after step {earlier[-1]}" if earlier else "or start a new run"
-
-
-def _checksum(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
-    """Of all tensors with their names, types and shapes, and of what is said about them."""
-    found = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    return f"remove it to go on after step {earlier[-1]}" if earlier else "start a new run"
 
 
 def collect(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from embedding_expansion.core.search import native
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.runs.options import TrainConfig
 
 _LIBRARIES = ("embedding-expansion", "torch", "torchvision", "numpy", "scikit-learn", "safetensors", "pillow", "timm")
 

@@ -22,7 +22,8 @@ import numpy.typing as npt
 from embedding_expansion.data.datasets import DATASETS
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.files import read_json, write_atomically
+from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.split import Sides
 
 #: An image, or a class of an array: its name; its size in bytes (-1: not there) or rows; what tells its content, which
@@ -44,26 +45,28 @@ class Fingerprint:
     test: Side
     sides: Sides
 
-    def as_text(self) -> str:
-        """As JSON, the same for the same run."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":")) + "\n"
+    def write(self, path: Path) -> None:
+        """Writes fingerprint.json, the same bytes for the same run."""
+        text = json.dumps(dataclasses.asdict(self), separators=(",", ":")) + "\n"
+        write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], source: Path) -> Fingerprint:
-        """From what `as_text` gave.
+    def read(cls, path: Path) -> Fingerprint | None:
+        """Reads fingerprint.json; None where there is no such file.
 
         Raises:
-            RunError: a field is missing or of another kind; `source` is the file to blame.
+            RunError: the file is broken; a field is missing or of another kind.
         """
+        if not path.exists():
+            return None
+        remedy = "restore it, or remove it and pass --resume_changed"
+        values = read_json(path, remedy)
         try:
             sides = Sides(**{name: tuple(map(str, names)) for name, names in values["sides"].items()})
             train, test = (_side_of_json(values[side]) for side in ("train", "test"))
             return cls(dict(values["options"]), train, test, sides)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunError(
-                f"{source} does not say what the run was started with ({error}); restore it, or remove it and pass "
-                "--resume_changed"
-            ) from error
+            raise RunError(f"{path} does not say what the run was started with ({error}); {remedy}") from error
 
 
 def fingerprint(config: TrainConfig, dataset: Dataset, sides: Sides) -> Fingerprint:

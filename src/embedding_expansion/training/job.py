@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
@@ -20,14 +21,11 @@ from embedding_expansion.data.loader import batches
 from embedding_expansion.data.sampler import ClassBalancedSampler
 from embedding_expansion.data.transforms import ImageTransform, test_transform, train_transform
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.model import EmbeddingModel
-from embedding_expansion.training.average import start_average
-from embedding_expansion.training.config import DataConfig, Precision, TrainConfig
+from embedding_expansion.model.network import EmbeddingModel, check_embeddings
+from embedding_expansion.model.trained import find_device
+from embedding_expansion.runs.options import CLASSES_PER_BATCH, DataConfig, Precision, TrainConfig
 from embedding_expansion.training.evaluation import both_ways, embed_images, model_embedder
-from embedding_expansion.training.factory import make_loss, make_optimizer
-from embedding_expansion.training.finite import check_embeddings
-from embedding_expansion.training.limits import CLASSES_PER_BATCH
-from embedding_expansion.training.network import check_size, make_network, suited
+from embedding_expansion.training.factory import check_size, make_loss, make_network, make_optimizer, suited
 from embedding_expansion.training.split import Split, draw, located, open_data
 
 
@@ -220,7 +218,7 @@ def prepare(config: TrainConfig, split: Split | None = None, *, fetch_weights: b
         train_transform=train_transform(size, transform),
         test_transform=test_transform(size, transform),
         workers=resolved.data.workers or 0,
-        average=None if config.ema is None else start_average(model),
+        average=None if config.ema is None else copy.deepcopy(model).requires_grad_(False).eval(),
     )
 
 
@@ -234,29 +232,6 @@ def make_sampler(images: ImageSet, config: TrainConfig) -> ClassBalancedSampler:
     if classes is None:
         classes = min(CLASSES_PER_BATCH, len(images.classes))
     return ClassBalancedSampler(images.labels, classes, config.sampler.images_per_class, config.seed)
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name; "auto" is CUDA where there is one; of several each local rank has its own.
-
-    Raises:
-        InvalidInput: there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InvalidInput(f"there is no device {name!r}; pass cpu, cuda or cuda:NUMBER") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput(f"device is {name}, but torch finds no CUDA here; pass cpu")
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:  # each backend that is not there has its own
-        raise InvalidInput(f"device is {name}, which torch cannot use here; pass cpu, cuda or cuda:NUMBER") from error
-    return device
 
 
 def _precision(name: Precision, device: torch.device) -> Precision:

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from embedding_expansion.training.run_folder import RunFolder
+from embedding_expansion.runs.run_folder import RunFolder
 
 
 class Journal:

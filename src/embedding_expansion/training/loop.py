@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -12,17 +15,46 @@ from torch import Tensor, nn
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.loader import broken_sentence
 from embedding_expansion.errors import DataError
+from embedding_expansion.model.network import EmbeddingModel, NotFinite, all_finite
+from embedding_expansion.model.weights import save_tensors
+from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training import checkpoint
-from embedding_expansion.training.average import follow
 from embedding_expansion.training.evaluation import autocast, measure_retrieval
 from embedding_expansion.training.factory import set_learning_rate
-from embedding_expansion.training.finite import NotFinite, all_finite
 from embedding_expansion.training.job import Job
 from embedding_expansion.training.journal import Journal
 from embedding_expansion.training.ranks import Ranks
-from embedding_expansion.training.run_folder import RunFolder
-from embedding_expansion.training.signals import StopSignal
 from embedding_expansion.training.state import State, step_seed
+
+_CAUGHT = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignal:
+    """Notes the first SIGINT or SIGTERM while it is entered; the second one acts as it always did.
+
+    Only the main thread can catch signals; elsewhere this notes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0  # of the signal, 0 while there was none
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {caught: signal.signal(caught, self._note) for caught in _CAUGHT}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for caught, handler in self._previous.items():
+            signal.signal(caught, handler)
+        self._previous = {}
 
 
 def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
@@ -51,7 +83,7 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
         return 0
     job.get_ready()
     ranks.same(None)  # the first one may have measured first
-    with StopSignal() as signal, Journal(run if ranks.is_first else None, state.step, config.steps) as journal:
+    with StopSignal() as stop, Journal(run if ranks.is_first else None, state.step, config.steps) as journal:
         began, share = time.perf_counter(), ranks.share(job.batch_size)
         for step, inputs, labels in job.batches(state.step, share):
             _check_share(len(labels), share, job, ranks)
@@ -75,7 +107,7 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
             state.training_seconds += seconds
             journal.count(value, job.batch_size, seconds)
             stops = _between_steps(job, state, run, ranks, journal, scaler, {"loss": value, "lr": lr})
-            stopped_by = ranks.agree(signal.number)
+            stopped_by = ranks.agree(stop.number)
             if stopped_by and ranks.is_first:
                 _save(job, state, scaler, run, ranks.world)
             if stopped_by or stops:
@@ -190,5 +222,30 @@ def _save(job: Job, state: State, scaler: torch.amp.GradScaler, run: RunFolder, 
     tensors = checkpoint.collect(job.model, job.loss, job.optimizer, job.average)
     if not all_finite(tensors.values()):
         raise NotFinite("the weights are NaN or infinite")
-    checkpoint.save_tensors(checkpoint.checkpoint_path(run.checkpoints, state.step), tensors, state.as_json())
+    save_tensors(checkpoint.checkpoint_path(run.checkpoints, state.step), tensors, state.as_json())
     checkpoint.prune(run.checkpoints, keep=set() if state.best_step is None else {state.best_step})
+
+
+@torch.no_grad()
+def follow(average: EmbeddingModel, model: EmbeddingModel, decay: float, step: int) -> None:
+    """Moves the average by one step: average = m average + (1 - m) weights, m = min(decay, (1 + step) / (10 + step)).
+
+    The early steps weigh less than `decay` says, so that the start is soon forgotten. Statistics of batch norm are
+    averaged as the weights are; counters are copied.
+
+    Args:
+        average: the copy, which changes.
+        model: as it is after the step.
+        decay: at most so much of the average stays, above 0 and below 1.
+        step: steps done, 1 or more.
+
+    Source: Polyak & Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992, in the exponential form.
+    Differs from the source: the mean is exponential, and its decay is less in the early steps.
+    """
+    keep = min(decay, (1 + step) / (10 + step))
+    current = model.state_dict()
+    for name, mean in average.state_dict().items():
+        if mean.is_floating_point():
+            mean.lerp_(current[name], 1 - keep)
+        else:
+            mean.copy_(current[name])

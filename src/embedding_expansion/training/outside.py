@@ -12,12 +12,11 @@ from torch.nn import functional
 
 from embedding_expansion.data.vectors import read_vectors
 from embedding_expansion.errors import DataError
+from embedding_expansion.model.network import check_embeddings
 from embedding_expansion.retrieval.rerank.steps import Steps
-from embedding_expansion.training.config import DataConfig, ModelConfig, SamplerConfig, TrainConfig
-from embedding_expansion.training.evaluation import measure
-from embedding_expansion.training.finite import check_embeddings
+from embedding_expansion.runs.options import DataConfig, ModelConfig, SamplerConfig, TrainConfig
+from embedding_expansion.training.evaluation import measure, measure_post_processed
 from embedding_expansion.training.job import prepare
-from embedding_expansion.training.post_processing import measure_post_processed
 
 
 def evaluate_vectors(path: Path, steps: Steps | None = None) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from torch.nn.parallel import DistributedDataParallel
 from embedding_expansion.core.distributed import DistributedLoss
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, RunError
-from embedding_expansion.training.batch_norm import learns_statistics, synchronize
 
 #: How long a rank waits for another that says nothing: 2 minutes, or the seconds in $EMBEX_RANK_PATIENCE.
 PATIENCE = timedelta(minutes=2)
@@ -86,7 +85,7 @@ class Ranks:
         if self.world == 1:
             return network, loss
         if next(network.parameters()).is_cuda and learns_statistics(network):
-            network = synchronize(network)
+            network = synchronize_batch_norm(network)
         shared: nn.Module = DistributedLoss(loss)
         if any(parameter.requires_grad for parameter in loss.parameters()):  # what the loss learns, on all ranks alike
             shared = DistributedDataParallel(shared, broadcast_buffers=False)  # all ranks fill a memory alike
@@ -151,3 +150,35 @@ def _patience() -> timedelta:
             f"{ALONE.total_seconds():g}"
         )
     return timedelta(seconds=seconds)
+
+
+def learns_statistics(network: nn.Module) -> bool:
+    """Whether batch norm in this network takes the statistics of the batch, in the mode that it is in."""
+    return any(_is_batch_norm(module) and module.training for module in network.modules())
+
+
+def synchronize_batch_norm(network: nn.Module) -> nn.Module:
+    """The same network and parameters, its batch norm over the batches of all processes; for GPUs.
+
+    Source: `torch.nn.SyncBatchNorm`; layers of timm that have an activation within keep it.
+    """
+    if any(type(module).__module__.startswith("timm.") for module in network.modules() if _is_batch_norm(module)):
+        from timm.layers import convert_sync_batchnorm
+    else:
+        convert_sync_batchnorm = nn.SyncBatchNorm.convert_sync_batchnorm
+    converted: nn.Module = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return converted
+
+
+def batch_norm_warning(network: nn.Module, device: torch.device, world: int, batch: int) -> str:
+    """What to tell the user of batch norm, or nothing."""
+    if world == 1 or device.type == "cuda" or not learns_statistics(network):
+        return ""
+    return (
+        f"note: on the CPU batch norm takes its statistics over the {batch // world} images of each process, not over "
+        f"the batch of {batch}, so that the result is not that of 1 process; --model.freeze_batch_norm true avoids it"
+    )
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)

@@ -8,9 +8,9 @@ from typing import Any
 from embedding_expansion.core.search import native
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.loader import broken_sentence
-from embedding_expansion.training import batch_norm
+from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training.job import Job
-from embedding_expansion.training.run_folder import RunFolder
+from embedding_expansion.training.ranks import batch_norm_warning
 from embedding_expansion.training.state import State
 
 _TITLES = {
@@ -49,7 +49,7 @@ def say_what_runs(job: Job, state: State, world: int) -> None:
     print(f"machine: {processes}{job.device}, {config.threads} threads, {job.precision}{search}", flush=True)
     if config.protocol == "paper":
         print("note: the TEST classes select the weights (the paper's protocol); the numbers are optimistic")
-    if said := batch_norm.warning(job.network, job.device, world, job.batch_size):
+    if said := batch_norm_warning(job.network, job.device, world, job.batch_size):
         print(said)
     if state.step:
         count = f"{world} process{'es' if world > 1 else ''}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from embedding_expansion.errors import RunError
+from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training import checkpoint
-from embedding_expansion.training.config import TrainConfig
 from embedding_expansion.training.fingerprint import Fingerprint, changed_data, fingerprint
 from embedding_expansion.training.ranks import Ranks
-from embedding_expansion.training.run_folder import RunFolder
 from embedding_expansion.training.split import Split, draw, keep, located, open_data
 
 
@@ -84,7 +84,6 @@ def _accepted(run: RunFolder) -> list[str]:
     notes = []
     for step in checkpoint.saved_steps(run.checkpoints):
         path = checkpoint.checkpoint_path(run.checkpoints, step)
-        if not checkpoint.is_unchanged(path):
-            checkpoint.save_tensors(path, *checkpoint.load_tensors(path, changed=True))
+        if checkpoint.accept(path):
             notes.append(f"the checksum of {path.name} differed")
     return notes

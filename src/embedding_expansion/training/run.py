@@ -12,16 +12,19 @@ from typing import Any
 from embedding_expansion.data.transforms import test_transform
 from embedding_expansion.errors import ResourceError, RunError
 from embedding_expansion.failures import failure
+from embedding_expansion.model.network import NotFinite
+from embedding_expansion.model.trained import find_device
+from embedding_expansion.model.weights import save_tensors
+from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.run_folder import RunFolder, default_path
 from embedding_expansion.training import checkpoint, report
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.training.environment import environment
 from embedding_expansion.training.evaluation import RAW_SIZE, measure, raw_pixels
-from embedding_expansion.training.fingerprint import changed_options, fingerprint
-from embedding_expansion.training.finite import NotFinite
-from embedding_expansion.training.job import Job, Tested, find_device, prepare
+from embedding_expansion.training.fingerprint import Fingerprint, changed_options, fingerprint
+from embedding_expansion.training.job import Job, Tested, prepare
 from embedding_expansion.training.loop import run_steps
 from embedding_expansion.training.ranks import Ranks
 from embedding_expansion.training.resumption import compare, refuse_changes
-from embedding_expansion.training.run_folder import RunFolder, default_path
 from embedding_expansion.training.split import draw, located, open_data
 from embedding_expansion.training.state import State
 
@@ -66,8 +69,8 @@ def train(config: TrainConfig, *, command: tuple[str, ...] = ()) -> Outcome:
 
         def begin() -> None:
             run.create(dataclasses.replace(job.config, out=None))
-            run.write_fingerprint(fingerprint(run.read_config(), dataset, split.sides))
-            run.write_environment(job.config, list(command))
+            fingerprint(run.read_config(), dataset, split.sides).write(run.fingerprint)
+            run.write_environment(environment(job.config, list(command)))
 
         ranks.by_first(begin)
         return _go_on(job, State(config.optimizer.name, since=start), run, ranks)
@@ -96,7 +99,7 @@ def resume(path: Path, *, changed: bool = False, command: tuple[str, ...] = ()) 
     start = time.perf_counter()
     run = RunFolder(path)
     config = run.read_config()
-    before = run.read_fingerprint()
+    before = Fingerprint.read(run.fingerprint)
     options = [] if before is None else changed_options(before, config)
     metrics = run.read_metrics() if run.model.exists() else None
     if metrics is not None and not options:
@@ -121,8 +124,9 @@ def resume(path: Path, *, changed: bool = False, command: tuple[str, ...] = ()) 
         def begin() -> None:
             run.remove_metrics()
             run.cut_log(state.step if state.step else -1)
-            run.write_fingerprint(resumption.now)
-            run.note_resumption(state.step, job.config, list(command), [*options, *resumption.changes])
+            resumption.now.write(run.fingerprint)
+            surroundings = environment(job.config, list(command))
+            run.note_resumption(state.step, surroundings, [*options, *resumption.changes])
 
         ranks.by_first(begin)
         return _go_on(job, state, run, ranks)
@@ -138,7 +142,7 @@ def _last_step(run: RunFolder) -> int | None:
 def _restore(job: Job, run: RunFolder, step: int) -> State:
     """Brings the job to where it was at a checkpoint; refuses one from which it would go on in another way."""
     path = checkpoint.checkpoint_path(run.checkpoints, step)
-    tensors, about = checkpoint.load_tensors(path)
+    tensors, about = checkpoint.load(path)
     state = State.from_json(about, path)
     if state.step != step:
         raise RunError(f"{path} holds step {state.step}; give it back its name, or start a new run")
@@ -153,7 +157,7 @@ def _restore(job: Job, run: RunFolder, step: int) -> State:
     if best is not None and best not in checkpoint.saved_steps(run.checkpoints):
         raise RunError(f"the best checkpoint, of step {best}, is gone; restore it, or start a new run")
     if best is not None and best != step:  # what is wrong with it shall be known now, and not at the end
-        checkpoint.load_tensors(checkpoint.checkpoint_path(run.checkpoints, best))
+        checkpoint.load(checkpoint.checkpoint_path(run.checkpoints, best))
     checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer, job.average)
     return state
 
@@ -218,11 +222,11 @@ def _keep(job: Job, state: State, run: RunFolder) -> Tested:
     selected = _selected(state)
     if selected != state.step:
         path = checkpoint.checkpoint_path(run.checkpoints, selected)
-        tensors, _ = checkpoint.load_tensors(path)
+        tensors, _ = checkpoint.load(path)
         checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer, job.average)
     tested = job.tested()
     about = {"step": selected, "selected_by": job.config.protocol, "data": job.dataset.name}
-    checkpoint.save_tensors(run.model, job.shown.state_dict(), about)
+    save_tensors(run.model, job.shown.state_dict(), about)
     return tested
 
 

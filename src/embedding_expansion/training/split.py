@@ -13,7 +13,7 @@ import numpy.typing as npt
 from embedding_expansion.data.datasets import DATASETS, open_dataset
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.errors import DataError, InvalidInput
-from embedding_expansion.training.config import DataConfig, TrainConfig
+from embedding_expansion.runs.options import DataConfig, TrainConfig
 from embedding_expansion.training.evaluation import hold_out_classes
 
 

@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any
 
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.runs.options import TrainConfig
 
 
 @dataclass

@@ -1,53 +1,22 @@
-"""Opening a finished run again: the model that it kept, for embedding and for evaluation."""
+"""Opening a finished run again, with its data, to measure the model that it kept."""
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from embedding_expansion.data.transforms import ImageTransform, test_transform
-from embedding_expansion.errors import InvalidInput, RunError
-from embedding_expansion.model import EmbeddingModel
+from embedding_expansion.errors import InvalidInput
+from embedding_expansion.model import trained as _trained
+from embedding_expansion.model.trained import load_weights
 from embedding_expansion.retrieval.rerank.steps import Steps
-from embedding_expansion.training.checkpoint import load_tensors
-from embedding_expansion.training.config import DataConfig, SamplerConfig, TrainConfig
-from embedding_expansion.training.evaluation import measure
-from embedding_expansion.training.factory import make_model
-from embedding_expansion.training.fingerprint import changed_data, fingerprint
+from embedding_expansion.runs.options import DataConfig, SamplerConfig, TrainConfig
+from embedding_expansion.runs.run_folder import RunFolder
+from embedding_expansion.training.evaluation import measure, measure_post_processed
+from embedding_expansion.training.fingerprint import Fingerprint, changed_data, fingerprint
 from embedding_expansion.training.job import Job, prepare
-from embedding_expansion.training.post_processing import measure_post_processed
-from embedding_expansion.training.run_folder import RunFolder
 from embedding_expansion.training.split import Split, keep, located, open_data
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A run's configuration, its model in evaluation mode, and the transform that its test images went through."""
-
-    config: TrainConfig
-    model: EmbeddingModel
-    transform: ImageTransform
-
-
-def load_trained(path: Path) -> Trained:
-    """Opens the model of a run.
-
-    Raises:
-        RunError: the folder is no run, or has no final weights yet.
-    """
-    run = RunFolder(path)
-    config = run.read_config()
-    model = make_model(config.model, fetch_weights=False)
-    _load_weights(run, model)
-    size, name = config.data.image_size, config.data.transform
-    if size is None or name is None:
-        raise RunError(
-            f"{path / 'config.yaml'} leaves image_size or transform open; restore the file that the run wrote"
-        )
-    return Trained(config, model.eval(), test_transform(size, name))
 
 
 def reopen(path: Path, config: TrainConfig | None = None) -> Job:
@@ -68,7 +37,7 @@ def reopen(path: Path, config: TrainConfig | None = None) -> Job:
     # What the run has kept is the average of the weights already, where it had one.
     job = prepare(dataclasses.replace(config, ema=None), split, fetch_weights=False)
     job.changes = changes
-    _load_weights(run, job.model)
+    load_weights(run, job.model)
     return job
 
 
@@ -79,7 +48,7 @@ def _is_same(data: DataConfig, own: DataConfig) -> bool:
 
 def _kept_split(run: RunFolder, config: TrainConfig) -> tuple[Split | None, list[str]]:
     """The data of a run on the split that it was trained on, and what has changed; None where no split was noted."""
-    before = run.read_fingerprint()
+    before = Fingerprint.read(run.fingerprint)
     if before is None:
         return None, []
     dataset = open_data(located(config.data))
@@ -130,13 +99,11 @@ def evaluate(
     return measures | ({"data_changes": job.changes} if job.changes else {})
 
 
-def _load_weights(run: RunFolder, model: nn.Module) -> None:
-    if not run.model.exists():
-        raise RunError(f"{run.path} has no final weights; finish it first: embex train --resume {run.path}")
-    tensors, _ = load_tensors(run.model)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise RunError(
-            f"{run.model} does not fit the model of config.yaml ({str(error).splitlines()[-1].strip()})"
-        ) from error
+def __getattr__(name: str) -> Any:
+    """`load_trained` and `Trained` by their former place, kept for one release."""
+    if name not in ("load_trained", "Trained"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"{__name__}.{name} has moved; import {name} from {_trained.__name__}", DeprecationWarning, stacklevel=2
+    )
+    return getattr(_trained, name)

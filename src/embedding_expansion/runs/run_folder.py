@@ -24,11 +24,9 @@ from typing import Any
 
 from embedding_expansion.errors import RunError
 from embedding_expansion.files import read_json, write_atomically, write_json
-from embedding_expansion.training import config as configuration
-from embedding_expansion.training.config import TrainConfig
-from embedding_expansion.training.environment import environment
-from embedding_expansion.training.fingerprint import Fingerprint
-from embedding_expansion.training.run_lock import LOCK, RunLock
+from embedding_expansion.runs import config as configuration
+from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.run_lock import LOCK, RunLock
 
 # What is shown of a complete run, and so has to be there: report.say_end.
 _METRICS = {
@@ -58,7 +56,7 @@ class RunFolder:
         self._log = path / "log.jsonl"
         self._metrics = path / "metrics.json"
         self._environment = path / "environment.json"
-        self._fingerprint = path / "fingerprint.json"
+        self.fingerprint = path / "fingerprint.json"
         self._lock: RunLock | None = None
 
     def create(self, config: TrainConfig) -> None:
@@ -131,24 +129,9 @@ class RunFolder:
             )
         return configuration.load(self.path / "config.yaml")
 
-    def write_fingerprint(self, found: Fingerprint) -> None:
-        """Writes fingerprint.json."""
-        write_atomically(self._fingerprint, lambda partial: partial.write_text(found.as_text(), encoding="utf-8"))
-
-    def read_fingerprint(self) -> Fingerprint | None:
-        """What the run was started with; None where nobody has noted it.
-
-        Raises:
-            RunError: the file is broken.
-        """
-        if not self._fingerprint.exists():
-            return None
-        remedy = "restore it, or remove it and pass --resume_changed"
-        return Fingerprint.from_json(read_json(self._fingerprint, remedy), self._fingerprint)
-
-    def write_environment(self, config: TrainConfig, command: list[str]) -> None:
+    def write_environment(self, environment: dict[str, Any]) -> None:
         """Writes environment.json."""
-        write_json(self._environment, environment(config, command))
+        write_json(self._environment, environment)
 
     def read_environment(self) -> dict[str, Any]:
         """What the run was made with; empty where environment.json is missing.
@@ -158,17 +141,17 @@ class RunFolder:
         """
         return read_json(self._environment, _GO_ON_WITHOUT) if self._environment.exists() else {}
 
-    def note_resumption(self, step: int, config: TrainConfig, command: list[str], changes: list[str]) -> None:
+    def note_resumption(self, step: int, environment: dict[str, Any], changes: list[str]) -> None:
         """Enters in environment.json after which step the run was resumed, with what, and what had changed.
 
         Raises:
             RunError: the file is broken.
         """
-        content = self.read_environment() or environment(config, command)
+        content = self.read_environment() or environment
         earlier = content.get("resumed", [])
         if not isinstance(earlier, list):
             raise RunError(f"{self._environment} holds no list of when the run was resumed; {_GO_ON_WITHOUT}")
-        entry = {"after_step": step, "changed": changes} | environment(config, command)
+        entry = {"after_step": step, "changed": changes} | environment
         write_json(self._environment, content | {"resumed": [*earlier, entry]})
 
     def remove_metrics(self) -> None:

@@ -8,15 +8,8 @@ import pytest
 
 from embedding_expansion.app.arguments import parse
 from embedding_expansion.errors import InvalidInput, RunError
-from embedding_expansion.training.config import (
-    ModelConfig,
-    TrainConfig,
-    dump,
-    from_namespace,
-    load,
-    may_be_null,
-    parser,
-)
+from embedding_expansion.runs.config import dump, from_namespace, load, may_be_null, parser
+from embedding_expansion.runs.options import ModelConfig, TrainConfig
 
 CHOICES_OF_THE_PROGRAM = {
     "patience",

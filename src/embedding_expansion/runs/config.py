@@ -1,0 +1,222 @@
+"""The options of a run as text: the command line, `config.yaml`, and what is wrong with either, in one sentence.
+
+A YAML reader takes an option that is left empty for null, and of an option that is given twice the last one. So the
+lines of a configuration are checked before any value is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from embedding_expansion.errors import InvalidInput, RunError
+from embedding_expansion.runs.option_errors import hint, sentence
+from embedding_expansion.runs.options import TrainConfig
+
+#: Sections whose entries are not known here.
+_FREE = ("loss",)
+_WRITE = "write options as steps: 300"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """Looks at the text of a configuration before it is parsed; an InvalidInput says what is wrong with it."""
+
+    def parse_path(self, path: str | os.PathLike[str], *rest: Any, **named: Any) -> Any:
+        """As the parser's own."""
+        check_text(Path(path).read_text(encoding="utf-8"), may_be_null(), os.fspath(path))
+        return super().parse_path(path, *rest, **named)
+
+    def parse_string(self, content: str, path: str | os.PathLike[str] = "", *rest: Any, **named: Any) -> Any:
+        """As the parser's own."""
+        if not path:  # a file's text was looked at above
+            check_text(content, may_be_null())
+        return super().parse_string(content, path, *rest, **named)
+
+
+def may_be_null() -> dict[str, bool]:
+    """The full name of each option, and whether it may be null (left to the program)."""
+    found = {}
+    for option in _options(TrainConfig()):
+        for inner in [] if option.section is None else _options(option.default):
+            found[f"{option.name}.{inner.name}"] = inner.may_be_null
+        if option.section is None and option.name != "loss":
+            found[option.name] = option.may_be_null
+    return found
+
+
+def parser() -> jsonargparse.ArgumentParser:
+    """The command line of a run: every field of `TrainConfig`, and `--config FILE`."""
+    result = _Parser(
+        prog="embex train",
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Trains an embedding model, and measures it before and after.",
+    )
+    result.add_argument("--config", action="config", help="YAML file, as a run folder's config.yaml; options override")
+    for option in _options(TrainConfig()):
+        if option.section is None:
+            result.add_argument(f"--{option.name}", type=option.kind, default=option.default, help=option.text)
+            continue
+        group = result.add_argument_group(option.text)
+        for field_ in _options(option.default):
+            name = f"--{option.name}.{field_.name}"
+            group.add_argument(name, type=field_.kind, default=field_.default, help=field_.text)
+    return result
+
+
+def from_namespace(parsed: jsonargparse.Namespace) -> TrainConfig:
+    """The typed configuration in what `parser()` has parsed.
+
+    Raises:
+        InvalidInput: a value that no run can use.
+    """
+    values = parsed.as_dict()
+    arguments: dict[str, Any] = {}
+    for option in _options(TrainConfig()):
+        given = values[option.name]
+        if option.section is not None and not isinstance(given, dict):
+            entries = f"{option.name}: {{{_options(option.default)[0].name}: {given}}}"
+            raise InvalidInput(f"{option.name} is {given!r}; pass entries, as {entries}")
+        arguments[option.name] = given if option.section is None else option.section(**given)
+    return TrainConfig(**arguments)
+
+
+def dump(config: TrainConfig) -> str:
+    """The configuration as YAML; `load` gives it back. Options left to the program (None) are not written."""
+    command_line = parser()
+    namespace = command_line.get_defaults()
+    for option in _options(config):
+        if option.section is None:
+            namespace[option.name] = option.default
+            continue
+        for inner in _options(option.default):
+            namespace[f"{option.name}.{inner.name}"] = inner.default
+    text: str = command_line.dump(namespace)
+    return text
+
+
+def load(path: Path) -> TrainConfig:
+    """Reads a `config.yaml`.
+
+    Raises:
+        RunError: the file is missing, or no configuration of a run.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read ({error}); pass a run folder made by embex train") from error
+    try:
+        return from_namespace(parser().parse_string(text))
+    except (jsonargparse.ArgumentError, InvalidInput) as error:
+        raise RunError(f"{path} is no configuration of a run: {sentence(str(error), [*may_be_null()])}") from error
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One field of a configuration as an option; a section is a field that has fields of its own."""
+
+    name: str
+    kind: Any
+    section: type[Any] | None
+    default: Any  # its value in the configuration that was looked at
+    text: str
+
+    @property
+    def may_be_null(self) -> bool:
+        """Whether null stands for a choice of the program's."""
+        return type(None) in typing.get_args(self.kind)
+
+
+def _options(config: Any) -> list[_Option]:
+    options = []
+    for name, annotation in typing.get_type_hints(type(config), include_extras=True).items():
+        kind, text = typing.get_args(annotation)
+        section: type[Any] | None = kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+        options.append(_Option(name, kind, section, getattr(config, name), text))
+    return options
+
+
+def check_text(text: str, options: Mapping[str, bool], file: str = "") -> None:
+    """Refuses a text that is no mapping of options to values.
+
+    Args:
+        text: YAML.
+        options: the full name of each option, as `optimizer.lr`, and whether it may be null.
+        file: its name, which the error then says.
+
+    Raises:
+        InvalidInput: it is empty or no YAML, or an option is unknown, empty, given twice or nested too deeply.
+    """
+    whole, of_file = file or "the text", f" of {file}" if file else ""
+    try:
+        root = yaml.compose(text, Loader=_LOADER)  # type: ignore[no-untyped-call]
+    except yaml.MarkedYAMLError as error:
+        raise InvalidInput(_sentence(error, text, of_file)) from error
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{whole} is no YAML ({' '.join(str(error).split())}); {_WRITE}, one a line") from error
+    except RecursionError as error:
+        raise InvalidInput(f"{whole} is nested too deeply; {_WRITE}") from error
+    if root is None:
+        raise InvalidInput(f"{whole} is empty; {_WRITE}, or leave the file out")
+    if not isinstance(root, yaml.MappingNode):
+        raise InvalidInput(f"{whole} holds no options; {_WRITE}, one a line")
+    given: dict[str, int] = {}
+    for name, node, line in _entries(root, options):
+        where = f"line {line}{of_file}"
+        if name in given:
+            raise InvalidInput(f"{where}: {name} is given in line {given[name]} already; leave one of them out")
+        given[name] = line
+        _check_entry(name, node, options, where)
+
+
+def _entries(root: yaml.MappingNode, options: Mapping[str, bool]) -> Iterator[tuple[str, yaml.Node, int]]:
+    """Each option with its value and its line; a section's are named in full."""
+    sections = {name.partition(".")[0] for name in options if "." in name} | {*_FREE}
+    for key, value in root.value:
+        name, line = _name(key)
+        if name in sections and isinstance(value, yaml.MappingNode):
+            for inner, entry in value.value:
+                last, line = _name(inner)
+                yield f"{name}.{last}", entry, line
+        else:
+            yield name, value, line
+
+
+def _name(key: yaml.Node) -> tuple[str, int]:
+    """What a key is called, and the line that it stands in."""
+    return key.value if isinstance(key, yaml.ScalarNode) else "[...]", key.start_mark.line + 1
+
+
+def _check_entry(name: str, node: yaml.Node, options: Mapping[str, bool], where: str) -> None:
+    section, _, _ = name.partition(".")
+    is_section = name == section and (section in _FREE or any(option.startswith(f"{name}.") for option in options))
+    if name not in options and not is_section and section not in _FREE:
+        raise InvalidInput(
+            f"{where}: there is no option {name!r}; {hint(name, options)}embex train --help lists them all"
+        )
+    if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null":
+        said = "null" if node.value else "empty"
+        if said == "empty" or not options.get(name, False):
+            raise InvalidInput(f"{where}: {name} is {said}; give it a value, or leave the line out")
+    if isinstance(node, yaml.MappingNode) or (
+        isinstance(node, yaml.SequenceNode) and not all(isinstance(entry, yaml.ScalarNode) for entry in node.value)
+    ):
+        raise InvalidInput(f"{where}: {name} is nested; pass a single value, or a list of numbers")
+
+
+def _sentence(error: yaml.MarkedYAMLError, text: str, of_file: str) -> str:
+    """The line and what is wrong there, instead of several lines."""
+    number = error.problem_mark.line
+    line = "".join(text.splitlines()[number : number + 1])
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return f"line {number + 1}{of_file} begins with a tab; indent it with spaces"
+    return f"line {number + 1}{of_file} is no YAML ({error.problem}); {_WRITE}, one a line"
