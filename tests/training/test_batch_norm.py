@@ -37,7 +37,7 @@ def test_batch_norm_is_synchronised_and_stays_what_it_was(backbone: str, kind: t
 def test_only_batch_norm_that_learns_on_several_cpu_processes_is_warned_of() -> None:
     free = EmbeddingModel("conv4", 8).train()
     frozen = EmbeddingModel("conv4", 8, freeze_batch_norm=True).train()
-    assert "over the 12 images of each process, not over the batch of 24" in batch_norm_warning(free, CPU, 2, 24)
+    assert "of the 12 images of each process, not of the batch of 24" in batch_norm_warning(free, CPU, 2, 24)
     assert {batch_norm_warning(*quiet) for quiet in ((free, CPU, 1, 24), (free, GPU, 2, 24), (frozen, CPU, 2, 24))} == {
         ""
     }

@@ -192,7 +192,7 @@ def test_a_frozen_backbone_trains_the_head_on_features_that_are_computed_once(
 def test_a_run_that_cannot_be_is_refused_before_a_folder_is_made(small: TrainConfig) -> None:
     with pytest.raises(InvalidInput, match="50 classes per batch"):
         train(dataclasses.replace(small, sampler=SamplerConfig(50, 2)))
-    with pytest.raises(InvalidInput, match="conv4 cannot take images of 8 pixels"):
+    with pytest.raises(InvalidInput, match="conv4 does not support images of 8 pixels"):
         train(dataclasses.replace(small, data=dataclasses.replace(small.data, image_size=8)))
     with pytest.raises(InvalidInput, match="precision"):
         train(dataclasses.replace(small, precision="float16"))

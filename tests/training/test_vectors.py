@@ -85,7 +85,7 @@ def test_a_resumed_run_on_vectors_equals_the_whole_one(config: TrainConfig, tmp_
 def test_images_and_vectors_are_not_confused(config: TrainConfig, small: TrainConfig, tmp_path: Path) -> None:
     for changes, sentence in (
         ({"model": ModelConfig(backbone="resnet18")}, "resnet18 is for images"),
-        ({"model": ModelConfig(channels=3)}, "vectors of 13 dimensions; the model takes 3"),
+        ({"model": ModelConfig(channels=3)}, "vectors of 13 dimensions, but model.channels is 3"),
         ({"model": ModelConfig(freeze_backbone=True)}, "freeze_backbone is for images"),
         ({"data": dataclasses.replace(config.data, image_size=32)}, "neither image_size nor transform"),
     ):

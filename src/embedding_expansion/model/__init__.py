@@ -1,1 +1,1 @@
-"""A trained model: its backbone, its network, its weights on disk. Knows neither losses nor data sets."""
+"""Models: backbone, network and weights on disk. Imports neither losses nor data sets."""

@@ -190,7 +190,7 @@ def _per_channel(name: str, values: list[float] | tuple[float, ...], channels: i
 
 
 def make_model(config: ModelConfig, *, fetch_weights: bool = True) -> EmbeddingModel:
-    """The model; without `fetch_weights` an empty one, whose weights a checkpoint will bring."""
+    """Builds the model. Without `fetch_weights`, its weights are random, to be replaced by those of a checkpoint."""
     return EmbeddingModel(
         config.backbone,
         config.dim,
@@ -206,22 +206,22 @@ def make_model(config: ModelConfig, *, fetch_weights: bool = True) -> EmbeddingM
 
 
 class NotFinite(RunError):
-    """Weights that are, or lead to, NaN or infinity. A run that meets it says what it has kept."""
+    """The weights, or values computed from them, are NaN or infinite."""
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no entry of any floating tensor is NaN or infinite."""
+    """Whether all entries of all floating tensors are finite."""
     found = [tensor.detach().isfinite().all() for tensor in tensors if tensor.is_floating_point()]
-    # One wait for the device, whatever the number of tensors; Adam counts its steps on the CPU.
+    # Synchronises with the device only once. Adam's step counters are on the CPU.
     return not found or bool(torch.stack([finite.to(found[0].device) for finite in found]).all())
 
 
 def check_embeddings(embeddings: Tensor) -> Tensor:
-    """The embeddings themselves.
+    """Returns the embeddings unchanged.
 
     Raises:
-        NotFinite: one of them is NaN or infinite.
+        NotFinite: an embedding is NaN or infinite.
     """
     if not all_finite([embeddings]):
-        raise NotFinite("the model's weights give embeddings that are NaN or infinite")
+        raise NotFinite("the model's embeddings are NaN or infinite")
     return embeddings

@@ -1,4 +1,4 @@
-"""Opening a trained model: from the folder of a run, or of an export in the format safetensors."""
+"""Loads a trained model from a run folder, or from an export in the format safetensors."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Trained:
     """A trained model.
 
     Attributes:
-        config: the options of the run that trained it.
-        model: the network with the weights that the run kept, in evaluation mode.
-        preprocessing: what happens to an image before the network sees it.
+        config: the options of its run.
+        model: the network with the final weights of the run, in evaluation mode.
+        preprocessing: the preprocessing of images.
     """
 
     config: TrainConfig
@@ -37,7 +37,7 @@ class Trained:
 
     @property
     def transform(self) -> ImageTransform:
-        """The former form of `preprocessing`, on tensors; kept for one release."""
+        """The preprocessing of tensors. Deprecated: use `preprocessing`."""
         from embedding_expansion.data.transforms import test_transform
 
         warnings.warn("Trained.transform is deprecated; use Trained.preprocessing", DeprecationWarning, stacklevel=2)
@@ -45,20 +45,20 @@ class Trained:
 
 
 def load_trained(path: Path) -> Trained:
-    """Opens the model of a folder that holds config.yaml and model.safetensors.
+    """Loads the model of a folder with config.yaml and model.safetensors.
 
     Args:
-        path: of a run, or of an export in the format safetensors.
+        path: a run folder, or an export in the format safetensors.
 
     Raises:
-        RunError: the folder is no run, has no final weights yet, or a file of it is broken.
+        RunError: the folder is not a run, has no final weights yet, or one of its files is broken.
     """
     run = RunFolder(path)
     config = run.read_config()
     size, name = config.data.image_size, config.data.transform
     if size is None or name is None:
         raise RunError(
-            f"{path / 'config.yaml'} leaves image_size or transform open; restore the file that the run wrote"
+            f"{path / 'config.yaml'} lacks data.image_size or data.transform; restore the file that the run wrote"
         )
     preprocessing = Preprocessing.of(size, name)
     model = make_model(config.model, fetch_weights=False)
@@ -67,13 +67,13 @@ def load_trained(path: Path) -> Trained:
 
 
 def load_weights(run: RunFolder, model: EmbeddingModel) -> None:
-    """Puts the weights that a run kept into its network.
+    """Loads the final weights of a run into its network.
 
     Raises:
-        RunError: the run has no final weights yet, they are broken, or they are of another network.
+        RunError: the run has no final weights yet, or they are broken or of another network.
     """
     if not run.model.exists():
-        raise RunError(f"{run.path} has no final weights; finish it first: embex train --resume {run.path}")
+        raise RunError(f"{run.path} has no final weights; finish the run with embex train --resume {run.path}")
     tensors, _ = load_tensors(run.model)
     try:
         model.load_state_dict(tensors)
@@ -84,10 +84,10 @@ def load_weights(run: RunFolder, model: EmbeddingModel) -> None:
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; "auto" is CUDA where there is one; of several each local rank has its own.
+    """Finds a device by name. "auto" is CUDA if available; "cuda" is the device of the local rank.
 
     Raises:
-        InvalidInput: there is no such device here.
+        InvalidInput: the device does not exist on this machine.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -98,9 +98,11 @@ def find_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise InvalidInput(f"there is no device {name!r}; pass cpu, cuda or cuda:NUMBER") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput(f"device is {name}, but torch finds no CUDA here; pass cpu")
+        raise InvalidInput(f"device is {name}, but torch finds no CUDA device; pass cpu")
     try:
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:  # each backend that is not there has its own
-        raise InvalidInput(f"device is {name}, which torch cannot use here; pass cpu, cuda or cuda:NUMBER") from error
+    except (RuntimeError, AssertionError, ImportError) as error:  # missing backends raise different errors
+        raise InvalidInput(
+            f"device is {name}, which torch cannot use on this machine; pass cpu, cuda or cuda:NUMBER"
+        ) from error
     return device

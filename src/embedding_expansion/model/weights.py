@@ -1,8 +1,7 @@
-"""Tensors in one safetensors file with a checksum, written atomically and never unpickled.
+"""Tensors in a safetensors file with a checksum, written atomically and never unpickled.
 
-What there is to say about the tensors is JSON in the file's metadata, so that both are replaced in one step. A file
-that ends in `.safetensors` is always whole, and a checksum over all that it holds tells when a disk has changed a bit
-of it. The same content gives the same bytes.
+Further information is JSON in the metadata of the file, so that both are replaced in one step. The checksum over the
+whole content detects files that were changed or damaged. The same content gives the same bytes.
 """
 
 from __future__ import annotations
@@ -22,32 +21,34 @@ from embedding_expansion.files import write_atomically
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes tensors, and what there is to say about them as JSON in the metadata."""
+    """Writes tensors, and `about` as JSON in the metadata."""
     whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    # One key, because safetensors writes several in random order.
+    # A single key, because safetensors writes several keys in random order.
     metadata = {"about": json.dumps({"about": about, "checksum": _checksum(whole, about)})}
-    content = save(whole, metadata)  # save_file would put a file of its own beside it, which a kill would leave there
+    content = save(whole, metadata)  # save_file would write a temporary file of its own
     write_atomically(path, lambda partial: partial.write_bytes(content))
 
 
 def load_tensors(path: Path, instead: str = "start a new run") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads the tensors that `save_tensors` wrote, and what was said about them.
+    """Reads the tensors and `about` from a file of `save_tensors`.
 
     Args:
-        path: of the file.
-        instead: what the user can do where the file cannot be restored, as the end of the error's sentence.
+        path: the file.
+        instead: the end of the error sentence: what to do if the file cannot be restored.
 
     Raises:
-        RunError: the file is missing, broken, or not what was written.
+        RunError: the file is missing or broken, or its checksum is wrong.
     """
     tensors, about, is_whole = read_tensors(path, instead)
     if not is_whole:
-        raise RunError(f"{path} has changed since it was written: its checksum differs; restore it, or {instead}")
+        raise RunError(
+            f"{path} has changed since it was written, because its checksum is wrong; restore it, or {instead}"
+        )
     return tensors, about
 
 
 def read_tensors(path: Path, instead: str) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
-    """The same of a file that may have changed; the last value says whether its checksum is right.
+    """Reads a file of `save_tensors` that may have changed. The last value is whether its checksum is correct.
 
     Raises:
         RunError: the file is missing or broken.
@@ -57,20 +58,20 @@ def read_tensors(path: Path, instead: str) -> tuple[dict[str, Tensor], dict[str,
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
             metadata = stored.metadata() or {}
         about = json.loads(metadata["about"])
-        if "tensors" in metadata:  # of a version that kept no checksum, but how many tensors there are
+        if "tensors" in metadata:  # older versions stored the number of tensors instead of a checksum
             is_whole = metadata["tensors"] == str(len(tensors))
         else:
             about, checksum = about["about"], about["checksum"]
             is_whole = checksum == _checksum(tensors, about)
         if not isinstance(about, dict):
-            raise TypeError("its metadata do not say what it holds")
+            raise TypeError("its metadata is not a JSON object")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read as a checkpoint ({error}); restore it, or {instead}") from error
     return tensors, about, is_whole
 
 
 def _checksum(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
-    """Of all tensors with their names, types and shapes, and of what is said about them."""
+    """The checksum of all tensors with their names, types and shapes, and of `about`."""
     found = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

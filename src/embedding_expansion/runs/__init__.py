@@ -1,1 +1,1 @@
-"""What a run is on disk: its options, its folder, its lock."""
+"""Runs on disk: options, run folder and lock."""

@@ -1,7 +1,7 @@
-"""The options of a run as text: the command line, `config.yaml`, and what is wrong with either, in one sentence.
+"""Reads and writes the options of a run as text: the command line and `config.yaml`.
 
-A YAML reader takes an option that is left empty for null, and of an option that is given twice the last one. So the
-lines of a configuration are checked before any value is read.
+A YAML parser alone would read an empty option as null, and would silently take the last value of a repeated option. So
+the lines of a configuration are checked first.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.runs.option_errors import hint, sentence
 from embedding_expansion.runs.options import TrainConfig
 
-#: Sections whose entries are not known here.
+#: Sections with arbitrary entries.
 _FREE = ("loss",)
 _WRITE = "write options as steps: 300"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Parser(jsonargparse.ArgumentParser):
-    """Looks at the text of a configuration before it is parsed; an InvalidInput says what is wrong with it."""
+    """A parser that validates the text of a configuration file before it parses the values."""
 
     def parse_path(self, path: str | os.PathLike[str], *rest: Any, **named: Any) -> Any:
         """As the parser's own."""
@@ -43,7 +43,7 @@ class _Parser(jsonargparse.ArgumentParser):
 
 
 def may_be_null() -> dict[str, bool]:
-    """The full name of each option, and whether it may be null (left to the program)."""
+    """The full name of each option, and whether it may be null (the program then chooses a value)."""
     found = {}
     for option in _options(TrainConfig()):
         for inner in [] if option.section is None else _options(option.default):
@@ -54,14 +54,18 @@ def may_be_null() -> dict[str, bool]:
 
 
 def parser() -> jsonargparse.ArgumentParser:
-    """The command line of a run: every field of `TrainConfig`, and `--config FILE`."""
+    """The parser of `embex train`: an option for every field of `TrainConfig`, and `--config FILE`."""
     result = _Parser(
         prog="embex train",
         exit_on_error=False,
         allow_abbrev=False,
-        description="Trains an embedding model, and measures it before and after.",
+        description="Trains an embedding model and evaluates it before and after training.",
     )
-    result.add_argument("--config", action="config", help="YAML file, as a run folder's config.yaml; options override")
+    result.add_argument(
+        "--config",
+        action="config",
+        help="YAML file, such as the config.yaml of a run folder; other options override it",
+    )
     for option in _options(TrainConfig()):
         if option.section is None:
             result.add_argument(f"--{option.name}", type=option.kind, default=option.default, help=option.text)
@@ -74,10 +78,10 @@ def parser() -> jsonargparse.ArgumentParser:
 
 
 def from_namespace(parsed: jsonargparse.Namespace) -> TrainConfig:
-    """The typed configuration in what `parser()` has parsed.
+    """Converts the result of `parser()` to a configuration.
 
     Raises:
-        InvalidInput: a value that no run can use.
+        InvalidInput: a value is invalid.
     """
     values = parsed.as_dict()
     arguments: dict[str, Any] = {}
@@ -85,13 +89,13 @@ def from_namespace(parsed: jsonargparse.Namespace) -> TrainConfig:
         given = values[option.name]
         if option.section is not None and not isinstance(given, dict):
             entries = f"{option.name}: {{{_options(option.default)[0].name}: {given}}}"
-            raise InvalidInput(f"{option.name} is {given!r}; pass entries, as {entries}")
+            raise InvalidInput(f"{option.name} is {given!r}; pass entries, such as {entries}")
         arguments[option.name] = given if option.section is None else option.section(**given)
     return TrainConfig(**arguments)
 
 
 def dump(config: TrainConfig) -> str:
-    """The configuration as YAML; `load` gives it back. Options left to the program (None) are not written."""
+    """Writes the configuration as YAML, for `load`. Options with the value None are omitted."""
     command_line = parser()
     namespace = command_line.get_defaults()
     for option in _options(config):
@@ -108,7 +112,7 @@ def load(path: Path) -> TrainConfig:
     """Reads a `config.yaml`.
 
     Raises:
-        RunError: the file is missing, or no configuration of a run.
+        RunError: the file is missing, or not the configuration of a run.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -117,22 +121,22 @@ def load(path: Path) -> TrainConfig:
     try:
         return from_namespace(parser().parse_string(text))
     except (jsonargparse.ArgumentError, InvalidInput) as error:
-        raise RunError(f"{path} is no configuration of a run: {sentence(str(error), [*may_be_null()])}") from error
+        raise RunError(f"{path} is not the configuration of a run: {sentence(str(error), [*may_be_null()])}") from error
 
 
 @dataclass(frozen=True)
 class _Option:
-    """One field of a configuration as an option; a section is a field that has fields of its own."""
+    """A field of a configuration as an option. A section is a field that has fields itself."""
 
     name: str
     kind: Any
     section: type[Any] | None
-    default: Any  # its value in the configuration that was looked at
+    default: Any  # the value of the field
     text: str
 
     @property
     def may_be_null(self) -> bool:
-        """Whether null stands for a choice of the program's."""
+        """Whether null is allowed, so that the program chooses the value."""
         return type(None) in typing.get_args(self.kind)
 
 
@@ -146,15 +150,15 @@ def _options(config: Any) -> list[_Option]:
 
 
 def check_text(text: str, options: Mapping[str, bool], file: str = "") -> None:
-    """Refuses a text that is no mapping of options to values.
+    """Checks that a text maps options to values.
 
     Args:
-        text: YAML.
-        options: the full name of each option, as `optimizer.lr`, and whether it may be null.
-        file: its name, which the error then says.
+        text: the YAML text.
+        options: the full name of each option, such as `optimizer.lr`, and whether it may be null.
+        file: the file name for error messages.
 
     Raises:
-        InvalidInput: it is empty or no YAML, or an option is unknown, empty, given twice or nested too deeply.
+        InvalidInput: the text is empty or not YAML, or an option is unknown, empty, repeated or nested too deeply.
     """
     whole, of_file = file or "the text", f" of {file}" if file else ""
     try:
@@ -162,24 +166,24 @@ def check_text(text: str, options: Mapping[str, bool], file: str = "") -> None:
     except yaml.MarkedYAMLError as error:
         raise InvalidInput(_sentence(error, text, of_file)) from error
     except yaml.YAMLError as error:
-        raise InvalidInput(f"{whole} is no YAML ({' '.join(str(error).split())}); {_WRITE}, one a line") from error
+        raise InvalidInput(f"{whole} is not YAML ({' '.join(str(error).split())}); {_WRITE}, one per line") from error
     except RecursionError as error:
         raise InvalidInput(f"{whole} is nested too deeply; {_WRITE}") from error
     if root is None:
-        raise InvalidInput(f"{whole} is empty; {_WRITE}, or leave the file out")
+        raise InvalidInput(f"{whole} is empty; {_WRITE}, or omit the file")
     if not isinstance(root, yaml.MappingNode):
-        raise InvalidInput(f"{whole} holds no options; {_WRITE}, one a line")
+        raise InvalidInput(f"{whole} contains no options; {_WRITE}, one per line")
     given: dict[str, int] = {}
     for name, node, line in _entries(root, options):
         where = f"line {line}{of_file}"
         if name in given:
-            raise InvalidInput(f"{where}: {name} is given in line {given[name]} already; leave one of them out")
+            raise InvalidInput(f"{where}: {name} is already given in line {given[name]}; remove one of the lines")
         given[name] = line
         _check_entry(name, node, options, where)
 
 
 def _entries(root: yaml.MappingNode, options: Mapping[str, bool]) -> Iterator[tuple[str, yaml.Node, int]]:
-    """Each option with its value and its line; a section's are named in full."""
+    """The options with their full names, values and lines."""
     sections = {name.partition(".")[0] for name in options if "." in name} | {*_FREE}
     for key, value in root.value:
         name, line = _name(key)
@@ -192,7 +196,7 @@ def _entries(root: yaml.MappingNode, options: Mapping[str, bool]) -> Iterator[tu
 
 
 def _name(key: yaml.Node) -> tuple[str, int]:
-    """What a key is called, and the line that it stands in."""
+    """The name of a key and its line."""
     return key.value if isinstance(key, yaml.ScalarNode) else "[...]", key.start_mark.line + 1
 
 
@@ -201,12 +205,12 @@ def _check_entry(name: str, node: yaml.Node, options: Mapping[str, bool], where:
     is_section = name == section and (section in _FREE or any(option.startswith(f"{name}.") for option in options))
     if name not in options and not is_section and section not in _FREE:
         raise InvalidInput(
-            f"{where}: there is no option {name!r}; {hint(name, options)}embex train --help lists them all"
+            f"{where}: there is no option {name!r}; {hint(name, options)}embex train --help lists all options"
         )
     if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null":
-        said = "null" if node.value else "empty"
-        if said == "empty" or not options.get(name, False):
-            raise InvalidInput(f"{where}: {name} is {said}; give it a value, or leave the line out")
+        found = "null" if node.value else "empty"
+        if found == "empty" or not options.get(name, False):
+            raise InvalidInput(f"{where}: {name} is {found}; give it a value, or remove the line")
     if isinstance(node, yaml.MappingNode) or (
         isinstance(node, yaml.SequenceNode) and not all(isinstance(entry, yaml.ScalarNode) for entry in node.value)
     ):
@@ -214,9 +218,9 @@ def _check_entry(name: str, node: yaml.Node, options: Mapping[str, bool], where:
 
 
 def _sentence(error: yaml.MarkedYAMLError, text: str, of_file: str) -> str:
-    """The line and what is wrong there, instead of several lines."""
+    """The line and its problem in one sentence, instead of several lines."""
     number = error.problem_mark.line
     line = "".join(text.splitlines()[number : number + 1])
     if "\t" in line[: len(line) - len(line.lstrip())]:
-        return f"line {number + 1}{of_file} begins with a tab; indent it with spaces"
-    return f"line {number + 1}{of_file} is no YAML ({error.problem}); {_WRITE}, one a line"
+        return f"line {number + 1}{of_file} is indented with a tab; indent it with spaces"
+    return f"line {number + 1}{of_file} is not YAML ({error.problem}); {_WRITE}, one per line"

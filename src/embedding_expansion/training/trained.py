@@ -1,4 +1,4 @@
-"""Opening a finished run again, with its data, to measure the model that it kept."""
+"""Reopens a finished run with its data, and evaluates its model."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from embedding_expansion.training.split import Split, keep, located, open_data
 
 
 def reopen(path: Path, config: TrainConfig | None = None) -> Job:
-    """The job of a run with its final weights.
+    """Reopens the job of a run with its final weights.
 
     Args:
         path: the run folder.
-        config: another configuration than the run's, such as one of other data.
+        config: a configuration that replaces the run's, for example with other data; None keeps that of the run.
 
     Raises:
-        RunError: the folder is no run, or has no final weights yet.
-        DataError, InvalidInput: what the configuration names cannot be had.
+        RunError: the folder is not a run, or has no final weights yet.
+        DataError, InvalidInput: the configuration names something that does not exist.
     """
     run = RunFolder(path)
     own = run.read_config()
     config = own if config is None else config
     split, changes = _kept_split(run, config) if _is_same(config.data, own.data) else (None, [])
-    # What the run has kept is the average of the weights already, where it had one.
+    # The saved weights already are the average, if the run had one.
     job = prepare(dataclasses.replace(config, ema=None), split, fetch_weights=False)
     job.changes = changes
     load_weights(run, job.model)
@@ -42,12 +42,12 @@ def reopen(path: Path, config: TrainConfig | None = None) -> Job:
 
 
 def _is_same(data: DataConfig, own: DataConfig) -> bool:
-    """Whether this is the data set of a run, wherever it lies now."""
+    """Whether this is the data set of a run, even if it was moved."""
     return (located(data).name, data.train_classes) == (located(own).name, own.train_classes)
 
 
 def _kept_split(run: RunFolder, config: TrainConfig) -> tuple[Split | None, list[str]]:
-    """The data of a run on the split that it was trained on, and what has changed; None where no split was noted."""
+    """The data of a run in its original split, and the changes since; None if the run has no fingerprint."""
     before = Fingerprint.read(run.fingerprint)
     if before is None:
         return None, []
@@ -59,22 +59,22 @@ def _kept_split(run: RunFolder, config: TrainConfig) -> tuple[Split | None, list
 def evaluate(
     path: Path, data: DataConfig | None = None, steps: Steps | None = None, *, flip: bool | None = None
 ) -> dict[str, Any]:
-    """Measures a run again, on the test classes of its data set or of another one.
+    """Evaluates a run on the test classes of its data set or of another one.
 
     Args:
         path: the run folder.
-        data: another data set; its image size and transform are the run's.
-        steps: of post-processing; a whitening is fitted on the training classes of the set that is measured.
-        flip: whether the embedding of each image's mirror image is averaged in; by default as in the run.
+        data: another data set; image size and transform are those of the run.
+        steps: post-processing steps; a whitening is fitted on the training classes of the evaluated data set.
+        flip: whether to average the embeddings of each image and its mirror image; None means as in the run.
 
     Returns:
-        The retrieval and clustering measures; `data`, the name of the set; with steps also `reranked`, the retrieval
-        measures after them; `data_changes`, what has changed in the run's own data since it was trained, if anything
-        has. Of its own data the run is tested on the classes on which it was, whatever has come since.
+        The retrieval and clustering metrics; `data`, the name of the data set; with steps also `reranked`, the
+        retrieval metrics after post-processing; and `data_changes`, changes to the run's own data since it was trained,
+        if any. On its own data, the run is evaluated on its original test classes.
 
     Raises:
-        RunError: the folder is no run, or has no final weights yet.
-        DataError, InvalidInput: the data set cannot be had, or a step cannot be taken.
+        RunError: the folder is not a run, or has no final weights yet.
+        DataError, InvalidInput: the data set cannot be opened, or a step cannot be applied.
     """
     run = RunFolder(path)
     config = run.read_config()
@@ -86,7 +86,7 @@ def evaluate(
     if data is not None:
         data = dataclasses.replace(data, image_size=config.data.image_size, transform=config.data.transform)
         config = dataclasses.replace(config, data=data)
-    # No classes need be held out or fill a batch.
+    # Evaluation needs neither held-out classes nor full batches.
     one = SamplerConfig(classes_per_batch=1, images_per_class=2)
     flip = config.flip if flip is None else flip
     job = reopen(path, dataclasses.replace(config, protocol="last", sampler=one, flip=flip))
