@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedding_expansion.data.preprocessing import THINNEST, Preprocessing
+from embedding_expansion.data.preprocessing import THINNEST, TRANSFORMS, Preprocessing
 from embedding_expansion.data.resizing import resize
-from embedding_expansion.data.transforms import TRANSFORMS, test_transform
+from embedding_expansion.data.transforms import test_transform
 from embedding_expansion.errors import InvalidInput
 
 

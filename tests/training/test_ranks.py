@@ -25,7 +25,8 @@ from torch import Tensor
 from embedding_expansion.core.modules import LOSSES
 from embedding_expansion.core.proxy_losses import PROXY_LOSSES
 from embedding_expansion.errors import DataError, InvalidInput
-from embedding_expansion.training.config import (
+from embedding_expansion.model.network import NotFinite, all_finite
+from embedding_expansion.runs.options import (
     ExpansionConfig,
     MemoryConfig,
     MinerConfig,
@@ -34,7 +35,6 @@ from embedding_expansion.training.config import (
     SamplerConfig,
     TrainConfig,
 )
-from embedding_expansion.training.finite import NotFinite, all_finite
 from embedding_expansion.training.job import prepare
 from embedding_expansion.training.loop import _check_share, _optimize
 from embedding_expansion.training.ranks import Ranks
