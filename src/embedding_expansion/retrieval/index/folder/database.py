@@ -65,7 +65,7 @@ def create(folder: Path, notes: dict[str, object]) -> None:
         raise StoreError(f"{folder} holds an index already; open it, or name another folder")
     if content:
         raise StoreError(f"{folder} is not empty and holds no index; name a new or an empty folder")
-    with told(folder), replacing(folder / NAME) as partial:
+    with store_errors(folder), replacing(folder / NAME) as partial:
         database = sqlite3.connect(partial, isolation_level=None)
         try:
             database.executescript(SCHEMA)
@@ -83,7 +83,7 @@ def exists(folder: Path) -> bool:
     Raises:
         StoreError: the folder may not be looked into.
     """
-    with told(folder):
+    with store_errors(folder):
         return (folder / NAME).is_file()
 
 
@@ -141,7 +141,7 @@ def transaction(database: sqlite3.Connection, begin: str = "BEGIN") -> Iterator[
 
 
 @contextlib.contextmanager
-def told(folder: Path) -> Iterator[None]:
+def store_errors(folder: Path) -> Iterator[None]:
     """Turns what SQLite and the system say into one sentence."""
     try:
         yield
@@ -162,7 +162,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         StoreError: another process, or another `Index` of this one, holds it.
     """
-    with told(folder):
+    with store_errors(folder):
         lock = (folder / LOCK).open("ab")
     with lock:
         try:
