@@ -124,8 +124,8 @@ def test_when_a_rank_is_killed_the_others_end_with_a_sentence(small: TrainConfig
         process.kill()
         process.wait()
     sentence = (
-        "embex: another process of this distributed run has ended; read its own message for the reason; resume from the "
-        f"last checkpoint with embex train --resume {run}\n"
+        "embex: another process of this distributed run has ended; read its own message for the reason; resume from "
+        f"the last checkpoint with embex train --resume {run}\n"
     )
     assert said.count(sentence) == 1, said
     assert out.count("batch norm uses the statistics of the 4 images of each process") == 1
