@@ -1,7 +1,7 @@
 """Convert the docstrings of this package to reStructuredText.
 
-The docstrings are plain text with `code` in backticks, examples, and sections in Google style. The sections "Source:" and
-"Differs from the source:" are written as paragraphs. Annotations are shown as in the source: `Float[Tensor, "b d"]`.
+The docstrings are plain text with `code` in backticks, examples, and sections in Google style. The sections "Source:"
+and "Differs from the source:" are written as paragraphs. Annotations appear as in the source: `Float[Tensor, "b d"]`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def without_factories(
 
 
 def quote(app: Sphinx, domain: str, objtype: str, content: nodes.Element) -> None:
-    """Show strings in signatures in double quotes, as in the source, without the leading space of a one-dimensional shape."""
+    """Show strings in signatures in double quotes, as in the source, without the leading space of 1-D shapes."""
     for signature in content.parent.findall(addnodes.desc_signature):
         for text in signature.findall(nodes.Text):
             shown = re.sub(r"'\s?([^']*)'", r'"\1"', text)
