@@ -31,7 +31,9 @@ class Said(NamedTuple):
 def print_table(about: str | None, counts: Callable[[int, int], Iterable[Count]], tries: int) -> None:
     """Run the command line of one part, and print `counts(tries, seed)` as a table."""
     options = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--tries", type=int, default=tries, help="faults of an ordinary kind; other kinds in proportion")
+    options.add_argument(
+        "--tries", type=int, default=tries, help="faults of an ordinary kind; other kinds in proportion"
+    )
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     print("| fault | tried | survived |\n| --- | ---: | ---: |", flush=True)
