@@ -12,7 +12,7 @@ from dataclasses import dataclass
 PROGRAM = """
 import json, os, sys, tempfile
 from embedding_expansion.app.cli import main
-import embedding_expansion.app.report.writing, embedding_expansion.inference.collection
+import embedding_expansion.app.report.page, embedding_expansion.inference.collection
 
 def run(before, arguments):
     exec(before, globals())
