@@ -17,7 +17,7 @@ import pytest
 
 from app.forks import Ended, run_each
 from embedding_expansion.app.cli import COMMANDS, main
-from embedding_expansion.data.spreadsheet import marked
+from embedding_expansion.data.table import escape_formula
 
 EMBEX = [sys.executable, "-m", "embedding_expansion"]
 
@@ -231,7 +231,7 @@ def test_labels_that_a_spreadsheet_would_run_are_marked_and_come_back_as_they_we
     table = tmp_path / "labels.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(
-            [["path", "label"], *([path, marked(label)] for path, label in zip(files, labels, strict=True))]
+            [["path", "label"], *([path, escape_formula(label)] for path, label in zip(files, labels, strict=True))]
         )
     images = [str(path) for path in files]
     assert main(["index", run, *images, "--labels", str(table), "--out", first, "--device", "cpu"]) == 0

@@ -101,7 +101,7 @@ def test_nan_does_not_agree() -> None:
 
 def test_a_kill_leaves_no_half_folder(tmp_path: Path) -> None:
     program = (
-        "import os, signal, sys; from pathlib import Path; from embedding_expansion.training.files import make_folder\n"
+        "import os, signal, sys; from pathlib import Path; from embedding_expansion.files import make_folder\n"
         "def fill(folder):\n"
         "    (folder / 'model.onnx').write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)\n"
         "make_folder(Path(sys.argv[1]), fill)"

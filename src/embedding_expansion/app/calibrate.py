@@ -43,9 +43,9 @@ def run(arguments: list[str]) -> int:
     given = parse(options, arguments)
 
     from embedding_expansion.app.outputs import outputs
+    from embedding_expansion.files import write_json
     from embedding_expansion.inference.calibration import Goal, calibrate
     from embedding_expansion.inference.thresholds import thresholds_json
-    from embedding_expansion.training.files import write_json
 
     goal = Goal(false_alarm_rate=given.false_alarm_rate, precision=given.precision)
     with outputs(out=given.out):

@@ -45,8 +45,8 @@ def run(arguments: list[str]) -> int:
     out = Path(given.out)
 
     from embedding_expansion.app.cluster_folder import write_folder
+    from embedding_expansion.files import check_free
     from embedding_expansion.inference.clusters import choose, cluster
-    from embedding_expansion.training.files import check_free
 
     check_free(out)
     wanted = {name: given[name] for name in ("method", "k", "similarity", "min_cluster_size")}

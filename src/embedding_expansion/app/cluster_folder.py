@@ -9,9 +9,9 @@ from pathlib import Path
 from embedding_expansion.app.pages.clusters import name_of, write_pages
 from embedding_expansion.app.pages.pictures import Album, file_name
 from embedding_expansion.app.tables import write_csv
+from embedding_expansion.files import make_folder
 from embedding_expansion.inference.clusters import Clustering
 from embedding_expansion.retrieval.index import Index, Item
-from embedding_expansion.training.files import make_folder
 
 NAME_BYTES = 255  # of the longest file name
 

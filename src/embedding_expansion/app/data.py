@@ -12,7 +12,7 @@ from embedding_expansion.errors import InvalidInput
 
 if TYPE_CHECKING:
     from embedding_expansion.data.catalogue import Listing
-    from embedding_expansion.data.inspection import SideReport
+    from embedding_expansion.data.inspection import SplitInspection
 
 DESCRIPTION = """embex data: lists the data sets. embex data NAME: what a set is, where it is looked for, how to get it.
 embex data NAME --download: fetches it. embex data NAME_OR_PATH check: opens it and decodes every image."""
@@ -59,7 +59,7 @@ def _refuse_what_only_a_check_takes(name: str, what: str | None, *, part: bool, 
 
 def _list(listings: list[Listing], root: Path | None) -> None:
     """One line for each set, and one on where they are looked for."""
-    from embedding_expansion.data.places import search_folders
+    from embedding_expansion.data.sources import search_folders
 
     for listing in listings:
         names = ", ".join(folder for folder in listing.folders if folder != ".")
@@ -110,7 +110,7 @@ def _check(name: str, root: Path | None, *, part: bool) -> int:
     return 1 if broken else 0
 
 
-def _describe_side(name: str, side: SideReport) -> None:
+def _describe_side(name: str, side: SplitInspection) -> None:
     marks = "" if side.queries is None else f", {side.queries} queries against {side.gallery}"
     print(f"{name}: {side.classes} classes, {side.images} images{marks}")
     print(f"  smallest class: {side.smallest_class} ({side.smallest_count}); of one image only: {side.single_classes}")

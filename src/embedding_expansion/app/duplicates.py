@@ -102,7 +102,7 @@ def _pairs_from(found: Duplicates, threshold: float) -> str:
 
 
 def _write_csv(found: Duplicates, items: list[Item], path: Path) -> None:
-    from embedding_expansion.training.files import write_atomically
+    from embedding_expansion.files import write_atomically
 
     heads = ("group", "path", "label", "similarity", "most_similar")
     rows = (

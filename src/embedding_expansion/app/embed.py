@@ -79,7 +79,7 @@ def _embed_vectors(folder: Path, file: Path, out: Path, device: str) -> int:
 def _write(path: Path, **arrays: np.ndarray) -> None:
     import numpy as np
 
-    from embedding_expansion.training.files import write_atomically
+    from embedding_expansion.files import write_atomically
 
     def write(partial: Path) -> None:
         with partial.open("wb") as stream:

@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
     steps = Steps(**given.rerank.as_dict())
 
     from embedding_expansion.app.outputs import outputs
-    from embedding_expansion.training.files import write_json
+    from embedding_expansion.files import write_json
     from embedding_expansion.training.run_lock import writing_into
 
     with outputs(out=given.out), nullcontext() if given.out is None else writing_into(Path(given.out)):

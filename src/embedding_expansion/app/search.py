@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
     from embedding_expansion.app.outputs import outputs
     from embedding_expansion.data.finding import is_vector_file
     from embedding_expansion.inference.collection import Collection
-    from embedding_expansion.retrieval.index.vectors import positive
+    from embedding_expansion.retrieval.arrays import positive
 
     positive(given.k, "k")
     with ExitStack() as opened:
@@ -173,7 +173,7 @@ def _write_json(
     left_out: list[dict[str, str]],
     given: jsonargparse.Namespace,
 ) -> None:
-    from embedding_expansion.training.files import write_atomically
+    from embedding_expansion.files import write_atomically
 
     content = {
         "k": given.k,

@@ -49,13 +49,15 @@ def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]
 
 
 def _field(entry: object) -> str:
-    from embedding_expansion.data.spreadsheet import marked
+    from embedding_expansion.data.table import escape_formula
 
     if entry is None:
         return ""
     if isinstance(entry, bool):
         return str(entry).lower()
-    return f"{entry:.6f}" if isinstance(entry, float) else marked(entry) if isinstance(entry, str) else str(entry)
+    if isinstance(entry, str):
+        return escape_formula(entry)
+    return f"{entry:.6f}" if isinstance(entry, float) else str(entry)
 
 
 def count(number: int, noun: str) -> str:

@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, UnknownName
-from embedding_expansion.retrieval.arrays import as_array
-from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
+from embedding_expansion.retrieval.arrays import as_array, positive, unit_vectors
 
 METHODS = ("hdbscan", "kmeans", "agglomerative")
 

@@ -18,9 +18,8 @@ from embedding_expansion.inference.embedder import Embedder, Square
 from embedding_expansion.inference.index_model import model_note
 from embedding_expansion.inference.manifest import MANIFEST
 from embedding_expansion.inference.thresholds import THRESHOLDS, Thresholds, read_thresholds, thresholds_of_json
-from embedding_expansion.retrieval.cosines import least_reaching
+from embedding_expansion.retrieval.arrays import least_reaching, positive, unit_vectors
 from embedding_expansion.retrieval.index import Index, Match, open_index
-from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 from embedding_expansion.retrieval.index.where import Where
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedding_expansion.errors import InvalidInput, RunError, UnknownName
+from embedding_expansion.files import check_free, make_folder, write_atomically, write_json
 from embedding_expansion.inference.card import card
 from embedding_expansion.inference.describe import describe_run, public
 from embedding_expansion.inference.manifest import CARD, FILES, MANIFEST, read_manifest
@@ -24,7 +25,6 @@ from embedding_expansion.inference.thresholds import Thresholds, read_thresholds
 from embedding_expansion.model import EmbeddingModel
 from embedding_expansion.training import config as configuration
 from embedding_expansion.training.checkpoint import save_tensors
-from embedding_expansion.training.files import check_free, make_folder, write_atomically, write_json
 from embedding_expansion.training.trained import Trained, load_trained
 
 #: By how much an entry of an embedding, which has length 1, may differ from that of PyTorch.

@@ -17,7 +17,7 @@ from typing import Any
 
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.files import read_json
+from embedding_expansion.files import read_json
 
 #: The format of an export, and the file that holds the model.
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "model.safetensors"}

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from embedding_expansion.training.files import write_atomically
+from embedding_expansion.files import write_atomically
 
 _OWN = Path(__file__).parent / "templates"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from embedding_expansion.app.report.page import render
 from embedding_expansion.errors import DataError, InvalidInput
-from embedding_expansion.training.files import check_place, write_atomically
+from embedding_expansion.files import check_place, write_atomically
 from embedding_expansion.training.job import Tested
 from embedding_expansion.training.run_folder import RunFolder
 from embedding_expansion.training.run_lock import writing_into
