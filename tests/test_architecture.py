@@ -19,6 +19,7 @@ FLOORS = {
     "errors": 0,
     "failures": 1,
     "core": 1,
+    "interop": 2,
     "backbones": 2,
     "data": 3,
     "model": 3,

@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from embedding_expansion.core.adapters import register
+
 if TYPE_CHECKING:
     from embedding_expansion.core.distributed import DistributedLoss
     from embedding_expansion.core.expanded_loss import EmbeddingExpansion
@@ -235,6 +237,12 @@ __all__ = [
     "synthesize",
     "verification",
 ]
+
+
+register(
+    pytorch_metric_learning="embedding_expansion.interop.metric_learning",
+    sentence_transformers="embedding_expansion.interop.sentence_transformers",
+)
 
 
 def __getattr__(name: str) -> Any:

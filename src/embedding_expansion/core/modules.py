@@ -10,10 +10,10 @@ import inspect
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from embedding_expansion.core import losses
+from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.inputs import as_limit, check_classes, validates
 from embedding_expansion.core.losses.statistical import pair_sums, positive_histogram
 from embedding_expansion.core.pair_loss import PairLoss
@@ -98,10 +98,11 @@ class MarginLoss(PairLoss, function=losses.margin, metric="euclidean", positive=
         if learn_beta:
             self.beta = nn.Parameter(torch.full((count or 1,), float(self.parameters_of_function["beta"])))
 
-    def terms(self, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None) -> Terms:
+    def terms(self, pairs: Pairs, batch: Batch, statistic: Tensor | None = None) -> Terms:
         """What each anchor adds, with its class's beta."""
         if self.beta is None:
-            return super().terms(pairs, anchor_labels)
+            return super().terms(pairs, batch)
+        anchor_labels = batch.anchor_labels
         check_classes(anchor_labels, len(self.beta), "num_classes") if len(self.beta) > 1 else None
         beta = self.beta[anchor_labels if len(self.beta) > 1 else torch.zeros_like(anchor_labels)]
         found = losses.margin(pairs, **{**self.parameters_of_function, "beta": beta})

@@ -8,8 +8,8 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias
 
+from embedding_expansion.core.adapters import adapter_of
 from embedding_expansion.core.inputs import check_name, validates, whole_number
-from embedding_expansion.core.interop.metric_learning.miners import is_foreign_miner
 from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
 
 Reduction: TypeAlias = Literal["mean", "none"]
@@ -30,7 +30,7 @@ def check_options(reduction: str, ignore_index: object, miner: object, chunk: ob
         raise InvalidInput(
             "chunk computes a block again, for which the miner's generator would draw anew; leave it out"
         )
-    if is_foreign_miner(miner):
+    if adapter_of(miner) is not None:
         raise InvalidInput(f"{type(miner).__name__} mines whole batches, but chunk is {chunk!r}; leave one of them out")
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from embedding_expansion.core import losses
-from embedding_expansion.core.batch import Batch
-from embedding_expansion.core.inputs import Labels, check_classes, validates, whole_number
+from embedding_expansion.core.batch import Batch, Inputs
+from embedding_expansion.core.inputs import check_classes, validates, whole_number
 from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.parameters import parameters_of
@@ -61,33 +62,26 @@ class ProxyLoss(PairLoss):
         shape = self.num_classes * self.per_class, self.embedding_size
         self.proxies = nn.Parameter(torch.randn(shape) / math.sqrt(self.embedding_size))
 
-    @validates
-    def reference(
-        self,
-        embeddings: Float[Tensor, "b d"],
-        labels: Int[Tensor, " b"],
-        reference: Float[Tensor, "g d"] | None,
-        reference_labels: Labels | None,
-    ) -> tuple[Float[Tensor, "g d"], Int[Tensor, " g"]]:
-        """The proxies and their classes, after a look at whether the batch fits them."""
-        name = type(self).__name__
-        if reference is not None or reference_labels is not None:
+    def with_reference(self, inputs: Inputs) -> Inputs:
+        """The arguments with the proxies and their classes as the reference."""
+        name, size = type(self).__name__, inputs.embeddings.shape[1]
+        if inputs.reference is not None:
             raise InvalidInput(f"{name} compares with its own proxies; leave reference and reference_labels out")
-        if embeddings.shape[1] != self.embedding_size:
+        if size != self.embedding_size:
             raise InvalidInput(
-                f"embeddings has {embeddings.shape[1]} dimensions, but the proxies of {name} have "
-                f"{self.embedding_size}; pass embedding_size={embeddings.shape[1]} when the loss is made"
+                f"embeddings has {size} dimensions, but the proxies of {name} have {self.embedding_size}; pass "
+                f"embedding_size={size} when the loss is made"
             )
-        check_classes(labels, self.num_classes, f"num_classes of {name}")
-        classes = torch.arange(self.num_classes, device=labels.device).repeat_interleave(self.per_class)
-        return self.proxies, classes
+        check_classes(inputs.labels, self.num_classes, f"num_classes of {name}")
+        classes = torch.arange(self.num_classes, device=inputs.labels.device).repeat_interleave(self.per_class)
+        return replace(inputs, reference=self.proxies, reference_labels=classes)
 
     @property
     def takes_no_pairs(self) -> str:
         """Its pairs are of an image and a proxy."""
         return f"{type(self).__name__} compares images with proxies and not with each other"
 
-    def oriented(self, batch: Batch) -> Batch:
+    def with_anchors(self, batch: Batch) -> Batch:
         """The batch's rows are the anchors, the proxies are what they are compared with."""
         return batch.against_proxies()
 
@@ -174,7 +168,7 @@ class SoftTripleLoss(
             raise InvalidInput(f"tau of SoftTripleLoss is {tau!r}; pass a number of 0 or more, by default 0.2")
         self.tau = tau
 
-    def terms(self, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None) -> Terms:
+    def terms(self, pairs: Pairs, batch: Batch, statistic: Tensor | None = None) -> Terms:
         """What each anchor adds; that of the centres is a mean of its own, to which every anchor adds the same."""
         terms = losses.soft_triple(pairs, **self.parameters_of_function, centers_per_class=self.per_class)
         if self.tau == 0 or self.per_class == 1:
@@ -202,9 +196,9 @@ class ProxyAnchorLoss(ProxyLoss, function=losses.proxy_anchor, metric="inner", p
     its hardest point, original or synthetic.
     """
 
-    def oriented(self, batch: Batch) -> Batch:
+    def with_anchors(self, batch: Batch) -> Batch:
         """The proxies are the anchors, the batch is what they are compared with."""
-        return batch.turned() if len(batch.labels) else batch
+        return batch.swapped() if len(batch.labels) else batch
 
 
 PROXY_LOSSES: dict[str, type[ProxyLoss]] = {
