@@ -45,9 +45,9 @@ def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def call(*given: P.args, **named: P.kwargs) -> R:
             for old, new in names.items():
                 if old in named:
-                    warn_user(f"{old} is now {new}; the old name will go", DeprecationWarning)
                     if new in named:
                         raise InvalidInput(f"{old} and {new} are both given, and mean the same; leave {old} out")
+                    warn_user(f"{old} is now {new}; the old name will go", DeprecationWarning)
                     named[new] = named.pop(old)
             return function(*given, **named)
 
