@@ -23,7 +23,7 @@ class Layout:
 
     @cached_property
     def size(self) -> Int[Tensor, " g"]:
-        """Of every group."""
+        """How many members each group has."""
         runs = torch.tensor(self.runs, dtype=torch.int64, device=self.member.device).view(-1, 2)
         return torch.repeat_interleave(runs[:, 0], runs[:, 1])
 
@@ -42,14 +42,14 @@ class Layout:
         return self.size.cumsum(0) - self.size
 
     @cached_property
-    def own_at(self) -> Int[Tensor, " g"]:
-        """Where each group's inner products with itself begin, where they stand group by group."""
+    def gram_at(self) -> Int[Tensor, " g"]:
+        """Where each group's Gram matrix begins, when the groups' Gram matrices are flattened one after another."""
         square = self.size * self.size
         return square.cumsum(0) - square
 
     @cached_property
-    def own_index(self) -> Int[Tensor, " o"]:
-        """Where the inner products of every group with itself stand in the flattened product of the rows with them."""
+    def gram_index(self) -> Int[Tensor, " o"]:
+        """The entries of every group's Gram matrix, as indices into the flattened Gram matrix of the side's rows."""
         parts = []
         for _, members, k, _ in self.buckets:
             at = self.member[members].reshape(-1, k)
@@ -70,7 +70,7 @@ class Layout:
             "list": lengths.cumsum(0),
             "segment": torch.cat([segments.flatten() for segments in self.segments]),
         }
-        return {name: number.int().contiguous() for name, number in numbers.items()} | {"own_at": self.own_at}
+        return {name: number.int().contiguous() for name, number in numbers.items()} | {"gram_at": self.gram_at}
 
 
 @functools.lru_cache(maxsize=4)

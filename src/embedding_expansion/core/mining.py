@@ -23,7 +23,7 @@ from embedding_expansion.core.search.problem import Found, Problem, Rules
 from embedding_expansion.core.sides import Scope
 from embedding_expansion.errors import InvalidInput
 
-Own: TypeAlias = tuple[Tensor, Tensor]  # `left_own` and `right_own` of a Problem
+Grams: TypeAlias = tuple[Tensor, Tensor]  # `left_gram` and `right_gram` of a Problem
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def mine(
 
 def find(
     embeddings: Float[Tensor, "b d"], gallery: Float[Tensor, "g d"] | None, plan: Plan, rules: Rules
-) -> tuple[Float[Tensor, "a p"], Found, Own]:
-    """The similarities of the positives, the hardest pairs, and the groups' inner products with themselves.
+) -> tuple[Float[Tensor, "a p"], Found, Grams]:
+    """The similarities of the positives, the hardest pairs, and the Gram matrices of the groups.
 
     Without a gallery the batch is its own.
 
@@ -86,8 +86,8 @@ def find(
     with torch.autocast(embeddings.device.type, enabled=False):
         x, y = _standing(embeddings, gallery, plan)
         product = x @ y.T
-        own = _own(plan, x, y, product)
-        found = search(Problem(product, left, right, *own, rules, plan.symmetric))
+        grams = _grams(plan, x, y, product)
+        found = search(Problem(product, left, right, *grams, rules, plan.symmetric))
         positive = product.flatten().index_select(0, plan.entries.flatten()).view_as(plan.entries)
         if rules.metric == "euclidean":
             of_x = product.diagonal() if plan.same_rows else squared_norms(x)
@@ -97,7 +97,7 @@ def find(
             positive = as_similarity(positive, of_anchors, of_positives, "euclidean")
             # Their gradient needs no such care: that of a distance of 0 is 0.
             positive = copies_at_one(positive, of_anchors, "euclidean")
-    return positive, found, own
+    return positive, found, grams
 
 
 def _standing(
@@ -110,13 +110,13 @@ def _standing(
     return x, (embeddings if gallery is None else gallery).index_select(0, plan.right.rows)
 
 
-def _own(plan: Plan, x: Tensor, y: Tensor, product: Tensor | None) -> Own:
-    """The inner products of every group of either side with itself."""
+def _grams(plan: Plan, x: Tensor, y: Tensor, product: Tensor | None) -> Grams:
+    """The Gram matrices of the groups of both sides, read off the product where it holds them."""
     if plan.same_rows and product is not None:
-        left = product.flatten().index_select(0, plan.left.layout.own_index)
-        return left, left if plan.symmetric else product.flatten().index_select(0, plan.right.layout.own_index)
-    left = plan.left.own_products(x)
-    return left, left if plan.symmetric else plan.right.own_products(y)
+        left = product.flatten().index_select(0, plan.left.layout.gram_index)
+        return left, left if plan.symmetric else product.flatten().index_select(0, plan.right.layout.gram_index)
+    left = plan.left.grams(x)
+    return left, left if plan.symmetric else plan.right.grams(y)
 
 
 def gradient(
@@ -127,39 +127,39 @@ def gradient(
     found: Found,
     of_positive: Float[Tensor, "a p"],
     of_value: Float[Tensor, "l r"],
-    own: Own | None = None,
+    grams: Grams | None = None,
     *,
     differentiable: bool = False,
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "g d"] | None]:
     """What `find` passes back to the embeddings and the gallery, the winners held fixed.
 
-    The groups' inner products with themselves are computed again where they are not given. `differentiable`: by
+    The Gram matrices of the groups are computed again where they are not given. `differentiable`: by
     operations of torch, so that it can be differentiated again.
     """
     left, right = plan.left, plan.right
     with torch.autocast(embeddings.device.type, enabled=False):
         x, y = _standing(embeddings, gallery, plan)
         to_product = x.new_zeros(x.shape[0], y.shape[0])
-        own = _own(plan, x, y, None) if own is None else own
-        problem = Problem(to_product, left, right, *own, rules, plan.symmetric)
+        grams = _grams(plan, x, y, None) if grams is None else grams
+        problem = Problem(to_product, left, right, *grams, rules, plan.symmetric)
         natively = native.takes(to_product) and not differentiable
         back = native.pass_back if natively else pass_back.pass_back
-        to_left_own, to_right_own = back(problem, found, of_value.contiguous())
+        to_left_gram, to_right_gram = back(problem, found, of_value.contiguous())
         to_product.view(-1).index_add_(0, plan.entries.flatten(), of_positive.flatten())
         to_squares = _to_squares(plan, to_product, of_positive) if rules.metric == "euclidean" else None
         if plan.same_rows:
             if to_squares is not None:
                 to_product.diagonal().add_(to_squares[0] + to_squares[1])
             if plan.symmetric:
-                to_product.view(-1).index_add_(0, left.layout.own_index, to_left_own + to_right_own)
+                to_product.view(-1).index_add_(0, left.layout.gram_index, to_left_gram + to_right_gram)
             else:
-                to_product.view(-1).index_add_(0, left.layout.own_index, to_left_own)
-                to_product.view(-1).index_add_(0, right.layout.own_index, to_right_own)
+                to_product.view(-1).index_add_(0, left.layout.gram_index, to_left_gram)
+                to_product.view(-1).index_add_(0, right.layout.gram_index, to_right_gram)
             whole = left.rows.shape[0] == embeddings.shape[0]
             result = torch.empty_like(embeddings) if whole else torch.zeros_like(embeddings)
             return result.index_copy_(0, left.rows, (to_product + to_product.T) @ x), None
-        to_x, to_y = to_product @ y + left.own_products_back(to_left_own, x), to_product.T @ x
-        to_y += right.own_products_back(to_right_own, y)
+        to_x, to_y = to_product @ y + left.grams_backward(to_left_gram, x), to_product.T @ x
+        to_y += right.grams_backward(to_right_gram, y)
         if to_squares is not None:
             to_x += 2 * to_squares[0][:, None] * x
             to_y += 2 * to_squares[1][:, None] * y
@@ -189,8 +189,8 @@ class Winning(torch.autograd.Function):
         ctx: Any, embeddings: Tensor, gallery: Tensor | None, plan: Plan, rules: Rules
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The positives' similarities, the hardest pairs' values, ends and weights."""
-        positive, found, own = find(embeddings, gallery, plan, rules)
-        ctx.save_for_backward(embeddings, gallery, found.ends, found.weights, found.value, *own)
+        positive, found, grams = find(embeddings, gallery, plan, rules)
+        ctx.save_for_backward(embeddings, gallery, found.ends, found.weights, found.value, *grams)
         ctx.plan, ctx.rules = plan, rules
         ctx.mark_non_differentiable(found.ends, found.weights)
         ctx.set_materialize_grads(False)
@@ -199,7 +199,7 @@ class Winning(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, of_positive: Tensor | None, of_value: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         """What the rows of the winners and of the positives get."""
-        embeddings, gallery, ends, weights, value, *own = ctx.saved_tensors
+        embeddings, gallery, ends, weights, value, *grams = ctx.saved_tensors
         again = torch.is_grad_enabled()
         if again and math.isinf(ctx.rules.n):
             raise InvalidInput(
@@ -211,7 +211,7 @@ class Winning(torch.autograd.Function):
         if of_positive is None:
             of_positive = value.new_zeros(ctx.plan.positives_at.shape)
         given = embeddings, gallery, ctx.plan, ctx.rules, found, of_positive, of_value
-        return *gradient(*given, None if again else (own[0], own[1]), differentiable=again), None, None
+        return *gradient(*given, None if again else (grams[0], grams[1]), differentiable=again), None, None
 
 
 def winners_of(plan: Plan, found: Found) -> Winners:

@@ -38,7 +38,7 @@ class Side:
 
     @property
     def size(self) -> Int[Tensor, " g"]:
-        """Of every group."""
+        """How many members each group has."""
         return self.layout.size
 
     @cached_property
@@ -46,24 +46,24 @@ class Side:
         """The class of each group in 32 bits, as the native kernel reads it."""
         return self.label.int()
 
-    def own_products(self, embeddings: Float[Tensor, "s d"]) -> Float[Tensor, " o"]:
-        """The same, computed from the rows' embeddings."""
+    def grams(self, embeddings: Float[Tensor, "s d"]) -> Float[Tensor, " o"]:
+        """The Gram matrices of all groups, flattened one after another, from the embeddings of the side's rows."""
         parts = []
         for _, members, k, _ in self.layout.buckets:
             of_group = embeddings[self.member[members]].reshape(-1, k, embeddings.shape[1])
             parts.append((of_group @ of_group.mT).flatten())
         return torch.cat(parts)
 
-    def by_size(self, own: Float[Tensor, " o"]) -> Iterator[Float[Tensor, "g k k"]]:
-        """What stands group by group, as a block for each size."""
+    def by_size(self, grams: Float[Tensor, " o"]) -> Iterator[Float[Tensor, "g k k"]]:
+        """Flattened Gram matrices as one block for each size of group, in the order of `layout.buckets`."""
         at = 0
         for groups, _, k, _ in self.layout.buckets:
             count = groups.stop - groups.start
-            yield own[at : at + count * k * k].reshape(count, k, k)
+            yield grams[at : at + count * k * k].reshape(count, k, k)
             at += count * k * k
 
-    def own_products_back(self, gradient: Float[Tensor, " o"], embeddings: Float[Tensor, "s d"]) -> Tensor:
-        """What these pass back to the rows' embeddings, (s, d)."""
+    def grams_backward(self, gradient: Float[Tensor, " o"], embeddings: Float[Tensor, "s d"]) -> Tensor:
+        """The backward pass of `grams`: the gradient of the rows' embeddings, (s, d)."""
         result = torch.zeros_like(embeddings)
         for (_, members, k, _), of_products in zip(self.layout.buckets, self.by_size(gradient), strict=True):
             of_group = embeddings[self.member[members]].reshape(-1, k, embeddings.shape[1])
