@@ -18,8 +18,8 @@ from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.inputs import check_unit
 from embedding_expansion.core.pairs import as_similarity, copies_at_one, squared_norms
 from embedding_expansion.core.plan import Plan, plan_of
-from embedding_expansion.core.search import native, pass_back, table
-from embedding_expansion.core.search.problem import Found, Problem, Rules
+from embedding_expansion.core.search import infinity, native, table
+from embedding_expansion.core.search.problem import HardestPairs, Problem, Rules
 from embedding_expansion.core.sides import Scope
 from embedding_expansion.errors import InvalidInput
 
@@ -39,13 +39,15 @@ class Winners:
     is_synthetic: Bool[Tensor, "l c 2"]
 
 
-def search(problem: Problem) -> Found:
-    """The hardest pairs: by the native kernel where it is there, else by looking at the whole expanded table."""
+def search(problem: Problem) -> HardestPairs:
+    """The hardest pairs: in torch for n = infinity, otherwise by the C library where it runs, in torch where not."""
+    if math.isinf(problem.rules.n):
+        return infinity.search(problem)
     return native.search(problem) if native.takes(problem.product) else table.search(problem)
 
 
 class Mined(NamedTuple):
-    """What an expanded table is read off: shapes and meanings as in `Plan` and `Found`."""
+    """What an expanded table is read off: shapes and meanings as in `Plan` and `HardestPairs`."""
 
     positive: Float[Tensor, "a p"]  # similarities of the positives
     value: Float[Tensor, "g h"]  # of the hardest pairs
@@ -64,14 +66,14 @@ def mine(
     plan = plan_of(batch, scope, max_segments, partners=partners)
     gallery = batch.gallery if batch.has_reference else None
     positive, value, ends, weights = Winning.apply(batch.embeddings, gallery, plan, rules)
-    share = synthetic_share(plan, Found(ends, weights, value, half=plan.symmetric)) if statistics else None
+    share = synthetic_share(plan, HardestPairs(ends, weights, value, half=plan.symmetric)) if statistics else None
     masks = plan.positive_mask, plan.negative_mask
     return Mined(positive, value, *masks, plan.partner, plan.groups, plan.order, share)
 
 
 def find(
     embeddings: Float[Tensor, "b d"], gallery: Float[Tensor, "g d"] | None, plan: Plan, rules: Rules
-) -> tuple[Float[Tensor, "a p"], Found, Grams]:
+) -> tuple[Float[Tensor, "a p"], HardestPairs, Grams]:
     """The similarities of the positives, the hardest pairs, and the Gram matrices of the groups.
 
     Without a gallery the batch is its own.
@@ -124,7 +126,7 @@ def gradient(
     gallery: Float[Tensor, "g d"] | None,
     plan: Plan,
     rules: Rules,
-    found: Found,
+    found: HardestPairs,
     of_positive: Float[Tensor, "a p"],
     of_value: Float[Tensor, "l r"],
     grams: Grams | None = None,
@@ -143,7 +145,7 @@ def gradient(
         grams = _grams(plan, x, y, None) if grams is None else grams
         problem = Problem(to_product, left, right, *grams, rules, plan.symmetric)
         natively = native.takes(to_product) and not differentiable
-        back = native.pass_back if natively else pass_back.pass_back
+        back = native.backward if natively else table.backward
         to_left_gram, to_right_gram = back(problem, found, of_value.contiguous())
         to_product.view(-1).index_add_(0, plan.entries.flatten(), of_positive.flatten())
         to_squares = _to_squares(plan, to_product, of_positive) if rules.metric == "euclidean" else None
@@ -206,7 +208,7 @@ class Winning(torch.autograd.Function):
                 "a second derivative of an expansion with n=infinity is asked for (create_graph=True), and there is "
                 "none as its points move along their arcs; use a finite n, or create_graph=False"
             )
-        found = Found(ends, weights, value, half=ctx.plan.symmetric)
+        found = HardestPairs(ends, weights, value, half=ctx.plan.symmetric)
         of_value = torch.zeros_like(value) if of_value is None else of_value
         if of_positive is None:
             of_positive = value.new_zeros(ctx.plan.positives_at.shape)
@@ -214,7 +216,7 @@ class Winning(torch.autograd.Function):
         return *gradient(*given, None if again else (grams[0], grams[1]), differentiable=again), None, None
 
 
-def winners_of(plan: Plan, found: Found) -> Winners:
+def winners_of(plan: Plan, found: HardestPairs) -> Winners:
     """The winners in rows of the batch, class by class, or in anchor scope row by class."""
     left, right, found = plan.left, plan.right, found.whole()
     sides = []
@@ -227,7 +229,7 @@ def winners_of(plan: Plan, found: Found) -> Winners:
     return Winners(torch.stack(sides, dim=2)[at], weights, found.is_synthetic[at])
 
 
-def synthetic_share(plan: Plan, found: Found) -> Float[Tensor, ""]:
+def synthetic_share(plan: Plan, found: HardestPairs) -> Float[Tensor, ""]:
     """The share of synthetic points among the points of the selected pairs."""
     different = plan.left.label[:, None] != plan.right.label
     if found.half:

@@ -15,7 +15,7 @@ from torch import Tensor
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.mining import Mined, find, gradient, synthetic_share
 from embedding_expansion.core.plan import plan_of
-from embedding_expansion.core.search.problem import Found, Rules
+from embedding_expansion.core.search.problem import HardestPairs, Rules
 from embedding_expansion.core.sides import Scope
 
 INFINITY = -1  # as n, which is passed as a whole number
@@ -173,7 +173,7 @@ def _mine_back(
         return torch.zeros_like(embeddings), embeddings.new_zeros(0) if gallery is None else torch.zeros_like(gallery)
     batch = _batch(embeddings, labels, anchors, past, gallery, gallery_labels, proxies)
     plan = plan_of(batch, scope, max_segments, partners=partners)
-    found = Found(ends, weights, value, half=plan.symmetric)
+    found = HardestPairs(ends, weights, value, half=plan.symmetric)
     rules = _rules(n, normalize, metric)
     to_embeddings, to_gallery = gradient(embeddings, gallery, plan, rules, found, of_positive, of_value)
     return to_embeddings, embeddings.new_zeros(0) if to_gallery is None else to_gallery

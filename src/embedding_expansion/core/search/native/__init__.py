@@ -1,6 +1,7 @@
-"""The native form of the search: a small C library, compiled when the package is installed and a compiler is there.
+"""The search in C for a finite n on the CPU, and its backward pass for every n.
 
-Where it is not, or is turned off, `table` does the same with torch alone.
+The library is compiled when the package is installed and a compiler is present. Without it, or where it is turned off,
+`table` computes the same in torch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from embedding_expansion.core.compiled import INSTRUCTION_SETS, off, open_library
 from embedding_expansion.core.compiled import disabled as disabled
-from embedding_expansion.core.search.problem import Found, Problem, least_length, smallest_square
+from embedding_expansion.core.search.problem import NEVER, HardestPairs, Problem, smallest_square
 from embedding_expansion.core.sides import Side
 
 WORTH_THREADS = 1 << 19  # entries of a product; of less a second thread gains nothing
@@ -24,17 +25,17 @@ _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernel, or None where there is none, as `open_library` says."""
-    return open_library(Path(__file__).parent, "_hardest", (_Problem, _Passing))
+    """The compiled library, or None where it is missing or turned off; see `open_library`."""
+    return open_library(Path(__file__).parent, "_hardest", (_Problem, _Backward), {"NEVER": NEVER})
 
 
 def available() -> bool:
-    """Whether the native kernel will run."""
+    """Whether the C library is loaded and not turned off."""
     return not off.get() and library() is not None
 
 
 def describe(device: str = "cpu") -> str:
-    """Which form of the search runs on a device, in words."""
+    """Which search runs on a device for a finite n, in words: "native (AVX-512)", "torch"."""
     found = library()
     if not device.startswith("cpu"):
         return "torch"
@@ -44,18 +45,16 @@ def describe(device: str = "cpu") -> str:
 
 
 def takes(product: Tensor) -> bool:
-    """Whether the native kernel can work on this product."""
+    """Whether the C library supports this product: on the CPU, in single or double precision."""
     return product.device.type == "cpu" and product.dtype in _TYPES and available()
 
 
 class _Rules(ctypes.Structure):
     _fields_ = (
         ("n", ctypes.c_int32),
-        ("infinite", ctypes.c_int32),
         ("normalize", ctypes.c_int32),
         ("euclidean", ctypes.c_int32),
         ("smallest", ctypes.c_double),
-        ("least_length", ctypes.c_double),
     )
 
 
@@ -81,7 +80,7 @@ class _Problem(ctypes.Structure):
     )
 
 
-class _Passing(ctypes.Structure):
+class _Backward(ctypes.Structure):
     _fields_ = (
         ("rules", _Rules),
         ("left", _Side),
@@ -93,8 +92,8 @@ class _Passing(ctypes.Structure):
     )
 
 
-def search(problem: Problem) -> Found:
-    """The hardest pairs; the same as `table.search`, but for rounding."""
+def search(problem: Problem) -> HardestPairs:
+    """The hardest pairs for a finite n; equal to those of `table.search` up to rounding."""
     product = problem.product.contiguous()
     shape = problem.left.size.shape[0], problem.right.size.shape[0]
     ends = torch.empty(*shape, 4, dtype=torch.int32)
@@ -112,13 +111,13 @@ def search(problem: Problem) -> Found:
     )
     threads = torch.get_num_threads() if product.numel() > WORTH_THREADS else 1
     _call("search", product, ctypes.byref(given), threads)
-    return Found(ends, weights, value, half=problem.symmetric)
+    return HardestPairs(ends, weights, value, half=problem.symmetric)
 
 
-def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Adds to `problem.product` what the gradient of the values passes on, and gives back that of each Gram matrix."""
+def backward(problem: Problem, found: HardestPairs, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The backward pass of the search; the same as `table.backward`."""
     to_left, to_right = torch.zeros_like(problem.left_gram), torch.zeros_like(problem.right_gram)
-    given = _Passing(
+    given = _Backward(
         rules=_rules(problem),
         left=_side(problem.left, problem.left_gram),
         right=_side(problem.right, problem.right_gram),
@@ -132,7 +131,7 @@ def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor,
         left_gram=to_left.data_ptr(),
         right_gram=to_right.data_ptr(),
     )
-    _call("pass_back", problem.product, ctypes.byref(given))
+    _call("backward", problem.product, ctypes.byref(given))
     return to_left, to_right
 
 
@@ -145,16 +144,14 @@ def _rules(problem: Problem) -> _Rules:
     rules = problem.rules
     return _Rules(
         n=rules.count,
-        infinite=rules.n > rules.count,
         normalize=rules.normalize,
         euclidean=rules.metric == "euclidean",
         smallest=smallest_square(problem.product.dtype),
-        least_length=least_length(problem.product.dtype),
     )
 
 
 def _side(side: Side, gram: Tensor) -> _Side:
-    """The side as the kernel reads it. The pointers are good as long as `side` and `gram` are there."""
+    """The side as the C code reads it; valid as long as `side` and `gram` are alive."""
     pointers = {name: tensor.data_ptr() for name, tensor in side.layout.numbers.items()}
     barred = None if side.barred is None else side.barred.data_ptr()
     label = side.short_label.data_ptr()
