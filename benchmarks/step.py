@@ -7,6 +7,7 @@ The backbone runs once a round and the losses after it, on embeddings of the siz
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from typing import Any
@@ -41,7 +42,8 @@ def main() -> None:
     batch = Batch(given.size, given.per_class)
     embeddings, labels = batch.make()
     rows = choose(given.losses)[0]
-    losses = [Ours(row, n, search) for row in rows for n in (None, 2) for search in (searches() if n else ("torch",))]
+    forms = [(None, "torch"), *((2, search) for search in searches()), (math.inf, "torch")]
+    losses = [Ours(row, n, search) for row in rows for n, search in forms]
     steps = {f"{one.row.name}, {one.name}": one.step(embeddings, labels) for one in losses}
     times: dict[str, list[float]] = {name: [] for name in ("backbone", *steps)}
     for _ in range(given.repeats):

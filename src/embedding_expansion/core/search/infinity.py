@@ -5,8 +5,8 @@ hardest pair of two segments consists of two members, of a member and a point in
 segments. Where the ends of an arc are nearly opposite, points around its middle have no direction. This hole in the arc
 has two edges, and the hardest pair may lie there. The search compares all of these points.
 
-There is no form in C: on a GPU this code runs in any case, and on a CPU it takes a thousandth of a training step
-(docs/benchmarks.md), for an option that trains no better than n = 2 (docs/results.md).
+There is no form in C. On a GPU this code runs in any case, and on a CPU the search is a small part of a training step
+(docs/benchmarks.md, section 5), for an option that trains no better than n = 2 (docs/results.md, section 4).
 
 Source: the optimum is that of Vasudeva et al., "LoOp: Looking for Optimal Hard Negative Embeddings for Deep Metric
 Learning", ICCV 2021. Differs from the source: it is computed from inner products, not from the points' coordinates.
@@ -23,16 +23,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from embedding_expansion.core.search import table
 from embedding_expansion.core.search.problem import NEVER, HardestPairs, Problem, Rules, least_length, smallest_square
 from embedding_expansion.core.search.table import Block, Candidates, HardestInBlock, search_in_blocks
 from embedding_expansion.core.sides import Side
 
-LIMIT = 1 << 18  # entries of a table at a time; some twenty tables are alive at once
+LIMIT = 1 << 18  # entries of a table at a time on a CPU, as twenty tables share its cache; elsewhere as in `table`
 
 
 def search(problem: Problem) -> HardestPairs:
     """The hardest pairs of whole segments. Of equal pairs the first wins, members before points inside segments."""
-    return search_in_blocks(problem, _candidates, _hardest, LIMIT)
+    on_cpu = problem.product.device.type == "cpu"
+    return search_in_blocks(problem, _candidates, _hardest, LIMIT if on_cpu else table.LIMIT)
 
 
 class Segment(NamedTuple):
@@ -198,7 +200,7 @@ def _weights(a: ArcPoints, b: ArcPoints, m: Products, rules: Rules) -> tuple[Ten
 
 
 def inside(u: Tensor) -> Tensor:
-    """U where 0 < u < 1, otherwise NaN."""
+    """The weight u where it lies strictly between 0 and 1, otherwise NaN."""
     return torch.where((u > 0) & (u < 1), u, torch.nan)
 
 
