@@ -9,12 +9,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from embedding_expansion.data.glyph_letters import TEST, TRAIN
-from embedding_expansion.data.glyphs import render
+from embedding_expansion.data.glyphs import TEST_CHARACTERS, TRAIN_CHARACTERS, render
 
 
 def main(folder: str, classes: int = 114, images: int = 12) -> None:
-    letters = (TRAIN + TEST)[:: (len(TRAIN) + len(TEST)) // classes][:classes]  # some of each script
+    letters = (TRAIN_CHARACTERS + TEST_CHARACTERS)[:: (len(TRAIN_CHARACTERS) + len(TEST_CHARACTERS)) // classes][
+        :classes
+    ]  # some of each script
     pixels = render(letters, images, seed=0)[:, 0].reshape(len(letters), images, *(32, 32))
     for letter, its_images in zip(letters, pixels, strict=True):
         place = Path(folder, unicodedata.name(letter).lower().replace(" ", "-"))

@@ -34,9 +34,7 @@ from embedding_expansion.app.cli import main as embex
 
 #: Commands are forked from a process that has imported torch once: that is most of the time of a small training.
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(
-    ["embedding_expansion.training.run", "embedding_expansion.app.report.writing", "tensorboard"]
-)
+FORK.set_forkserver_preload(["embedding_expansion.training.run", "embedding_expansion.app.report.page", "tensorboard"])
 SECONDS = 180.0  # that a command may take; more is a hang
 OPTIONS = [
     *("--data.image_size", "16", "--data.workers", "0", "--device", "cpu", "--threads", "1", "--model.dim", "8"),

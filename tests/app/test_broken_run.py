@@ -150,4 +150,4 @@ def test_embeddings_that_are_no_numbers_are_said_to_be_the_models(
     tensors(lambda all_: {name: tensor * torch.nan for name, tensor in all_.items()})(run / "model.safetensors")
     assert main(["evaluate", str(run)]) == 2
     assert main(["embed", str(run), str(photographs), "--out", str(tmp_path / "x.npz")]) == 2
-    assert capsys.readouterr().err.count("the model's weights give embeddings that are NaN or infinite") == 2
+    assert capsys.readouterr().err.count("the model's embeddings are NaN or infinite") == 2

@@ -22,10 +22,10 @@ def test_the_list_says_for_every_set_where_it_is_looked_for(
     lines = capsys.readouterr().out.splitlines()
     said = {line.split()[0]: line for line in lines}
     assert said["glyphs"].endswith("comes with the package")
-    assert "found in data/sop, looked for as Stanford_Online_Products, sop, SOP" in said["sop"]
+    assert "found in data/sop, searched for as Stanford_Online_Products, sop, SOP" in said["sop"]
     for name, folders in (("omniglot", "omniglot, omniglot-py"), ("cub", "CUB_200_2011, cub"), ("cars", "CARS196, ")):
-        assert f"not found, looked for as {folders}" in said[name]
-    assert "not found, looked for as In-shop Clothes Retrieval Benchmark, In-Shop" in said["inshop"]
+        assert f"not found, searched for as {folders}" in said[name]
+    assert "not found, searched for as In-shop Clothes Retrieval Benchmark, In-Shop" in said["inshop"]
     assert ", then ".join(str(tmp_path / place) for place in ("sets", "data", "cache")) in lines[-2]
 
 
@@ -37,7 +37,7 @@ def test_what_only_a_check_takes_is_refused_elsewhere(arguments: str, capsys: py
     assert main(["data", *arguments.split()]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "goes with a check of one set only: embex data" in captured.err
+    assert "is only valid for checking a data set: embex data" in captured.err
 
 
 def test_there_is_nothing_to_download_for_the_embedded_set(capsys: pytest.CaptureFixture[str]) -> None:

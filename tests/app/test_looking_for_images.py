@@ -136,7 +136,7 @@ def test_what_cannot_be_read_is_named_by_every_command(photographs: Path, traine
     assert [line.startswith(sentence) for line in first.splitlines()] == [True] * 5, first
     assert [line for line in lines if line.startswith(f"broken: {file}: ")]
     for said in others[1:]:
-        assert f"embex: left out {file}: " in said
+        assert f"embex: skipped {file}: " in said
         assert "Permission denied" in said
 
 
@@ -188,7 +188,7 @@ def test_a_table_with_an_image_twice_is_refused_and_equal_bytes_on_both_sides_ar
     shutil.copy(tmp_path / "class_0" / "1.png", tmp_path / "copy.png")
     status, said, _ = check(("copy.png", "7", "test"))
     assert status == 0
-    warning = "warning: 1 test images are byte for byte training images, the first: "
+    warning = "warning: 1 test images are identical to training images, the first: "
     assert f"{warning}{tmp_path / 'copy.png'} and {tmp_path / 'class_0' / '1.png'}" in said.splitlines()
 
 
@@ -200,5 +200,5 @@ def test_equal_bytes_on_both_sides_of_a_folder_are_a_warning(
         shutil.copy(tmp_path / "class_1" / "2.png", tmp_path / "class_6" / name)
     assert main(["data", str(tmp_path), "check"]) == 0
     said = capsys.readouterr().out
-    assert "warning: 2 test images are byte for byte training images, the first: " in said
+    assert "warning: 2 test images are identical to training images, the first: " in said
     assert f"{tmp_path / 'class_6' / '8.png'} and {tmp_path / 'class_1' / '2.png'}" in said

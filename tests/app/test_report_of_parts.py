@@ -49,7 +49,7 @@ def test_images_that_have_moved_are_told_of_in_a_sentence(copied: Path) -> None:
     config.write_text(config.read_text().replace(name, "  name: /no/such/folder"))
     assert main(["report", str(copied)]) == 0
     page = page_of(copied)
-    assert "could not be run on its test images here" in page.text
+    assert "The model could not embed the test images" in page.text
     assert "/no/such/folder" in page.text
     assert not page.of("img")
     assert "measures" in {attributes.get("id") for attributes in page.of("section")}
@@ -74,11 +74,13 @@ def test_a_report_that_cannot_be_made_leaves_the_run_complete(
     def fails(*_: object, **__: object) -> str:
         raise ZeroDivisionError("some bug\nof ours")
 
-    monkeypatch.setattr("embedding_expansion.app.report.writing.render", fails)
+    monkeypatch.setattr("embedding_expansion.app.report.page.render", fails)
     run = tmp_path / "run"
     assert main(["train", "--data", str(photographs), *SMALL.split(), "--out", str(run)]) == 0
     said = capsys.readouterr().err
-    assert said == f"embex: the run is complete, but not its report: some bug of ours; try embex report {run}\n"
+    assert (
+        said == f"embex: the run is complete, but writing its report failed: some bug of ours; try embex report {run}\n"
+    )
     assert not (run / "report.html").exists()
     assert json.loads((run / "metrics.json").read_text())["steps"] == 2
 

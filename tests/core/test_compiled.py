@@ -44,7 +44,9 @@ def test_another_number_of_instruction_sets_is_an_error_at_load(monkeypatch: pyt
     assert search.library() is not None
 
 
-@pytest.mark.parametrize(("room", "also"), [("core/search", "core/compiled.py"), ("retrieval", "retrieval/bytes.py")])
+@pytest.mark.parametrize(
+    ("room", "also"), [("core/search", "core/compiled.py"), ("retrieval", "retrieval/quantization.py")]
+)
 def test_every_constant_of_both_languages_is_compared(room: str, also: str) -> None:
     """A constant of the same name in the Python code that uses a library is exported by the C code, and compared."""
     in_c = "".join(read(path) for path in sorted((PACKAGE / room / "native").glob("*.[ch]")))

@@ -167,7 +167,7 @@ def test_several_threads_find_what_one_does() -> None:
 def test_a_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     native.library.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(native, "_Problem", native._Side)
+        patch.setattr(native, "_NativeProblem", native._NativeSide)
         assert native.library() is None
     native.library.cache_clear()
     assert native.available()

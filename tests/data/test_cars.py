@@ -13,7 +13,7 @@ from scipy.io import savemat
 from embedding_expansion.data import cars
 from embedding_expansion.data.cars import open_cars
 from embedding_expansion.data.datasets import open_dataset
-from embedding_expansion.data.official import Expected, Side
+from embedding_expansion.data.official import DatasetCounts, SplitCounts
 from embedding_expansion.errors import DataError
 
 Picture = Callable[..., Path]
@@ -28,7 +28,7 @@ def annotations(files: list[str], labels: list[int], field: str) -> np.ndarray:
 
 NAMES = np.array([f"Car {k}" for k in range(1, 197)], dtype=object)
 LABELS = [1, 98, 98, 99, 196]
-CARS = Expected(Side(2, 3), Side(2, 2))
+CARS = DatasetCounts(SplitCounts(2, 3), SplitCounts(2, 2))
 
 
 def make_cars_in_one_folder(folder: Path, picture: Picture) -> Path:

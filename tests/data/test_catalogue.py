@@ -9,7 +9,7 @@ from embedding_expansion.data.catalogue import describe
 from embedding_expansion.data.datasets import DATASETS, open_dataset
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.data.inspection import inspect_dataset
-from embedding_expansion.data.official import side_of
+from embedding_expansion.data.official import count_split
 from embedding_expansion.data.sources import SOURCES
 
 Picture = Callable[..., Path]
@@ -30,7 +30,7 @@ def test_every_set_is_listed_with_where_it_is_looked_for(tmp_path: Path) -> None
 
 def test_the_listed_counts_of_the_glyphs_are_those_that_open() -> None:
     counts, data = describe()[0].counts, open_dataset("glyphs")
-    assert (counts.train, counts.test) == (side_of(data.train), side_of(data.test))
+    assert (counts.train, counts.test) == (count_split(data.train), count_split(data.test))
 
 
 def test_an_inspection_finds_broken_files_small_classes_and_shared_ones(tmp_path: Path, picture: Picture) -> None:

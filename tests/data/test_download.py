@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from embedding_expansion.data.download import download, fetch, fetch_source
+from embedding_expansion.data.download import download, fetch, fetch_source, unpack
 from embedding_expansion.data.sources import SOURCES, Archive, Source
-from embedding_expansion.data.unpack import unpack
 from embedding_expansion.errors import DataError, UnknownName
 
 CONTENT = bytes(range(256)) * 4000

@@ -15,7 +15,7 @@ from embedding_expansion.data import birds, cars, inshop, omniglot, products
 from embedding_expansion.data.birds import open_birds
 from embedding_expansion.data.datasets import DATASETS, open_dataset
 from embedding_expansion.data.inshop import open_inshop
-from embedding_expansion.data.official import Expected, Side
+from embedding_expansion.data.official import DatasetCounts, SplitCounts
 from embedding_expansion.data.omniglot import open_omniglot
 from embedding_expansion.data.products import open_products
 from embedding_expansion.errors import DataError, InvalidInput, UnknownName
@@ -37,7 +37,7 @@ def make_birds(folder: Path, picture: Picture, with_labels: bool = True) -> Path
     return folder
 
 
-BIRDS = Expected(Side(2, 3), Side(2, 7))
+BIRDS = DatasetCounts(SplitCounts(2, 3), SplitCounts(2, 7))
 
 
 @pytest.mark.parametrize("with_labels", [True, False])
@@ -78,7 +78,7 @@ def test_only_the_complete_first_classes_of_the_birds_are_named_by_their_numbers
     tmp_path: Path, picture: Picture
 ) -> None:
     make_birds(tmp_path, picture)
-    first = Expected(Side(1, 1), Side(1, 2))
+    first = DatasetCounts(SplitCounts(1, 1), SplitCounts(1, 2))
     for image in (3, 2):
         for path in (tmp_path / "images").glob(f"00[34]*/{image}.jpg"):
             path.unlink()
@@ -166,7 +166,7 @@ def test_the_products_are_split_by_their_lists(tmp_path: Path, picture: Picture)
     (tmp_path / "Ebay_test.txt").write_text(header + "3 10 2 lamp_final/3_0.JPG\n4 9 2 lamp_final/4_0.JPG\n")
     for file in ("chair_final/1_0.JPG", "chair_final/2_0.JPG", "lamp_final/3_0.JPG", "lamp_final/4_0.JPG"):
         picture(tmp_path / file)
-    data = open_products(tmp_path, part=False, expected=Expected(Side(2, 2), Side(2, 2)))
+    data = open_products(tmp_path, part=False, expected=DatasetCounts(SplitCounts(2, 2), SplitCounts(2, 2)))
     assert (data.name, data.recall_at) == ("Stanford Online Products", (1, 10, 100, 1000))
     assert data.test.class_names == ("lamp 9", "lamp 10")
     assert data.test.labels.tolist() == [1, 0]
@@ -183,7 +183,7 @@ def test_in_shop_has_queries_and_a_gallery(tmp_path: Path, picture: Picture, nes
     listed.write_text("\n".join(["5", "image_name item_id evaluation_status", *lines]))
     for line in lines:
         picture(tmp_path / ("Img" if nested else ".") / line.split()[0])
-    expected = Expected(Side(1, 2), Side(2, 3, queries=1, gallery=2))
+    expected = DatasetCounts(SplitCounts(1, 2), SplitCounts(2, 3, queries=1, gallery=2))
     data = open_inshop(tmp_path, part=False, expected=expected)
     assert (data.name, data.recall_at) == ("In-Shop", (1, 10, 20, 30))
     assert data.test.is_query is not None
@@ -226,7 +226,7 @@ def make_omniglot(folder: Path, zipped: bool) -> Path:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_omniglot_is_read_from_folders_or_zips_with_white_strokes_on_black(tmp_path: Path, zipped: bool) -> None:
     make_omniglot(tmp_path, zipped)
-    data = open_omniglot(tmp_path, part=False, expected=Expected(Side(2, 4), Side(1, 2)))
+    data = open_omniglot(tmp_path, part=False, expected=DatasetCounts(SplitCounts(2, 4), SplitCounts(1, 2)))
     assert (data.name, data.transform) == ("Omniglot", "none")
     assert data.train.class_names == ("Greek/character01", "Greek/character02")
     for index, row in enumerate((0, 1, 10, 11)):
@@ -245,7 +245,10 @@ def test_what_an_archiver_left_among_the_drawings_is_passed_over(tmp_path: Path,
             (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / place).write_bytes(b"no image")
     make_omniglot(tmp_path, zipped)
-    assert len(open_omniglot(tmp_path, part=False, expected=Expected(Side(2, 4), Side(1, 2))).train) == 4
+    assert (
+        len(open_omniglot(tmp_path, part=False, expected=DatasetCounts(SplitCounts(2, 4), SplitCounts(1, 2))).train)
+        == 4
+    )
 
 
 def test_a_broken_omniglot_zip_is_named(tmp_path: Path) -> None:

@@ -101,9 +101,9 @@ def test_rows_that_cancel_each_other_out_have_a_centre_without_a_direction() -> 
         ({"k": 46}, "k is 46 but embeddings has 45 rows"),
         ({"k": 0}, "k is 0"),
         ({"method": "kmeans"}, "k-means needs k"),
-        ({"method": "hdbscan", "k": 3}, "k is 3, but hdbscan has no use for it"),
-        ({"k": 3, "min_cluster_size": 4}, "min_cluster_size is 4, but k-means has no use for it"),
-        ({"k": 3, "similarity": 0.5}, "similarity is 0.5, but k-means has no use for it"),
+        ({"method": "hdbscan", "k": 3}, "k is 3, but hdbscan only takes min_cluster_size"),
+        ({"k": 3, "min_cluster_size": 4}, "min_cluster_size is 4, but k-means only takes k"),
+        ({"k": 3, "similarity": 0.5}, "similarity is 0.5, but k-means only takes k"),
         ({"method": "agglomerative"}, "one of similarity and k"),
         ({"similarity": 1.5}, "similarity is 1.5"),
         ({"min_cluster_size": 1}, "min_cluster_size is 1"),
@@ -133,5 +133,5 @@ def test_an_index_is_gathered_in_the_order_of_its_ids(tmp_path: Path, rows: Rows
         assert {item.thumbnail for item in items} == {None}
         np.testing.assert_allclose(vectors, rows / np.linalg.norm(rows, axis=1, keepdims=True), atol=1e-6)
         assert {item.label for item in gathered(index, {"label": "b"})[0]} == {"b"}
-        with pytest.raises(StoreError, match="that fulfil the condition"):
+        with pytest.raises(StoreError, match="that match the filter"):
             gathered(index, {"label": "none"})

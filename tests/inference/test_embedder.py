@@ -159,7 +159,7 @@ def test_calibrated_thresholds_are_read_from_beside_the_model(trained: Path, tmp
 
 
 def test_what_is_no_model_is_refused(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="there is no folder"):
+    with pytest.raises(RunError, match="does not exist"):
         Embedder.load(tmp_path / "nowhere")
     with pytest.raises(RunError, match=r"config\.yaml"):
         Embedder.load(tmp_path)

@@ -101,7 +101,7 @@ def test_nan_does_not_agree() -> None:
 
 def test_a_kill_leaves_no_half_folder(tmp_path: Path) -> None:
     program = (
-        "import os, signal, sys; from pathlib import Path; from embedding_expansion.training.files import make_folder\n"
+        "import os, signal, sys; from pathlib import Path; from embedding_expansion.files import make_folder\n"
         "def fill(folder):\n"
         "    (folder / 'model.onnx').write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)\n"
         "make_folder(Path(sys.argv[1]), fill)"
@@ -115,7 +115,7 @@ def test_what_is_there_already_is_not_touched(trained: Path, tmp_path: Path) -> 
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match="exists and is not empty"):
         export(trained, "safetensors", tmp_path)
-    with pytest.raises(RunError, match="there is no folder"):
+    with pytest.raises(RunError, match="does not exist"):
         export(trained, "safetensors", tmp_path / "nowhere" / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -170,11 +170,11 @@ def broken(content: dict[str, Any], section: str | None, name: str, value: objec
 @pytest.mark.parametrize(
     ("section", "name", "value", "sentence"),
     [
-        (None, "version", 2, "has the version 2"),
-        (None, "format", "pickle", "names the format 'pickle'"),
+        (None, "version", 2, "has version 2"),
+        (None, "format", "pickle", "has the unknown format 'pickle'"),
         (None, "preprocessing", [], "has preprocessing.size None"),
         ("preprocessing", "size", 0, "has preprocessing.size 0"),
-        ("preprocessing", "short_side", 15, "cuts a square of 16 pixels from a side of 15"),
+        ("preprocessing", "short_side", 15, "crops a square of 16 pixels from a shorter side of 15"),
         ("preprocessing", "short_side", True, "has preprocessing.short_side True"),
         ("embedding", "dimensions", "six", "has embedding.dimensions 'six'"),
     ],

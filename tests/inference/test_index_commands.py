@@ -43,7 +43,7 @@ def test_broken_images_are_named_and_left_out_and_told_by_the_status(
         assert summary in shown
         assert "search: flat: 12 x 6 numbers are searched exactly in a moment" in shown
         assert complaint.count("\n") == 1
-        assert complaint.startswith(f"embex: left out {noise}: ")
+        assert complaint.startswith(f"embex: skipped {noise}: ")
 
 
 def test_the_measured_recall_of_a_graph_is_printed(
@@ -56,7 +56,7 @@ def test_the_measured_recall_of_a_graph_is_printed(
     assert "search: hnsw: as asked for" in shown
     with open_index(index) as opened:
         assert opened.recall is not None
-        assert f"recall: {opened.recall.value:.3f} of the 10 nearest that an exact search finds" in shown
+        assert f"recall: {opened.recall.value:.3f} of the 10 nearest neighbours of an exact search" in shown
         assert "measured with 12 of the images" in shown
 
 
@@ -76,7 +76,7 @@ def test_a_filtered_search_of_a_graph_prints_what_there_is(
         shown, complaint = said(capsys)
         assert complaint == ""
         assert sorted(re.findall(rf"(?m){re.escape(str(photos))}/\S+$", shown)[1:]) == sorted(paths)
-        assert ("no image of the index has this label and prefix" in shown) == (not paths)
+        assert ("no image in the index has this label and prefix" in shown) == (not paths)
 
 
 def test_a_table_gives_labels_and_metadata_and_its_stray_rows_are_told(
@@ -92,8 +92,8 @@ def test_a_table_gives_labels_and_metadata_and_its_stray_rows_are_told(
     index = str(tmp_path / "index")
     assert main(["index", str(exports / "onnx"), str(photos), "--out", index, "--labels", str(table)]) == 0
     complaint = said(capsys)[1]
-    assert "10 images are not in the table and have no label" in complaint
-    assert f"1 rows of the table are no image of these, the first: {photos}/class_0/elsewhere.jpg" in complaint
+    assert "10 images have no label, because the table does not list them" in complaint
+    assert f"1 rows of the table match none of these images, the first: {photos}/class_0/elsewhere.jpg" in complaint
     found = contents(index)
     assert len(found) == 12
     label, metadata, *_ = found[f"{photos}/class_0/0.jpg"]
@@ -105,7 +105,7 @@ def test_a_table_gives_labels_and_metadata_and_its_stray_rows_are_told(
 
 TABLES = [
     ("path\n", "has no column 'label'"),
-    ("path,label\nphotos/none.jpg,a\n", "none of 1 paths in the table is an image"),
+    ("path,label\nphotos/none.jpg,a\n", "none of the 1 paths in the table is one of the images"),
     ("path,label\n,a\n", "line 2 of"),
     ("path,label\nphotos/class_0/0.jpg,a\nphotos/../photos/class_0/0.jpg,b\n", "twice, in line 2 and line 3"),
     ("path,label\nphotos/class_0/0.jpg,a,b\n", "has 3 fields, but the first line names 2 columns"),
@@ -147,7 +147,7 @@ def test_mistakes_are_one_line_and_make_no_index(
         ([onnx, str(photos), "--out", out, "--batch_size", "0"], "batch_size is 0"),
         ([str(exports / "torch"), str(photos), "--out", out], "may unpickle"),
         ([str(photos), str(photos), "--out", out], "config.yaml"),
-        ([str(tmp_path / "gone"), str(photos), "--out", out], "there is no folder"),
+        ([str(tmp_path / "gone"), str(photos), "--out", out], "gone does not exist"),
     ):
         assert main(["index", *given]) == 2, sentence
         complaint = said(capsys)[1]
@@ -174,7 +174,7 @@ def test_a_run_on_vectors_is_refused_with_what_to_use_instead_and_embeds_vectors
         ["embed", run, str(photos)],
     ):
         assert main(command) == 2
-        assert f"embeds vectors and no images; embed some with embex embed {run} FEATURES.npz" in said(capsys)[1]
+        assert f"embeds vectors, not images; embed vectors with embex embed {run} FEATURES.npz" in said(capsys)[1]
     np.savez(tmp_path / "unlabelled.npz", features=features)
     for name, others in (("some", {"labels"}), ("unlabelled", set())):
         out = tmp_path / f"{name}-embedded.npz"
@@ -231,7 +231,7 @@ def test_where_all_files_are_gone_nothing_is_removed(
     assert "the files of all 12 images are gone" in said(capsys)[1]
     for given in ([], ["--missing", "--label", "x"], ["x.jpg", "--prefix", "y"]):
         assert main(["remove", index, *given]) == 2
-        assert "pass one of paths, --prefix, --label, --missing, --unfinished" in said(capsys)[1]
+        assert "pass exactly one of paths, --prefix, --label, --missing, --unfinished" in said(capsys)[1]
     assert len(contents(index)) == 12
 
 
@@ -248,7 +248,7 @@ def test_an_unfinished_load_is_told_of_and_can_be_given_up(
         patch.setattr("embedding_expansion.retrieval.index.postgres.store.PostgresStore.publish", interrupted)
         capsys.readouterr()
         assert main(["add", place, str(photos / "class_1")]) == 130
-        assert "what is embedded is kept unseen in the index; the same command goes on" in said(capsys)[1]
+        assert "the embedded images are saved; run the same command again to continue" in said(capsys)[1]
     assert main(["info", place]) == 0
     shown, complaint = said(capsys)
     assert "4 images, 0 with a label; vectors of 6 dimensions in float32" in shown

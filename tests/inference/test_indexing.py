@@ -166,11 +166,11 @@ def test_another_model_or_an_index_of_unknown_vectors_is_refused(
 ) -> None:
     index_images(exports / "onnx", [photos / "class_0"], place)
     before = contents(place)
-    with pytest.raises(StoreError, match="holds vectors of another model"):
+    with pytest.raises(StoreError, match="holds vectors of the model"):
         index_images(exports / "safetensors", [photos], place)
-    with pytest.raises(StoreError, match=r"holds vectors of another model.*made with the other --flip"):
+    with pytest.raises(StoreError, match=r"holds vectors of the model.*they differ in --flip"):
         index_images(exports / "onnx", [photos], place, flip=True)
-    with pytest.raises(StoreError, match="was made with precision float32, not float16"):
+    with pytest.raises(StoreError, match="has precision float32, not float16"):
         index_images(exports / "onnx", [photos], place, precision="float16")
     assert contents(place) == before
 
@@ -185,11 +185,11 @@ def test_two_exports_of_one_run_and_the_run_itself_are_one_model(
 def test_vectors_from_elsewhere_and_other_dimensions_are_refused(exports: Path, photos: Path, tmp_path: Path) -> None:
     with create_index(tmp_path / "wide", 7):
         pass
-    with pytest.raises(StoreError, match="holds vectors of 7 dimensions, but the model gives 6"):
+    with pytest.raises(StoreError, match="holds vectors of 7 dimensions, but the model produces 6"):
         index_images(exports / "onnx", [photos], tmp_path / "wide")
     with create_index(tmp_path / "own", 6) as index:
         index.add([Item("x")], np.ones((1, 6)))
-    with pytest.raises(StoreError, match="does not say which model"):
+    with pytest.raises(StoreError, match="items of an unknown model"):
         index_images(exports / "onnx", [photos], tmp_path / "own")
     with pytest.raises(StoreError, match="holds no model"):
         add_images(tmp_path / "own", [photos])
@@ -200,7 +200,7 @@ def test_where_no_image_can_be_read_the_index_stays_as_it_was(exports: Path, tmp
     noise.mkdir()
     (noise / "large.jpg").write_bytes(np.random.default_rng(0).bytes(5_000_000))
     (noise / "empty.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"not one of 2 images can be read.*is empty"):
+    with pytest.raises(DataError, match=r"none of 2 images can be read.*is empty"):
         index_images(exports / "onnx", [noise], tmp_path / "index")
     with open_index(tmp_path / "index") as index:
         assert (index.count(), index.unfinished()) == (0, {})

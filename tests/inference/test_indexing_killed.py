@@ -91,7 +91,7 @@ def test_indexing_killed_again_and_again_comes_to_the_same_end(
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "32 images in" in said
-    assert "32 new, 0 changed, 0 unchanged and skipped, 32 embedded by an earlier try" in said
+    assert "32 new, 0 changed, 0 unchanged and skipped, 32 embedded by an earlier run" in said
     assert contents(place) == contents(uninterrupted)
     with open_index(place) as index, open_index(uninterrupted) as whole:
         assert index.unfinished() == {}
@@ -128,7 +128,7 @@ def test_adding_killed_leaves_the_old_images_and_notices_files_that_change_meanw
     shutil.copy(photographs / "class_7" / "1.jpg", photos / "class_3" / "3.jpg")
     capsys.readouterr()
     assert main(["add", place, str(photos), *BATCH]) == 0
-    assert "12 new, 1 changed, 4 unchanged and skipped, 10 embedded by an earlier try" in capsys.readouterr().out
+    assert "12 new, 1 changed, 4 unchanged and skipped, 10 embedded by an earlier run" in capsys.readouterr().out
     other = str(tmp_path / "other")
     assert main(["index", str(exports / "onnx"), str(photos), "--out", other, *BATCH]) == 0
     found, expected = contents(place), contents(other)

@@ -12,8 +12,8 @@ import pytest
 from embedding_expansion.app.cli import main
 from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.inference.collection import Collection, model_of
-from embedding_expansion.inference.of_vectors import VectorEmbedder
 from embedding_expansion.inference.thresholds import write_thresholds
+from embedding_expansion.inference.vector_embedder import VectorEmbedder
 from embedding_expansion.inference.vector_index import index_vectors
 from embedding_expansion.retrieval.index import open_index
 from embedding_expansion.retrieval.threshold import Threshold
@@ -73,7 +73,7 @@ def test_the_index_alone_is_enough_and_says_what_it_is(
     with Collection.open(moved, device="cpu") as collection:
         expected = VectorEmbedder.load(run, device="cpu").embed(rows)
         np.testing.assert_array_equal(collection.embed_rows(rows), expected)
-        with pytest.raises(InvalidInput, match="holds vectors and no images"):
+        with pytest.raises(InvalidInput, match="holds vectors, not images"):
             collection.embed("a.jpg")
         with pytest.raises(InvalidInput, match="vectors of 12 dimensions"):
             collection.embed_rows(rows[:, :5])
@@ -103,7 +103,7 @@ def test_labels_and_names_that_are_not_one_for_each_row_are_refused(
         printed = capsys.readouterr().err
         assert said in printed
         assert len(printed.splitlines()) == 1
-    with pytest.raises(StoreError, match="was made with precision float32, not float16"):
+    with pytest.raises(StoreError, match="has precision float32, not float16"):
         index_vectors(run, features, place, precision="float16", device="cpu")
 
 
@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_one_sentence(
 ) -> None:
     with pytest.raises(InvalidInput, match="embeds images"):
         index_vectors(trained, features, tmp_path / "index", device="cpu")
-    with open_index(place) as index, pytest.raises(StoreError, match="holds vectors and no images"):
+    with open_index(place) as index, pytest.raises(StoreError, match="holds vectors, not images"):
         model_of(index)
     other = shutil.copytree(run, tmp_path / "run")
     tensors, about = load_tensors(other / "model.safetensors")

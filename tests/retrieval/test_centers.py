@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedding_expansion.retrieval import bytes as rounded
-from embedding_expansion.retrieval import centers, native
+from embedding_expansion.retrieval import centers, native, quantization
 from embedding_expansion.retrieval.centers import nearest_center
 
 CPU = torch.device("cpu")
-by_bytes = pytest.mark.skipif(not native.available(CPU), reason="the C library is missing or EMBEX_NATIVE is 0")
-every_product = pytest.mark.parametrize("multiplied_by", ["the processor", "whole numbers"])
+by_bytes = pytest.mark.usefixtures("products")
 
 
-@contextmanager
-def products_of_bytes(multiplied_by: str) -> Iterator[None]:
-    """Bytes are compared: with products by the processor's instruction, or by plain whole numbers on any processor."""
-    if multiplied_by == "the processor" and not rounded.are_quicker(torch.zeros(1, 32)):
-        pytest.skip("this processor has no instruction that multiplies bytes")
-    with pytest.MonkeyPatch.context() as patch:
-        if multiplied_by == "whole numbers":
-            patch.setattr(native, "multiplies_bytes", lambda: True)
-            patch.setattr(rounded, "_are_exact", lambda: True)
-            patch.setattr(torch, "_int_mm", lambda x, y, out: torch.mm(x.int(), y.int(), out=out))
-        yield
+@pytest.fixture(params=["by the processor", "plain"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of bytes, by instructions that not every processor has, and by whole numbers, which each has."""
+    if not native.available(CPU):
+        pytest.skip("installed without the native kernels")
+    if request.param == "plain":
+        monkeypatch.setattr(native, "multiplies_bytes", lambda: True)
+        monkeypatch.setattr(quantization, "_products_are_exact", lambda: True)
+        monkeypatch.setattr(torch, "_int_mm", lambda left, right, out: torch.mm(left.int(), right.int(), out=out))
+    elif not native.multiplies_bytes():
+        pytest.skip("this processor does not multiply bytes")
 
 
 def drawn(n: int, k: int, d: int, seed: int, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,12 +42,6 @@ def plain(rows: torch.Tensor, means: torch.Tensor) -> tuple[torch.Tensor, torch.
     return distances.argmin(1), distances.amin(1)
 
 
-def agrees_by_bytes(rows: torch.Tensor, means: torch.Tensor, multiplied_by: str) -> None:
-    with products_of_bytes(multiplied_by):
-        assert centers._bytes_pay(rows, means)
-        agrees(rows, means)
-
-
 def agrees(rows: torch.Tensor, means: torch.Tensor) -> None:
     assignment, distances = nearest_center(rows, means)
     first, least = plain(rows, means)
@@ -63,43 +52,36 @@ def agrees(rows: torch.Tensor, means: torch.Tensor) -> None:
 
 
 @by_bytes
-@every_product
 @given(st.integers(0, 10**6), st.integers(1, 70), st.integers(256, 300), st.sampled_from([32, 45, 64]))
-def test_every_row_goes_to_the_center_that_is_nearest_in_double_precision(
-    multiplied_by: str, seed: int, n: int, k: int, d: int
-) -> None:
-    agrees_by_bytes(*drawn(n, k, d, seed), multiplied_by)
+def test_every_row_goes_to_the_center_that_is_nearest_in_double_precision(seed: int, n: int, k: int, d: int) -> None:
+    rows, means = drawn(n, k, d, seed)
+    assert centers._bytes_pay(rows, means)
+    agrees(rows, means)
 
 
 @by_bytes
-@every_product
 @pytest.mark.parametrize("scale", [1e-7, 1e-3, 1e4, 1e8])
-def test_the_scale_of_the_rows_changes_nothing(scale: float, multiplied_by: str) -> None:
-    agrees_by_bytes(*drawn(300, 700, 40, 0, scale), multiplied_by)
+def test_the_scale_of_the_rows_changes_nothing(scale: float) -> None:
+    agrees(*drawn(300, 700, 40, 0, scale))
 
 
 @by_bytes
-@every_product
-def test_several_blocks_and_one_large_coordinate_change_nothing(
-    multiplied_by: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_blocks_and_one_large_coordinate_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(centers, "CACHED_BYTES", 4 * 300 * 32)
     rows, means = drawn(200, 300, 40, 1)
-    agrees_by_bytes(rows, means, multiplied_by)
+    agrees(rows, means)
     rows[:, 3] *= 20
     means[:, 3] *= 20
-    agrees_by_bytes(rows, means, multiplied_by)
+    agrees(rows, means)
 
 
 @by_bytes
-@every_product
-def test_where_bytes_rule_out_too_little_products_of_floats_go_on(multiplied_by: str) -> None:
+def test_where_bytes_rule_out_too_little_products_of_floats_go_on() -> None:
     rows, means = torch.ones(200, 40), torch.ones(300, 40)
     rows[0], means[7] = 0.0, 0.5
     assignment, distances = torch.full((200,), -1), torch.zeros(200)
-    with products_of_bytes(multiplied_by):
-        assert centers._by_bytes(rows.repeat(100, 1), means, assignment.repeat(100), distances.repeat(100)) < 20_000
-        assert nearest_center(rows, means)[0].tolist() == [7] + [0] * 199
+    assert centers._by_bytes(rows.repeat(100, 1), means, assignment.repeat(100), distances.repeat(100)) < 20_000
+    assert nearest_center(rows, means)[0].tolist() == [7] + [0] * 199
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -8,7 +8,7 @@ import torch
 
 from embedding_expansion import Threshold, agglomerative, near_duplicates, open_set, verification
 from embedding_expansion.inference.clusters import cluster
-from embedding_expansion.retrieval.cosines import as_cosines
+from embedding_expansion.retrieval.arrays import as_cosines
 
 DIMENSIONS = [2, 3, 16, 100, 513, 2048]
 

@@ -1,4 +1,4 @@
-"""Places found by counting are those of a plain loop and of a ranking, whatever ties and wherever tiles end."""
+"""Ranks found by counting are those of a plain loop and of a ranking, whatever ties and wherever tiles end."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from embedding_expansion.retrieval import bytes as rounded
-from embedding_expansion.retrieval import counting, native
+from embedding_expansion.retrieval import counting, native, quantization
 from embedding_expansion.retrieval.inputs import UnitRows, unit_rows
 from embedding_expansion.retrieval.metrics import retrieval_values
-from embedding_expansion.retrieval.places import FAR
+from embedding_expansion.retrieval.ranks import UNRANKED
 from embedding_expansion.retrieval.relevance import relevance
 from embedding_expansion.retrieval.task import retrieval_task
 
@@ -29,7 +28,7 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """What the tables are products of. The blocks are small, so that a few rows make several, held in several turns."""
     monkeypatch.setattr(counting, "BLOCK", 40)
     monkeypatch.setattr(counting, "HELD", 2)
-    monkeypatch.setattr(rounded, "LEAST_DIMENSIONS", 1)
+    monkeypatch.setattr(quantization, "LEAST_DIMENSIONS", 1)
     monkeypatch.setattr(native, "multiplies_bytes", lambda: request.param == "bytes")
     found: str = request.param
     return found
@@ -64,16 +63,16 @@ def uneven(n: int, d: int, random: np.random.Generator) -> np.ndarray:
 MAKES = [axes, copies, close, spread, uneven]
 
 
-def places(rows: torch.Tensor, labels: np.ndarray, **sides: object) -> dict[int, list[int]]:
+def ranks(rows: torch.Tensor, labels: np.ndarray, **sides: object) -> dict[int, list[int]]:
     task = retrieval_task(rows, labels, **sides)
     found = {}
     for block in relevance(task, 1, True, None):
-        for query, row in zip(block.queries.tolist(), block.places.tolist(), strict=True):
-            found[query] = [place for place in row if place != FAR]
+        for query, row in zip(block.queries.tolist(), block.ranks.tolist(), strict=True):
+            found[query] = [rank for rank in row if rank != UNRANKED]
     return found
 
 
-def sorted_places(
+def sorted_ranks(
     queries: torch.Tensor, labels: np.ndarray, gallery: torch.Tensor, gallery_labels: np.ndarray, own: np.ndarray
 ) -> dict[int, list[int]]:
     """By sorting products that are taken in double precision and rounded to the type."""
@@ -88,35 +87,35 @@ def sorted_places(
 
 @pytest.mark.parametrize("make", MAKES)
 @given(seed=st.integers(0, 10**6), n=st.integers(2, 130), classes=st.integers(1, 40), d=st.sampled_from([2, 5, 16, 33]))
-def test_places_of_leave_one_out_are_those_of_a_sort(make: type, seed: int, n: int, classes: int, d: int) -> None:
+def test_ranks_of_leave_one_out_are_those_of_a_sort(make: type, seed: int, n: int, classes: int, d: int) -> None:
     random = np.random.default_rng(seed)
     labels = random.integers(0, classes, n)
     labels[1] = labels[0]
     for dtype in (torch.float32, torch.float16):
         rows = torch.from_numpy(make(n, d, random)).to(dtype)
-        assert places(rows, labels) == sorted_places(rows, labels, rows, labels, np.arange(n))
+        assert ranks(rows, labels) == sorted_ranks(rows, labels, rows, labels, np.arange(n))
 
 
 @pytest.mark.parametrize("make", MAKES)
 @given(seed=st.integers(0, 10**6), q=st.integers(1, 60), g=st.integers(1, 130), d=st.sampled_from([3, 16, 20]))
-def test_places_in_a_gallery_of_its_own_are_those_of_a_sort(make: type, seed: int, q: int, g: int, d: int) -> None:
+def test_ranks_in_a_gallery_of_its_own_are_those_of_a_sort(make: type, seed: int, q: int, g: int, d: int) -> None:
     random = np.random.default_rng(seed)
     queries, gallery = (torch.from_numpy(make(n, d, random)).float() for n in (q, g))
     gallery[: min(q, g) // 2] = queries[: min(q, g) // 2]
     labels, others = random.integers(0, 9, q), random.integers(0, 9, g)
-    expected = sorted_places(queries, labels, gallery, others, np.full(q, -1))
-    assert places(queries, labels, gallery=gallery, gallery_labels=others) == expected
+    expected = sorted_ranks(queries, labels, gallery, others, np.full(q, -1))
+    assert ranks(queries, labels, gallery=gallery, gallery_labels=others) == expected
 
 
 @given(seed=st.integers(0, 10**6), share=st.floats(0.1, 1))
-def test_places_between_masks_are_those_of_a_sort(seed: int, share: float) -> None:
+def test_ranks_between_masks_are_those_of_a_sort(seed: int, share: float) -> None:
     random = np.random.default_rng(seed)
     rows, labels = torch.from_numpy(copies(110, 20, random)).float(), random.integers(0, 30, 110)
     is_query, is_gallery = random.random((2, 110)) < share
     is_query[0] = is_gallery[0] = True
     place = np.where(is_gallery, is_gallery.cumsum() - 1, -1)
-    expected = sorted_places(rows[is_query], labels[is_query], rows[is_gallery], labels[is_gallery], place[is_query])
-    assert places(rows, labels, is_query=is_query, is_gallery=is_gallery) == expected
+    expected = sorted_ranks(rows[is_query], labels[is_query], rows[is_gallery], labels[is_gallery], place[is_query])
+    assert ranks(rows, labels, is_query=is_query, is_gallery=is_gallery) == expected
 
 
 @pytest.mark.parametrize("make", [axes, spread])
@@ -170,12 +169,12 @@ def test_neither_chunk_nor_threads_change_a_place(chunk: int) -> None:
 
 def test_a_collapsed_set_ranks_by_the_row() -> None:
     rows = torch.randn(1, 129, generator=torch.Generator().manual_seed(0)).repeat(100, 1)
-    found = places(rows, np.arange(100) % 25)
+    found = ranks(rows, np.arange(100) % 25)
     assert found[30] == [6, 55, 80]  # rows 5, 55 and 80; row 30 itself is passed over
 
 
 @pytest.mark.parametrize("own_gallery", [False, True])
-def test_a_set_whose_rows_are_all_alike_is_ranked_to_the_same_places(
+def test_a_set_whose_rows_are_all_alike_is_ranked_to_the_same_ranks(
     own_gallery: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counting, "ENOUGH", 10_000)
@@ -189,7 +188,7 @@ def test_a_set_whose_rows_are_all_alike_is_ranked_to_the_same_places(
     count = counting.Counting(task, None, counting.Limits())
     assert sum(len(block.queries) for block in count()) == len(rows) - len(count.left()) < len(rows)
     own = np.full(300, -1) if own_gallery else np.arange(300)
-    assert places(rows, labels, **sides) == sorted_places(rows, labels, rows, labels, own)
+    assert ranks(rows, labels, **sides) == sorted_ranks(rows, labels, rows, labels, own)
 
 
 def test_products_of_bytes_end_where_they_leave_too_much_open(products: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +200,7 @@ def test_products_of_bytes_end_where_they_leave_too_much_open(products: str, mon
         count = counting.Counting(retrieval_task(rows, labels), None, counting.Limits(1, 1))
         assert sum(len(block.queries) for block in count()) == 300
         assert count.by_bytes == (products == "bytes" and make is spread)
-        assert places(rows, labels) == sorted_places(rows, labels, rows, labels, np.arange(300))
+        assert ranks(rows, labels) == sorted_ranks(rows, labels, rows, labels, np.arange(300))
 
 
 def test_no_table_is_larger_than_a_block_and_half_precision_is_widened_a_block_at_a_time(
@@ -249,7 +248,7 @@ def test_a_variable_turns_the_kernels_off_and_others_than_these_are_not_called(m
             assert not native.available(CPU)
         native.library.cache_clear()
         with monkeypatch.context() as patch:
-            patch.setattr(native, "Choice", native.Tile)
+            patch.setattr(native, "NearestChoice", native.Tile)
             assert not native.available(CPU)
     finally:
         native.library.cache_clear()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding_expansion.errors import InvalidInput, InvalidType
-from embedding_expansion.retrieval.ranking import COUNTED, largest, places
+from embedding_expansion.retrieval.ranks import COUNTED, column_ranks, largest
 from embedding_expansion.retrieval.search import block_rows, nearest
 
 from .oracles import neighbours
@@ -79,7 +79,7 @@ def test_the_places_of_columns_are_those_in_a_stable_sort(seed: int, width: int,
         wanted[row, : len(columns)] = torch.tensor(columns)
         expected.append([1 + order.index(column) for column in columns] + [0] * (most - len(columns)))
     rows = torch.from_numpy(random.permutation(7))[:5]
-    assert places(table, rows, wanted[rows]).tolist() == [expected[row] for row in rows.tolist()]
+    assert column_ranks(table, rows, wanted[rows]).tolist() == [expected[row] for row in rows.tolist()]
 
 
 @given(st.integers(0, 10**6), st.integers(1, 30))

@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line `embex`: one file per command, HTML pages and the server."""

@@ -1,4 +1,4 @@
-"""embex add."""
+"""The command embex add."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from embedding_expansion.app.arguments import parse
 
 
 def run(arguments: list[str]) -> int:
-    """Puts further images into an index; the exit status is 1 where some could not be read."""
+    """Adds images to an index; returns the exit status, 1 if some images could not be read."""
     from embedding_expansion.app.index import LABELS
 
     options = jsonargparse.ArgumentParser(
         prog="embex add",
         exit_on_error=False,
         allow_abbrev=False,
-        description="Embeds images with the index's own model and adds them, all at once at the end. Files that have "
-        "not changed since they were added are skipped. Killed, the same command goes on where it stopped.",
+        description="Embeds images with the model of the index and adds them to it, all in one step at the end. "
+        "Files that have not changed since they were added are skipped. If the command is interrupted, run it again "
+        "to continue.",
     )
     options.add_argument("index", type=str, help="the index: a folder, or a postgresql:// URL")
-    options.add_argument("images", type=str, nargs="+", help="image files, and folders to look through")
+    options.add_argument("images", type=str, nargs="+", help="image files, and folders that are searched for images")
     options.add_argument(
         "--labels",
         type=str | None,
         default=None,
-        help=f"{LABELS}; default: images that are there keep what is said of them, new ones are labelled as the index "
-        "was, by a table excepted",
+        help=f"{LABELS}; default: indexed images keep their labels, and new images are labelled as the index was "
+        "built, except by a table",
     )
-    options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    options.add_argument("--batch_size", type=int, default=64, help="images that go through the model at once")
+    options.add_argument("--device", type=str, default="auto", help="device of the model: auto, cpu, cuda, cuda:1, ...")
+    options.add_argument("--batch_size", type=int, default=64, help="images per batch")
     given = parse(options, arguments)
 
-    from embedding_expansion.app.loading import bar, say
+    from embedding_expansion.app.loading import print_report, progress_bar
     from embedding_expansion.inference.indexing import add_images
 
-    with bar() as progress:
+    with progress_bar() as progress:
         report = add_images(
             given.index,
             given.images,
@@ -43,4 +44,4 @@ def run(arguments: list[str]) -> int:
             batch_size=given.batch_size,
             progress=progress,
         )
-    return say(report, given.index)
+    return print_report(report, given.index)

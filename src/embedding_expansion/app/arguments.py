@@ -1,4 +1,4 @@
-"""Parsing a command's arguments, with every mistake as one sentence."""
+"""Parses the arguments of a command and reports every mistake in one sentence."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from embedding_expansion.training.option_errors import sentence
 
 
 def parse(parser: jsonargparse.ArgumentParser, arguments: list[str]) -> jsonargparse.Namespace:
-    """Parses arguments; `--help` prints and exits.
+    """Parses arguments. `--help` prints the help text and exits.
 
     Raises:
-        InvalidInput: an argument that is unknown, missing or of the wrong kind, in one sentence.
+        InvalidInput: an argument is unknown, missing or of the wrong type.
     """
     try:
         return parser.parse_args(arguments)
     except jsonargparse.ArgumentError as error:
-        said = sentence(str(error), list(parser.get_defaults().keys()))
-        raise InvalidInput(f"{_file_of(arguments)}: {said}" if _IN_FILE.match(said) else said) from error
+        reason = sentence(str(error), list(parser.get_defaults().keys()))
+        raise InvalidInput(f"{_file_of(arguments)}: {reason}" if _IN_FILE.match(reason) else reason) from error
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{_file_of(arguments)} is no text ({error.reason}); pass a YAML file") from error
+        raise InvalidInput(f"{_file_of(arguments)} is not a text file ({error.reason}); pass a YAML file") from error
 
 
 _IN_FILE = re.compile("Problems parsing config|Unexpected config")
 
 
 def _file_of(arguments: list[str]) -> str:
-    """The option --config, as far as the arguments name its file."""
+    """The option --config and its file, as given in the arguments."""
     following = {first: second for first, second in pairwise(arguments) if first == "--config"}
     joined = [argument for argument in arguments if argument.startswith("--config=")]
     return " ".join(joined or [*following.keys(), *following.values()])

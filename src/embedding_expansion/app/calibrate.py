@@ -1,4 +1,4 @@
-"""embex calibrate."""
+"""The command embex calibrate."""
 
 from __future__ import annotations
 
@@ -17,35 +17,51 @@ if TYPE_CHECKING:
 
 
 def run(arguments: list[str]) -> int:
-    """Calibrates thresholds and keeps them; the exit status is 1 where one is not to be had, or an image is broken."""
+    """Calibrates and stores thresholds; returns the exit status, 1 if a threshold is missing or an image is broken."""
     options = jsonargparse.ArgumentParser(
         prog="embex calibrate",
         exit_on_error=False,
         allow_abbrev=False,
-        description="Finds the similarity from which two images are of one class, and an image is known to a "
-        "collection, on labelled images: the classes that a run held out, other data, or the labels of an index. "
-        "Writes thresholds.json beside the model, or keeps them in the index.",
+        description="Calibrates two thresholds of similarity on labelled images: from which similarity two images "
+        "belong to the same class, and from which an image is known to a collection. The images are those of the "
+        "classes that a run held out, of another data set, or the labelled images of an index. The thresholds are "
+        "written to thresholds.json beside the model, or into the index.",
     )
-    options.add_argument("model", type=str, help="run folder, a folder that embex export made, or an index")
-    options.add_argument("--precision", type=float | None, default=None, help="share of what is accepted that is right")
+    options.add_argument("model", type=str, help="a run folder, an export folder, or an index")
     options.add_argument(
-        "--false_alarm_rate", type=float | None, default=None, help="share of what is wrong that may be accepted"
+        "--precision",
+        type=float | None,
+        default=None,
+        help="target: the share of accepted pairs (or queries) that are correct",
     )
     options.add_argument(
-        "--data", type=str | None, default=None, help="other data, by name or path; its training side is used"
+        "--false_alarm_rate", type=float | None, default=None, help="target: the share of wrong pairs that are accepted"
     )
-    options.add_argument("--root", type=str | None, default=None, help="folder that holds the data set")
-    options.add_argument("--part", type=bool, default=False, help="open a part of the set, and say so")
-    options.add_argument("--flip", type=bool, default=False, help="average in mirror images, as for embex index --flip")
-    options.add_argument("--seed", type=int, default=0, help="of the split into known and unknown classes")
-    options.add_argument("--out", type=str | None, default=None, help="JSON file to write instead")
-    options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    options.add_argument(
+        "--data", type=str | None, default=None, help="another data set, by name or path; its training split is used"
+    )
+    options.add_argument("--root", type=str | None, default=None, help="folder that contains the data set of --data")
+    options.add_argument("--part", type=bool, default=False, help="accept an incomplete data set")
+    options.add_argument(
+        "--flip",
+        type=bool,
+        default=False,
+        help="average the embeddings of an image and its mirror image, as embex index --flip",
+    )
+    options.add_argument("--seed", type=int, default=0, help="random seed of the split into known and unknown classes")
+    options.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="JSON file to write the thresholds to, instead of the default place",
+    )
+    options.add_argument("--device", type=str, default="auto", help="device of the model: auto, cpu, cuda, cuda:1, ...")
     given = parse(options, arguments)
 
     from embedding_expansion.app.outputs import outputs
+    from embedding_expansion.files import write_json
     from embedding_expansion.inference.calibration import Goal, calibrate
     from embedding_expansion.inference.thresholds import thresholds_json
-    from embedding_expansion.training.files import write_json
 
     goal = Goal(false_alarm_rate=given.false_alarm_rate, precision=given.precision)
     with outputs(out=given.out):
@@ -56,7 +72,7 @@ def run(arguments: list[str]) -> int:
         else:
             write_json(Path(given.out), thresholds_json(found.thresholds))
             place = given.out
-        return _say(found, labelled, place)
+        return _print(found, labelled, place)
 
 
 def _labelled(given: jsonargparse.Namespace) -> Labelled:
@@ -68,7 +84,7 @@ def _labelled(given: jsonargparse.Namespace) -> Labelled:
     if is_index(given.model):
         unused = [f"--{name}" for name in ("data", "root", "part", "flip") if given[name]]
         if unused:
-            raise InvalidInput(f"{unused[0]} is given, but an index is calibrated on its own items; leave it out")
+            raise InvalidInput(f"{unused[0]} has no effect, because an index is calibrated on its own items; omit it")
         with open_index(given.model) as index:
             return labelled_of_index(index)
     data = _data(given)
@@ -83,12 +99,12 @@ def _data(given: jsonargparse.Namespace) -> DataConfig | None:
     if given.data is not None:
         return DataConfig(name=given.data, root=given.root, part=given.part)
     if given.root is not None or given.part:
-        raise InvalidInput("--root and --part say where --data is; pass --data as well, or leave them out")
+        raise InvalidInput("--root and --part describe the data set of --data; pass --data as well, or omit them")
     return None
 
 
 def _keep(model: str, found: Calibration) -> str:
-    """Writes the thresholds where whoever opens the model or the index finds them; gives back where that is."""
+    """Stores the thresholds with the model or the index; returns the place."""
     from embedding_expansion.inference.collection import NOTE
     from embedding_expansion.inference.export import write_card
     from embedding_expansion.inference.manifest import MANIFEST
@@ -105,15 +121,15 @@ def _keep(model: str, found: Calibration) -> str:
     return str(Path(model) / THRESHOLDS)
 
 
-def _say(found: Calibration, labelled: Labelled, place: str) -> int:
+def _print(found: Calibration, labelled: Labelled, place: str) -> int:
     print(f"calibrated on {labelled.description}")
     for threshold in found.thresholds.values():
         print(dataclasses.replace(threshold, data=None).sentence())
-    print(f"kept in {place}; images of other classes can differ: calibrate on some of them before you rely on it")
+    print(f"stored in {place}; other classes may need other thresholds, so check them on your own images")
     for task, reason in found.failed.items():
         print(f"embex: no threshold for {task!r}: {reason}", file=sys.stderr)
     for change in labelled.changes:
-        print(f"embex: since the run was trained: {change}", file=sys.stderr)
+        print(f"embex: changed since the run was trained: {change}", file=sys.stderr)
     for path, reason in labelled.broken.items():
-        print(f"embex: left out {path}: {reason}", file=sys.stderr)
+        print(f"embex: skipped {path}: {reason}", file=sys.stderr)
     return 1 if found.failed or labelled.broken else 0

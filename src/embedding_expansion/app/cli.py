@@ -1,6 +1,6 @@
-"""The command line: embex train, evaluate, index, ... : see COMMANDS.
+"""The entry point of the command line; `COMMANDS` lists the commands.
 
-Nothing heavy is imported before the arguments are known to be right, so that `--help` answers at once.
+Nothing heavy is imported before the arguments are validated, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -9,28 +9,29 @@ import importlib
 import os
 import signal
 import sys
-from importlib.metadata import version
 
-from embedding_expansion.app.streams import standing
+from embedding_expansion import __version__
+from embedding_expansion.app.streams import tolerant_stream
 from embedding_expansion.errors import EmbeddingExpansionError, UnknownName
 from embedding_expansion.failures import failure
 
 COMMANDS = {
-    "train": "train an embedding model, and measure it before and after",
-    "evaluate": "measure a trained run again, or on another data set",
-    "report": "write the report of a run again, as one HTML file",
-    "calibrate": "find the similarity from which images are of one class, or known",
-    "export": "export a trained model for other programs: ONNX, torch.export, safetensors",
-    "embed": "embed image files with a trained run",
-    "index": "embed images into an index that can be searched",
+    "train": "train an embedding model and evaluate it",
+    "evaluate": "evaluate a trained run, a file of vectors or a pretrained backbone",
+    "report": "write the HTML report of a run again",
+    "calibrate": "calibrate the thresholds of similarity for same or not, and known or unknown",
+    "export": "export a trained model to ONNX, torch.export or safetensors",
+    "embed": "embed image files with a trained model",
+    "index": "build a searchable index of images",
     "add": "add images to an index",
     "remove": "remove images from an index",
-    "search": "find the images of an index that are most like others",
-    "cluster": "group images, or those of an index, into clusters",
-    "duplicates": "find the near-duplicates of an index",
-    "serve": "serve an index: a page in the browser and a JSON API",
-    "info": "what an index holds",
+    "search": "search an index for images similar to yours",
+    "cluster": "cluster images, or the images of an index",
+    "duplicates": "find near-duplicates in an index",
+    "serve": "serve an index as a web page and a JSON API",
+    "info": "describe an index",
     "data": "list, check and download data sets",
+    "env": "show the installed versions and whether the C libraries are used",
 }
 
 
@@ -38,20 +39,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        arguments: by default those that the program was started with.
+        arguments: the command and its arguments; None takes those of the program.
 
     Returns:
-        The exit status: 0, 2 for an error (one line on stderr says which), 128 plus the signal that stopped it; 1 from
-        a command that did its work but not on everything.
+        The exit status: 0 for success, 1 if a command had to skip some of its input, 2 for an error, which is printed
+        on stderr as one line, and 128 plus the signal number for a command stopped by a signal.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    with standing("stderr"):
+    with tolerant_stream("stderr"):
         try:
-            with standing("stdout"):
+            with tolerant_stream("stdout"):
                 return _dispatch(given)
         except (EmbeddingExpansionError, OSError, MemoryError, RuntimeError) as error:
             known = error if isinstance(error, EmbeddingExpansionError) else failure(error)
-            if known is None and not isinstance(error, OSError):  # a full disk or a forbidden folder is no bug of ours
+            if known is None and not isinstance(error, OSError):  # a full disk is an error to report, not a bug of ours
                 raise
             print(f"embex: {' '.join(str(known or error).split())}", file=sys.stderr)
             return 2
@@ -65,12 +66,13 @@ def _dispatch(given: list[str]) -> int:
         print(_help())
         return 0
     if given[0] == "--version":
-        print(f"embex {version('embedding-expansion')}")
+        print(f"embex {__version__}")
         return 0
     if given[0] not in COMMANDS:
         raise UnknownName("command", given[0], COMMANDS)
-    # Threads that wait should sleep: spinning, they take the cores from each other wherever something else runs too
-    # (measured: a quarter of the images per second on two busy cores). Read when torch loads its thread pool.
+    # Idle threads should sleep instead of spinning, because spinning threads slow each other down on busy cores
+    # (measured on two busy cores: a quarter of the images per second). torch reads this variable when it loads its
+    # thread pool.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command = importlib.import_module(f"embedding_expansion.app.{given[0]}")
     status: int = command.run(given[1:])
@@ -80,7 +82,7 @@ def _dispatch(given: list[str]) -> int:
 def _help() -> str:
     commands = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
     return (
-        "usage: embex COMMAND ...\n\nDeep metric learning with embedding expansion. `embex train` alone trains on the "
-        f"embedded data set.\n\ncommands:\n{commands}\n\noptions:\n  -h, --help  this text; embex COMMAND --help has "
-        "that of a command\n  --version   the version"
+        "usage: embex COMMAND ...\n\nDeep metric learning with embedding expansion. `embex train` without options "
+        f"trains on a small built-in data set.\n\ncommands:\n{commands}\n\noptions:\n  -h, --help  show this text; "
+        "embex COMMAND --help describes a command\n  --version   show the version"
     )

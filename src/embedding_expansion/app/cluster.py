@@ -1,4 +1,4 @@
-"""embex cluster."""
+"""The command embex cluster."""
 
 from __future__ import annotations
 
@@ -22,13 +22,23 @@ if TYPE_CHECKING:
     from embedding_expansion.inference.thresholds import Thresholds
     from embedding_expansion.retrieval.index import Index, Item
 
-#: Clusters that are printed; all of them stand in the folder.
+#: Number of clusters that are printed. The folder contains all of them.
 CLUSTERS = 20
 
 
 @dataclass(frozen=True)
-class _Source:
-    """What is clustered, where it comes from, and what could not be read or was passed over."""
+class _ClusterInput:
+    """The input of the clustering.
+
+    Attributes:
+        name: what is clustered, in words.
+        items: the items.
+        vectors: their unit vectors, (n, d).
+        thresholds: the calibrated thresholds of the model or the index.
+        index: the index, if the items come from one.
+        broken: image files that could not be read, with the reason.
+        left_out: a sentence on files that were not looked at; empty if there are none.
+    """
 
     name: str
     items: list[Item]
@@ -40,17 +50,17 @@ class _Source:
 
 
 def run(arguments: list[str]) -> int:
-    """Groups images into clusters and writes a folder of them; the exit status is 1 where some could not be read."""
+    """Clusters images and writes a folder; returns the exit status, 1 if some images could not be read."""
     given = parse(_options(), arguments)
     out = Path(given.out)
 
     from embedding_expansion.app.cluster_folder import write_folder
+    from embedding_expansion.files import check_free
     from embedding_expansion.inference.clusters import choose, cluster
-    from embedding_expansion.training.files import check_free
 
     check_free(out)
     wanted = {name: given[name] for name in ("method", "k", "similarity", "min_cluster_size")}
-    choose(**wanted)  # refuses what cannot be before anything is embedded
+    choose(**wanted)  # reports invalid options before anything is embedded
     with ExitStack() as opened:
         source = _of_index(given, opened) if _is_index(given.source) else _of_images(given)
         if given.method == "agglomerative" and given.k is given.similarity is None:
@@ -59,11 +69,11 @@ def run(arguments: list[str]) -> int:
         measures = measure(source.items, found)
         _print(found, source.items, measures)
         left_out = write_folder(out, source.items, found, measures, source.index, source.name, links=given.links)
-    _say_where(out, left_out, links=given.links)
+    _print_written(out, left_out, links=given.links)
     if source.left_out:
         print(f"embex: {source.left_out}", file=sys.stderr)
     for path, reason in source.broken.items():
-        print(f"embex: left out {path}: {reason}", file=sys.stderr)
+        print(f"embex: skipped {path}: {reason}", file=sys.stderr)
     return 1 if source.broken else 0
 
 
@@ -72,30 +82,33 @@ def _options() -> jsonargparse.ArgumentParser:
         prog="embex cluster",
         exit_on_error=False,
         allow_abbrev=False,
-        description="Groups images, or those of an index, into clusters: a table, folders of links, pages of pictures.",
+        description="Clusters images, or the images of an index. Writes a folder with a table, HTML pages and a folder "
+        "of links for each cluster.",
     )
-    options.add_argument("source", type=str, nargs="+", help="an index, or image files and folders to look through")
-    options.add_argument("--model", type=str | None, default=None, help="of image files: run folder, or an export")
+    options.add_argument("source", type=str, nargs="+", help="an index, or image files and folders")
+    options.add_argument(
+        "--model", type=str | None, default=None, help="for image files: a run folder or an export folder"
+    )
     options.add_argument(
         "--method",
         type=str | None,
         default=None,
-        help="kmeans, agglomerative or hdbscan; default: hdbscan, or what --k or --similarity asks for",
+        help="kmeans, agglomerative or hdbscan; default: hdbscan, or the method that --k or --similarity implies",
     )
-    options.add_argument("--k", type=int | None, default=None, help="number of clusters: kmeans, agglomerative")
+    options.add_argument("--k", type=int | None, default=None, help="kmeans, agglomerative: number of clusters")
     options.add_argument(
         "--similarity",
         type=float | None,
         default=None,
-        help='agglomerative: join clusters down to this similarity; default: the calibrated "same or not"',
+        help='agglomerative: merge clusters down to this similarity; default: the calibrated threshold "same or not"',
     )
     options.add_argument(
-        "--min_cluster_size", type=int | None, default=None, help="hdbscan: fewest images of a cluster; default: 5"
+        "--min_cluster_size", type=int | None, default=None, help="hdbscan: smallest size of a cluster; default: 5"
     )
-    options.add_argument("--seed", type=int, default=0, help="of kmeans")
-    options.add_argument("--out", type=str, default="clusters", help=f"folder to make; in its clusters.csv {MARKED}")
-    options.add_argument("--links", type=bool, default=True, help="a folder of symbolic links for each cluster")
-    options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    options.add_argument("--seed", type=int, default=0, help="kmeans: random seed")
+    options.add_argument("--out", type=str, default="clusters", help=f"folder to write; in its clusters.csv {MARKED}")
+    options.add_argument("--links", type=bool, default=True, help="make a folder of symbolic links for each cluster")
+    options.add_argument("--device", type=str, default="auto", help="device of the model: auto, cpu, cuda, cuda:1, ...")
     return options
 
 
@@ -105,30 +118,30 @@ def _is_index(names: list[str]) -> bool:
     return len(names) == 1 and ("://" in names[0] or is_index(names[0]))
 
 
-def _of_index(given: jsonargparse.Namespace, opened: ExitStack) -> _Source:
+def _of_index(given: jsonargparse.Namespace, opened: ExitStack) -> _ClusterInput:
     from embedding_expansion.inference.collection import thresholds_of
     from embedding_expansion.inference.gathering import gathered
     from embedding_expansion.retrieval.index import open_index
 
     if given.model is not None:
-        raise InvalidInput(f"{given.source[0]} is an index, which has its vectors already; leave --model out")
+        raise InvalidInput(f"{given.source[0]} is an index, which already has its vectors; omit --model")
     index = opened.enter_context(open_index(given.source[0]))
     items, vectors = gathered(index)
-    return _Source(index.location, items, vectors, thresholds_of(index), index, {})
+    return _ClusterInput(index.location, items, vectors, thresholds_of(index), index, {})
 
 
-def _of_images(given: jsonargparse.Namespace) -> _Source:
+def _of_images(given: jsonargparse.Namespace) -> _ClusterInput:
     from embedding_expansion.data.finding import find_images
     from embedding_expansion.inference.embedder import Embedder
     from embedding_expansion.retrieval.index import Item
 
     if given.model is None:
         raise InvalidInput(
-            f"{', '.join(given.source)} is no index, and to embed images a model is needed; pass --model RUN, a run "
-            "folder or an export"
+            f"{', '.join(given.source)} is not an index, and image files need a model to embed them; pass --model RUN, "
+            "a run folder or an export folder"
         )
     found = find_images(given.source)
-    # Images that lie deeper in a named folder are labelled by the folder they lie in; each is taken once.
+    # Images in subfolders of a named folder are labelled by their folder. Each image is taken once.
     labels: dict[str, str | None] = {}
     for file in found.files:
         labels.setdefault(os.path.abspath(file.path), file.folder)
@@ -136,25 +149,25 @@ def _of_images(given: jsonargparse.Namespace) -> _Source:
     embedder, failed = Embedder.load(given.model, device=given.device), dict[int, str]()
     vectors = embedder.embed([item.path for item in items], broken=failed)
     if len(failed) == len(items):
-        raise DataError(f"not one of {len(items)} images can be read; the first: {failed[0]}")
+        raise DataError(f"none of {len(items)} images can be read; the first error: {failed[0]}")
     read = [item for position, item in enumerate(items) if position not in failed]
     broken = {items[position].path: reason for position, reason in failed.items()}
-    return _Source(", ".join(given.source), read, vectors, embedder.thresholds, None, broken, str(found.left_out))
+    return _ClusterInput(", ".join(given.source), read, vectors, embedder.thresholds, None, broken, str(found.left_out))
 
 
 def _calibrated(thresholds: Thresholds) -> float:
     threshold = thresholds.get("same or not")
     if threshold is None:
         raise InvalidInput(
-            "agglomerative needs --k or --similarity where no threshold was calibrated; pass one, or take --method "
-            "hdbscan, which needs none"
+            "agglomerative needs --k or --similarity, because no threshold was calibrated; pass one of them, or "
+            "--method hdbscan, which needs neither"
         )
-    print(f"joining down to a similarity of {threshold.value:.3f}, which was calibrated for same or not")
+    print(f"merging clusters down to a similarity of {threshold.value:.3f}, the calibrated threshold for same or not")
     return threshold.value
 
 
 def measure(items: list[Item], found: Clustering) -> dict[str, int | float]:
-    """How well the clusters are the labels, over the images that have one; empty where there are not two labels."""
+    """Compares the clusters with the labels, over all labelled images; empty if there are fewer than two labels."""
     from embedding_expansion.retrieval.clustering import partition_metrics
 
     labels = [item.label for item in items]
@@ -172,7 +185,7 @@ def _print(found: Clustering, items: list[Item], measures: dict[str, int | float
     print(f"method: {found.reason}")
     print(f"{len(items):,} images: {len(found.sizes):,} clusters, {found.noise:,} images in none (noise)")
     if 2 * found.noise > len(items):
-        print("more than half are noise: few groups are dense; --k or a smaller --min_cluster_size takes more in")
+        print("more than half of the images are noise; --k or a smaller --min_cluster_size puts more into clusters")
     rows = [
         [str(number), f"{size:,}", labels_of(items, found.members(number).tolist()) or "–", items[row].path]
         for number, (size, row) in enumerate(zip(found.sizes[:CLUSTERS], found.representatives, strict=False))
@@ -183,10 +196,10 @@ def _print(found: Clustering, items: list[Item], measures: dict[str, int | float
         print(f"and {len(found.sizes) - CLUSTERS:,} more")
     if measures:
         values = ", ".join(f"{name.upper()} {measures[name]:.3f}" for name in ("nmi", "ami", "ari", "f1"))
-        print(f"against {measures['labels']:,} labels of {measures['images with a label']:,} images: {values}")
+        print(f"compared with {measures['labels']:,} labels of {measures['images with a label']:,} images: {values}")
 
 
-def _say_where(out: Path, left_out: int, *, links: bool) -> None:
+def _print_written(out: Path, left_out: int, *, links: bool) -> None:
     print(f"written: {out / 'index.html'}, clusters.csv{' and members/, folders of links' if links else ''}")
     if left_out:
-        print(f"{left_out:,} images are not where the index says, so there is no link to them")
+        print(f"{left_out:,} images have no link, because their files are missing")

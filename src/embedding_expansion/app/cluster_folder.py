@@ -1,4 +1,4 @@
-"""What embex cluster writes: a table, a folder of links for each cluster, and pages; all of it at once, or nothing."""
+"""Writes the folder of embex cluster: a table, HTML pages, and a folder of links for each cluster."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 from embedding_expansion.app.pages.clusters import name_of, write_pages
-from embedding_expansion.app.pages.pictures import Album, file_name
+from embedding_expansion.app.pages.pictures import PageImages, file_name
 from embedding_expansion.app.tables import write_csv
+from embedding_expansion.files import make_folder
 from embedding_expansion.inference.clusters import Clustering
 from embedding_expansion.retrieval.index import Index, Item
-from embedding_expansion.training.files import make_folder
 
-NAME_BYTES = 255  # of the longest file name
+NAME_BYTES = 255  # the longest file name of common file systems
 
 
 def write_folder(
@@ -26,29 +26,29 @@ def write_folder(
     *,
     links: bool,
 ) -> int:
-    """Writes the folder.
+    """Writes the folder completely, or not at all.
 
     Args:
-        out: which is new or empty.
-        items: that were clustered.
+        out: the folder, which must be new or empty.
+        items: the clustered items.
         found: their clusters.
-        measures: against the labels; empty where there are none.
-        index: which the items are of.
+        measures: agreement with the labels; empty without labels.
+        index: the index of the items, if any; it provides the thumbnails.
         source: what was clustered, in words.
-        links: whether there is a folder of links for each cluster.
+        links: whether to make a folder of symbolic links for each cluster.
 
     Returns:
-        How many links were left out because there is no such file.
+        The number of images without a link, because their file is missing.
 
     Raises:
-        RunError: something is there already, or it cannot be written.
+        RunError: the folder is not empty, or cannot be written.
     """
     left_out = 0
 
     def fill(folder: Path) -> None:
         nonlocal left_out
         _write_table(folder / "clusters.csv", items, found)
-        write_pages(folder, items, found, Album(index), measures, source)
+        write_pages(folder, items, found, PageImages(index), measures, source)
         if links:
             (folder / "members").mkdir()
             for number in range(-1 if found.noise else 0, len(found.sizes)):
@@ -70,7 +70,7 @@ def _write_table(path: Path, items: list[Item], found: Clustering) -> None:
 
 
 def _link(folder: Path, paths: list[str]) -> int:
-    """A folder of symbolic links, each called as its file is; returns how many files are not there."""
+    """Makes a folder of symbolic links with the names of their files; returns the number of missing files."""
     folder.mkdir()
     missing, taken, given = 0, set[str](), Counter[str]()
     for path in map(os.path.abspath, paths):
@@ -87,7 +87,7 @@ def _link(folder: Path, paths: list[str]) -> int:
 
 
 def _numbered(name: str, number: int) -> str:
-    """The name with a number before its ending, cut where it would be too long for a file."""
+    """Inserts a number before the extension, and shortens the name if it gets too long."""
     stem, ending = os.path.splitext(name)
     behind = os.fsencode(f"-{number}{ending}")
     return os.fsdecode(os.fsencode(stem)[: NAME_BYTES - len(behind)] + behind)

@@ -1,4 +1,4 @@
-"""embex data."""
+"""The command embex data."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from embedding_expansion.errors import InvalidInput
 
 if TYPE_CHECKING:
     from embedding_expansion.data.catalogue import Listing
-    from embedding_expansion.data.inspection import SideReport
+    from embedding_expansion.data.inspection import SplitInspection
 
-DESCRIPTION = """embex data: lists the data sets. embex data NAME: what a set is, where it is looked for, how to get it.
-embex data NAME --download: fetches it. embex data NAME_OR_PATH check: opens it and decodes every image."""
+DESCRIPTION = """embex data: lists the data sets. embex data NAME: describes a data set, where it is searched for and
+how to get it. embex data NAME --download: downloads it. embex data NAME_OR_PATH check: opens it and decodes every
+image."""
 
 
 def run(arguments: list[str]) -> int:
-    """Lists, describes, downloads or checks data sets; the exit status is 1 where a check finds broken images."""
+    """Lists, describes, downloads or checks data sets; returns the exit status, 1 if a check finds broken images."""
     options = jsonargparse.ArgumentParser(
         prog="embex data", exit_on_error=False, allow_abbrev=False, description=DESCRIPTION
     )
-    options.add_argument("name", type=str, nargs="?", default="list", help="list, a data set's name, or a path")
-    options.add_argument("what", type=str, nargs="?", default=None, help="check: open it and decode every image")
-    options.add_argument("--download", action="store_true", help="fetch it")
-    options.add_argument("--root", type=str | None, default=None, help="folder that holds data sets")
-    options.add_argument("--part", action="store_true", help="accept a part of the set")
+    options.add_argument("name", type=str, nargs="?", default="list", help="list, the name of a data set, or a path")
+    options.add_argument(
+        "what", type=str, nargs="?", default=None, help="check: open the data set and decode every image"
+    )
+    options.add_argument("--download", action="store_true", help="download the data set")
+    options.add_argument("--root", type=str | None, default=None, help="folder that contains data sets")
+    options.add_argument("--part", action="store_true", help="accept an incomplete data set")
     given = parse(options, arguments)
     if given.what not in (None, "check"):
-        raise InvalidInput(f"{given.what!r} is nothing to do with a data set; pass check, or --download")
+        raise InvalidInput(f"{given.what!r} is not an action of embex data; pass check, or --download")
     root = None if given.root is None else Path(given.root)
 
     from embedding_expansion.data.catalogue import describe
@@ -38,11 +41,11 @@ def run(arguments: list[str]) -> int:
     from embedding_expansion.data.download import download
 
     is_check = not given.download and given.name != "list" and (given.what == "check" or given.name not in DATASETS)
-    _refuse_what_only_a_check_takes(given.name, given.what, part=given.part, is_check=is_check)
+    _refuse_options_of_check(given.name, given.what, part=given.part, is_check=is_check)
     if is_check:
         return _check(given.name, root, part=given.part)
     if given.download:
-        print(f"{given.name} lies in {download(given.name, root)}")
+        print(f"{given.name} is in {download(given.name, root)}")
     elif given.name == "list":
         _list(describe(root), root)
     else:
@@ -50,24 +53,24 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _refuse_what_only_a_check_takes(name: str, what: str | None, *, part: bool, is_check: bool) -> None:
+def _refuse_options_of_check(name: str, what: str | None, *, part: bool, is_check: bool) -> None:
     given = "--part" if part else what
     if not is_check and given is not None:
         example = "NAME_OR_PATH" if name == "list" else name
-        raise InvalidInput(f"{given} goes with a check of one set only: embex data {example} check [--part]")
+        raise InvalidInput(f"{given} is only valid for checking a data set: embex data {example} check [--part]")
 
 
 def _list(listings: list[Listing], root: Path | None) -> None:
-    """One line for each set, and one on where they are looked for."""
-    from embedding_expansion.data.places import search_folders
+    """Prints a line per data set, and the folders in which they are searched for."""
+    from embedding_expansion.data.sources import search_folders
 
     for listing in listings:
         names = ", ".join(folder for folder in listing.folders if folder != ".")
-        looked_for = f", looked for as {names}" if names else ""
-        print(f"{listing.name:<10}{listing.title}: {_where(listing)}{looked_for}")
+        folders = f", searched for as {names}" if names else ""
+        print(f"{listing.name:<10}{listing.title}: {_where(listing)}{folders}")
     places = ", then ".join(str(folder.absolute()) for folder in search_folders(root))
-    print(f"These folders are looked for in {places}, which may also hold a set itself; --root names another place.")
-    print("embex data NAME says how to get a set.")
+    print(f"These folders are searched for in {places}. A data set can also lie directly there.")
+    print("--root names another place. embex data NAME explains how to get a data set.")
 
 
 def _where(listing: Listing) -> str:
@@ -82,9 +85,9 @@ def _describe(listing: Listing) -> None:
     print(f"page: {listing.page}; licence: {listing.licence}")
     print(f"here: {_where(listing)}")
     for folder in listing.looked_for:
-        print(f"looked for in {folder}")
+        print(f"searched for in {folder}")
     if listing.downloadable:
-        print(f"to fetch it: embex data {listing.name} --download")
+        print(f"to download it: embex data {listing.name} --download")
     elif listing.instructions:
         print(f"to get it: {listing.instructions}")
 
@@ -95,13 +98,14 @@ def _check(name: str, root: Path | None, *, part: bool) -> int:
 
     report = inspect_dataset(open_dataset(name, root=root, part=part))
     print(report.name)
-    _describe_side("train", report.train)
-    _describe_side("test", report.test)
+    _print_split("train", report.train)
+    _print_split("test", report.test)
     if report.shared_classes:
-        print(f"warning: classes on both sides, so the test is not zero-shot: {', '.join(report.shared_classes[:5])}")
+        shared = ", ".join(report.shared_classes[:5])
+        print(f"warning: train and test share classes, so the test is not zero-shot: {shared}")
     if report.equal_bytes:
         (train, test), count = report.equal_bytes[0], len(report.equal_bytes)
-        print(f"warning: {count:,} test images are byte for byte training images, the first: {test} and {train}")
+        print(f"warning: {count:,} test images are identical to training images, the first: {test} and {train}")
     if report.left_out:
         print(report.left_out)
     broken = report.train.broken | report.test.broken
@@ -110,10 +114,11 @@ def _check(name: str, root: Path | None, *, part: bool) -> int:
     return 1 if broken else 0
 
 
-def _describe_side(name: str, side: SideReport) -> None:
+def _print_split(name: str, side: SplitInspection) -> None:
     marks = "" if side.queries is None else f", {side.queries} queries against {side.gallery}"
     print(f"{name}: {side.classes} classes, {side.images} images{marks}")
-    print(f"  smallest class: {side.smallest_class} ({side.smallest_count}); of one image only: {side.single_classes}")
+    smallest = f"{side.smallest_class} ({side.smallest_count})"
+    print(f"  smallest class: {smallest}; classes with one image: {side.single_classes}")
     if side.sizes is not None:
         (low_width, low_height), (high_width, high_height) = side.sizes
         print(f"  sizes: {low_width} x {low_height} to {high_width} x {high_height}")

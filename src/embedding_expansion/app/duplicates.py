@@ -1,7 +1,8 @@
-"""embex duplicates."""
+"""The command embex duplicates."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,17 +12,35 @@ from embedding_expansion.app.arguments import parse
 from embedding_expansion.app.tables import MARKED, count, table, write_csv
 
 if TYPE_CHECKING:
+    from embedding_expansion.app.pages.pictures import PageImage
     from embedding_expansion.retrieval.duplicates import Duplicates
     from embedding_expansion.retrieval.index import Index, Item
 
-#: Groups that are printed, and members of each; all of them stand in the CSV file.
+#: Number of groups that are printed, and of members per group. The CSV file contains all of them.
 GROUPS, MEMBERS = 20, 10
-#: Further thresholds for which pairs are counted, so that one sees where to go.
+#: Higher thresholds with a count of their pairs, as a help to choose one.
 STRICTER = (0.99, 0.995, 0.999)
+#: Groups on the HTML page, and pictures per group.
+PAGE_GROUPS, PAGE_MEMBERS = 200, 24
+
+
+@dataclass(frozen=True)
+class CopyGroup:
+    """A group of near-duplicates on the HTML page.
+
+    Attributes:
+        size: the number of its images.
+        labels_differ: whether its images have different labels.
+        members: the images shown, each with its similarity to the most similar image of the group.
+    """
+
+    size: int
+    labels_differ: bool
+    members: list[tuple[float, PageImage]]
 
 
 def run(arguments: list[str]) -> int:
-    """Finds the near-duplicates of an index; gives back the exit status."""
+    """Finds the near-duplicates in an index; returns the exit status."""
     given = parse(_options(), arguments)
 
     from embedding_expansion.app.outputs import outputs
@@ -48,31 +67,31 @@ def _options() -> jsonargparse.ArgumentParser:
         prog="embex duplicates",
         exit_on_error=False,
         allow_abbrev=False,
-        description="Finds the near-duplicates of an index: every two images are compared.",
+        description="Finds near-duplicates in an index. All pairs of images are compared.",
     )
-    options.add_argument("index", type=str, help="folder or postgresql:// URL of an index")
+    options.add_argument("index", type=str, help="the index: a folder, or a postgresql:// URL")
     options.add_argument(
         "--threshold",
         type=float | None,
         default=None,
-        help="the least similarity of near-duplicates; default: 0.98, for copies saved anew or made smaller; 1 "
-        "finds images whose embeddings are equal up to rounding, as those of equal files are. The "
-        "calibrated thresholds are about classes and not used here",
+        help="smallest similarity of near-duplicates; default: 0.98, which finds copies that were resaved or resized; "
+        "1 finds images whose embeddings are equal up to rounding, such as identical files. The calibrated thresholds "
+        "are not used, because they are about classes",
     )
     options.add_argument("--csv", type=str | None, default=None, help=f"write all groups to this file; {MARKED}")
-    options.add_argument("--html", type=str | None, default=None, help="write a page with pictures to this file")
+    options.add_argument("--html", type=str | None, default=None, help="write an HTML page with pictures to this file")
     return options
 
 
 def labels_differ(items: list[Item]) -> bool:
-    """Whether near-duplicates have two labels, one of which is likely to be wrong."""
+    """Whether near-duplicates have different labels, so that one label is probably wrong."""
     return len({item.label for item in items if item.label is not None}) > 1
 
 
 def _print(found: Duplicates, items: list[Item], threshold: float, *, is_default: bool) -> None:
     n, inside = len(items), sum(map(len, found.groups))
-    print(f"{n:,} images, every two compared; near-duplicates from a similarity of {threshold:g}", end="")
-    print(" (the default; --threshold sets another)" if is_default else "")
+    hint = " (the default; change it with --threshold)" if is_default else ""
+    print(f"{n:,} images, all pairs compared; near-duplicates have a similarity of at least {threshold:g}{hint}")
     print(f"{count(len(found.groups), 'group')}, {count(inside, 'image')}, {count(found.number_of_pairs, 'pair')}")
     if found.number_of_pairs:
         print(", ".join(f"from {at:g}: {_pairs_from(found, at)}" for at in STRICTER if at > threshold), end="\n\n")
@@ -89,20 +108,20 @@ def _print(found: Duplicates, items: list[Item], threshold: float, *, is_default
         print(f"and {count(len(found.groups) - GROUPS, 'more group')}; --csv writes all of them")
     if 2 * inside > n and n >= GROUPS:
         print(
-            f"{inside / n:.0%} of the images are near-duplicates by this threshold: this model puts images so close "
-            "together that a higher one is needed"
+            f"{inside / n:.0%} of the images are near-duplicates at this threshold: the embeddings of this model are "
+            "so similar that you need a higher one"
         )
 
 
 def _pairs_from(found: Duplicates, threshold: float) -> str:
-    """How many pairs reach a higher threshold, as far as the pairs that were kept can tell."""
+    """The number of pairs that reach a higher threshold. It is a lower bound if not all pairs were stored."""
     there = int((found.similarities >= threshold).sum())
     is_cut = there == len(found.pairs) < found.number_of_pairs
     return f"more than {there:,} pairs" if is_cut else count(there, "pair")
 
 
 def _write_csv(found: Duplicates, items: list[Item], path: Path) -> None:
-    from embedding_expansion.training.files import write_atomically
+    from embedding_expansion.files import write_atomically
 
     heads = ("group", "path", "label", "similarity", "most_similar")
     rows = (
@@ -114,24 +133,27 @@ def _write_csv(found: Duplicates, items: list[Item], path: Path) -> None:
 
 
 def _write_page(found: Duplicates, items: list[Item], index: Index, threshold: float, path: Path) -> None:
-    from embedding_expansion.app.pages.copies import SHOWN_GROUPS, SHOWN_MEMBERS, Group, copies_page
-    from embedding_expansion.app.pages.pictures import Album, common_folder
-    from embedding_expansion.app.pages.rendering import write_page
+    from embedding_expansion.app.pages.pictures import PageImages, common_folder
+    from embedding_expansion.app.pages.rendering import render, write_page
 
-    album = Album(index)
+    images = PageImages(index)
     groups = [
-        Group(
+        CopyGroup(
             len(group),
             labels_differ([items[row] for row in group]),
-            [(float(found.similarity[row]), album[items[row]]) for row in group[:SHOWN_MEMBERS].tolist()],
+            [(float(found.similarity[row]), images[items[row]]) for row in group[:PAGE_MEMBERS].tolist()],
         )
-        for group in found.groups[:SHOWN_GROUPS]
+        for group in found.groups[:PAGE_GROUPS]
     ]
+    folder = common_folder(items[row].path for group in found.groups for row in group)
     facts = [
         ("index", index.location),
         ("images", f"{len(items):,}"),
         ("threshold", f"{threshold:g}"),
         ("near-duplicates", f"{sum(map(len, found.groups)):,} images, {found.number_of_pairs:,} pairs"),
+        *([("folder", folder)] if folder else []),
     ]
-    folder = common_folder(items[row].path for group in found.groups for row in group)
-    write_page(path, copies_page(groups, len(found.groups), facts, folder))
+    total = len(found.groups)
+    title = f"{count(total, 'group')} of near-duplicates" if groups else "No near-duplicates"
+    content = {"facts": facts, "groups": groups, "total": total, "above": len(folder)}
+    write_page(path, render("copies.html", kicker="Near-duplicates", title=title, **content))

@@ -1,4 +1,4 @@
-"""embex embed."""
+"""The command embex embed."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 
 
 def run(arguments: list[str]) -> int:
-    """Embeds image files into an .npz; the exit status is 1 where some could not be read."""
+    """Embeds images into an .npz file; returns the exit status, 1 if some images could not be read."""
     options = jsonargparse.ArgumentParser(
         prog="embex embed",
         exit_on_error=False,
         allow_abbrev=False,
-        description="Embeds images. The .npz holds `embeddings` (n, d), L2-normalised float32, and `paths` (n). A run "
-        "that was trained on vectors embeds a file of vectors, and the .npz has its labels, names and split.",
+        description="Embeds images. The .npz file contains `embeddings` (n, d), L2-normalised float32, and `paths` "
+        "(n). A run that was trained on vectors embeds a file of vectors; the .npz file then contains the labels, "
+        "names and split of that file instead of paths.",
     )
-    options.add_argument("run", type=str, help="run folder, or a folder that embex export made")
-    options.add_argument("images", type=str, nargs="+", help="image files, and folders to look through, or vectors")
+    options.add_argument("run", type=str, help="a run folder or an export folder")
+    options.add_argument("images", type=str, nargs="+", help="image files and folders, or one file of vectors")
     options.add_argument("--out", type=str, default="embeddings.npz", help="file to write")
-    options.add_argument("--flip", type=bool, default=False, help="average in the embeddings of the mirror images")
-    options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    options.add_argument(
+        "--flip", type=bool, default=False, help="average the embeddings of an image and its mirror image"
+    )
+    options.add_argument("--device", type=str, default="auto", help="device of the model: auto, cpu, cuda, cuda:1, ...")
     given = parse(options, arguments)
     out, broken = Path(given.out), dict[Path, str]()
 
@@ -48,7 +51,7 @@ def run(arguments: list[str]) -> int:
     if str(found.left_out):
         print(f"embex: {found.left_out}", file=sys.stderr)
     for path, reason in broken.items():
-        print(f"embex: left out {path}: {reason}", file=sys.stderr)
+        print(f"embex: skipped {path}: {reason}", file=sys.stderr)
     return 1 if broken else 0
 
 
@@ -61,13 +64,13 @@ def _embed(
     vectors = Embedder.load(folder, device=device).embed(files, flip=flip, broken=failed)
     broken |= {files[position]: reason for position, reason in failed.items()}
     if len(failed) == len(files):
-        raise DataError(f"not one of {len(files)} images can be read; the first: {failed[0]}")
+        raise DataError(f"none of {len(files)} images can be read; the first error: {failed[0]}")
     return vectors, tuple(file for position, file in enumerate(files) if position not in failed)
 
 
 def _embed_vectors(folder: Path, file: Path, out: Path, device: str) -> int:
     from embedding_expansion.data.vectors import read_rows
-    from embedding_expansion.inference.of_vectors import VectorEmbedder
+    from embedding_expansion.inference.vector_embedder import VectorEmbedder
 
     rows, others = read_rows(file)
     embeddings = VectorEmbedder.load(folder, device=device).embed(rows)
@@ -79,7 +82,7 @@ def _embed_vectors(folder: Path, file: Path, out: Path, device: str) -> int:
 def _write(path: Path, **arrays: np.ndarray) -> None:
     import numpy as np
 
-    from embedding_expansion.training.files import write_atomically
+    from embedding_expansion.files import write_atomically
 
     def write(partial: Path) -> None:
         with partial.open("wb") as stream:

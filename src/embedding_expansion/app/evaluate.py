@@ -1,4 +1,4 @@
-"""embex evaluate."""
+"""The command embex evaluate."""
 
 from __future__ import annotations
 
@@ -18,27 +18,40 @@ from embedding_expansion.training.config import DataConfig
 
 
 def run(arguments: list[str]) -> int:
-    """Measures a run again, or what no run has made, and prints the measures; gives back the exit status."""
+    """Evaluates a run, a file of vectors or a backbone and prints the metrics; returns the exit status."""
     options = jsonargparse.ArgumentParser(
         prog="embex evaluate",
         exit_on_error=False,
         allow_abbrev=False,
-        description="Measures a trained run again, vectors from elsewhere, or a backbone as it comes.",
+        description="Evaluates a trained run, embeddings from another program, or a backbone without training.",
     )
-    options.add_argument("run", type=str, help="run folder; .npz or .parquet with vectors and labels; or a backbone")
-    options.add_argument("--data", type=str | None, default=None, help="another data set, by name or path")
-    options.add_argument("--root", type=str | None, default=None, help="folder that holds the data set")
-    options.add_argument("--part", type=bool | None, default=None, help="open a part of the set, and say so")
-    options.add_argument("--flip", type=bool | None, default=None, help="average in mirror images; default: as the run")
-    options.add_argument("--pretrained", type=bool, default=False, help="of a backbone: fetch its weights")
-    options.add_argument("--weights", type=str | None, default=None, help="of a backbone: its weights, .safetensors")
-    options.add_argument("--out", type=str | None, default=None, help="JSON file for the measures")
+    options.add_argument(
+        "run", type=str, help="a run folder, an .npz or .parquet file with vectors and labels, or a backbone"
+    )
+    options.add_argument(
+        "--data", type=str | None, default=None, help="another data set, by name or path; default: that of the run"
+    )
+    options.add_argument("--root", type=str | None, default=None, help="folder that contains the data set")
+    options.add_argument("--part", type=bool | None, default=None, help="accept an incomplete data set")
+    options.add_argument(
+        "--flip",
+        type=bool | None,
+        default=None,
+        help="average the embeddings of an image and its mirror image; default: as configured in the run",
+    )
+    options.add_argument(
+        "--pretrained", type=bool, default=False, help="backbone only: download its pretrained weights"
+    )
+    options.add_argument(
+        "--weights", type=str | None, default=None, help="backbone only: its weights, a .safetensors file"
+    )
+    options.add_argument("--out", type=str | None, default=None, help="JSON file to write the metrics to")
     _add_steps(options)
     given = parse(options, arguments)
     steps = Steps(**given.rerank.as_dict())
 
     from embedding_expansion.app.outputs import outputs
-    from embedding_expansion.training.files import write_json
+    from embedding_expansion.files import write_json
     from embedding_expansion.training.run_lock import writing_into
 
     with outputs(out=given.out), nullcontext() if given.out is None else writing_into(Path(given.out)):
@@ -60,18 +73,20 @@ def _print(measures: dict[str, Any], run: str, steps: Steps) -> None:
     if measures["broken_images"]:
         print(broken_sentence(dict.fromkeys(map(Path, measures["broken_images"]), "")))
     for change in measures.get("data_changes", []):
-        print(f"embex: since {run} was trained: {change}", file=sys.stderr)
+        print(f"embex: changed since {run} was trained: {change}", file=sys.stderr)
 
 
 def _add_steps(options: jsonargparse.ArgumentParser) -> None:
-    group = options.add_argument_group("post-processing, taken in this order; the measures are given before and after")
+    group = options.add_argument_group(
+        "post-processing steps, applied in this order; metrics are printed before and after"
+    )
     for name, hint in typing.get_type_hints(Steps, include_extras=True).items():
         kind, text = typing.get_args(hint)
         group.add_argument(f"--rerank.{name}", type=kind, default=None, help=text)
 
 
 def _measure(given: jsonargparse.Namespace, steps: Steps | None) -> dict[str, Any]:
-    """The measures of whatever `run` names: a file of vectors, a folder, or else a backbone."""
+    """Evaluates what `run` names: a file of vectors, a run folder, or a backbone."""
     from embedding_expansion.data.finding import is_vector_file
     from embedding_expansion.training import outside
     from embedding_expansion.training.run_folder import RunFolder
@@ -92,10 +107,10 @@ def _measure(given: jsonargparse.Namespace, steps: Steps | None) -> dict[str, An
     try:
         return outside.evaluate_backbone(given.run, dataclasses.replace(data, **changes), steps, **chosen)
     except UnknownName as error:
-        raise InvalidInput(f"there is no run folder {given.run}, and {error}") from error
+        raise InvalidInput(f"{given.run} is not a run folder, and {error}") from error
 
 
 def _refuse(given: jsonargparse.Namespace, what: str, *names: str) -> None:
     for name in names:
         if given[name]:
-            raise InvalidInput(f"--{name} is given, but {given.run} is {what}, which has no use for it; leave it out")
+            raise InvalidInput(f"--{name} has no effect, because {given.run} is {what}; omit it")

@@ -22,7 +22,7 @@ def outputs(**places: str | None) -> Iterator[None]:
         RunError: one of them cannot be written.
         InvalidInput: two of them are one file.
     """
-    from embedding_expansion.training.targets import file_target
+    from embedding_expansion.files import file_target
 
     taken, is_stdout = dict[Path, str](), False
     for option, place in places.items():

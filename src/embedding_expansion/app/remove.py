@@ -1,4 +1,4 @@
-"""embex remove."""
+"""The command embex remove."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ WAYS = ("paths", "prefix", "label", "missing", "unfinished")
 
 
 def run(arguments: list[str]) -> int:
-    """Removes images from an index; the exit status is 1 where one that was named is not in it."""
+    """Removes images from an index; returns the exit status, 1 if a named image is not in the index."""
     options = jsonargparse.ArgumentParser(
         prog="embex remove",
         exit_on_error=False,
         allow_abbrev=False,
-        description="Removes images from an index, never from the disk.",
+        description="Removes images from an index. The image files themselves are not touched.",
     )
     options.add_argument("index", type=str, help="the index: a folder, or a postgresql:// URL")
-    options.add_argument("paths", type=str, nargs="*", help="image files, whether they are still there or not")
+    options.add_argument("paths", type=str, nargs="*", help="image files; they need not exist any more")
     options.add_argument("--prefix", type=str | None, default=None, help="all images in this folder, at any depth")
-    options.add_argument("--label", type=str | None, default=None, help="all images of this label")
-    options.add_argument("--missing", action="store_true", help="all images whose file is gone from the disk")
-    options.add_argument("--unfinished", action="store_true", help="what loads that were broken off have embedded")
-    options.add_argument("--dry_run", action="store_true", help="only say what would be removed")
+    options.add_argument("--label", type=str | None, default=None, help="all images with this label")
+    options.add_argument("--missing", action="store_true", help="all images whose file no longer exists")
+    options.add_argument("--unfinished", action="store_true", help="the images of interrupted loads")
+    options.add_argument("--dry_run", action="store_true", help="only print what would be removed")
     given = parse(options, arguments)
     ways = [name for name in WAYS if given[name]]
     if len(ways) != 1:
-        named = " and ".join(ways) or "nothing"
-        raise InvalidInput(f"{named} is given; pass one of paths, {', '.join(f'--{way}' for way in WAYS[1:])}")
+        chosen = " and ".join(ways) or "nothing"
+        raise InvalidInput(f"{chosen} is given; pass exactly one of paths, {', '.join(f'--{way}' for way in WAYS[1:])}")
 
     from embedding_expansion.retrieval.index import open_index
 
     with open_index(given.index) as index:
         if given.unfinished:
-            return _give_up(index, given.dry_run)
+            return _discard_unfinished(index, given.dry_run)
         where = _condition(index, given)
         count = index.count(where) if given.dry_run else index.remove(where)
         left = index.count() - (count if given.dry_run else 0)
@@ -65,15 +65,15 @@ def _condition(index: Index, given: jsonargparse.Namespace) -> dict[str, Any]:
     gone = missing(index)
     if gone and len(gone) == index.count():
         raise InvalidInput(
-            f"the files of all {len(gone):,} images are gone, such as {gone[0]}; is a disk not there? If they are "
-            "meant, name their folder with --prefix"
+            f"the files of all {len(gone):,} images are missing, such as {gone[0]}; mount their disk, or remove them "
+            "with --prefix"
         )
     return {"path": gone}
 
 
-def _give_up(index: Index, dry_run: bool) -> int:
+def _discard_unfinished(index: Index, dry_run: bool) -> int:
     for key, number in index.unfinished().items():
         if not dry_run:
             index.discard(key)
-        print(f"{index.location}: {number:,} images {'would be ' if dry_run else ''}given up: {key}")
+        print(f"{index.location}: {number:,} images {'would be ' if dry_run else ''}discarded: {key}")
     return 0

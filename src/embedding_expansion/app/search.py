@@ -1,4 +1,4 @@
-"""embex search."""
+"""The command embex search."""
 
 from __future__ import annotations
 
@@ -18,34 +18,54 @@ from embedding_expansion.errors import DataError, InvalidInput, StoreError
 if TYPE_CHECKING:
     import numpy as np
 
+    from embedding_expansion.app.pages.pictures import PageImage
     from embedding_expansion.inference.collection import Answer, Collection
     from embedding_expansion.retrieval.index import Index
 
 STDIN = "-"
-NOTHING = "no image of the index has this label and prefix"
+NOTHING = "no image in the index has this label and prefix"
 
 
 @dataclass(frozen=True)
 class _Query:
-    """What is searched for, as it was named, and the image; of a vector there is none."""
+    """A query: its name on the command line and its image; a vector has no image."""
 
     name: str
     image: Path | bytes | None = None
 
     @property
-    def called(self) -> str:
-        """As it is shown."""
+    def title(self) -> str:
+        """The name to show."""
         return "image from stdin" if self.name == STDIN else self.name
 
 
+@dataclass(frozen=True)
+class _PageQuery:
+    """A query on the HTML page.
+
+    Attributes:
+        name: its name.
+        uri: its picture as a data URI; empty without a picture.
+        known: whether the collection knows it; None without a calibrated threshold.
+        verdict: the same in words; empty without a threshold.
+        matches: its matches with their similarities.
+    """
+
+    name: str
+    uri: str
+    known: bool | None
+    verdict: str
+    matches: list[tuple[float, PageImage]]
+
+
 def run(arguments: list[str]) -> int:
-    """Finds the images of an index that are closest to others; the exit status is 1 where some could not be read."""
+    """Searches an index by images; returns the exit status, 1 if some of them could not be read."""
     given = parse(_options(), arguments)
 
     from embedding_expansion.app.outputs import outputs
     from embedding_expansion.data.finding import is_vector_file
     from embedding_expansion.inference.collection import Collection
-    from embedding_expansion.retrieval.index.vectors import positive
+    from embedding_expansion.retrieval.arrays import positive
 
     positive(given.k, "k")
     with ExitStack() as opened:
@@ -53,7 +73,7 @@ def run(arguments: list[str]) -> int:
         images = [] if is_vector_file(*given.images) else _read(given.images)
         collection = opened.enter_context(Collection.open(given.index, device=given.device))
         if not collection.index.count():
-            raise StoreError(f"{collection.index.location} holds no images; add some: embex add")
+            raise StoreError(f"{collection.index.location} holds no images; add some with embex add")
         broken = dict[int, str]()
         if images:
             queries, vectors = _of_images(collection, images, broken)
@@ -68,7 +88,7 @@ def run(arguments: list[str]) -> int:
         if given.html is not None:
             _write_page(collection, answers, given)
     for position, reason in broken.items():
-        print(f"embex: left out {given.images[position]}: {reason}", file=sys.stderr)
+        print(f"embex: skipped {given.images[position]}: {reason}", file=sys.stderr)
     return 1 if broken else 0
 
 
@@ -77,47 +97,53 @@ def _options() -> jsonargparse.ArgumentParser:
         prog="embex search",
         exit_on_error=False,
         allow_abbrev=False,
-        description="Finds the images of an index that are most like others.",
+        description="Searches an index for the images that are most similar to yours.",
     )
-    options.add_argument("index", type=str, help="folder or postgresql:// URL of an index")
+    options.add_argument("index", type=str, help="the index: a folder, or a postgresql:// URL")
     options.add_argument(
         "images",
         type=str,
         nargs="+",
-        help="image files to search for, - reads one from stdin; of vectors one .npz or .parquet",
+        help="image files to search for; - reads one from stdin; or one .npz or .parquet file of vectors",
     )
-    options.add_argument("-k", "--k", type=int, default=10, help="matches for each image")
-    options.add_argument("--qe", type=int, default=0, help="query expansion: mix in so many of the closest; 0 for none")
-    options.add_argument("--alpha", type=float, default=3.0, help="weigh them by their similarity to this power")
-    options.add_argument("--label", type=str | None, default=None, help="find only images with this label")
-    options.add_argument("--prefix", type=str | None, default=None, help="find only images whose path starts so")
-    options.add_argument("--html", type=str | None, default=None, help="write a page with pictures to this file")
+    options.add_argument("-k", "--k", type=int, default=10, help="number of matches per image")
+    options.add_argument(
+        "--qe", type=int, default=0, help="query expansion: neighbours averaged into the query; 0 turns it off"
+    )
+    options.add_argument(
+        "--alpha", type=float, default=3.0, help="query expansion: weigh each neighbour by its similarity to this power"
+    )
+    options.add_argument("--label", type=str | None, default=None, help="search only images with this label")
+    options.add_argument(
+        "--prefix", type=str | None, default=None, help="search only images whose path starts with this"
+    )
+    options.add_argument("--html", type=str | None, default=None, help="write an HTML page with pictures to this file")
     options.add_argument("--json", type=str | None, default=None, help="write JSON to this file; - for stdout")
-    options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    options.add_argument("--device", type=str, default="auto", help="device of the model: auto, cpu, cuda, cuda:1, ...")
     return options
 
 
 def _read(names: list[str]) -> list[_Query]:
-    """The queries: files that are there, and at most once what stdin holds."""
+    """Reads the queries: existing files, and at most one image from stdin."""
     if names.count(STDIN) > 1:
-        raise InvalidInput("stdin holds one image; pass - once")
+        raise InvalidInput("stdin provides one image only; pass - once")
     for name in names:
         if name != STDIN and not Path(name).is_file():
-            what = "is a folder" if Path(name).is_dir() else "is not there"
-            raise DataError(f"the image {name} {what}; pass image files to search for")
+            problem = "is a folder" if Path(name).is_dir() else "does not exist"
+            raise DataError(f"the image {name} {problem}; pass image files to search for")
     return [_Query(name, sys.stdin.buffer.read() if name == STDIN else Path(name)) for name in names]
 
 
 def _of_images(collection: Collection, images: list[_Query], broken: dict[int, str]) -> tuple[list[_Query], np.ndarray]:
-    """The images that can be read, and their embeddings; the others are entered by their positions."""
+    """Embeds the readable images. The positions of the others are added to `broken`, with the reason."""
     vectors = collection.embed((query.image for query in images if query.image is not None), broken=broken)
     if len(broken) == len(images):
-        raise DataError(f"not one of {len(images)} images can be read; the first: {broken[0]}")
+        raise DataError(f"none of {len(images)} images can be read; the first error: {broken[0]}")
     return [query for position, query in enumerate(images) if position not in broken], vectors
 
 
 def _of_vectors(collection: Collection, file: Path) -> tuple[list[_Query], np.ndarray]:
-    """The rows of a file of vectors, and their embeddings."""
+    """Embeds the rows of a file of vectors."""
     from embedding_expansion.data.vectors import read_rows
     from embedding_expansion.inference.vector_index import names_of
 
@@ -128,7 +154,7 @@ def _of_vectors(collection: Collection, file: Path) -> tuple[list[_Query], np.nd
 def _answers(
     collection: Collection, queries: list[_Query], vectors: np.ndarray, given: jsonargparse.Namespace
 ) -> list[tuple[_Query, Answer]]:
-    """Each query, and what was found."""
+    """Searches for each query."""
     where = {"label": given.label} if given.label is not None else {}
     if given.prefix is not None:
         where["path_prefix"] = full_prefix(given.prefix)
@@ -137,35 +163,32 @@ def _answers(
 
 
 def full_prefix(given: str) -> str:
-    """The beginning of a path as paths stand in an index: absolute; a folder's own name ends there."""
+    """An absolute prefix of indexed paths. That of a folder ends with a separator."""
     is_folder = given.endswith(os.sep) or os.path.isdir(given)
     return os.path.join(os.path.abspath(given), "") if is_folder else os.path.abspath(given)
 
 
 def verdict(answer: Answer) -> str:
-    """Whether the collection knows the query, in words; empty where no threshold was calibrated."""
+    """A phrase on whether the collection knows the query; empty without a calibrated threshold."""
     if answer.known is None:
         return ""
     if answer.known:
-        return f"known: its closest match reaches the calibrated threshold {answer.threshold:.3f}"
-    return (
-        f"unknown: nothing reaches the calibrated threshold {answer.threshold:.3f}; the closest, for what it is worth"
-    )
+        return f"known: the closest match reaches the calibrated threshold {answer.threshold:.3f}"
+    return f"unknown: no match reaches the calibrated threshold {answer.threshold:.3f}; the closest are listed anyway"
 
 
 def _print(answers: list[tuple[_Query, Answer]], given: jsonargparse.Namespace) -> None:
     from embedding_expansion.app.tables import plain, table
 
     for query, answer in answers:
-        told = [plain(query.called), verdict(answer)]
-        print(": ".join(part for part in told if part))
+        print(": ".join(part for part in (plain(query.title), verdict(answer)) if part))
         rows = [
             [str(rank), f"{match.similarity:.4f}", match.item.label or "–", match.item.path]
             for rank, match in enumerate(answer.matches, start=1)
         ]
         print(table(["rank", "similarity", "label", "path"], rows, right=(0, 1)) if rows else NOTHING, end="\n\n")
     if given.qe:
-        print(f"The similarities are those to each query with its {given.qe} closest images mixed in.")
+        print(f"Query expansion: the similarities are to the average of each query and its {given.qe} closest images.")
 
 
 def _write_json(
@@ -173,7 +196,7 @@ def _write_json(
     left_out: list[dict[str, str]],
     given: jsonargparse.Namespace,
 ) -> None:
-    from embedding_expansion.training.files import write_atomically
+    from embedding_expansion.files import write_atomically
 
     content = {
         "k": given.k,
@@ -183,7 +206,7 @@ def _write_json(
         "queries": [_as_json(query.name, answer) for query, answer in answers],
         "broken": left_out,
     }
-    text = json.dumps(content, indent=2) + "\n"  # in ASCII, which holds file names that are no text as well
+    text = json.dumps(content, indent=2) + "\n"  # ASCII escapes also represent undecodable file names
     if given.json == STDIN:
         print(text, end="")
     else:
@@ -210,30 +233,31 @@ def _write_page(
     answers: list[tuple[_Query, Answer]],
     given: jsonargparse.Namespace,
 ) -> None:
-    from embedding_expansion.app.pages.answers import Shown, answers_page
-    from embedding_expansion.app.pages.pictures import Album, file_name, uri_of
-    from embedding_expansion.app.pages.rendering import write_page
+    from embedding_expansion.app.pages.pictures import PageImages, file_name, uri_of
+    from embedding_expansion.app.pages.rendering import render, write_page
 
-    album, index = Album(collection.index), collection.index
-    shown = [
-        Shown(
-            file_name(query.called),
+    images, index = PageImages(collection.index), collection.index
+    queries = [
+        _PageQuery(
+            file_name(query.title),
             "" if query.image is None else uri_of(query.image),
             answer.known,
             verdict(answer),
-            [(match.similarity, album[match.item]) for match in answer.matches],
+            [(match.similarity, images[match.item]) for match in answer.matches],
         )
         for query, answer in answers
     ]
+    searched_for = queries[0].name if len(queries) == 1 else f"{len(queries)} images"
     conditions = [f"label {given.label}"] if given.label is not None else []
     conditions += [f"paths that start with {full_prefix(given.prefix)}"] if given.prefix is not None else []
     facts = [("index", index.location), ("images", f"{index.count():,}"), ("search", _exactness(index))]
     facts += [("query expansion", f"{given.qe} images, alpha {given.alpha:g}")] if given.qe else []
     facts += [("only", ", ".join(conditions))] if conditions else []
-    write_page(Path(given.html), answers_page(shown, facts))
+    title = f"Images most similar to {searched_for}"
+    write_page(Path(given.html), render("answers.html", kicker="Search", title=title, facts=facts, queries=queries))
     if given.json != STDIN:
         print(f"page: {given.html}")
 
 
 def _exactness(index: Index) -> str:
-    return "exact" if index.recall is None else f"{index.kind}, finds {index.recall.value:.1%} of the closest"
+    return "exact" if index.recall is None else f"{index.kind}, recall {index.recall.value:.1%}"

@@ -1,4 +1,4 @@
-"""stdout and stderr while a command runs: names that are no text are shown, and a reader may leave at any moment."""
+"""Makes stdout and stderr robust: undecodable file names can be printed, and a closed pipe does not stop a command."""
 
 from __future__ import annotations
 
@@ -15,33 +15,32 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def standing(name: Literal["stdout", "stderr"]) -> Iterator[None]:
-    """Lets a command write to stdout or stderr without being ended by whoever reads it.
+def tolerant_stream(name: Literal["stdout", "stderr"]) -> Iterator[None]:
+    """Keeps a command running when nobody reads its stdout or stderr any more.
 
-    A reader that leaves, as `| head` does, has had what it wanted: what follows is dropped, and the command goes on
-    with its work, so that the files it was asked for are written. Of stderr every other failure is dropped as well,
-    since there is nobody to tell.
+    If the reader closes the pipe, as `| head` does, further output is discarded. The command continues, so that it
+    still writes its files. All other failures of stderr are ignored too, as there is no place to report them.
 
     Raises:
-        RunError: stdout cannot be written, as on a full disk.
+        RunError: stdout cannot be written, for example because the disk is full.
     """
     before = getattr(sys, name)
-    stream = _standing(before, name)
+    stream = _tolerant(before, name)
     setattr(sys, name, stream)
     try:
         yield
     finally:
-        if stream is not None:  # as after `>&-`
+        if stream is not None:  # it is None after `>&-`
             stream.flush()
         setattr(sys, name, before)
 
 
-def _standing(stream: io.TextIOBase | None, name: str) -> io.TextIOBase | None:
+def _tolerant(stream: io.TextIOBase | None, name: str) -> io.TextIOBase | None:
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.reconfigure(errors="backslashreplace")
     raw = getattr(stream.buffer, "raw", stream.buffer)
-    if not isinstance(raw, io.FileIO):  # of a program that runs a command within itself
+    if not isinstance(raw, io.FileIO):  # replaced by a program that calls `main` itself
         return stream
     stream.flush()
     return io.TextIOWrapper(
@@ -54,21 +53,21 @@ def _standing(stream: io.TextIOBase | None, name: str) -> io.TextIOBase | None:
 
 
 class _Descriptor(io.FileIO):
-    """The open file behind a stream, which takes everything and drops it once it cannot be written any more."""
+    """The file behind a stream. After the first failed write it discards all further output."""
 
     def __init__(self, number: int, name: str) -> None:
         super().__init__(number, "wb", closefd=False)
-        self._name, self._is_over = name, False
+        self._name, self._has_failed = name, False
 
     def write(self, content: ReadableBuffer) -> int:
-        """Writes bytes, or drops them."""
-        if not self._is_over:
+        """Writes or discards bytes."""
+        if not self._has_failed:
             try:
                 return super().write(content)
             except OSError as error:
-                self._is_over = True
+                self._has_failed = True
                 if self._name == "stdout" and not isinstance(error, BrokenPipeError):
                     raise RunError(
-                        f"stdout cannot be written ({error.strerror}); make room for it, or name another place"
+                        f"stdout cannot be written ({error.strerror}); free some space, or redirect it elsewhere"
                     ) from error
         return memoryview(content).nbytes

@@ -1,4 +1,4 @@
-"""Tables and names as the commands print them, and tables as they write them."""
+"""Formats tables and names for the terminal, and writes tables as CSV."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import csv
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-#: What `write_csv` does, for the help of a command.
-MARKED = "text that begins with = + - @ has an apostrophe before it, so that no spreadsheet runs it as a formula"
+#: Describes `write_csv` in help texts.
+MARKED = "text that starts with = + - @ gets a leading apostrophe, so that spreadsheets do not run it as a formula"
 
 
 def plain(text: str) -> str:
-    r"""A text on one line that a terminal shows and does not obey: signs that are not printable as \n or \x1b."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
+    r"""Makes a text safe to print on one line: unprintable characters become escapes such as \n or \x1b."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """Columns with two spaces between them.
+    """Formats a table with two spaces between its columns.
 
     Args:
-        heads: of the columns.
-        rows: of as many entries each; shown by `plain`.
-        right: which columns are set to the right.
+        heads: the column titles.
+        rows: the rows, with one entry per column; `plain` makes them printable.
+        right: indices of the right-aligned columns.
     """
     lines = [[plain(entry) for entry in row] for row in (heads, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -35,12 +35,13 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection
 
 
 def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a table in UTF-8, its text by `data.spreadsheet.marked`.
+    """Writes a CSV file in UTF-8. `data.formula_escaping` protects text that spreadsheets take for formulas.
 
     Args:
-        path: of the file.
-        heads: of the columns.
-        rows: of as many entries each: text, numbers (decimal ones with six places), booleans, or None, which is empty.
+        path: the file to write.
+        heads: the column titles.
+        rows: the rows, with one entry per column: text, integers, floats (written with six decimals), booleans, or
+            None for an empty field.
     """
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)
@@ -49,15 +50,17 @@ def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]
 
 
 def _field(entry: object) -> str:
-    from embedding_expansion.data.spreadsheet import marked
+    from embedding_expansion.data.table import escape_formula
 
     if entry is None:
         return ""
     if isinstance(entry, bool):
         return str(entry).lower()
-    return f"{entry:.6f}" if isinstance(entry, float) else marked(entry) if isinstance(entry, str) else str(entry)
+    if isinstance(entry, str):
+        return escape_formula(entry)
+    return f"{entry:.6f}" if isinstance(entry, float) else str(entry)
 
 
 def count(number: int, noun: str) -> str:
-    """How many of what, in words."""
+    """A count with its noun, such as "1 image" or "2,000 images"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

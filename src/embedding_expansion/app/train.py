@@ -1,4 +1,4 @@
-"""embex train."""
+"""The command embex train."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embedding_expansion.training.config import from_namespace, parser
 if TYPE_CHECKING:
     from embedding_expansion.training.job import Tested
 
-# The short form of an option names what the section is about.
+# Short forms of options.
 _SHORT = {
     "--data": "--data.name",
     "--loss": "--loss.name",
@@ -25,26 +25,25 @@ _SHORT = {
 
 
 def run(arguments: list[str]) -> int:
-    """Trains, or goes on with a run; gives back the exit status."""
+    """Trains a model or resumes a run; returns the exit status."""
     options = parser()
-    options.add_argument("--resume", type=str | None, default=None, help="go on with this run folder, as configured")
+    options.add_argument("--resume", type=str | None, default=None, help="resume this run folder, as configured")
     options.add_argument(
         "--resume_changed",
         action="store_true",
-        help="with --resume: go on though images, options in config.yaml or checkpoints have changed since the run was "
-        "started; every class stays on its side, classes that came take no part, and environment.json notes what "
-        "changed",
+        help="with --resume: resume although images, options in config.yaml or checkpoints have changed since the run "
+        "was started; every class keeps its split, new classes are ignored, and environment.json records the changes",
     )
     given = parse(options, [_long(argument) for argument in arguments])
     path, changed = given.pop("resume"), given.pop("resume_changed")
     if path is None:
         if changed:
-            raise InvalidInput("--resume_changed is given without --resume; name the run folder with --resume")
+            raise InvalidInput("--resume_changed needs --resume; name the run folder with --resume")
         config = from_namespace(given)
     elif set(arguments) - {"--resume", path, f"--resume={path}", "--resume_changed"}:
-        raise InvalidInput("--resume goes on with a run as it was configured; leave the other options out")
+        raise InvalidInput("--resume continues a run as it was configured; omit the other options")
 
-    from embedding_expansion.training import run as training  # torch: only once the arguments are known to be right
+    from embedding_expansion.training import run as training  # imports torch, so only after the arguments are validated
 
     command = ("embex", "train", *arguments)
     if path is None:
@@ -52,7 +51,7 @@ def run(arguments: list[str]) -> int:
     else:
         outcome = training.resume(Path(path), changed=changed, command=command)
     if outcome.signal:
-        print(f"stopped after saving; go on with: embex train --resume {outcome.run}", flush=True)
+        print(f"stopped after saving; resume with: embex train --resume {outcome.run}", flush=True)
         return 128 + outcome.signal
     if outcome.metrics is not None:
         _report(outcome.run, outcome.tested)
@@ -60,11 +59,11 @@ def run(arguments: list[str]) -> int:
 
 
 def _report(path: Path, tested: Tested | None) -> None:
-    """Writes the report, unless a run that was complete has one already.
+    """Writes the report, unless a run that was already complete has one.
 
-    The run is complete without it, so that nothing that is wrong with it is the run's failure.
+    The run is complete without its report, so a failure to write the report does not fail the run.
     """
-    from embedding_expansion.app.report.writing import write_report
+    from embedding_expansion.app.report.page import write_report
     from embedding_expansion.training.run_folder import RunFolder
 
     if tested is None and RunFolder(path).report.exists():
@@ -73,7 +72,10 @@ def _report(path: Path, tested: Tested | None) -> None:
         print(f"report: {write_report(RunFolder(path), tested=tested)}", flush=True)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"embex: the run is complete, but not its report: {reason}; try embex report {path}", file=sys.stderr)
+        print(
+            f"embex: the run is complete, but writing its report failed: {reason}; try embex report {path}",
+            file=sys.stderr,
+        )
 
 
 def _long(argument: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from embedding_expansion.data.images import Dataset, image_files
-from embedding_expansion.data.official import Expected, Side, name_of, present, read_table, side_of
+from embedding_expansion.data.official import DatasetCounts, SplitCounts, count_split, name_of, present, read_table
 from embedding_expansion.errors import DataError
 
-EXPECTED = Expected(train=Side(100, 5_864), test=Side(100, 5_924))
+EXPECTED = DatasetCounts(train=SplitCounts(100, 5_864), test=SplitCounts(100, 5_924))
 #: The complete classes 1 to 50, by side.
-FIRST_50 = Expected(train=Side(25, 1_402), test=Side(25, 1_487))
+FIRST_50 = DatasetCounts(train=SplitCounts(25, 1_402), test=SplitCounts(25, 1_487))
 #: Folders of a root in which the set is looked for.
 FOLDERS = ("CUB_200_2011", "cub", "CUB_200_2011_first50", ".")
 
@@ -20,7 +20,9 @@ def is_birds(folder: Path) -> bool:
     return all((folder / name).exists() for name in ("images.txt", "classes.txt", "images"))
 
 
-def open_birds(folder: Path, part: bool, expected: Expected = EXPECTED, first_50: Expected = FIRST_50) -> Dataset:
+def open_birds(
+    folder: Path, part: bool, expected: DatasetCounts = EXPECTED, first_50: DatasetCounts = FIRST_50
+) -> Dataset:
     """Read images.txt, classes.txt and image_class_labels.txt (without it an image's folder names its class).
 
     Of a part, the first half of its classes trains.
@@ -40,7 +42,7 @@ def open_birds(folder: Path, part: bool, expected: Expected = EXPECTED, first_50
         image_files([path for _, path in side], [label for label, _ in side], names)
         for side in ([pair for pair in kept if pair[0] <= last], [pair for pair in kept if pair[0] > last])
     )
-    found = Expected(side_of(train), side_of(test))
+    found = DatasetCounts(count_split(train), count_split(test))
     is_first_50 = found == first_50 and classes == list(range(1, len(classes) + 1))
     part_name = f"CUB-{len(classes)} (part of CUB-200-2011: classes 1-{len(classes)})" if is_first_50 else None
     return Dataset(name_of("CUB-200-2011", found, expected, part, part_name), train, test)

@@ -21,12 +21,20 @@ from typing import TypeAlias
 
 from embedding_expansion.data.images import Dataset, image_files
 from embedding_expansion.data.matlab import Value, read_mat
-from embedding_expansion.data.official import Expected, Side, is_whole_number, name_of, present, read_table, side_of
+from embedding_expansion.data.official import (
+    DatasetCounts,
+    SplitCounts,
+    count_split,
+    is_whole_number,
+    name_of,
+    present,
+    read_table,
+)
 from embedding_expansion.errors import DataError
 
-EXPECTED = Expected(train=Side(98, 8_054), test=Side(98, 8_131))
+EXPECTED = DatasetCounts(train=SplitCounts(98, 8_054), test=SplitCounts(98, 8_131))
 #: The images of the official train half, by side.
-TRAIN_HALF = Expected(train=Side(98, 4_052), test=Side(98, 4_092))
+TRAIN_HALF = DatasetCounts(train=SplitCounts(98, 4_052), test=SplitCounts(98, 4_092))
 #: Folders of a root in which the set is looked for.
 FOLDERS = ("CARS196", "cars196", "cars", "stanford_cars", "cars196_bbox_trainhalf", ".")
 _LAST_TRAIN_CLASS, _LAST_CLASS = 98, 196
@@ -39,7 +47,9 @@ def is_cars(folder: Path) -> bool:
     return any(path.exists() for path in lists) or _is_cropped(folder)
 
 
-def open_cars(folder: Path, part: bool, expected: Expected = EXPECTED, train_half: Expected = TRAIN_HALF) -> Dataset:
+def open_cars(
+    folder: Path, part: bool, expected: DatasetCounts = EXPECTED, train_half: DatasetCounts = TRAIN_HALF
+) -> Dataset:
     """Read whichever layout is there.
 
     Raises:
@@ -61,7 +71,7 @@ def open_cars(folder: Path, part: bool, expected: Expected = EXPECTED, train_hal
             [pair for pair in listed if pair[0] > _LAST_TRAIN_CLASS],
         )
     )
-    found = Expected(side_of(train), side_of(test))
+    found = DatasetCounts(count_split(train), count_split(test))
     half = _is_cropped(folder) and found == train_half
     part_name = "CARS196-half (part of CARS196: the official train half, cropped)" if half else None
     return Dataset(name_of("CARS196", found, expected, part, part_name), train, test)

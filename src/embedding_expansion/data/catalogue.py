@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedding_expansion.data import glyph_letters, glyphs
+from embedding_expansion.data import glyphs
 from embedding_expansion.data.datasets import DATASETS
-from embedding_expansion.data.official import Expected, Side
-from embedding_expansion.data.places import search_folders
-from embedding_expansion.data.sources import SOURCES
+from embedding_expansion.data.official import DatasetCounts, SplitCounts
+from embedding_expansion.data.sources import SOURCES, search_folders
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Listing:
     name: str
     title: str
     what: str
-    counts: Expected
+    counts: DatasetCounts
     page: str
     licence: str
     folders: tuple[str, ...]
@@ -74,7 +73,7 @@ def describe(root: Path | None = None) -> list[Listing]:
     return listings
 
 
-_GLYPHS = Expected(
-    train=Side(len(glyph_letters.TRAIN), len(glyph_letters.TRAIN) * glyphs.TRAIN_PER_CLASS),
-    test=Side(len(glyph_letters.TEST), len(glyph_letters.TEST) * glyphs.TEST_PER_CLASS),
+_GLYPHS = DatasetCounts(
+    train=SplitCounts(len(glyphs.TRAIN_CHARACTERS), len(glyphs.TRAIN_CHARACTERS) * glyphs.TRAIN_PER_CLASS),
+    test=SplitCounts(len(glyphs.TEST_CHARACTERS), len(glyphs.TEST_CHARACTERS) * glyphs.TEST_PER_CLASS),
 )

@@ -23,7 +23,7 @@ import numpy as np
 from embedding_expansion.data.images import Dataset, ImageSet, image_files
 from embedding_expansion.data.official import is_whole_number
 from embedding_expansion.data.repeats import first_repeat
-from embedding_expansion.data.table import NO_LABEL, Row, Table
+from embedding_expansion.data.table import NO_LABEL, Table, TableRow
 from embedding_expansion.errors import DataError
 
 _REQUIRED = ("path", "label", "split")
@@ -65,7 +65,7 @@ def open_csv(path: Path) -> Dataset:
     return Dataset(path.stem, _image_set(train), _with_marks(_image_set(validation), validation))
 
 
-def _image(where: str, folder: Path, row: Row) -> _Image:
+def _image(where: str, folder: Path, row: TableRow) -> _Image:
     def field(name: str) -> str:
         return row.fields.get(name, "")
 

@@ -12,15 +12,15 @@ from embedding_expansion.data.finding import is_vector_file
 from embedding_expansion.data.folder import open_folder
 from embedding_expansion.data.glyphs import open_glyphs
 from embedding_expansion.data.images import Dataset
-from embedding_expansion.data.official import Expected
-from embedding_expansion.data.places import search_folders
+from embedding_expansion.data.official import DatasetCounts
+from embedding_expansion.data.sources import search_folders
 from embedding_expansion.data.table import TABLE_SUFFIXES
 from embedding_expansion.data.vectors import open_vectors
 from embedding_expansion.errors import DataError, InvalidInput, UnknownName
 
 
 @dataclass(frozen=True)
-class Layout:
+class DatasetLayout:
     """A named data set on disk: where in a root it is looked for, how it is recognised and opened.
 
     Attributes:
@@ -35,7 +35,7 @@ class Layout:
     folders: tuple[str, ...]
     is_here: Callable[[Path], bool]
     open: Callable[[Path, bool], Dataset]
-    expected: Expected
+    expected: DatasetCounts
 
     def find(self, root: Path | None) -> Path | None:
         """The first folder that holds the set, in the order in which they are looked through; None if there is none."""
@@ -44,15 +44,17 @@ class Layout:
 
 
 #: Every data set that has a name; None is the embedded one, which is not on disk.
-DATASETS: dict[str, Layout | None] = {
+DATASETS: dict[str, DatasetLayout | None] = {
     "glyphs": None,
-    "omniglot": Layout("Omniglot", omniglot.FOLDERS, omniglot.is_omniglot, omniglot.open_omniglot, omniglot.EXPECTED),
-    "cub": Layout("CUB-200-2011", birds.FOLDERS, birds.is_birds, birds.open_birds, birds.EXPECTED),
-    "cars": Layout("CARS196", cars.FOLDERS, cars.is_cars, cars.open_cars, cars.EXPECTED),
-    "sop": Layout(
+    "omniglot": DatasetLayout(
+        "Omniglot", omniglot.FOLDERS, omniglot.is_omniglot, omniglot.open_omniglot, omniglot.EXPECTED
+    ),
+    "cub": DatasetLayout("CUB-200-2011", birds.FOLDERS, birds.is_birds, birds.open_birds, birds.EXPECTED),
+    "cars": DatasetLayout("CARS196", cars.FOLDERS, cars.is_cars, cars.open_cars, cars.EXPECTED),
+    "sop": DatasetLayout(
         "Stanford Online Products", products.FOLDERS, products.is_products, products.open_products, products.EXPECTED
     ),
-    "inshop": Layout("In-Shop", inshop.FOLDERS, inshop.is_inshop, inshop.open_inshop, inshop.EXPECTED),
+    "inshop": DatasetLayout("In-Shop", inshop.FOLDERS, inshop.is_inshop, inshop.open_inshop, inshop.EXPECTED),
 }
 
 
@@ -105,7 +107,7 @@ def open_dataset(
     raise UnknownName("data set (nor a folder of class folders)", name_or_path, DATASETS)
 
 
-def recognise(folder: Path) -> Layout | None:
+def recognise(folder: Path) -> DatasetLayout | None:
     """The named set whose official layout a folder has, or None."""
     if not folder.is_dir():
         return None
@@ -115,7 +117,7 @@ def recognise(folder: Path) -> Layout | None:
         return None
 
 
-def _found(name: str, layout: Layout, root: Path | None) -> Path:
+def _found(name: str, layout: DatasetLayout, root: Path | None) -> Path:
     folder = layout.find(root)
     if folder is None:
         tried = ", ".join(str(base) for base in search_folders(root))

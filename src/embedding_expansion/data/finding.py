@@ -33,7 +33,7 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundImages:
     """What was found under some names.
 
     Attributes:
@@ -45,7 +45,7 @@ class Found:
     left_out: LeftOut
 
 
-def find_images(names: Iterable[str | os.PathLike[str]]) -> Found:
+def find_images(names: Iterable[str | os.PathLike[str]]) -> FoundImages:
     """The files that are named, and the image files in the folders that are named, at any depth.
 
     Files that are named are taken whatever they are called; in folders, what `walking.walk` finds. All come in the
@@ -69,7 +69,7 @@ def find_images(names: Iterable[str | os.PathLike[str]]) -> Found:
             f"there is no image in {', '.join(map(str, given)) or 'nothing'}{passed_over}; image files end in .jpg, "
             ".png and the like"
         )
-    return Found(files, walked.left_out)
+    return FoundImages(files, walked.left_out)
 
 
 def _inside(top: Path, path: Path) -> ImageFile:

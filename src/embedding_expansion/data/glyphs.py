@@ -1,17 +1,35 @@
-"""The embedded default data set: characters rendered from the DejaVu faces that matplotlib ships.
+"""The embedded default data set: characters rendered from the DejaVu faces in `fonts/`.
 
 Every image is 32 x 32, grey, and its own random face, size, place, rotation, shear, contrast and noise. Each class
 draws from its own random stream, so an image depends on the seed, its character and its number only.
+
+The faces are those of DejaVu 2.35, cut to the characters below and not changed otherwise:
+
+    pyftsubset DejaVuSans.ttf --text=CHARACTERS --layout-features= --name-IDs='*' --drop-tables+=MATH
+
+Train: digits, Greek and Cyrillic, 75 characters. Test: Latin, 39. Left out, so that no test class was seen in training
+and no two classes of a side are one shape in two sizes:
+
+- Greek and Cyrillic letters drawn like a Latin one: Α Β Ε Ζ Η Ι Κ Μ Ν Ο Ρ Τ Υ Χ, А В Е К М Н О Р С Т У Х, Є І Ј Ѕ Ү Ԛ,
+  Ԝ, Λ (an A without its bar), Ғ (F), Һ (h), and γ ι κ ν ο ρ τ υ χ, г и п т у, the last ones also because of their
+  italics;
+- the digits 0 (O) and 1 (l);
+- Cyrillic letters drawn like a Greek one or a digit: Г П Ф Ө Ѳ (Γ Π Φ Θ), Ԑ (ε), З (3), б (6);
+- lower cases that are their upper case made smaller: Latin c k o p s u v w x y z (the upper case stays), π, and nearly
+  all of Cyrillic; Latin i and l, which are one stroke, as I is, in a face without serifs;
+- letters of another script with a small mark added to the Latin shape (Ҫ Ҭ Ҳ Қ Ұ), accented letters, and letters that
+  not every face has (or that differ by a mark only, as Ӌ from Ҷ).
+
+`tests/data/test_glyphs.py` measures that no shape of one side is found on the other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
-import tempfile
+import threading
 import unicodedata
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +37,19 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, features
 from PIL import __version__ as pillow_version
 
-from embedding_expansion.data.glyph_letters import TEST, TRAIN
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.data.npz import read_npz
-from embedding_expansion.data.places import cache_folder
+from embedding_expansion.data.sources import cache_folder
 from embedding_expansion.errors import DataError, InvalidInput
+from embedding_expansion.files import replacing
+
+DIGITS = "23456789"
+GREEK = "ΓΔΘΞΠΣΦΨΩαβδεζηθλμξςσφψωϑϖϗϟϠ"
+CYRILLIC = "БДЖИЙЛЦЧШЩЪЫЬЭЮЯфЂЉЊЋЏђѢѤѪѬҐҔҖҘҢҤҦҴҶӠԒ"
+LATIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abdefghjmnqrt"
+
+TRAIN_CHARACTERS = DIGITS + GREEK + CYRILLIC
+TEST_CHARACTERS = LATIN
 
 #: Raise it whenever the recipe changes, so that older caches are not taken for the new images.
 RECIPE = 1
@@ -42,6 +68,8 @@ FACES = (
 )
 _CANVAS = 2 * SIDE  # characters are drawn and moved at twice the size, then averaged down: smooth edges
 _FONT_SIZE = 40
+_WRITING = threading.Lock()
+_FONTS = Path(__file__).parent / "fonts"
 
 
 def open_glyphs(seed: int = 0) -> Dataset:
@@ -58,10 +86,10 @@ def open_glyphs(seed: int = 0) -> Dataset:
     path = cache_folder() / f"glyphs-{_cache_key(seed)}.npz"
     pixels = _read_cache(path)
     if pixels is None:
-        pixels = render(TRAIN, TRAIN_PER_CLASS, seed), render(TEST, TEST_PER_CLASS, seed)
+        pixels = render(TRAIN_CHARACTERS, TRAIN_PER_CLASS, seed), render(TEST_CHARACTERS, TEST_PER_CLASS, seed)
         _write_cache(path, *pixels)
     train, test = pixels
-    return Dataset("glyphs", _image_set(TRAIN, train), _image_set(TEST, test), transform="none")
+    return Dataset("glyphs", _image_set(TRAIN_CHARACTERS, train), _image_set(TEST_CHARACTERS, test), transform="none")
 
 
 def render(characters: Sequence[str], per_class: int, seed: int) -> npt.NDArray[np.uint8]:
@@ -78,11 +106,8 @@ def render(characters: Sequence[str], per_class: int, seed: int) -> npt.NDArray[
 
 def load_faces() -> list[ImageFont.FreeTypeFont]:
     """The faces of `FACES`, in that order, at the size in which characters are drawn."""
-    import matplotlib  # takes half a second, and the glyphs are drawn once
-
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return [
-        ImageFont.truetype(str(folder / f"{face}.ttf"), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+        ImageFont.truetype(str(_FONTS / f"{face}.ttf"), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
         for face in FACES
     ]
 
@@ -120,9 +145,10 @@ def _image_set(characters: str, pixels: npt.NDArray[np.uint8]) -> ImageSet:
 
 
 def _cache_key(seed: int) -> str:
-    """Changes with whatever the pixels depend on: the recipe, the seed, and the versions that draw."""
-    versions = (RECIPE, seed, TRAIN, TEST, pillow_version, features.version("freetype2"), version("matplotlib"))
-    return f"{seed}-{hashlib.sha256(repr(versions).encode()).hexdigest()[:12]}"
+    """Changes with whatever the pixels depend on: the recipe, the seed, the faces, and the versions that draw."""
+    faces = [hashlib.sha256((_FONTS / f"{face}.ttf").read_bytes()).hexdigest() for face in FACES]
+    parts = (RECIPE, seed, TRAIN_CHARACTERS, TEST_CHARACTERS, pillow_version, features.version("freetype2"), faces)
+    return f"{seed}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
 
 def _read_cache(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None:
@@ -132,21 +158,14 @@ def _read_cache(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8
         train, test = stored["train"], stored["test"]
     except (DataError, KeyError):
         return None
-    whole = train.shape == (len(TRAIN) * TRAIN_PER_CLASS, 1, SIDE, SIDE)
-    whole &= test.shape == (len(TEST) * TEST_PER_CLASS, 1, SIDE, SIDE)
+    whole = train.shape == (len(TRAIN_CHARACTERS) * TRAIN_PER_CLASS, 1, SIDE, SIDE)
+    whole &= test.shape == (len(TEST_CHARACTERS) * TEST_PER_CLASS, 1, SIDE, SIDE)
     return (train, test) if whole and train.dtype == test.dtype == np.uint8 else None
 
 
 def _write_cache(path: Path, train: npt.NDArray[np.uint8], test: npt.NDArray[np.uint8]) -> None:
-    """Written beside its place and moved there, so that nobody reads half a file. Skipped where writing fails."""
-    try:
+    """Writes the cache in one step, or not at all where the folder cannot be written."""
+    with contextlib.suppress(OSError), _WRITING:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with replacing(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, train=train, test=test)
-        os.replace(temporary, path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)

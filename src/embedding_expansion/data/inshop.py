@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from embedding_expansion.data.images import Dataset, image_files
-from embedding_expansion.data.official import Expected, Side, name_of, present, read_table, side_of
+from embedding_expansion.data.official import DatasetCounts, SplitCounts, count_split, name_of, present, read_table
 from embedding_expansion.errors import DataError
 
-EXPECTED = Expected(train=Side(3_997, 25_882), test=Side(3_985, 26_830, queries=14_218, gallery=12_612))
+EXPECTED = DatasetCounts(
+    train=SplitCounts(3_997, 25_882), test=SplitCounts(3_985, 26_830, queries=14_218, gallery=12_612)
+)
 #: Folders of a root in which the set is looked for.
 FOLDERS = ("In-shop Clothes Retrieval Benchmark", "In-Shop", "inshop", "In_shop", ".")
 
@@ -21,7 +23,7 @@ def is_inshop(folder: Path) -> bool:
     return _list(folder).exists()
 
 
-def open_inshop(folder: Path, part: bool, expected: Expected = EXPECTED) -> Dataset:
+def open_inshop(folder: Path, part: bool, expected: DatasetCounts = EXPECTED) -> Dataset:
     """Read list_eval_partition.txt (here or in Eval/); the images are below img/ (here or in Img/).
 
     Raises:
@@ -44,7 +46,7 @@ def open_inshop(folder: Path, part: bool, expected: Expected = EXPECTED) -> Data
     )
     is_query = np.array([status == "query" for _, _, status in tested], dtype=np.bool_)
     test = replace(test, is_query=is_query, is_gallery=~is_query)
-    found = Expected(side_of(train), side_of(test))
+    found = DatasetCounts(count_split(train), count_split(test))
     return Dataset(name_of("In-Shop", found, expected, part), train, test, recall_at=(1, 10, 20, 30))
 
 

@@ -15,7 +15,7 @@ from embedding_expansion.errors import DataError
 
 
 @dataclass(frozen=True)
-class SideReport:
+class SplitInspection:
     """What one side holds.
 
     Attributes:
@@ -42,7 +42,7 @@ class SideReport:
 
 
 @dataclass(frozen=True)
-class Report:
+class Inspection:
     """What `inspect_dataset` found.
 
     Attributes:
@@ -56,14 +56,14 @@ class Report:
     """
 
     name: str
-    train: SideReport
-    test: SideReport
+    train: SplitInspection
+    test: SplitInspection
     shared_classes: tuple[str, ...]
     equal_bytes: tuple[tuple[Path, Path], ...] = ()
     left_out: str = ""
 
 
-def inspect_dataset(dataset: Dataset, decode_all: bool = True) -> Report:
+def inspect_dataset(dataset: Dataset, decode_all: bool = True) -> Inspection:
     """Look through a data set.
 
     Args:
@@ -71,7 +71,7 @@ def inspect_dataset(dataset: Dataset, decode_all: bool = True) -> Report:
         decode_all: whether to decode every image; otherwise only the first of each class.
     """
     shared = sorted(set(dataset.train.class_names) & set(dataset.test.class_names))
-    return Report(
+    return Inspection(
         name=dataset.name,
         train=_side(dataset.train, decode_all),
         test=_side(dataset.test, decode_all),
@@ -81,7 +81,7 @@ def inspect_dataset(dataset: Dataset, decode_all: bool = True) -> Report:
     )
 
 
-def _side(images: ImageSet, decode_all: bool) -> SideReport:
+def _side(images: ImageSet, decode_all: bool) -> SplitInspection:
     classes, first, counts = np.unique(images.labels, return_index=True, return_counts=True)
     smallest = int(counts.argmin())
     sizes: list[tuple[int, int]] = []
@@ -92,7 +92,7 @@ def _side(images: ImageSet, decode_all: bool) -> SideReport:
         else:
             sizes.append(result)
     area = sorted(sizes, key=lambda size: size[0] * size[1])
-    return SideReport(
+    return SplitInspection(
         classes=len(classes),
         images=len(images),
         smallest_class=images.class_names[int(classes[smallest])],

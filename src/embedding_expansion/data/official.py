@@ -21,7 +21,7 @@ _ASK_FOR_PART = (
 
 
 @dataclass(frozen=True)
-class Side:
+class SplitCounts:
     """How many classes and images one side has; queries and gallery images where they are marked."""
 
     classes: int
@@ -35,21 +35,21 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Expected:
+class DatasetCounts:
     """The official counts of a set."""
 
-    train: Side
-    test: Side
+    train: SplitCounts
+    test: SplitCounts
 
 
-def side_of(images: ImageSet) -> Side:
+def count_split(images: ImageSet) -> SplitCounts:
     """The counts of an opened side."""
     queries = None if images.is_query is None else int(np.count_nonzero(images.is_query))
     gallery = None if images.is_gallery is None else int(np.count_nonzero(images.is_gallery))
-    return Side(len(images.classes), len(images), queries, gallery)
+    return SplitCounts(len(images.classes), len(images), queries, gallery)
 
 
-def name_of(name: str, found: Expected, expected: Expected, part: bool, part_name: str | None = None) -> str:
+def name_of(name: str, found: DatasetCounts, expected: DatasetCounts, part: bool, part_name: str | None = None) -> str:
     """The name under which a set's results are printed: its own if it is whole, otherwise one that says it is a part.
 
     Args:

@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image
 
 from embedding_expansion.data.images import Dataset, ImageSet
-from embedding_expansion.data.official import Expected, Side, name_of, side_of
+from embedding_expansion.data.official import DatasetCounts, SplitCounts, count_split, name_of
 from embedding_expansion.data.walking import is_litter, walk
 from embedding_expansion.errors import DataError
 
-EXPECTED = Expected(train=Side(964, 19_280), test=Side(659, 13_180))
+EXPECTED = DatasetCounts(train=SplitCounts(964, 19_280), test=SplitCounts(659, 13_180))
 #: Folders of a root in which the two sides are looked for ("." is the root itself).
 FOLDERS = ("omniglot", "omniglot-py", ".")
 _TRAIN, _TEST = "images_background", "images_evaluation"
@@ -32,14 +32,14 @@ def is_omniglot(folder: Path) -> bool:
     return all(_find(folder, side) is not None for side in (_TRAIN, _TEST))
 
 
-def open_omniglot(folder: Path, part: bool, expected: Expected = EXPECTED) -> Dataset:
+def open_omniglot(folder: Path, part: bool, expected: DatasetCounts = EXPECTED) -> Dataset:
     """Read both sides into memory (about 360 MB; 2 seconds).
 
     Raises:
         DataError: if an image cannot be read, or the counts are not the official ones and no part was asked for.
     """
     train, test = (_read_side(folder, side) for side in (_TRAIN, _TEST))
-    found = Expected(side_of(train), side_of(test))
+    found = DatasetCounts(count_split(train), count_split(test))
     return Dataset(name_of("Omniglot", found, expected, part), train, test, transform="none")
 
 

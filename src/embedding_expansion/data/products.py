@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from embedding_expansion.data.images import Dataset, ImageSet, image_files
-from embedding_expansion.data.official import Expected, Side, name_of, present, read_table, refuse_shared, side_of
+from embedding_expansion.data.official import (
+    DatasetCounts,
+    SplitCounts,
+    count_split,
+    name_of,
+    present,
+    read_table,
+    refuse_shared,
+)
 
-EXPECTED = Expected(train=Side(11_318, 59_551), test=Side(11_316, 60_502))
+EXPECTED = DatasetCounts(train=SplitCounts(11_318, 59_551), test=SplitCounts(11_316, 60_502))
 #: Folders of a root in which the set is looked for.
 FOLDERS = ("Stanford_Online_Products", "sop", "SOP", ".")
 
@@ -17,7 +25,7 @@ def is_products(folder: Path) -> bool:
     return (folder / "Ebay_train.txt").exists() and (folder / "Ebay_test.txt").exists()
 
 
-def open_products(folder: Path, part: bool, expected: Expected = EXPECTED) -> Dataset:
+def open_products(folder: Path, part: bool, expected: DatasetCounts = EXPECTED) -> Dataset:
     """Read Ebay_train.txt and Ebay_test.txt.
 
     Raises:
@@ -26,7 +34,7 @@ def open_products(folder: Path, part: bool, expected: Expected = EXPECTED) -> Da
     """
     train, test = (_read_side(folder, f"Ebay_{side}.txt", part) for side in ("train", "test"))
     refuse_shared("Stanford Online Products", train.paths or (), test.paths or ())
-    found = Expected(side_of(train), side_of(test))
+    found = DatasetCounts(count_split(train), count_split(test))
     name = name_of("Stanford Online Products", found, expected, part)
     return Dataset(name, train, test, recall_at=(1, 10, 100, 1000))
 

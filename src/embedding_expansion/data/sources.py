@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ SOURCES: dict[str, Source] = {
     "glyphs": Source(
         what="characters rendered from the DejaVu faces: Greek, Cyrillic and digits train, Latin letters test",
         page="https://dejavu-fonts.github.io",
-        licence="the DejaVu fonts' free licence; comes with this package's dependencies",
+        licence="the DejaVu fonts' free licence; comes with this package",
         instructions="The glyphs are rendered on first use.",
     ),
     "omniglot": Source(
@@ -122,3 +124,23 @@ SOURCES: dict[str, Source] = {
         ),
     ),
 }
+
+
+def cache_folder() -> Path:
+    """$EMBEX_CACHE, else $XDG_CACHE_HOME/embedding-expansion, else ~/.cache/embedding-expansion. Not created here."""
+    if chosen := os.environ.get("EMBEX_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "embedding-expansion"
+
+
+def search_folders(root: Path | None) -> list[Path]:
+    """The folders in which a named data set is looked for.
+
+    Args:
+        root: if given, the only one; otherwise $EMBEX_DATA if set, `./data`, and the cache folder, in this order.
+    """
+    if root is not None:
+        return [root]
+    given = os.environ.get("EMBEX_DATA")
+    return [*([Path(given).expanduser()] if given else []), Path("data"), cache_folder()]

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from embedding_expansion.data.spreadsheet import unmarked
 from embedding_expansion.errors import DataError
 
 #: File name endings of such tables.
@@ -26,15 +25,19 @@ NO_LABEL = frozenset({"nan", "none", "null", "<na>", "#n/a"})
 
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _LINE_END = re.compile(r"\r\n|\r|\n")
+# A spreadsheet runs a field that begins with one of these characters as a formula. An apostrophe before it makes it
+# text (OWASP, CSV Injection). Text that has such apostrophes already gets one more, so that reading restores it.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_ESCAPED = re.compile(r"'+[=+\-@\t\r\n]")
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row below the first line.
 
     Attributes:
         line: the number of the line that it begins in, from 1.
-        fields: column -> field, without blanks around it and as `spreadsheet.unmarked` gives it. A column without a
+        fields: column -> field, without blanks around it and as `unescape_formula` gives it. A column without a
             name is left out.
     """
 
@@ -55,7 +58,7 @@ class Table:
 
     path: Path
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     digest: str
 
     @staticmethod
@@ -159,7 +162,7 @@ class _Reader:
             if column and column in columns[:position]:
                 raise DataError(f"{self.path} has two columns called {column!r}; rename or remove one of them")
 
-    def _row(self, line: int, columns: list[str], record: list[str]) -> Row:
+    def _row(self, line: int, columns: list[str], record: list[str]) -> TableRow:
         where = f"line {line} of {self.path}"
         if len(record) != len(columns):
             what = f"{len(record)} field{'' if len(record) == 1 else 's'}"
@@ -170,11 +173,11 @@ class _Reader:
         for column, text in zip(columns[1:], record[1:], strict=True):
             if text and not column:
                 raise DataError(f"{where} has {text[:40]!r} in a column without a name; name it in the first line")
-        fields = {column: unmarked(text) for column, text in zip(columns, record, strict=True) if column}
+        fields = {column: unescape_formula(text) for column, text in zip(columns, record, strict=True) if column}
         for column in self.required:
             if _LINE_END.search(fields[column]):
                 raise DataError(f"{where} has a {column} that goes on in the next line; is there a quote too many?")
-        return Row(line, fields)
+        return TableRow(line, fields)
 
     def _refuse(self, line: int, delimiter: str, error: csv.Error) -> NoReturn:
         """What is wrong with the record that begins in a line."""
@@ -200,3 +203,23 @@ class _Reader:
             if match[2] != delimiter:
                 return None
         return line - 1 + _line_of(record[:position])
+
+
+def escape_formula(text: str) -> str:
+    """A text as it stands in a CSV file.
+
+    Example:
+        >>> escape_formula("=1+1"), escape_formula("'=1+1"), escape_formula("wren")
+        ("'=1+1", "''=1+1", 'wren')
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def unescape_formula(field: str) -> str:
+    """The text of a field; one that nobody has marked is that text.
+
+    Example:
+        >>> unescape_formula("'=1+1"), unescape_formula("=1+1"), unescape_formula("'s Gravenhage")
+        ('=1+1', '=1+1', "'s Gravenhage")
+    """
+    return field[1:] if _ESCAPED.match(field) else field

@@ -1,1 +1,1 @@
-"""The trained model outside of training: embedding any image with it, and exporting it for other programs."""
+"""Trained models in use: embedding images, exporting models, and indexing, searching and clustering collections."""

@@ -1,4 +1,4 @@
-"""From which similarity on two images are of one class, and an image known: found on labelled embeddings."""
+"""Calibrates the thresholds of similarity for "same or not" and "known or unknown" on labelled embeddings."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from embedding_expansion.retrieval.roc import VerificationCurve
 from embedding_expansion.retrieval.threshold import TASKS, Task, Threshold, check_share
 from embedding_expansion.retrieval.verification import verification
 
-#: Of more rows than these, pairs are drawn instead of compared all.
+#: Above this number of rows, this number of pairs is sampled instead of comparing all pairs.
 ROWS, PAIRS = 20_000, 2_000_000
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a threshold has to keep: one of the two.
+    """The target of a threshold. Exactly one attribute is given.
 
     Attributes:
-        false_alarm_rate: the largest share of pairs of different classes, or of unknown queries, that may be accepted.
-        precision: the smallest share of what is accepted that must be right.
+        false_alarm_rate: the maximum share of accepted pairs among pairs of different classes, or of accepted queries
+            among unknown queries.
+        precision: the minimum share of accepted pairs (or queries) that are correct.
     """
 
     false_alarm_rate: float | None = None
@@ -42,14 +43,14 @@ class Goal:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Embeddings whose classes are known.
+    """Labelled embeddings.
 
     Attributes:
-        vectors: float32, (n, d).
-        labels: n numbers, one for each class.
-        data: what these are, in words.
-        broken: path -> reason, for images that could not be read and are not among them.
-        changes: what has changed in a run's own data since it was trained.
+        vectors: the embeddings, float32, (n, d).
+        labels: the class numbers, (n,).
+        data: what the embeddings are, in words.
+        broken: path -> reason, for unreadable images, which are left out.
+        changes: changes to a run's own data since it was trained.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -60,17 +61,17 @@ class Labelled:
 
     @property
     def description(self) -> str:
-        """The data with its size."""
+        """The data in words, with the number of images and classes."""
         return f"{len(self.labels):,} images of {len(np.unique(self.labels)):,} classes of {self.data}"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was found.
+    """The result of a calibration.
 
     Attributes:
-        thresholds: for each question that could be answered.
-        failed: for each other one why not.
+        thresholds: the thresholds that could be calibrated, by task.
+        failed: the reason for each threshold that could not be calibrated, by task.
     """
 
     thresholds: dict[Task, Threshold]
@@ -80,28 +81,28 @@ class Calibration:
 def calibrate(labelled: Labelled, goal: Goal, *, seed: int = 0) -> Calibration:
     """Calibrates both thresholds on labelled embeddings.
 
-    "Same or not" is measured on all pairs; of more than 20,000 rows, on 2 million pairs of either kind that are drawn.
-    For "known or unknown" half of the classes are known and half unknown, and half of the rows of every class are
-    queries: the gallery holds the other half of the known classes, so that about as many queries are known as unknown.
+    "Same or not" uses all pairs, or for more than 20,000 rows a sample of 2 million pairs of each kind. For "known or
+    unknown", half of the classes are known and half unknown, and half of the rows of every class are queries. The
+    gallery contains the other rows of the known classes, so that about half of the queries are known.
 
     Args:
         labelled: embeddings with their classes.
-        goal: what the thresholds have to keep.
-        seed: of the draws and of the split of the classes.
+        goal: the target of both thresholds.
+        seed: random seed of the sample of pairs and of the split of the classes.
 
-    Raises:
-        InvalidInput: neither threshold can be had; says why.
+        Raises:
+            InvalidInput: neither threshold can be calibrated.
     """
-    asked = dataclasses.asdict(goal)
+    target = dataclasses.asdict(goal)
     found, failed = dict[Task, Threshold](), dict[Task, str]()
     for task in TASKS:
         try:
             curve = _pairs(labelled, seed) if task == "same or not" else known_or_unknown(labelled, seed=seed)
-            found[task] = dataclasses.replace(curve.threshold(**asked), data=labelled.description)
+            found[task] = dataclasses.replace(curve.threshold(**target), data=labelled.description)
         except InvalidInput as error:
             failed[task] = str(error)
     if not found:
-        raise InvalidInput(f"on {labelled.description} there is no threshold to be had: {failed['same or not']}")
+        raise InvalidInput(f"no threshold can be calibrated on {labelled.description}: {failed['same or not']}")
     return Calibration(found, failed)
 
 
@@ -111,21 +112,25 @@ def _pairs(labelled: Labelled, seed: int) -> VerificationCurve:
 
 
 def known_or_unknown(labelled: Labelled, *, seed: int = 0) -> OpenSetCurve:
-    """The curve of "known or unknown", on classes of which a half, drawn at random, is not in the gallery.
+    """Computes the curve of "known or unknown". A random half of the classes is missing from the gallery.
 
     Raises:
         InvalidInput: fewer than two classes have two images.
     """
     is_query, is_known = split_for_known_or_unknown(labelled.labels, seed=seed)
     if not (is_query & is_known).any() or not (is_query & ~is_known).any():
-        raise InvalidInput("known or unknown asks for two classes with two images each; label more images")
+        raise InvalidInput("known or unknown needs two classes with two images each; label more images")
     return open_set(labelled.vectors, labelled.labels, is_query=is_query, is_gallery=is_known & ~is_query)
 
 
 def split_for_known_or_unknown(
     labels: npt.NDArray[np.int64], *, seed: int = 0
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which rows are queries, half of each class rounded down, and which are of known classes, half of those with two.
+    """Splits rows for "known or unknown".
+
+    Returns:
+        Masks (n,) of the queries (half of each class, rounded down) and of the rows of known classes (half of the
+        classes with at least two rows).
 
     Example:
         >>> is_query, is_known = split_for_known_or_unknown(np.array([7, 7, 8, 8, 9]))
@@ -136,8 +141,8 @@ def split_for_known_or_unknown(
     classes, own, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     drawn = random.permutation(np.flatnonzero(sizes > 1))
     shuffled = random.permutation(len(labels))
-    order = shuffled[np.argsort(own[shuffled], kind="stable")]  # class by class, within each at random
-    place = np.empty(len(labels), np.int64)
-    place[order] = np.arange(len(labels)) - np.repeat(sizes.cumsum() - sizes, sizes)
+    order = shuffled[np.argsort(own[shuffled], kind="stable")]  # sorted by class, shuffled within each class
+    rank = np.empty(len(labels), np.int64)
+    rank[order] = np.arange(len(labels)) - np.repeat(sizes.cumsum() - sizes, sizes)
     is_known_class = np.isin(np.arange(len(classes)), drawn[: len(drawn) // 2])
-    return place < sizes[own] // 2, is_known_class[own]
+    return rank < sizes[own] // 2, is_known_class[own]

@@ -1,4 +1,4 @@
-"""The model card: what model.json says, for people."""
+"""The model card: the content of model.json as readable Markdown."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from embedding_expansion.inference.thresholds import Thresholds
 
 
 def card(about: dict[str, Any], thresholds: Thresholds) -> str:
-    """The model card as Markdown.
+    """Writes the model card as Markdown.
 
     Args:
         about: the content of model.json.
-        thresholds: that were calibrated for the model.
+        thresholds: the thresholds calibrated for the model.
     """
     training, embedding = about["training"], about["embedding"]
     started = about["weights_came_from"]
@@ -24,16 +24,16 @@ tags: [deep-metric-learning, image-retrieval]
 ---
 # {about["model"]["backbone"]} trained on {training["data"]}
 
-Maps an image to a point of {embedding["dimensions"]} dimensions and length 1, so that images of one class lie close
-together: the inner product of two points says how alike their images are.
+Maps an image to an L2-normalised embedding of {embedding["dimensions"]} dimensions, so that images of one class are
+close to each other: the inner product of two embeddings is the similarity of their images.
 
 {_use(about["format"])}
 
 ## Input
 
-uint8, RGB, {" x ".join(map(str, about["input"]["shape"]))}; made so:
+uint8, RGB, {" x ".join(map(str, about["input"]["shape"]))}, prepared in these steps:
 {"; ".join(about["preprocessing"]["steps"])}.
-Resizing is {about["preprocessing"]["interpolation"]}. The model divides by 255 and normalises by itself, with mean
+Resizing is {about["preprocessing"]["interpolation"]}. The model itself divides by 255 and normalises with mean
 {about["preprocessing"]["mean"]} and standard deviation {about["preprocessing"]["std"]}.
 
 ## Training
@@ -41,36 +41,37 @@ Resizing is {about["preprocessing"]["interpolation"]}. The model divides by 255 
 - data: {training["data"]}{_licence(training["licence_of_the_data"])}
 - loss: {training["loss"]["name"]}, {_expansion(training["expansion"])}
 - {training["steps"]} steps, seed {training["seed"]}
-- started from: {started["start"]}{_licence(started["licence"])}
-- made with: {", ".join(f"{name} {number}" for name, number in about["versions"].items())}
+- initial weights: {started["start"]}{_licence(started["licence"])}
+- versions: {", ".join(f"{name} {number}" for name, number in about["versions"].items())}
 
-## Measures
+## Metrics
 
 {_measures(about)}
 
 ## Limits
 
-- The measures hold for images like those of {training["data"]}; on others measure first: `embex evaluate`.
-- A similarity is no probability. {_thresholds(thresholds)}
-- Whoever passes the model on answers for its use: no licence of the weights is stated here, and those above (of the
-  data, and of what training started from) may bind it.
+- The metrics are valid for images like those of {training["data"]}; evaluate the model on other images with
+  `embex evaluate`.
+- A similarity is not a probability. {_thresholds(thresholds)}
+- This card states no licence for the weights. The terms of the data and of the initial weights (see above) may apply to
+  them; if you distribute the model, you are responsible for its use.
 """
 
 
 def _thresholds(thresholds: Thresholds) -> str:
     if not thresholds:
-        return """From which one on two images count as alike depends on the data, and has to be
-  calibrated on some that the model was not trained on: `embex calibrate`."""
-    said = "\n".join(f"  - {threshold.sentence()}." for threshold in thresholds.values())
-    return f"""Thresholds were calibrated (`thresholds.json`); other classes than these can differ:
-{said}"""
+        return """The similarity from which two images count as the same class depends on
+  the data. Calibrate it with `embex calibrate` on images that the model was not trained on."""
+    sentences = "\n".join(f"  - {threshold.sentence()}." for threshold in thresholds.values())
+    return f"""Thresholds were calibrated (`thresholds.json`); other classes may need other thresholds:
+{sentences}"""
 
 
 _WAYS = {
-    "onnx": "`{file}` runs in onnxruntime, without PyTorch. The number of images in a batch is free.",
-    "torch": "`{file}` is a program of `torch.export`. The number of images in a batch is free. `torch.export.load` "
-    "may unpickle what a file holds: load it only from a source that you trust.",
-    "safetensors": "`{file}` holds the weights and `config.yaml` the network that they fit.",
+    "onnx": "`{file}` runs in onnxruntime, without PyTorch. The batch size is free.",
+    "torch": "`{file}` is a program of `torch.export`. The batch size is free. `torch.export.load` may unpickle the "
+    "content of a file, so load it only from a source that you trust.",
+    "safetensors": "`{file}` contains the weights, and `config.yaml` describes the network.",
 }
 
 
@@ -85,7 +86,7 @@ def _use(kind: str) -> str:
 
 
 def _licence(text: str | None) -> str:
-    return f" (terms: {text})" if text else " (terms: not known to this package)"
+    return f" (terms: {text})" if text else " (terms: unknown)"
 
 
 def _expansion(expansion: dict[str, Any]) -> str:
@@ -99,11 +100,11 @@ def _measures(about: dict[str, Any]) -> str:
         if name.startswith(("recall_at", "precision")) or name in ("r_precision", "map_at_r", "nmi", "f1", "ami")
     }
     if not shown:
-        return "The run was not measured to its end."
+        return "The run is not complete, so it has no metrics."
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in shown.items())
     chosen = f" The weights were selected by {about['selected_by']}." if about["selected_by"] else ""
-    chosen += " The embedding of each image's mirror image was averaged in." if about["measured_with_flip"] else ""
+    chosen += " The embeddings of each image and its mirror image were averaged." if about["measured_with_flip"] else ""
     return (
-        f"On classes of {about['training']['data']} that were not trained on.{chosen}\n\n"
-        f"| measure | value |\n|---|---|\n{rows}"
+        f"On classes of {about['training']['data']} that training did not see.{chosen}\n\n"
+        f"| metric | value |\n|---|---|\n{rows}"
     )

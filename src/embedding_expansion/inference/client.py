@@ -1,4 +1,4 @@
-"""A client of `embex serve` on the standard library: it needs neither the model nor any other package."""
+"""A client of `embex serve`. It needs only the standard library."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ from embedding_expansion.errors import InvalidInput, StoreError
 
 
 @dataclass(frozen=True)
-class Found:
-    """An image of the collection that a search found.
+class ClientMatch:
+    """An image of the collection that matches a query.
 
     Attributes:
-        id: its number, to search from it.
-        path: where the original lies, on the machine that made the index.
+        id: its id, for `Client.neighbours`.
+        path: the path of the original image on the machine that built the index.
         label: its class, or None.
-        similarity: the cosine to the query; larger is closer.
+        similarity: the cosine similarity to the query; larger is closer.
     """
 
     id: int
@@ -34,33 +35,33 @@ class Found:
 
 @dataclass(frozen=True)
 class Result:
-    """What was found.
+    """The result of a search.
 
     Attributes:
-        matches: the closest first.
-        known: whether the collection holds the query's class, by the calibrated threshold; None without one.
+        matches: the matches, the closest first.
+        known: whether the best match reaches the calibrated threshold; None if no threshold was calibrated.
     """
 
-    matches: list[Found]
+    matches: list[ClientMatch]
     known: bool | None
 
 
 class Client:
-    """Asks a server that `embex serve` has started.
+    """A client of a server that `embex serve` has started.
 
         client = Client("http://127.0.0.1:8000")
-        for found in client.search("bird.jpg", k=5).matches:
-            print(found.similarity, found.label, found.path)
+        for match in client.search("bird.jpg", k=5).matches:
+            print(match.similarity, match.label, match.path)
 
     Args:
-        url: of the server.
-        token: what it was started with, if it was.
-        timeout: seconds to wait for an answer.
+        url: the URL of the server.
+        token: the token of the server; None for a server without a token.
+        timeout: seconds to wait for a response.
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float = 60.0) -> None:
         if not url.startswith(("http://", "https://")):
-            raise InvalidInput(f"url is {url!r}; pass one that starts with http:// or https://")
+            raise InvalidInput(f"url is {url!r}; pass a URL that starts with http:// or https://")
         self._url, self._token, self._timeout = url.rstrip("/"), token, timeout
 
     def search(
@@ -72,28 +73,28 @@ class Client:
         alpha: float = 3.0,
         label: str | None = None,
     ) -> Result:
-        """Finds the images that are closest to an image.
+        """Finds the images that are most similar to an image.
 
         Args:
-            image: a file, or the bytes of one.
-            k: how many, 1 to 100.
-            qe: query expansion by so many of the neighbours, 0 to 20.
-            alpha: the exponent of a neighbour's cosine in query expansion.
-            label: only images of this label.
+            image: the path of an image file, or its bytes.
+            k: the number of matches, 1 to 100.
+            qe: the number of neighbours used for query expansion, 0 to 20; 0 turns it off.
+            alpha: query expansion weighs each neighbour by its cosine similarity to this power.
+            label: search only images with this label; None searches all.
 
-        Raises:
-            InvalidInput: the server refuses this; its sentence says why.
-            StoreError: it cannot be reached, is too busy, or fails.
+            Raises:
+                InvalidInput: the server rejects the request, for the reason in the message.
+                StoreError: the server cannot be reached, is too busy, or fails.
         """
         content = image if isinstance(image, bytes) else Path(image).read_bytes()
         return _result(self._ask("/api/search", content, k=k, qe=qe, alpha=alpha, label=label))
 
     def neighbours(self, id: int, k: int = 10, *, qe: int = 0, alpha: float = 3.0, label: str | None = None) -> Result:
-        """Finds the images that are closest to one of the collection; the same options and errors as `search`."""
+        """Finds the images that are most similar to one of the collection. Options and errors are those of `search`."""
         return _result(self._ask(f"/api/items/{id}/neighbours", None, k=k, qe=qe, alpha=alpha, label=label))
 
     def about(self) -> dict[str, Any]:
-        """What is served."""
+        """Describes the collection, the model and the limits of the server."""
         return self._ask("/api/about", None)
 
     def _ask(self, path: str, content: bytes | None, **options: object) -> dict[str, Any]:
@@ -108,15 +109,17 @@ class Client:
                 return answer
         except urllib.error.HTTPError as error:
             with error:
-                said = _sentence(error)
-            refused = 400 <= error.code < 500
-            raise (InvalidInput if refused else StoreError)(f"{self._url} says: {said}") from None
+                detail = _detail(error)
+                refused = 400 <= error.code < 500
+                raise (InvalidInput if refused else StoreError)(f"{self._url} returned an error: {detail}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None) or error
-            raise StoreError(f"{self._url} cannot be asked ({reason}); is embex serve running there?") from error
+            raise StoreError(
+                f"{self._url} cannot be reached ({reason}); check that embex serve is running there"
+            ) from error
 
 
-def _sentence(error: urllib.error.HTTPError) -> str:
+def _detail(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.load(error)["detail"])
     except (ValueError, KeyError, TypeError, OSError):
@@ -124,5 +127,12 @@ def _sentence(error: urllib.error.HTTPError) -> str:
 
 
 def _result(answer: dict[str, Any]) -> Result:
-    found = [Found(one["id"], one["path"], one["label"], one["similarity"]) for one in answer["matches"]]
-    return Result(found, answer["known"])
+    matches = [ClientMatch(one["id"], one["path"], one["label"], one["similarity"]) for one in answer["matches"]]
+    return Result(matches, answer["known"])
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Found":
+        warnings.warn("Found is now called ClientMatch; the old name goes with the next release", DeprecationWarning, 2)
+        return ClientMatch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

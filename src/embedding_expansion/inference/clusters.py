@@ -1,4 +1,4 @@
-"""Clusters of a collection: which image is in which, how close it is to the centre, and what stands for each."""
+"""Clusters the vectors of a collection: assignment, similarity to the centre, and a representative per cluster."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, UnknownName
-from embedding_expansion.retrieval.arrays import as_array
-from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
+from embedding_expansion.retrieval.arrays import as_array, positive, unit_vectors
 
 METHODS = ("hdbscan", "kmeans", "agglomerative")
 
@@ -21,13 +20,14 @@ class Clustering:
     """Clusters, the largest first.
 
     Attributes:
-        cluster: (n,), the number of each row's cluster, 0 for the largest, of equally large ones for the one with the
-            first row; -1 is noise.
-        similarity: (n,), the cosine to the centre of its cluster, which is the mean of its unit rows; NaN for noise.
-        sizes: (c,), how many rows each cluster has.
-        representatives: (c,), the row that is closest to the centre of each, the first of equals.
+        cluster: (n,), the number of each row's cluster. 0 is the largest cluster; ties go to the cluster with the
+            earlier first row. -1 is noise.
+        similarity: (n,), each row's cosine similarity to the centre of its cluster, the mean of its unit rows; NaN for
+            noise.
+        sizes: (c,), the number of rows of each cluster.
+        representatives: (c,), the row closest to the centre of each cluster; the first one in a tie.
         method: one of `METHODS`.
-        reason: how it was chosen, as a sentence.
+        reason: how the method was chosen, in words.
     """
 
     cluster: Int[np.ndarray, " n"]
@@ -39,11 +39,11 @@ class Clustering:
 
     @property
     def noise(self) -> int:
-        """How many rows are in no cluster."""
+        """Number of rows without a cluster."""
         return int((self.cluster < 0).sum())
 
     def members(self, number: int) -> Int[np.ndarray, " _"]:
-        """The rows of a cluster, the closest to its centre first, equally close ones in order; -1 for the noise."""
+        """The rows of a cluster, the closest to its centre first, ties by row. Number -1 gives the noise."""
         rows = np.flatnonzero(self.cluster == number)
         return rows if number < 0 else rows[np.argsort(-self.similarity[rows], kind="stable")]
 
@@ -58,22 +58,22 @@ def cluster(
     min_cluster_size: int | None = None,
     seed: int = 0,
 ) -> Clustering:
-    """Clusters vectors by their directions.
+    """Clusters vectors by cosine similarity.
 
     Args:
         vectors: (n, d), floating-point, of any norm.
-        method: "kmeans", "agglomerative" (average linkage) or "hdbscan". By default k-means where k is given,
-            agglomerative where a similarity is, and else hdbscan, which finds out how many clusters there are and
-            leaves what belongs to none as noise.
-        k: how many clusters, for k-means and agglomerative. Equal rows can leave fewer.
-        similarity: for agglomerative instead of k: clusters less alike than this are not joined.
-        min_cluster_size: for hdbscan: the fewest rows of a cluster, 5 by default.
-        seed: of k-means; the others draw nothing.
+        method: "kmeans", "agglomerative" (average linkage) or "hdbscan". None takes k-means if k is given,
+            agglomerative if a similarity is given, and hdbscan otherwise, which finds the number of clusters and treats
+            outliers as noise.
+        k: the number of clusters, for k-means and agglomerative. Equal rows can give fewer clusters.
+        similarity: for agglomerative instead of k: clusters with a smaller similarity are not merged.
+        min_cluster_size: for hdbscan: the smallest size of a cluster; None means 5.
+        seed: random seed of k-means; the other methods are deterministic.
 
     Raises:
-        InvalidInput: an option that the method has no use for, one that it lacks, one out of its range, or vectors that
-            are no matrix of finite rows other than zero.
-        InvalidType: vectors or numbers of another kind.
+        InvalidInput: an option does not apply to the method, is missing or is out of range, or `vectors` is not a
+            matrix of finite rows other than zero.
+        InvalidType: vectors or numbers have the wrong type.
 
     Example:
         >>> turns = np.array([0.0, 0.1, 0.2, 2.0])
@@ -83,7 +83,7 @@ def cluster(
     """
     rows = as_array(vectors, "vectors")
     if rows.ndim != 2 or len(rows) == 0:
-        raise InvalidInput(f"vectors has the shape {rows.shape}; pass a matrix, one row for each image")
+        raise InvalidInput(f"vectors has the shape {rows.shape}; pass a matrix with one row per image")
     units = unit_vectors(rows, rows.shape[1])
     chosen, reason = choose(method, k=k, similarity=similarity, min_cluster_size=min_cluster_size)
     found = _assigned(units, chosen, k, similarity, min_cluster_size, seed)
@@ -102,11 +102,11 @@ def choose(
     similarity: float | None = None,
     min_cluster_size: int | None = None,
 ) -> tuple[str, str]:
-    """The method that the options of `cluster` ask for, and why it is the one.
+    """Chooses the clustering method from the options of `cluster`; returns it with the reason.
 
     Raises:
-        InvalidInput: they do not go together, or k is below 1.
-        InvalidType: k is no whole number.
+        InvalidInput: options contradict each other, or k is below 1.
+        InvalidType: k is not a whole number.
     """
     if method is not None and method not in METHODS:
         raise UnknownName("method", method, METHODS)
@@ -119,13 +119,13 @@ def choose(
 
 def _chosen(method: str | None, k: int | None, similarity: float | None) -> tuple[str, str]:
     if method is not None:
-        return method, f"{_IN_WORDS[method]}, as asked for"
+        return method, f"{_IN_WORDS[method]}, as requested"
     if k is not None:
         return "kmeans", "k-means, because the number of clusters is given"
     if similarity is not None:
-        return "agglomerative", "agglomerative, because the least similarity within clusters is given"
+        return "agglomerative", "agglomerative, because a similarity is given"
     return "hdbscan", (
-        "hdbscan, because the number of clusters is not given: it finds dense groups and leaves the rest as noise"
+        "hdbscan, because the number of clusters is not given: it finds dense groups and treats the rest as noise"
     )
 
 
@@ -137,11 +137,13 @@ def _refuse(method: str, **options: Any) -> None:
     for name, value in options.items():
         if value is not None and name not in _USES[method]:
             raise InvalidInput(
-                f"{name} is {value}, but {_IN_WORDS[method]} has no use for it, only for {' or '.join(_USES[method])}; "
-                "leave it out, or name another method"
+                f"{name} is {value}, but {_IN_WORDS[method]} only takes {' or '.join(_USES[method])}; omit it, or pass "
+                "another method"
             )
     if method == "kmeans" and options["k"] is None:
-        raise InvalidInput("k-means needs k, the number of clusters; pass it, or take hdbscan, which finds it out")
+        raise InvalidInput(
+            "k-means needs k, the number of clusters; pass k, or choose hdbscan, which finds the number itself"
+        )
 
 
 def _assigned(
@@ -155,7 +157,7 @@ def _assigned(
     from embedding_expansion.retrieval import clustering, kmeans  # torch, scikit-learn
 
     if method == "kmeans":
-        assert k is not None  # _refuse has seen to it
+        assert k is not None  # checked by _refuse
         return kmeans.kmeans(units, k, seed=seed).assignment.numpy()
     if method == "agglomerative":
         return clustering.agglomerative(units, k=k, similarity=similarity).numpy()
@@ -163,7 +165,7 @@ def _assigned(
 
 
 def _numbered(found: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " c"]]:
-    """Clusters numbered by their size, and how large each is."""
+    """Numbers clusters by decreasing size; returns the assignment and the sizes."""
     names, first, place, sizes = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
     kept = np.flatnonzero(names >= 0)
     order = kept[np.lexsort((first[kept], -sizes[kept]))]
@@ -175,7 +177,7 @@ def _numbered(found: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Int[
 def _closeness(
     units: Float[np.ndarray, "n d"], numbers: Int[np.ndarray, " n"], sizes: Int[np.ndarray, " c"]
 ) -> Float[np.ndarray, " n"]:
-    """The cosine of each row to the mean of its cluster."""
+    """The cosine similarity of each row to the mean of its cluster."""
     closeness = np.full(len(units), np.nan)
     order = np.argsort(numbers, kind="stable")[int((numbers < 0).sum()) :]
     for rows in np.split(order, np.cumsum(sizes)[:-1]) if len(sizes) else []:

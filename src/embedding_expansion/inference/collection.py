@@ -1,4 +1,4 @@
-"""An index and the model that its vectors come from: images in, the closest images of the collection out."""
+"""A searchable collection: an index together with the model of its vectors."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ from embedding_expansion.inference.embedder import Embedder, Square
 from embedding_expansion.inference.index_model import model_note
 from embedding_expansion.inference.manifest import MANIFEST
 from embedding_expansion.inference.thresholds import THRESHOLDS, Thresholds, read_thresholds, thresholds_of_json
-from embedding_expansion.retrieval.cosines import least_reaching
+from embedding_expansion.retrieval.arrays import least_reaching, positive, unit_vectors
 from embedding_expansion.retrieval.index import Index, Match, open_index
-from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 from embedding_expansion.retrieval.index.where import Where
 
 if TYPE_CHECKING:
-    from embedding_expansion.inference.of_vectors import VectorEmbedder
     from embedding_expansion.inference.pixels import ImageLike
+    from embedding_expansion.inference.vector_embedder import VectorEmbedder
 
-#: The note of an index that holds thresholds calibrated on its own items; they come before those of the model.
+#: The note of an index with thresholds calibrated on its own items. They override the thresholds of the model.
 NOTE = "thresholds"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for one query.
+    """The result of one query.
 
     Attributes:
-        matches: the closest first.
-        known: whether the collection holds the query's class, by the threshold for "known or unknown" and the closest
-            item without query expansion; None where no threshold was calibrated.
-        threshold: the similarity from which it does, if one was calibrated.
+        matches: the matches, the closest first.
+        known: whether the best match without query expansion reaches the threshold for "known or unknown"; None if no
+            threshold was calibrated.
+        threshold: that threshold, or None.
     """
 
     matches: list[Match]
@@ -48,20 +47,20 @@ class Answer:
 
 
 class Collection:
-    """A collection of images that is searched by images; `Collection.open` opens one.
+    """A collection of images that can be searched by images. Open one with `Collection.open`.
 
     Attributes:
-        index: the vectors and what is known of each image.
-        embedder: the model; of vectors, where the collection holds those.
-        thresholds: what similarity means here, as `thresholds_of` found it.
-        flip: whether the collection's vectors have the embedding of each mirror image averaged in.
+        index: the vectors and metadata of the images.
+        embedder: the model: an `Embedder`, or a `VectorEmbedder` for a collection of vectors.
+        thresholds: the calibrated thresholds of similarity, see `thresholds_of`.
+        flip: whether each vector is the average of the embeddings of an image and its mirror image.
     """
 
     def __init__(self, index: Index, embedder: Embedder | VectorEmbedder) -> None:
         if embedder.dimensions != index.dimensions:
             raise InvalidInput(
                 f"the model embeds into {embedder.dimensions} dimensions, but {index.location} has "
-                f"{index.dimensions}; open the index with the model that it was made with"
+                f"{index.dimensions}; open the index with the model that built it"
             )
         self.index, self.embedder = index, embedder
         model = model_note(index)
@@ -70,16 +69,16 @@ class Collection:
 
     @classmethod
     def open(cls, location: str | os.PathLike[str], *, device: str = "auto", batch_size: int = 64) -> Collection:
-        """Opens what `embex index` made: a folder, or a URL of PostgreSQL.
+        """Opens an index built by `embex index` together with its model.
 
         Args:
-            location: of the index.
-            device: "auto", "cpu", "cuda", "cuda:1", ... for the model.
-            batch_size: images that go through the model at once.
+            location: the folder of the index, or its postgresql:// URL.
+            device: the device of the model: "auto", "cpu", "cuda", "cuda:1", ...
+            batch_size: the number of images per batch.
 
         Raises:
-            StoreError: there is no such index, or it holds no model.
-            RunError, InvalidInput: its model cannot be opened.
+            StoreError: there is no such index, or it contains no model.
+            RunError, InvalidInput: the model cannot be opened.
         """
         index = open_index(location)
         try:
@@ -97,31 +96,31 @@ class Collection:
         broken: dict[int, str] | None = None,
         max_pixels: int | None = None,
     ) -> npt.NDArray[np.float32]:
-        """The embeddings of images as those of the collection were made; see `Embedder.embed`.
+        """Embeds images in the same way as those of the collection; see `Embedder.embed`.
 
         Raises:
-            InvalidInput: the collection holds vectors and no images.
+            InvalidInput: the collection holds vectors, not images.
         """
         return self._image_embedder().embed(images, flip=self.flip, broken=broken, max_pixels=max_pixels)
 
     def embed_squares(self, squares: Sequence[Square]) -> npt.NDArray[np.float32]:
-        """The embeddings of what `Embedder.square` made of images; see `Embedder.embed_squares`.
+        """Embeds preprocessed images of `Embedder.square`; see `Embedder.embed_squares`.
 
         Raises:
-            InvalidInput: the collection holds vectors and no images.
+            InvalidInput: the collection holds vectors, not images.
         """
         return self._image_embedder().embed_squares(squares, flip=self.flip)
 
     def _image_embedder(self) -> Embedder:
         if not isinstance(self.embedder, Embedder):
-            raise InvalidInput(f"{self.index.location} holds vectors and no images; pass an .npz or a .parquet")
+            raise InvalidInput(f"{self.index.location} holds vectors, not images; pass an .npz or .parquet file")
         return self.embedder
 
     def embed_rows(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The embeddings of vectors as those of the collection were made; see `VectorEmbedder.embed`.
+        """Embeds vectors in the same way as those of the collection; see `VectorEmbedder.embed`.
 
         Raises:
-            InvalidInput: the collection holds images, or vectors of another width.
+            InvalidInput: the collection holds images, or the vectors have another width.
         """
         if isinstance(self.embedder, Embedder):
             raise InvalidInput(f"{self.index.location} holds images; pass image files")
@@ -137,18 +136,18 @@ class Collection:
         where: Where | None = None,
         thumbnails: bool = False,
     ) -> list[Answer]:
-        """Finds for each vector the k closest items.
+        """Finds the k most similar items for each vector.
 
         Args:
-            vectors: (q, d), such as `collection.embed(images)`; normalised here.
-            k: neighbours; fewer come where fewer items fulfil `where`.
-            qe: query expansion by so many of the neighbours; 0 for none.
-            alpha: the exponent of a neighbour's cosine in query expansion, 0 for a plain mean.
-            where: which items may be found, as in `Index.search`.
-            thumbnails: bring them along.
+            vectors: (q, d), for example `collection.embed(images)`; normalised by this method.
+            k: the number of matches per query. There are fewer if fewer items match `where`.
+            qe: the number of neighbours used for query expansion; 0 turns it off.
+            alpha: query expansion weighs each neighbour by its cosine similarity to this power; 0 gives a plain mean.
+            where: a filter of the items, as in `Index.search`.
+            thumbnails: whether to load the thumbnails of the matches.
 
-        Raises:
-            InvalidInput, InvalidType: vectors, numbers or a condition that cannot be.
+            Raises:
+                InvalidInput, InvalidType: the vectors, the numbers or the filter are invalid.
         """
         queries, threshold = unit_vectors(vectors, self.index.dimensions), self._threshold()
         wanted = max(positive(k, "k"), _steps(qe))
@@ -169,10 +168,10 @@ class Collection:
         where: Where | None = None,
         thumbnails: bool = False,
     ) -> Answer:
-        """Finds the k items closest to one of the collection, which is not among them.
+        """Finds the k items that are most similar to an item of the collection, without that item.
 
         Raises:
-            InvalidInput: there is no item of this id.
+            InvalidInput: no item has this id.
         """
         (row,), threshold = self.index.vectors([id]), self._threshold()
         wanted = max(positive(k, "k"), _steps(qe)) + 1
@@ -196,12 +195,12 @@ class Collection:
         self.close()
 
     def _threshold(self) -> float | None:
-        """Of this moment: a server is told of new ones while it answers."""
+        """The current threshold for "known or unknown". A server can replace `thresholds` at any time."""
         found = self.thresholds.get("known or unknown")
         return None if found is None else found.value
 
     def _expanded(self, row: npt.NDArray[np.float32], found: list[Match], alpha: float) -> npt.NDArray[np.float32]:
-        """The query with its neighbours mixed in; where they cancel it out, or are gone meanwhile, as it was."""
+        """The query averaged with its neighbours, or the plain query if they cancel out or were removed meanwhile."""
         from embedding_expansion.retrieval.rerank.query_expansion import alpha_query_expansion  # torch
 
         ids = [match.item.id for match in found if match.item.id is not None]
@@ -220,7 +219,7 @@ def _known(matches: list[Match], threshold: float | None) -> bool | None:
 
 
 def thresholds_of(index: Index) -> Thresholds:
-    """Those calibrated on the items of an index, else those that its model came with."""
+    """The thresholds calibrated on the items of an index, or else those of its model."""
     own = index.notes.get(NOTE)
     if own is not None:
         try:
@@ -235,32 +234,32 @@ def thresholds_of(index: Index) -> Thresholds:
 
 
 def model_of(index: Index, *, device: str = "auto", batch_size: int = 64) -> Embedder:
-    """The model whose files are kept with an index of images.
+    """Loads the model stored in an index of images.
 
     Raises:
-        StoreError: the index holds none, or one of vectors.
-        RunError, InvalidInput: it cannot be opened.
+        StoreError: the index contains no model, or a model of vectors.
+        RunError, InvalidInput: the model cannot be opened.
     """
     if holds_vectors(index):
-        raise StoreError(f"{index.location} holds vectors and no images")
+        raise StoreError(f"{index.location} holds vectors, not images; pass an index of images")
     with _files(index) as folder:
         return Embedder.load(folder, device=device, batch_size=batch_size)
 
 
 def holds_vectors(index: Index) -> bool:
-    """Whether the model of an index is one of vectors (see `vector_index.py`).
+    """Whether an index holds vectors instead of images (see `vector_index.py`).
 
     Raises:
-        StoreError: the index holds no model.
+        StoreError: the index contains no model.
     """
     names = index.files.sizes()
     if not names:
-        raise StoreError(f"{index.location} holds no model; make the index with embex index")
-    return MANIFEST not in names  # which tells of the preprocessing of images
+        raise StoreError(f"{index.location} contains no model; build the index with embex index")
+    return MANIFEST not in names  # only a model of images has a manifest
 
 
 def _vector_model_of(index: Index, device: str) -> VectorEmbedder:
-    from embedding_expansion.inference.of_vectors import VectorEmbedder  # torch
+    from embedding_expansion.inference.vector_embedder import VectorEmbedder  # torch
 
     with _files(index) as folder:
         return VectorEmbedder.load(folder, device=device)
@@ -268,7 +267,7 @@ def _vector_model_of(index: Index, device: str) -> VectorEmbedder:
 
 @contextmanager
 def _files(index: Index) -> Iterator[Path]:
-    """The files of an index's model, in a folder that is gone afterwards."""
+    """The files of an index's model, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="embex-model-") as folder:
         for name in index.files.sizes():
             index.files.fetch(name, Path(folder) / name)
@@ -277,5 +276,5 @@ def _files(index: Index) -> Iterator[Path]:
 
 def _steps(qe: int) -> int:
     if isinstance(qe, bool) or not isinstance(qe, int) or qe < 0:
-        raise InvalidInput(f"qe is {qe!r}; pass how many neighbours expand the query, 0 for none")
+        raise InvalidInput(f"qe is {qe!r}; pass the number of neighbours for query expansion, or 0")
     return qe

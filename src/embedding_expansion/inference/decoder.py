@@ -1,8 +1,8 @@
-"""Images from strangers become what the model sees in a process of its own, which may be ended at any moment.
+"""Decodes untrusted images in a separate process, which can be killed at any moment.
 
-As a program it is given a `Task` and one end of a pair of sockets. It reads the bytes of an image and answers with a
-verdict, again and again until nobody is there to ask. It knows neither the model nor the index, needs no torch, has a
-bounded memory and cannot write a file.
+Run as a program, this module takes a `DecodeTask` and one end of a socket pair. It reads the bytes of an image,
+replies with a verdict, and repeats until the other end is closed. The process knows neither the model nor the index,
+does not import torch, has limited memory and cannot write files.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ from embedding_expansion.data.scans import has_more_scans
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.inference.lifeline import end_with
 
-#: An image of more pixels is large: it may take seconds, and a JPEG is then decoded at a reduced size.
+#: An image with more pixels is large: decoding can take seconds, so a JPEG is decoded at a reduced size.
 LARGE = 16_000_000
-#: A JPEG of more scans takes as long as a large image; a progressive one has some ten.
+#: A JPEG with more scans takes as long as a large image. An ordinary progressive JPEG has about ten.
 MANY_SCANS = 20
-#: A large JPEG is still so many times as long and as wide as the model needs after it was decoded at a reduced size.
+#: A large JPEG is decoded at no less than this multiple of the side that the model needs.
 KEPT = 4
 
-_HEAD = struct.Struct("<BQ")  # a verdict, and how many bytes follow
+_HEAD = struct.Struct("<BQ")  # a verdict and the number of bytes that follow
 
 
 class Verdict(IntEnum):
-    """What became of an image; all but `SQUARE` and `READY` come with a sentence."""
+    """The outcome of decoding. `UNKNOWN`, `TOO_LARGE` and `UNUSABLE` come with a sentence."""
 
     READY = 0  # the process has started
-    SQUARE = 1  # its pixels follow
-    SLOW = 2  # it is large, and was left to a process that may take longer
-    UNKNOWN = 3  # it is of no format that is allowed
+    SQUARE = 1  # the preprocessed pixels follow
+    SLOW = 2  # the image is large and is left to a slower process
+    UNKNOWN = 3  # the format is not allowed
     TOO_LARGE = 4
-    UNUSABLE = 5  # it is broken, too thin, ...
+    UNUSABLE = 5  # the image is broken, too thin, ...
 
 
 @dataclass(frozen=True)
-class Task:
-    """What such a process does.
+class DecodeTask:
+    """The configuration of a decoding process.
 
     Attributes:
-        preprocessing: what is made of the pixels.
-        formats: that are allowed, as Pillow names them.
-        max_pixels: of an image.
-        leaves_slow: whether it leaves alone what is large or has many scans.
-        memory: bytes that it may take beyond those that it starts with.
-        niceness: added to that of the process which starts it.
+        preprocessing: the preprocessing of the decoded pixels.
+        formats: the allowed formats, by Pillow's names.
+        max_pixels: the maximum number of pixels of an image.
+        leaves_slow: whether to reply `SLOW` for large images and images with many scans, instead of decoding them.
+        memory: the memory limit in bytes, beyond the memory that the process starts with.
+        niceness: added to the niceness of the parent process.
     """
 
     preprocessing: Preprocessing
@@ -71,44 +71,44 @@ class Task:
     niceness: int = 0
 
     def to_json(self) -> str:
-        """As an argument of the program."""
+        """The task as an argument of the program."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def of_json(cls, text: str) -> Task:
-        """What `to_json` wrote."""
+    def of_json(cls, text: str) -> DecodeTask:
+        """Reads the output of `to_json`."""
         read = json.loads(text)
         return cls(
             **read | {"preprocessing": Preprocessing(**read["preprocessing"]), "formats": tuple(read["formats"])}
         )
 
 
-def judge(content: bytes, task: Task) -> tuple[Verdict, bytes]:
-    """The verdict on the bytes of an image, with its square, (size, size, 3) of uint8, or a sentence."""
+def judge(content: bytes, task: DecodeTask) -> tuple[Verdict, bytes]:
+    """Decodes an image; returns the verdict with the square, uint8 (size, size, 3), or with a sentence."""
     try:
-        with Image.open(io.BytesIO(content), formats=_that_pillow_has(task.formats)) as image:
+        with Image.open(io.BytesIO(content), formats=_supported(task.formats)) as image:
             return _judge_opened(image, task)
     except UnidentifiedImageError:
         *some, last = task.formats
         known = f"{', '.join(some)} or {last}" if some else last
-        return Verdict.UNKNOWN, f"this is no image of a format that is taken here; send {known}".encode()
+        return Verdict.UNKNOWN, f"this is not an image in an accepted format; send {known}".encode()
     except (MemoryError, Image.DecompressionBombError):
-        return Verdict.TOO_LARGE, b"the image takes too much memory to decode; send a smaller one"
+        return Verdict.TOO_LARGE, b"decoding the image takes too much memory; send a smaller one"
     except InvalidInput as error:  # too thin
         return Verdict.UNUSABLE, f"{error}; crop the image".replace("it is", "the image is", 1).encode()
-    except Exception as error:  # whatever a decoder makes of a broken file
-        said = f"the image cannot be decoded ({error}); save it again, or send another"
-        return Verdict.UNUSABLE, said.encode(errors="replace")
+    except Exception as error:  # decoders raise all kinds of errors for broken files
+        sentence = f"the image cannot be decoded ({error}); save it again, or send another"
+        return Verdict.UNUSABLE, sentence.encode(errors="replace")
 
 
-def _judge_opened(image: Image.Image, task: Task) -> tuple[Verdict, bytes]:
-    """All that the header tells comes first; only then the image is decoded."""
+def _judge_opened(image: Image.Image, task: DecodeTask) -> tuple[Verdict, bytes]:
+    """Checks everything that the header reveals before the pixels are decoded."""
     width, height = image.size
     pixels = width * height
     most = min(task.max_pixels, Image.MAX_IMAGE_PIXELS or task.max_pixels)
     if pixels > most:
-        said = f"the image has {pixels:,} pixels, more than the {most:,} that are decoded; send a smaller one"
-        return Verdict.TOO_LARGE, said.encode()
+        sentence = f"the image has {pixels:,} pixels, but the limit is {most:,}; send a smaller one"
+        return Verdict.TOO_LARGE, sentence.encode()
     check_shape(height, width)
     if task.leaves_slow and (pixels > LARGE or has_more_scans(image, MANY_SCANS)):
         return Verdict.SLOW, b""
@@ -118,13 +118,13 @@ def _judge_opened(image: Image.Image, task: Task) -> tuple[Verdict, bytes]:
 
 
 def reduce(image: Image.Image, preprocessing: Preprocessing) -> None:
-    """Has an opened JPEG decoded at 1/2, 1/4 or 1/8 of its size, at least `KEPT` times what the model needs."""
+    """Makes Pillow decode a JPEG at 1/2, 1/4 or 1/8 of its size, but at least `KEPT` times as large as needed."""
     needed = KEPT * (preprocessing.short_side or preprocessing.size)
-    image.draft(image.mode, (needed, needed))  # nothing for other formats
+    image.draft(image.mode, (needed, needed))  # has no effect on other formats
 
 
-def _that_pillow_has(formats: tuple[str, ...]) -> tuple[str, ...]:
-    """Without AVIF where Pillow was built without it."""
+def _supported(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """The formats that this build of Pillow supports. AVIF is optional."""
     Image.init()
     return tuple(name for name in formats if name in Image.OPEN)
 
@@ -133,13 +133,13 @@ def send(connection: socket.socket, verdict: Verdict, content: bytes, deadline: 
     """Sends a message.
 
     Args:
-        connection: to the other process.
-        verdict: of the message; `READY` where an image is sent.
-        content: of the message.
-        deadline: by `time.monotonic`; None waits for ever.
+        connection: the socket to the other process.
+        verdict: the verdict; `READY` to send an image.
+        content: the content of the message.
+        deadline: a time of `time.monotonic`; None waits forever.
 
-    Raises:
-        TimeoutError, OSError: it cannot be sent in time, or at all.
+        Raises:
+            TimeoutError, OSError: the message cannot be sent in time, or at all.
     """
     for part in (_HEAD.pack(verdict, len(content)), content):
         _set_timeout(connection, deadline)
@@ -147,10 +147,15 @@ def send(connection: socket.socket, verdict: Verdict, content: bytes, deadline: 
 
 
 def receive(connection: socket.socket, most: int, deadline: float | None = None) -> tuple[Verdict, bytes]:
-    """The next message; the arguments are those of `send`, and the most bytes that are taken.
+    """Receives the next message.
+
+    Args:
+        connection: the socket to the other process.
+        most: the maximum number of bytes of the content.
+        deadline: a time of `time.monotonic`; None waits forever.
 
     Raises:
-        TimeoutError, OSError, EOFError: there is none, or a longer one.
+        TimeoutError, OSError, EOFError: no message arrives, or a longer one.
     """
     kind, size = _HEAD.unpack(_exactly(connection, _HEAD.size, deadline))
     if size > most:
@@ -177,10 +182,10 @@ def _set_timeout(connection: socket.socket, deadline: float | None) -> None:
 
 
 def confine(memory: int) -> None:
-    """Bounds what this process may still take: memory, no file, no dump of its memory.
+    """Limits the memory of this process, and forbids it to write files and core dumps.
 
     Args:
-        memory: bytes beyond those that it has.
+        memory: bytes beyond the memory that the process has now.
     """
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     most = pages * resource.getpagesize() + memory
@@ -188,19 +193,19 @@ def confine(memory: int) -> None:
         resource.setrlimit(what, (bound, bound))
 
 
-def main(parent: int, descriptor: int, most: int, task: Task) -> None:
-    """The program.
+def main(parent: int, descriptor: int, most: int, task: DecodeTask) -> None:
+    """Runs the program.
 
     Args:
-        parent: the process that started it.
-        descriptor: of its end of the pair of sockets.
-        most: bytes of an image.
-        task: what it does.
+        parent: the id of the parent process.
+        descriptor: the file descriptor of its end of the socket pair.
+        most: the maximum number of bytes of an image.
+        task: the configuration.
     """
     end_with(parent)
     os.nice(task.niceness)
     warnings.simplefilter("ignore")
-    _that_pillow_has(task.formats)  # loads the plugins
+    _supported(task.formats)  # loads the plugins
     if "AVIF" in Image.OPEN:
         from PIL import AvifImagePlugin
 
@@ -208,11 +213,11 @@ def main(parent: int, descriptor: int, most: int, task: Task) -> None:
     confine(task.memory)
     with socket.socket(fileno=descriptor) as connection, contextlib.suppress(EOFError, OSError):
         send(connection, Verdict.READY, b"")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # libraries of C tell there what they dislike
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # C libraries print their warnings there
         while True:
             _, content = receive(connection, most)
             send(connection, *judge(content, task))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Task.of_json(sys.argv[4]))
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), DecodeTask.of_json(sys.argv[4]))

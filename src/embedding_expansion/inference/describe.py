@@ -1,4 +1,4 @@
-"""What there is to say about a run's model: the content of model.json."""
+"""Describes the model of a run: the content of model.json."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _TIMES = ("images_per_second", "wall_seconds")
 
 
 def describe_run(path: Path, trained: Trained, kind: str) -> Manifest:
-    """All that a run says of its model, without the places of its files.
+    """Describes the model of a run, without paths of this machine.
 
     Args:
         path: the run folder.
         trained: what `load_trained` made of it.
-        kind: the format that the model is stored in.
+        kind: the format of the model.
 
     Raises:
         InvalidInput: the run was trained on vectors.
@@ -33,8 +33,8 @@ def describe_run(path: Path, trained: Trained, kind: str) -> Manifest:
     config, model = public(trained.config), trained.model
     if model.takes_vectors:
         raise InvalidInput(
-            f"{path} embeds vectors and no images; embed some with embex embed {path} FEATURES.npz, or pass a run that "
-            "was trained on images"
+            f"{path} embeds vectors, not images; embed vectors with embex embed {path} FEATURES.npz, or pass a run "
+            "that was trained on images"
         )
     preprocessing = Preprocessing.of(trained.transform.size, str(config.data.transform))
     dimensions = model.head.out_features
@@ -77,7 +77,7 @@ def describe_run(path: Path, trained: Trained, kind: str) -> Manifest:
 
 
 def public(config: TrainConfig) -> TrainConfig:
-    """The configuration as it may leave the machine: names of files for their paths, and nothing to fetch."""
+    """The configuration without private details: file names instead of paths, and no weights to download."""
     data = config.data
     name = data.name if data.name in DATASETS else Path(data.name).name
     return dataclasses.replace(
@@ -89,7 +89,7 @@ def public(config: TrainConfig) -> TrainConfig:
 
 
 def weights_came_from(config: TrainConfig) -> dict[str, str | None]:
-    """What training started from, and on what terms that was to be had, as far as it is known."""
+    """The initial weights of the training, and their licence as far as it is known."""
     model = config.model
     if model.weights is not None:
         return {"start": f"a file {Path(model.weights).name}", "licence": None}
@@ -105,7 +105,7 @@ def weights_came_from(config: TrainConfig) -> dict[str, str | None]:
 
 
 def _timm_licence(backbone: str) -> str | None:
-    """What timm itself notes; None where it notes nothing, or is not installed."""
+    """The licence that timm records; None if it records none or is not installed."""
     try:
         from timm.models import get_pretrained_cfg
     except ImportError:

@@ -1,4 +1,4 @@
-"""Images in, points out: a run or an exported model as one object, for programs that search, group or compare."""
+"""Embeds images with a trained run or an exported model."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import numpy.typing as npt
 
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.errors import DataError, EmbeddingExpansionError, InvalidInput, RunError
-from embedding_expansion.inference.ahead import ahead
 from embedding_expansion.inference.manifest import FILES, MANIFEST, Manifest, read_manifest
 from embedding_expansion.inference.networks import Network, onnx_network, torch_network
 from embedding_expansion.inference.pixels import as_pixels, one_or_many
+from embedding_expansion.inference.prefetch import prefetch
 from embedding_expansion.inference.thresholds import Thresholds, read_thresholds, thresholds_json
 
 if TYPE_CHECKING:
     from embedding_expansion.inference.pixels import ImageLike
 
-#: Threads that decode, and how many batches they are ahead of the network.
+#: Number of decoding threads, and number of batches that they prefetch.
 THREADS, AHEAD = min(4, os.cpu_count() or 1), 2
-#: The largest batch; decoded images of three are in memory.
+#: The largest batch size. Up to three batches of decoded images are in memory.
 MOST_IN_A_BATCH = 16_384
 
 Square: TypeAlias = npt.NDArray[np.uint8]
 
 
 class Embedder:
-    """A trained model that embeds images; `Embedder.load` opens one.
+    """A trained model that embeds images. Open one with `Embedder.load`.
 
-    Two images are the more alike the larger the inner product of their rows, which is their cosine.
+    Embeddings are L2-normalised: the inner product of two embeddings is the cosine similarity of their images.
 
     Attributes:
-        thresholds: the similarities from which two images count as one class, and an image as known, as calibrated in
-            `thresholds.json` beside the model; empty where there is none.
-        batch_size: images that go through the model at once.
+        thresholds: the calibrated thresholds of similarity for "same or not" and "known or unknown", from
+            `thresholds.json` beside the model; empty if there are none.
+        batch_size: the number of images per batch.
     """
 
     def __init__(
@@ -50,24 +50,24 @@ class Embedder:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "auto", batch_size: int = 64) -> Embedder:
-        """Opens a run folder, or a folder that `embex export` made.
+        """Opens a run folder or an export folder.
 
-        An ONNX model is run by onnxruntime: neither torch nor torchvision nor timm is loaded. A `torch` export
-        (model.pt2) is refused, since `torch.export.load` unpickles and so may run code that a file holds; whoever
-        trusts the file calls that function.
+        An ONNX model runs in onnxruntime, without importing torch, torchvision or timm. A `torch` export (model.pt2) is
+        refused, because `torch.export.load` unpickles and can execute code from the file. If you trust the file, call
+        that function yourself.
 
         Args:
-            path: of the folder.
-            device: "auto", "cpu", "cuda", "cuda:1", ...
-            batch_size: images that go through the model at once, 1 to 16,384.
+            path: the folder.
+            device: the device: "auto", "cpu", "cuda", "cuda:1", ...
+            batch_size: the number of images per batch, 1 to 16,384.
 
         Raises:
-            RunError: it is no such folder, or a file of it is missing or broken.
-            InvalidInput: there is no such device, or a library that the model needs is missing.
+            RunError: there is no such folder, or one of its files is missing or broken.
+            InvalidInput: the device does not exist, or a library that the model needs is not installed.
         """
         folder = Path(path)
         if not folder.is_dir():
-            raise RunError(f"there is no folder {folder}; pass a run, or what embex export made of one")
+            raise RunError(f"the folder {folder} does not exist; pass a run folder or an export folder")
         thresholds = read_thresholds(folder)
         if not (folder / MANIFEST).exists():
             from embedding_expansion.inference.describe import describe_run
@@ -82,25 +82,25 @@ class Embedder:
 
     @property
     def dimensions(self) -> int:
-        """Of the embedding."""
+        """Number of dimensions of the embedding."""
         return self._manifest.dimensions
 
     @property
     def image_size(self) -> int:
-        """Side, in pixels, of the square that images are brought to."""
+        """Side of the model's square input images, in pixels."""
         return self._manifest.preprocessing.size
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How decoded pixels become what the model sees."""
+        """The preprocessing of decoded images."""
         return self._manifest.preprocessing
 
     def describe(self) -> dict[str, Any]:
-        """What is known of the model, as JSON values: what model.json says, the device and the thresholds."""
+        """Describes the model as JSON values: the content of model.json, the device and the thresholds."""
         return self._manifest.content | {"device": self._device, "thresholds": thresholds_json(self.thresholds)}
 
     def told(self, *keys: str) -> str | None:
-        """What model.json says somewhere, such as `told("training", "data")`; None where it says nothing."""
+        """An entry of model.json as text, such as `told("training", "data")`; None if it is missing."""
         return self._manifest.told(*keys)
 
     def embed(
@@ -111,22 +111,25 @@ class Embedder:
         broken: dict[int, str] | None = None,
         max_pixels: int | None = None,
     ) -> npt.NDArray[np.float32]:
-        """The L2-normalised embeddings of images, float32, (n, d); no image gives (0, d).
+        """Returns the L2-normalised embeddings of images, float32, (n, d).
 
         Args:
-            images: one image or several: paths, bytes of files, Pillow images, arrays of uint8 (h, w, 3) or grey (h,
-                w), tensors (3, h, w) of uint8 or of floats in 0..1, in any mixture. A generator is read as it goes.
-            flip: average the embeddings of each image and of its mirror image, and normalise again.
-            broken: where it is given, images that cannot be decoded are left out and entered here: position -> reason.
-            max_pixels: the most pixels that an image may have; at most `PIL.Image.MAX_IMAGE_PIXELS` (89 million).
+            images: one image or an iterable of images, in any mix of types: paths, bytes of image files, Pillow images,
+                uint8 arrays (h, w, 3) or grey (h, w), and tensors (3, h, w), uint8 or floating in 0..1. Generators are
+                read lazily.
+            flip: whether to average the embeddings of each image and its mirror image, and normalise again.
+            broken: a dictionary that collects images which cannot be decoded, position -> reason; they are skipped.
+                None raises an error instead.
+            max_pixels: the maximum number of pixels of an image; None means `PIL.Image.MAX_IMAGE_PIXELS` (89
+                million), which is also the upper limit.
 
         Raises:
-            DataError: an image cannot be decoded, and `broken` is not given; says which.
-            InvalidInput, InvalidType: something that is no image; says which.
-            RunError: the model gives NaN or infinity.
+            DataError: an image cannot be decoded, and `broken` is None.
+            InvalidInput, InvalidType: a value is not an image.
+            RunError: an embedding is NaN or infinite.
         """
         rows, batch = [np.zeros((0, self.dimensions), dtype=np.float32)], list[Square]()
-        with ahead(
+        with prefetch(
             lambda image: self.square(image, max_pixels=max_pixels),
             one_or_many(images),
             threads=THREADS,
@@ -149,15 +152,15 @@ class Embedder:
         return np.concatenate(rows)
 
     def square(self, image: ImageLike, *, max_pixels: int | None = None) -> Square:
-        """What the model sees of an image: uint8, (image_size, image_size, 3). Threads may call it at the same time.
+        """Decodes and preprocesses an image for the model: uint8, (image_size, image_size, 3). It is thread-safe.
 
         Args:
             image: as in `embed`.
             max_pixels: as in `embed`.
 
         Raises:
-            DataError: it cannot be decoded, or is too thin.
-            InvalidInput, InvalidType: it is no image.
+            DataError: the image cannot be decoded, or is too thin.
+            InvalidInput, InvalidType: the value is not an image.
         """
         pixels = as_pixels(image, max_pixels)
         try:
@@ -166,10 +169,14 @@ class Embedder:
             raise DataError(f"{error}; crop or remove it") from error
 
     def embed_squares(self, squares: Sequence[Square], *, flip: bool = False) -> npt.NDArray[np.float32]:
-        """The embeddings of squares that `square` has made, all of them in one batch, which has at least one.
+        """Embeds one batch of preprocessed images.
+
+        Args:
+            squares: one or more results of `square`.
+            flip: as in `embed`.
 
         Raises:
-            RunError: the model gives NaN or infinity.
+            RunError: an embedding is NaN or infinite.
         """
         batch = np.ascontiguousarray(np.stack(squares).transpose(0, 3, 1, 2))
         embeddings = self._network(batch)
@@ -177,11 +184,11 @@ class Embedder:
             embeddings = _normalized(embeddings + self._network(np.ascontiguousarray(batch[:, :, :, ::-1])))
         if embeddings.shape != (len(batch), self.dimensions):
             raise RunError(
-                f"the model gives {embeddings.shape} for {len(batch)} images where model.json promises "
+                f"the model returns {embeddings.shape} for {len(batch)} images, but model.json declares "
                 f"{self.dimensions} dimensions; export the run again"
             )
         if not np.isfinite(embeddings).all():
-            raise RunError("the model's weights give embeddings that are NaN or infinite; train it again")
+            raise RunError("the model's embeddings are NaN or infinite; train it again")
         return embeddings
 
 
@@ -190,8 +197,8 @@ def _exported(folder: Path, manifest: Manifest, device: str) -> tuple[Network, s
         return onnx_network(folder / FILES["onnx"], device)
     if manifest.format == "torch":
         raise InvalidInput(
-            f"{folder} holds a program of torch.export, which may unpickle what its file holds when loaded; if you "
-            "trust it, call torch.export.load yourself, or export the run with --format onnx or safetensors"
+            f"{folder} contains a program of torch.export, which can execute code when loaded; if you trust it, call "
+            "torch.export.load yourself, or export the run with --format onnx or safetensors"
         )
     from embedding_expansion.training.trained import load_trained
 
@@ -199,7 +206,7 @@ def _exported(folder: Path, manifest: Manifest, device: str) -> tuple[Network, s
 
 
 def _normalized(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Rows of length 1; those of length 0 stay."""
+    """Scales rows to length 1. Zero rows stay zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: npt.NDArray[np.float32] = vectors / np.maximum(lengths, 1e-12)
     return unit

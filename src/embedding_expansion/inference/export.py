@@ -1,4 +1,4 @@
-"""A run as a folder that other programs use: the model in a common format, what it takes and gives, a model card."""
+"""Exports a run for other programs: a folder with the model in a common format, its description and a model card."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedding_expansion.errors import InvalidInput, RunError, UnknownName
+from embedding_expansion.files import check_free, make_folder, write_atomically, write_json
 from embedding_expansion.inference.card import card
 from embedding_expansion.inference.describe import describe_run, public
 from embedding_expansion.inference.manifest import CARD, FILES, MANIFEST, read_manifest
@@ -24,30 +25,29 @@ from embedding_expansion.inference.thresholds import Thresholds, read_thresholds
 from embedding_expansion.model import EmbeddingModel
 from embedding_expansion.training import config as configuration
 from embedding_expansion.training.checkpoint import save_tensors
-from embedding_expansion.training.files import check_free, make_folder, write_atomically, write_json
 from embedding_expansion.training.trained import Trained, load_trained
 
-#: By how much an entry of an embedding, which has length 1, may differ from that of PyTorch.
+#: The largest allowed difference of an embedding's entry from PyTorch's.
 TOLERANCE = 1e-4
 
 
 def export(run: Path, kind: str, out: Path) -> float:
-    """Exports the model of a run, and with it the thresholds that were calibrated for it.
+    """Exports the model of a run together with its calibrated thresholds.
 
-    The folder appears at once when all of it is there and checked; a kill leaves none.
+    The folder is written atomically after the exported model has been checked.
 
     Args:
         run: the run folder.
-        kind: "onnx", "torch" (`torch.export`) or "safetensors".
-        out: the folder to make.
+        kind: the format: "onnx", "torch" (`torch.export`) or "safetensors".
+        out: the folder to write.
 
     Returns:
-        The largest difference of an entry of an embedding from what PyTorch gives, on images of noise.
+        The largest difference of an embedding's entry from PyTorch's, measured on images of noise.
 
     Raises:
-        UnknownName: there is no such format.
-        InvalidInput: a library that the format needs is missing, or the network cannot be expressed in it.
-        RunError: the folder is no run or is taken, or the exported model does not agree with PyTorch.
+        UnknownName: the format is unknown.
+        InvalidInput: the format needs a library that is not installed, or does not support the network.
+        RunError: `run` is not a run, `out` is not empty, or the exported model does not agree with PyTorch.
     """
     if kind not in FILES:
         raise UnknownName("format", kind, FILES)
@@ -74,7 +74,7 @@ def export(run: Path, kind: str, out: Path) -> float:
 
 
 def write_card(folder: Path, thresholds: Thresholds) -> None:
-    """Writes the model card of an export, whole or not at all.
+    """Writes the model card of an export atomically.
 
     Raises:
         RunError: model.json is broken, or the card cannot be written.
@@ -84,7 +84,7 @@ def write_card(folder: Path, thresholds: Thresholds) -> None:
 
 
 def disagreement(model: EmbeddingModel, found: Network, size: int) -> float:
-    """The largest difference between a model and another form of it, over batches of 1, 2 and 5 images of noise."""
+    """The largest difference between a model and its exported form, on batches of 1, 2 and 5 images of noise."""
     draw = np.random.default_rng(0)
     largest = 0.0
     for count in (1, 2, 5):
@@ -95,20 +95,20 @@ def disagreement(model: EmbeddingModel, found: Network, size: int) -> float:
 
 
 def check_agreement(difference: float, backbone: str, kind: str) -> None:
-    """Refuses what differs from PyTorch by more than the tolerance, or is NaN.
+    """Checks that an exported model agrees with PyTorch.
 
     Raises:
-        RunError: it does.
+        RunError: the difference is NaN or exceeds the tolerance.
     """
     if not difference <= TOLERANCE:
         raise RunError(
-            f"{backbone} in the format {kind} differs from PyTorch by {difference:.1e} where {TOLERANCE:.0e} is "
-            "allowed; nothing was written; export with --format safetensors, or train another backbone"
+            f"{backbone} in the format {kind} differs from PyTorch by {difference:.1e}, more than {TOLERANCE:.0e}, so "
+            "nothing was written; export with --format safetensors, or train another backbone"
         )
 
 
-class _Normalized(nn.Module):
-    """The model with the L2 normalisation behind it, so that other programs need not know of it."""
+class _NormalizedModel(nn.Module):
+    """The model followed by L2 normalisation, so that other programs need not normalise."""
 
     def __init__(self, model: EmbeddingModel) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ def _write_onnx(trained: Trained, folder: Path) -> Network:
     path = folder / FILES["onnx"]
     _quietly(
         lambda example, shapes: torch.onnx.export(
-            _Normalized(trained.model).eval(),
+            _NormalizedModel(trained.model).eval(),
             (example,),
             path,
             dynamo=True,
@@ -142,7 +142,7 @@ def _write_torch(trained: Trained, folder: Path) -> Network:
 
     def write(example: Tensor, shapes: dict[str, object]) -> None:
         torch.export.save(
-            torch.export.export(_Normalized(trained.model).eval(), (example,), dynamic_shapes=shapes), path
+            torch.export.export(_NormalizedModel(trained.model).eval(), (example,), dynamic_shapes=shapes), path
         )
 
     _quietly(write, trained)
@@ -172,7 +172,7 @@ _WRITERS: dict[str, Callable[[Trained, Path], Network]] = {
 
 
 def _quietly(write: Callable[[Tensor, dict[str, object]], object], trained: Trained) -> None:
-    """Runs an exporter with an example and its free dimension; its remarks are for those who write exporters."""
+    """Runs an exporter with an example input and a free batch dimension, and suppresses its warnings."""
     size = trained.transform.size
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     shapes: dict[str, object] = {"images": {0: torch.export.Dim("batch", min=1)}}
@@ -182,10 +182,10 @@ def _quietly(write: Callable[[Tensor, dict[str, object]], object], trained: Trai
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
             write(example, shapes)
-    except Exception as error:  # each operator that cannot be expressed has an error of its own
+    except Exception as error:  # unsupported operators raise various errors
         reason = " ".join(str(error).split())[:200]
         raise InvalidInput(
-            f"{trained.config.model.backbone} cannot be expressed in this format ({reason}); "
+            f"{trained.config.model.backbone} cannot be exported to this format ({reason}); "
             "export with --format safetensors, or train another backbone"
         ) from error
     finally:

@@ -1,4 +1,4 @@
-"""All items of an index with their vectors, for what looks at all of them at once. Needs no torch."""
+"""Reads all items of an index with their vectors, for commands that need them all at once. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from embedding_expansion.retrieval.index.where import Where
 
 
 def gathered(index: Index, where: Where | None = None) -> tuple[list[Item], Float[np.ndarray, "n d"]]:
-    """The items, without thumbnails, and their unit vectors, by ascending id: n d numbers of 4 bytes in memory.
+    """Reads items, without thumbnails, and their unit vectors, sorted by id. The vectors take 4 n d bytes.
 
     Args:
-        index: which is open.
-        where: which items, as in `Index.search`.
+        index: an open index.
+        where: a filter of the items, as in `Index.search`.
 
     Raises:
-        StoreError: there is none.
+        StoreError: there is no such item.
     """
     items: list[Item] = []
     rows = [np.zeros((0, index.dimensions), np.float32)]
@@ -26,5 +26,5 @@ def gathered(index: Index, where: Where | None = None) -> tuple[list[Item], Floa
         items += batch
         rows.append(vectors)
     if not items:
-        raise StoreError(f"{index.location} holds no images{' that fulfil the condition' if where else ''}; add some")
+        raise StoreError(f"{index.location} holds no images{' that match the filter' if where else ''}; add some")
     return items, np.concatenate(rows)

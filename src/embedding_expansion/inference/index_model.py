@@ -1,4 +1,4 @@
-"""The model of an index: told from others by its digest, put into the index with its files, and taken out again."""
+"""The model of an index: stores its files in the index, and identifies it by a digest."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from embedding_expansion.inference.manifest import CARD, FILES, MANIFEST, Manife
 from embedding_expansion.inference.thresholds import THRESHOLDS
 from embedding_expansion.retrieval.index import Index
 
-#: The note of an index that says which model its vectors come from; written when all files of the model are there.
+#: The note of an index that names the model of its vectors. It is written after all files of the model.
 NOTE = "model"
 
 
 @dataclass(frozen=True)
 class IndexModel:
-    """How the vectors of an index were made.
+    """The model of the vectors of an index.
 
     Attributes:
-        digest: of the model, see `digest_of`.
-        flip: whether the embedding of each image's mirror image was averaged in. Make queries in the same way.
+        digest: the digest of the model, see `digest_of`.
+        flip: whether the embeddings of each image and its mirror image were averaged. Queries must do the same.
     """
 
     digest: str
@@ -38,15 +38,15 @@ class IndexModel:
 
 @contextmanager
 def exported(model: str | os.PathLike[str]) -> Iterator[Path]:
-    """The folder of an export: the one that is given, or for a run folder a temporary one in the form `safetensors`.
+    """The folder of an export: the given one, or a temporary `safetensors` export of a run folder.
 
     Raises:
-        RunError: it is neither a run nor an export, or a file of it is missing or broken.
+        RunError: `model` is neither a run nor an export, or one of its files is missing or broken.
         InvalidInput: the run embeds vectors.
     """
     path = Path(model)
     if not path.is_dir():
-        raise RunError(f"there is no folder {path}; pass a run, or what embex export made of one")
+        raise RunError(f"the folder {path} does not exist; pass a run folder or an export folder")
     if (path / MANIFEST).exists():
         yield path
         return
@@ -58,13 +58,13 @@ def exported(model: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def digest_of(folder: Path) -> str:
-    """Tells models apart: SHA-256 of the weights and of what happens to an image before them.
+    """The digest of a model: SHA-256 of its weights and its preprocessing.
 
-    Two exports of one run in the same form have the same digest, whatever model card, measures or thresholds lie beside
-    them.
+    Two exports of one run in the same format have the same digest, even with a different model card, metrics or
+    thresholds.
 
     Args:
-        folder: of an export.
+        folder: the folder of an export.
 
     Raises:
         RunError: a file is missing or broken.
@@ -86,22 +86,22 @@ def digest_of(folder: Path) -> str:
 
 
 def _header_of_tensors(header: bytes) -> bytes:
-    """Names, types and places of the tensors; what else was noted of them does not count."""
+    """Names, types and offsets of the tensors, without the metadata."""
     content = json.loads(header)
     content.pop("__metadata__", None)
     return json.dumps(content, sort_keys=True).encode()
 
 
 def install(index: Index, folder: Path, model: IndexModel) -> None:
-    """Puts a model into an index that has none, or makes sure that it is the one that is there.
+    """Stores a model in an index, or checks that the index already contains this model.
 
-    The note that names it comes last, so that whoever is killed on the way does it again. Thresholds that were
-    calibrated since are brought along.
+    The note that names the model is written last, so that an interrupted call can be repeated. New thresholds are
+    always copied.
 
     Args:
-        index: to be written, in a block that holds the right to do so.
-        folder: of an export.
-        model: its digest, and how vectors are made with it.
+        index: the index, locked for writing.
+        folder: the folder of an export.
+        model: the model of the export.
 
     Raises:
         StoreError: the index holds vectors of another model.
@@ -123,35 +123,32 @@ def _weights(manifest: Manifest) -> tuple[str, ...]:
 
 
 def model_note(index: Index) -> IndexModel | None:
-    """What the index says of its model; None where it says nothing.
+    """Reads which model an index contains; None if it names no model.
 
     Raises:
-        StoreError: what it says cannot be read.
+        StoreError: the note cannot be read.
     """
     note = index.notes.get(NOTE)
     if note is None:
         return None
     digest, flip = (note.get("digest"), note.get("flip")) if isinstance(note, dict) else (None, None)
     if not isinstance(digest, str) or not isinstance(flip, bool):
-        raise StoreError(f"{index.location} holds the note {NOTE!r} in a form that is not known; make it again")
+        raise StoreError(f"{index.location} has an unreadable note {NOTE!r}; build the index again")
     return IndexModel(digest, flip)
 
 
 def check_model(index: Index, model: IndexModel) -> None:
-    """Refuses a model that is not the one that the vectors of an index come from.
+    """Checks that the vectors of an index come from this model.
 
     Raises:
-        StoreError: it is another one, or is used in another way, or nobody knows.
+        StoreError: they come from another model, were made with the other `flip`, or their model is unknown.
     """
     note = model_note(index)
     if note is None and index.count() > 0:
-        raise StoreError(
-            f"{index.location} holds {index.count():,} items and does not say which model they come from; name another "
-            "place"
-        )
+        raise StoreError(f"{index.location} holds {index.count():,} items of an unknown model; pass another place")
     if note is not None and note != model:
-        hint = " (it was made with the other --flip)" if note.digest == model.digest else ""
+        hint = " (they differ in --flip)" if note.digest == model.digest else ""
         raise StoreError(
-            f"{index.location} holds vectors of another model, {note}, not {model}{hint}; name another place, or embex "
-            "add with the model that is there"
+            f"{index.location} holds vectors of the model {note}, not of {model}{hint}; pass another place, or use "
+            "embex add, which embeds with the model of the index"
         )

@@ -1,41 +1,43 @@
-"""Images into an index: embedded as they stream by, on disk batch by batch, visible all at once."""
+"""Indexes images: embeds them in batches, saves each batch, and makes all of them visible at once."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from embedding_expansion.data.finding import find_images
 from embedding_expansion.errors import DataError, StoreError
 from embedding_expansion.inference.collection import model_of
 from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.index_model import IndexModel, digest_of, exported, install, model_note
-from embedding_expansion.inference.inventory import CHUNK, Entry, Plan, compare
+from embedding_expansion.inference.inventory import CHUNK, Entry, IndexingPlan, compare
 from embedding_expansion.inference.labels import OWN, Labels, read_labels
 from embedding_expansion.inference.streaming import Progress, embed_into, silent
 from embedding_expansion.retrieval.index import Changes, Index, Item, Loading, create_index, is_index, open_index
 
-#: The note that says where labels came from when the index was made.
+#: The note that records where the labels of the index come from.
 LABELS_NOTE = "labels"
 
 
 @dataclass
-class Report:
-    """What a load has done.
+class IndexingReport:
+    """The result of a load.
 
     Attributes:
-        new: images that were not in the index.
-        changed: images that were, and whose file, label or metadata differed.
-        unchanged: images that are there as they were, and were not embedded again.
-        resumed: images that an earlier try, which was broken off, had embedded already.
-        broken: path -> reason, for images that could not be read and were left out.
-        unlabelled: images that a table of labels has no row for.
-        foreign: paths in a table of labels that are no image of this load.
-        left_out: which files and folders in the folders were passed over, in a line; empty if none were.
+        new: the number of images that were not in the index.
+        changed: the number of indexed images whose file, label or metadata differed.
+        unchanged: the number of indexed images that are up to date and were not embedded again.
+        resumed: the number of images that an interrupted earlier load had already embedded.
+        broken: path -> reason, for unreadable images, which were skipped.
+        unlabelled: the number of images that the table of labels does not list.
+        foreign: paths in the table of labels that match none of the images.
+        left_out: a line on files and folders that were ignored; empty if there are none.
     """
 
     new: int = 0
@@ -47,8 +49,8 @@ class Report:
     foreign: list[str] = field(default_factory=list)
     left_out: str = ""
 
-    def count(self, load: Loading, plan: Plan, taken_over: Container[str]) -> None:
-        """Enters a load that has come to its end."""
+    def count(self, load: Loading, plan: IndexingPlan, taken_over: Container[str]) -> None:
+        """Adds the changes of a finished load."""
         changes = load.changes or Changes(0, 0)
         self.new, self.changed = self.new + changes.new, self.changed + changes.changed
         self.resumed += sum(entry.path in taken_over for entry in plan.embed)
@@ -66,32 +68,31 @@ def index_images(
     device: str = "auto",
     batch_size: int = 64,
     progress: Progress = silent,
-) -> Report:
-    """Makes an index of images, or brings images into one that was made with the same model.
+) -> IndexingReport:
+    """Builds an index of images, or adds images to an index built with the same model.
 
-    Memory holds a few batches of images, whatever their number, and the list of their paths. Each batch is on disk when
-    it is embedded, where no search sees it, and all become visible in one step. Whoever is killed leaves the old index,
-    or one that is still empty; the same call goes on where the last one stopped. An image whose path, size and time
-    are those in the index is not embedded again.
+    Memory use does not depend on the number of images, except for the list of their paths. Each embedded batch is
+    saved to disk but stays invisible to searches until the end, when all images become visible in one step. An
+    interrupted call leaves the index unchanged (or empty); the same call then continues where it stopped. Images with
+    the same path, size and modification time as in the index are not embedded again.
 
     Args:
-        model: a run folder, which is exported for the purpose, or an export (`onnx` or `safetensors`).
-        images: files, and folders to look through, as `finding.find_images` does.
-        location: a folder, or a URL of PostgreSQL; made if it is not there.
-        kind: as in `create_index`, "auto" by default; must be that of the index if there is one.
-        precision: as in `create_index`, "float32" by default; must be that of the index if there is one.
-        labels: "folder", the name of the folder that an image lies in, if that is a subfolder of a named one; "none";
-            or a CSV or TSV file (see `read_labels`). Images that are there get the new labels.
-        flip: average in the embedding of each image's mirror image.
-        device: for the model.
-        batch_size: images that go through the model at once.
-        progress: is told of each batch.
+        model: a run folder, or an export (`onnx` or `safetensors`).
+        images: image files, and folders to search for images; see `finding.find_images`.
+        location: the index: a folder or a postgresql:// URL; created if it does not exist.
+        kind: the structure of the index, see `create_index`; None means "auto", or that of an existing index.
+        precision: the precision of the vectors, see `create_index`; None means "float32", or that of an existing index.
+        labels: "folder" for the name of the image's folder, if it is a subfolder of a named folder; "none"; or a CSV or
+            TSV file, see `read_labels`. Images in the index get the new labels.
+        flip: whether to average the embeddings of each image and its mirror image.
+        device: the device of the model.
+        batch_size: the number of images per batch.
+        progress: called after each batch.
 
     Raises:
-        DataError: there is no image, or not one that can be read, a folder cannot be read, or the table of labels is
-            wrong.
+        DataError: there are no readable images, a folder cannot be read, or the table of labels is invalid.
         RunError, InvalidInput: the model cannot be used.
-        StoreError: the place is taken by something else or by another model, or another process is writing.
+        StoreError: `location` contains something else or vectors of another model, or another process is writing.
     """
     load = _Load(images, read_labels(labels), keep=False, progress=progress)
     with exported(model) as folder:
@@ -115,35 +116,34 @@ def add_images(
     device: str = "auto",
     batch_size: int = 64,
     progress: Progress = silent,
-) -> Report:
-    """Brings images into an index, with the model that is in it; as `index_images` in all else.
+) -> IndexingReport:
+    """Adds images to an index with the model of the index. See `index_images` for everything else.
 
     Args:
-        location: of the index.
-        images: files, and folders to look through.
-        labels: as in `index_images`. By default images that are there keep label and metadata, and new ones get the
-            name of their folder, unless the index was made without labels or with a table.
-        device: for the model.
-        batch_size: images that go through the model at once.
-        progress: is told of each batch.
+        location: the index: a folder or a postgresql:// URL.
+        images: image files, and folders to search for images.
+        labels: as in `index_images`. With None, indexed images keep their label and metadata, and new images get the
+            name of their folder, unless the index was built without labels or with a table.
+        device: the device of the model.
+        batch_size: the number of images per batch.
+        progress: called after each batch.
 
     Raises:
-        DataError: there is no image, or not one that can be read, a folder cannot be read, or the table of labels is
-            wrong.
-        StoreError: there is no such index, it holds no model, or another process is writing.
-        RunError, InvalidInput: its model cannot be used.
+        DataError: there are no readable images, a folder cannot be read, or the table of labels is invalid.
+        StoreError: there is no such index, it contains no model, or another process is writing.
+        RunError, InvalidInput: the model cannot be used.
     """
     with open_index(location) as index:
         default = "folder" if index.notes.get(LABELS_NOTE, "folder") == "folder" else "none"
         wanted = read_labels(default if labels is None else labels)
         load = _Load(images, wanted, keep=labels is None, progress=progress)
         embedder = model_of(index, device=device, batch_size=batch_size)
-        used = model_note(index) or IndexModel("not known")
+        used = model_note(index) or IndexModel("unknown")
         return load.run(index, embedder, used, lambda: None)
 
 
 class _Load:
-    """Images that are to be brought into an index, whatever the model."""
+    """The images and labels of one load, independent of the model."""
 
     def __init__(
         self, images: Iterable[str | os.PathLike[str]], labels: Labels, *, keep: bool, progress: Progress
@@ -153,19 +153,19 @@ class _Load:
         self.files, self._left_out = found.files, str(found.left_out)
         self.labels, self._keep, self._progress = labels, keep, progress
         self._rows = labels.check(self.files)
-        self._said = [names, labels.name, labels.digest, keep]
+        self._request = [names, labels.name, labels.digest, keep]
         shown = os.path.basename(names[0])[:40]
         self._title = f"{shown} and {len(names) - 1} more" if len(names) > 1 else shown
 
     def key(self, model: IndexModel) -> str:
-        """Names this load among others: short, since each staged row holds it."""
-        said = json.dumps([self._said, model.digest, model.flip])
-        return f"{self._title}, {hashlib.sha256(said.encode()).hexdigest()[:12]}"
+        """Identifies the load. The key is short, because every staged row contains it."""
+        request = json.dumps([self._request, model.digest, model.flip])
+        return f"{self._title}, {hashlib.sha256(request.encode()).hexdigest()[:12]}"
 
-    def run(self, index: Index, embedder: Embedder, model: IndexModel, prepare: Callable[[], None]) -> Report:
-        """Does it; `prepare` is called before anything else once this process holds the right to write."""
+    def run(self, index: Index, embedder: Embedder, model: IndexModel, prepare: Callable[[], None]) -> IndexingReport:
+        """Runs the load. `prepare` is called first, once the index is locked for writing."""
         unlabelled, foreign = self._rows
-        report, files = Report(unlabelled=unlabelled, foreign=foreign, left_out=self._left_out), self.files
+        report, files = IndexingReport(unlabelled=unlabelled, foreign=foreign, left_out=self._left_out), self.files
         while files:
             with index.loading(self.key(model)) as load:
                 prepare()
@@ -174,28 +174,28 @@ class _Load:
                 report.broken |= plan.broken
                 report.broken |= embed_into(load, embedder, plan.embed, flip=model.flip, progress=self._progress)
                 if len(report.broken) == len({os.path.abspath(file.path) for file in self.files}):
-                    raise DataError(_nothing(report.broken, index))
+                    raise DataError(_all_broken(report.broken, index))
                 _relabel(index, load, plan.relabel)
             report.count(load, plan, taken_over)
             report.unchanged += plan.unchanged if files is self.files else 0
-            # A file may have changed since the try that embedded it was broken off: look at those once more.
+            # A file may have changed since an interrupted load embedded it, so check these files again.
             files = [file for file in files if os.path.abspath(file.path) in taken_over]
         return report
 
 
-def _nothing(broken: Mapping[str, str], index: Index) -> str:
+def _all_broken(broken: Mapping[str, str], index: Index) -> str:
     held = index.count()
     state = f"still holds its {held:,} items" if held else "is empty"
     first = next(iter(broken.values()))
-    return f"not one of {len(broken)} images can be read, the first: {first}; {index.location} {state}"
+    return f"none of {len(broken)} images can be read; the first error: {first}; {index.location} {state}"
 
 
 def _relabel(index: Index, load: Loading, entries: Sequence[Entry]) -> None:
-    """Gives items other labels and metadata; their vectors and pictures stay."""
+    """Updates labels and metadata of items. Their vectors and thumbnails stay the same."""
     for start in range(0, len(entries), CHUNK):
-        said = {entry.path: entry for entry in entries[start : start + CHUNK]}
-        for items, vectors in index.batches({"path": list(said)}, thumbnails=True):
-            load.add([_relabelled(item, said[item.path]) for item in items], vectors)
+        chunk = {entry.path: entry for entry in entries[start : start + CHUNK]}
+        for items, vectors in index.batches({"path": list(chunk)}, thumbnails=True):
+            load.add([_relabelled(item, chunk[item.path]) for item in items], vectors)
 
 
 def _relabelled(item: Item, entry: Entry) -> Item:
@@ -207,10 +207,10 @@ def _relabelled(item: Item, entry: Entry) -> Item:
 def opened(
     location: str | os.PathLike[str], dimensions: int, kind: str | None, precision: str | None
 ) -> Iterator[Index]:
-    """The index at a place, made if there is none.
+    """Opens the index at a location, or creates it.
 
     Raises:
-        StoreError: one that is there was made otherwise.
+        StoreError: an existing index has another kind, precision or dimensionality.
     """
     if not is_index(location):
         with create_index(location, dimensions, kind=kind or "auto", precision=precision or "float32") as index:
@@ -220,11 +220,20 @@ def opened(
         for name, given, there in (("kind", kind, index.asked), ("precision", precision, index.precision)):
             if given not in (None, there):
                 raise StoreError(
-                    f"{index.location} was made with {name} {there}, not {given}; leave it out, or name another place"
+                    f"{index.location} has {name} {there}, not {given}; omit --{name}, or pass another place"
                 )
         if index.dimensions != dimensions:
             raise StoreError(
-                f"{index.location} holds vectors of {index.dimensions} dimensions, but the model gives {dimensions}; "
-                "name another place"
+                f"{index.location} holds vectors of {index.dimensions} dimensions, but the model produces "
+                f"{dimensions}; pass another place"
             )
         yield index
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Report":
+        warnings.warn(
+            "Report is now called IndexingReport; the old name goes with the next release", DeprecationWarning, 2
+        )
+        return IndexingReport
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

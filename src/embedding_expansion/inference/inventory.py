@@ -1,4 +1,4 @@
-"""What is on disk against what is in an index: which images must be embedded, which only labelled, which are gone."""
+"""Compares image files with an index: which images to embed, which to relabel, and which files are missing."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from embedding_expansion.data.finding import ImageFile
 from embedding_expansion.inference.labels import OWN, Labels
 from embedding_expansion.retrieval.index import Index, Item
 
-#: Files that are looked up in the index at a time.
+#: Number of files looked up in the index at once.
 CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An image as it should stand in the index.
+    """The desired state of an image in the index.
 
     Attributes:
-        path: absolute.
+        path: its absolute path.
         label: its class, or None.
-        metadata: what else is known of it, the file's own facts left out.
-        size: of the file, in bytes.
-        mtime: when it was last written, in seconds.
+        metadata: its metadata, without the facts of the file.
+        size: the size of the file in bytes.
+        mtime: the modification time of the file in seconds.
     """
 
     path: str
@@ -36,19 +36,19 @@ class Entry:
 
     @property
     def file_facts(self) -> dict[str, Any]:
-        """The metadata by which it is told whether the file has changed."""
+        """The metadata that detects a changed file."""
         return {"bytes": self.size, "mtime": self.mtime}
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be done to an index.
+class IndexingPlan:
+    """The changes that an index needs.
 
     Attributes:
-        embed: images that are new, or whose file has changed.
-        relabel: images whose file is as it was, but whose label or metadata are not.
-        unchanged: how many are as they were altogether.
-        broken: path -> reason, for what is no file that could be read.
+        embed: new images, and images whose file has changed.
+        relabel: images with an unchanged file but a changed label or changed metadata.
+        unchanged: the number of images that are up to date.
+        broken: path -> reason, for paths that are not readable files.
     """
 
     embed: list[Entry] = field(default_factory=list)
@@ -57,14 +57,14 @@ class Plan:
     broken: dict[str, str] = field(default_factory=dict)
 
 
-def compare(index: Index, files: Iterable[ImageFile], labels: Labels, *, keep: bool) -> Plan:
-    """Compares images with the items of an index, by path, size and time of the file, label and metadata.
+def compare(index: Index, files: Iterable[ImageFile], labels: Labels, *, keep: bool) -> IndexingPlan:
+    """Compares images with the items of an index by path, size and time of the file, label and metadata.
 
     Args:
-        index: to look into.
-        files: images; the same file twice counts once.
-        labels: what there is to say of them.
-        keep: images that are in the index keep what is said of them there.
+        index: the index.
+        files: the images; a file that occurs twice counts once.
+        labels: the labels and metadata of the images.
+        keep: whether indexed images keep their label and metadata.
     """
     embed, relabel, unchanged, broken = list[Entry](), list[Entry](), 0, dict[str, str]()
     folders: dict[str, str | None] = {}
@@ -78,26 +78,26 @@ def compare(index: Index, files: Iterable[ImageFile], labels: Labels, *, keep: b
             try:
                 size, mtime = _stamp(path)
             except OSError as error:
-                broken[path] = f"{error.strerror or error}; restore it, or take it off the list"
+                broken[path] = f"{error.strerror or error}; restore it, or remove it from the list"
                 continue
             item = there.get(path)
             label, metadata = labels.of(path, folders[path])
             if item is not None and keep:
-                label, metadata = item.label, _said(item)
+                label, metadata = item.label, _metadata(item)
             entry = Entry(path, label, metadata, size, mtime)
             if item is None or not entry.file_facts.items() <= item.metadata.items():
                 embed.append(entry)
-            elif (item.label, _said(item)) != (label, metadata):
+            elif (item.label, _metadata(item)) != (label, metadata):
                 relabel.append(entry)
             else:
                 unchanged += 1
-    return Plan(embed, relabel, unchanged, broken)
+    return IndexingPlan(embed, relabel, unchanged, broken)
 
 
 def missing(index: Index) -> list[str]:
-    """The paths of items whose file is gone from the disk.
+    """The paths of items whose file no longer exists.
 
-    A file that cannot be looked at for another reason, such as a folder that may not be entered, is not gone.
+    A file that is inaccessible for another reason, such as the permissions of a folder, does not count as missing.
     """
     gone = []
     for items in index.items():
@@ -111,17 +111,17 @@ def missing(index: Index) -> list[str]:
     return gone
 
 
-def _said(item: Item) -> dict[str, Any]:
+def _metadata(item: Item) -> dict[str, Any]:
     return {name: value for name, value in item.metadata.items() if name not in OWN}
 
 
 def _stamp(path: str) -> tuple[int, float]:
-    """Size and time of a file.
+    """Size and modification time of a file.
 
     Raises:
-        OSError: it cannot be looked at, or is no plain file: to read from a pipe could take for ever.
+        OSError: the path is inaccessible or not a regular file. Reading from a pipe could block forever.
     """
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
-        raise OSError("it is no plain file")
+        raise OSError("it is not a regular file")
     return found.st_size, found.st_mtime

@@ -1,4 +1,4 @@
-"""Labelled embeddings to calibrate on: of a run's held-out classes, of another data set, or of an index itself."""
+"""Labelled embeddings for calibration: of a run's held-out classes, of another data set, or of an index."""
 
 from __future__ import annotations
 
@@ -25,46 +25,44 @@ from embedding_expansion.training.trained import reopen
 def labelled_of_run(
     path: str | os.PathLike[str], data: DataConfig | None = None, *, flip: bool = False, device: str = "auto"
 ) -> Labelled:
-    """The embeddings that a run gives to classes which it was not trained on, and which are not those it is tested on.
+    """Embeds images of classes that are neither training nor test classes of a run.
 
     Args:
         path: the run folder.
-        data: another data set, of which the training side is taken, so that its test side stays unseen; by default the
-            classes of the run's own training side that it held out to select its weights on.
-        flip: average in the embedding of each image's mirror image.
-        device: "auto", "cpu", "cuda", ...
+        data: another data set; its training split is used, so that its test split stays unseen. None takes the
+            training classes that the run held out for validation.
+        flip: whether to average the embeddings of each image and its mirror image.
+        device: the device: "auto", "cpu", "cuda", ...
 
     Raises:
-        InvalidInput: the run held no classes out, or was trained on the data.
-        RunError, DataError: the run or the data cannot be had, or its data has changed.
+        InvalidInput: the run held out no classes, or was trained on `data`.
+        RunError, DataError: the run or the data cannot be opened, or the run's data has changed.
     """
     run = RunFolder(Path(path))
     config = run.read_config()
     held_out = config.protocol == "validation"
     if data is None and not held_out:
         raise InvalidInput(
-            f"{path} was trained with --protocol {config.protocol} and held no classes out; pass --data with images of "
-            "classes that it was not trained on"
+            f"{path} was trained with --protocol {config.protocol}, which holds out no classes; pass --data with "
+            "images of classes that it was not trained on"
         )
     if data is not None:
         _check_other(str(path), data.name, config.data.name, held_out)
         data = dataclasses.replace(data, image_size=config.data.image_size, transform=config.data.transform)
-        # No classes need be held out or fill a batch.
+        # Calibration needs neither held-out classes nor full batches.
         one = SamplerConfig(classes_per_batch=1, images_per_class=2)
         config = dataclasses.replace(config, data=data, protocol="last", sampler=one)
-    # In the precision in which Embedder embeds.
+    # Uses the same precision as Embedder.
     job = reopen(Path(path), dataclasses.replace(config, device=device, precision="float32", flip=flip))
     chosen = job.dataset.train if job.validation is None else job.validation
-    then = (run.read_metrics() or {}).get("held_out_classes") if data is None else None
-    if then not in (None, job.held_out_classes):
+    recorded = (run.read_metrics() or {}).get("held_out_classes") if data is None else None
+    if recorded not in (None, job.held_out_classes):
         raise DataError(
-            f"{config.data.name} has changed since {path} was trained, so that classes which it was trained on would "
-            "be taken for held out; pass --data with images of classes that it was not trained on"
+            f"{config.data.name} has changed since {path} was trained, so that training classes would count as held "
+            "out; pass --data with images of classes that it was not trained on"
         )
     vectors, images = job.embed(chosen)
-    what = (
-        f"the training side of {job.dataset.name}" if data is not None else f"{job.dataset.name}, held out in training"
-    )
+    what = f"the training split of {job.dataset.name}" if data else f"{job.dataset.name}, held out in training"
     broken = {str(file): why for file, why in job.broken.items()}
     return Labelled(vectors.cpu().numpy(), images.labels, what, broken, job.changes)
 
@@ -72,44 +70,45 @@ def labelled_of_run(
 def labelled_of_export(
     path: str | os.PathLike[str], data: DataConfig | None, *, flip: bool = False, device: str = "auto"
 ) -> Labelled:
-    """The embeddings that an exported model gives to the training side of a data set.
+    """Embeds the training split of a data set with an exported model.
 
     Args:
-        path: of the export.
+        path: the folder of the export.
         data: the data set.
-        flip: average in the embedding of each image's mirror image.
-        device: "auto", "cpu", "cuda", ...
+        flip: whether to average the embeddings of each image and its mirror image.
+        device: the device: "auto", "cpu", "cuda", ...
 
     Raises:
-        InvalidInput: there is no data set, the model was trained on it, or it holds vectors.
-        RunError, DataError: the export or the data cannot be had.
+        InvalidInput: no data set is given, the model was trained on it, or it holds vectors.
+        RunError, DataError: the export or the data cannot be opened.
     """
     if data is None:
-        raise InvalidInput(f"{path} is an export and holds no images; pass --data with images of classes of their own")
+        raise InvalidInput(f"{path} is an export, which contains no images; pass --data with labelled images")
     embedder = Embedder.load(path, device=device)
     root = None if data.root is None else Path(data.root)
     dataset = open_dataset(data.name, root=root, part=data.part, train_classes=data.train_classes)
     trained_on = embedder.told("training", "data")
     if dataset.name == trained_on:
         raise InvalidInput(
-            f"{path} was trained on {trained_on}, which would flatter it; pass --data with other classes"
+            f"{path} was trained on {trained_on}, so the thresholds would be too optimistic; pass --data with other "
+            "classes"
         )
     if dataset.train.holds_vectors:
         raise InvalidInput(f"{data.name} holds vectors, but {path} embeds images; pass images")
     failed = dict[int, str]()
     vectors = embedder.embed(_pictures(dataset.train), flip=flip, broken=failed)
     if not len(vectors):
-        raise DataError(f"not one of {len(failed)} images can be read, the first: {next(iter(failed.values()))}")
+        raise DataError(f"none of {len(failed)} images can be read; the first error: {next(iter(failed.values()))}")
     kept = [position for position in range(len(dataset.train)) if position not in failed]
     broken = {str(dataset.train.path(position)): reason for position, reason in failed.items()}
-    return Labelled(vectors, dataset.train.labels[kept], f"the training side of {dataset.name}", broken)
+    return Labelled(vectors, dataset.train.labels[kept], f"the training split of {dataset.name}", broken)
 
 
 def labelled_of_index(index: Index) -> Labelled:
-    """The vectors of an index whose items have a label.
+    """Returns the vectors of all labelled items of an index.
 
     Raises:
-        InvalidInput: none has one.
+        InvalidInput: no item has a label.
     """
     parts, labels = [np.empty((0, index.dimensions), np.float32)], list[str]()
     for items, vectors in index.batches():
@@ -117,12 +116,12 @@ def labelled_of_index(index: Index) -> Labelled:
         parts.append(vectors[labelled])
         labels += [item.label for item in items if item.label is not None]
     if not labels:
-        raise InvalidInput(f"{index.location} holds no item with a label; add some: embex add --labels TABLE.csv")
+        raise InvalidInput(f"{index.location} holds no labelled items; add labels with embex add --labels TABLE.csv")
     return Labelled(np.concatenate(parts), np.unique(labels, return_inverse=True)[1], "the index itself")
 
 
 def _pictures(images: ImageSet) -> Iterator[Any]:
-    """Each image as `Embedder` takes it."""
+    """The images in a form that `Embedder` accepts."""
     for index in range(len(images)):
         yield images.path(index) if images.pixels is None else _picture(images.pixels[index])
 
@@ -132,8 +131,8 @@ def _picture(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _check_other(path: str, given: str, own: str, held_out: bool) -> None:
-    """Refuses the data that a run was trained on."""
+    """Checks that a data set is not the one that a run was trained on."""
     same = given == own if given in DATASETS else Path(given).expanduser().resolve() == Path(own)
     if same:
-        remedy = "leave --data out, for the classes that it held out" if held_out else "pass images of other classes"
-        raise InvalidInput(f"{path} was trained on {given}, and is tested on the rest of it; {remedy}")
+        remedy = "omit --data to use the classes that it held out" if held_out else "pass images of other classes"
+        raise InvalidInput(f"{path} was trained and tested on {given}; {remedy}")

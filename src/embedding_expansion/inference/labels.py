@@ -1,4 +1,4 @@
-"""Where the labels of indexed images come from: the folders they lie in, a table, or nowhere."""
+"""The labels of indexed images: from their folders, from a table, or none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embedding_expansion.data.finding import ImageFile
 from embedding_expansion.data.table import NO_LABEL, TABLE_SUFFIXES, Table
 from embedding_expansion.errors import DataError, InvalidInput
 
-#: What is known of an image's file; no table can say otherwise.
+#: Metadata that comes from the image file. A table cannot override it.
 OWN = ("width", "height", "bytes", "mtime")
 
 #: Path -> label and metadata of an image.
@@ -22,12 +22,12 @@ Facts: TypeAlias = tuple[str | None, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Labels:
-    """What there is to say of each image.
+    """The labels and metadata of images.
 
     Attributes:
         name: "folder", "none" or "table".
-        rows: of a table: the absolute path of an image -> its label and metadata.
-        digest: of a table: tells whether two are the same.
+        rows: for a table: the absolute path of an image -> its label and metadata.
+        digest: for a table: the digest of its content.
     """
 
     name: str
@@ -35,10 +35,10 @@ class Labels:
     digest: str = ""
 
     def of(self, path: str, folder: str | None) -> Facts:
-        """The label and metadata of an image.
+        """Returns the label and metadata of an image.
 
         Args:
-            path: absolute.
+            path: its absolute path.
             folder: the name of its folder, as in `ImageFile`.
         """
         if self.name == "folder":
@@ -49,10 +49,10 @@ class Labels:
         """Compares a table with the images.
 
         Returns:
-            How many images it has no row for, and the paths of rows that are no image of these.
+            The number of images without a row, and the paths of rows that match none of the images.
 
         Raises:
-            DataError: it names none of the images.
+            DataError: the table contains none of the images.
         """
         if self.name != "table":
             return 0, []
@@ -60,24 +60,24 @@ class Labels:
         foreign = [path for path in self.rows if path not in paths]
         if len(foreign) == len(self.rows):
             raise DataError(
-                f"none of {len(self.rows)} paths in the table is an image that was named, the first is "
-                f"{next(iter(self.rows), 'missing')}; relative paths start at the folder of the table"
+                f"none of the {len(self.rows)} paths in the table is one of the images, the first is "
+                f"{next(iter(self.rows), 'missing')}; make paths absolute or relative to the folder of the table"
             )
         return len(paths) - (len(self.rows) - len(foreign)), foreign
 
 
 def read_labels(given: str) -> Labels:
-    """Reads what `--labels` names.
+    """Reads the value of `--labels`.
 
     Args:
-        given: "folder", "none", or a table (see `table.Table.read`) with the columns `path` (relative ones start at
-            the table's folder) and `label` (empty: no label); its other columns are metadata, whole and decimal
-            numbers as numbers, empty fields left out. Columns called `width`, `height`, `bytes` or `mtime` are not
-            read.
+        given: "folder", "none", or a table (see `table.Table.read`) with the columns `path` (absolute, or relative to
+            the folder of the table) and `label` (empty for none). All other columns are metadata: integers and decimal
+            numbers become numbers, and empty fields are skipped. The columns `width`, `height`, `bytes` and `mtime` are
+            ignored.
 
     Raises:
-        DataError: the file cannot be read, lacks a column, has a wrong row, or names an image twice or not at all.
-        InvalidInput: it is none of the three.
+        DataError: the file cannot be read, lacks a column, has an invalid row, or lists an image twice.
+        InvalidInput: `given` is none of the three.
     """
     if given in ("folder", "none"):
         return Labels(given)
@@ -99,13 +99,12 @@ def _facts(table: Table) -> dict[str, Facts]:
             raise DataError(f"{where} has no path; fill it in or remove the line")
         if label.lower() in NO_LABEL:
             raise DataError(
-                f"{where} has the label {label!r}, which stands for none; leave it empty where there is none, or call "
-                "the class something else"
+                f"{where} has the label {label!r}, which means no label; leave the field empty, or rename the class"
             )
         image = os.path.abspath(table.path.parent / name)
         if image in lines:
             raise DataError(
-                f"{table.path} lists the image {image} twice, in line {lines[image]} and line {row.line}; remove one "
+                f"{table.path} lists the image {image} twice, in lines {lines[image]} and {row.line}; remove one "
                 "of the lines"
             )
         lines[image] = row.line

@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it, even when that is killed and can tell nobody."""
+"""Ends a child process together with its parent, even if the parent is killed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def end_with(parent: int) -> None:
-    """Asks the system to end this process when its parent ends; Linux only, elsewhere it does nothing.
+    """Asks Linux to kill this process when its parent ends. On other systems, this does nothing.
 
     Linux watches the thread that started this process, so that thread should live as long as the parent.
 
     Args:
-        parent: the process that started this one. If it has ended already, so does this one, at once.
+        parent: the id of the parent process. If it has already ended, this process exits at once.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""The model as a function of NumPy arrays, run by torch or by onnxruntime, whichever its folder asks for."""
+"""Models as functions of NumPy arrays, run by torch or by onnxruntime."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Network: TypeAlias = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
 
 def torch_network(model: EmbeddingModel, device_name: str) -> tuple[Network, str]:
-    """A model of this package, and the device that it runs on.
+    """Wraps a model of this package; returns the function and the name of its device.
 
     Raises:
-        InvalidInput: there is no such device.
+        InvalidInput: the device does not exist.
     """
     import torch
 
@@ -39,20 +39,20 @@ def torch_network(model: EmbeddingModel, device_name: str) -> tuple[Network, str
 
 
 def onnx_network(path: Path, device_name: str) -> tuple[Network, str]:
-    """A model in ONNX, and the device that it runs on; nothing of torch is loaded.
+    """Loads an ONNX model without torch; returns the function and the name of its device.
 
     Raises:
-        InvalidInput: onnxruntime is not installed, or has no such device.
-        RunError: the file is missing, broken, or a graph of another kind.
+        InvalidInput: onnxruntime is not installed or does not support the device.
+        RunError: the file is missing, broken, or not such a model.
     """
     onnxruntime = _onnxruntime(path)
     device, providers = _providers(device_name, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: what it warns of concerns its own devices
+    options.log_severity_level = 3  # errors only: its warnings are about its own devices
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         (given,), (wanted,) = session.get_inputs(), session.get_outputs()
-    except Exception as error:  # each kind of damage has an error of its own there
+    except Exception as error:  # onnxruntime raises different errors for different damage
         raise RunError(f"{path} cannot be read as a model ({_line(error)}); export the run again") from error
 
     def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -70,13 +70,14 @@ def _onnxruntime(path: Path) -> Any:
         import onnxruntime
     except ImportError as error:
         raise InvalidInput(
-            f"{path} needs the library onnxruntime; pip install 'embedding-expansion[export]', or onnxruntime alone"
+            f"{path} needs the library onnxruntime; run pip install 'embedding-expansion[export]', or pip install "
+            "onnxruntime"
         ) from error
     return onnxruntime
 
 
 def _providers(name: str, available: list[str]) -> tuple[str, list[Any]]:
-    """What onnxruntime calls a device, and the device's name."""
+    """The name of the device, and onnxruntime's providers for it."""
     cuda = "CUDAExecutionProvider"
     if name == "auto":
         name = "cuda" if cuda in available else "cpu"

@@ -1,4 +1,4 @@
-"""Whatever a program may hold an image in, as RGB pixels: a path, bytes, a Pillow image, an array or a tensor."""
+"""Converts images of any type (path, bytes, Pillow image, array, tensor) to RGB pixels."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def one_or_many(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
-    """The images one by one; a single one is a sequence of itself.
+    """Returns an iterable of images. A single image becomes a list.
 
     Raises:
-        InvalidType: it is neither an image nor something that holds several.
+        InvalidType: `images` is neither an image nor an iterable.
     """
     if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image):
         return [images]  # type: ignore[list-item]
@@ -41,16 +41,16 @@ _WANTED = "pass a path, bytes, a Pillow image, an array (h, w, 3) or a tensor (3
 
 
 def as_pixels(image: ImageLike, max_pixels: int | None = None) -> Pixels:
-    """One image as RGB, uint8, (h, w, 3).
+    """Converts an image to RGB pixels, uint8, (h, w, 3).
 
     Args:
-        image: a path or the bytes of a file (of the formats `decoding.FORMATS`); a Pillow image; an array of uint8, (h,
-            w, 3) or grey (h, w); a tensor, (3, h, w) or grey (1, h, w), of uint8 or of floating values in 0..1.
-        max_pixels: the most that are decoded.
+        image: a path or the bytes of an image file (see `decoding.FORMATS`); a Pillow image; a uint8 array, (h, w, 3)
+            or grey (h, w); a tensor, (3, h, w) or grey (1, h, w), uint8 or floating with values in 0..1.
+        max_pixels: the maximum number of pixels to decode.
 
     Raises:
-        DataError: it cannot be decoded.
-        InvalidInput, InvalidType: an array or tensor of another shape or kind, or something else altogether.
+        DataError: the image cannot be decoded.
+        InvalidInput, InvalidType: `image` has another shape, dtype or type.
     """
     if isinstance(image, str | os.PathLike):
         return decode(Path(image), max_pixels)
@@ -59,7 +59,7 @@ def as_pixels(image: ImageLike, max_pixels: int | None = None) -> Pixels:
     if isinstance(image, Image.Image):
         try:
             return to_rgb(image, max_pixels)
-        except Exception as error:  # Pillow decodes late: the file behind it may be broken
+        except Exception as error:  # Pillow decodes lazily, so the file may turn out to be broken
             raise DataError(f"the Pillow image cannot be decoded ({error}); replace or remove it") from error
     if isinstance(image, np.ndarray):
         return _of_array(image)
@@ -70,7 +70,7 @@ def as_pixels(image: ImageLike, max_pixels: int | None = None) -> Pixels:
 
 def _of_array(image: npt.NDArray[Any]) -> Pixels:
     if image.dtype != np.uint8:
-        raise InvalidType(f"it is an array of {image.dtype}; pass uint8, values of 0 to 255")
+        raise InvalidType(f"it is an array of {image.dtype}; pass uint8, with values from 0 to 255")
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] not in (1, 3) or 0 in image.shape:
@@ -92,6 +92,6 @@ def _of_tensor(image: torch.Tensor) -> npt.NDArray[Any]:
 
 
 def _is_tensor(image: object) -> bool:
-    """Whether it is a tensor of torch, which is not loaded for the question: without it there are no tensors."""
-    tensor = getattr(sys.modules.get("torch"), "Tensor", None)  # another thread may be loading torch just now
+    """Whether it is a torch tensor. This does not import torch: if torch is not imported, there are no tensors."""
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)  # another thread may be importing torch at this moment
     return tensor is not None and isinstance(image, tensor)

@@ -1,4 +1,4 @@
-"""Embedding as a stream: files in, batches of items and vectors staged in an index, a bounded number in memory."""
+"""Embeds image files as a stream and stages the batches in an index, with a bounded number of images in memory."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import TypeAlias
 
 from embedding_expansion.data.decoding import decode
 from embedding_expansion.errors import DataError
-from embedding_expansion.inference.ahead import ahead
 from embedding_expansion.inference.embedder import AHEAD, THREADS, Embedder, Square
 from embedding_expansion.inference.inventory import Entry
+from embedding_expansion.inference.prefetch import prefetch
 from embedding_expansion.inference.thumbnails import thumbnail
 from embedding_expansion.retrieval.index import Item, Loading
 
-#: Is told how many of the images are done, broken ones included, and how many there are.
+#: A callback: called with the number of images done (including broken ones) and the total.
 Progress: TypeAlias = Callable[[int, int], None]
 
 
 def silent(done: int, total: int) -> None:
-    """Progress that nobody looks at."""
+    """A progress callback that does nothing."""
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """An image that is decoded: what the model sees of it, and the item without its vector."""
+    """A decoded image: the input of the model, and the item without its vector."""
 
     square: Square
     item: Item
@@ -35,28 +35,27 @@ class _Prepared:
 def embed_into(
     load: Loading, embedder: Embedder, entries: Sequence[Entry], *, flip: bool, progress: Progress = silent
 ) -> dict[str, str]:
-    """Embeds images and stages them, all but those that are staged already.
+    """Embeds images and stages them, except for those that are already staged.
 
-    Batches are cut by the place in `entries`, whatever is staged, so that a load which was broken off gives the same
-    vectors to the last bit as one that was not: what a network makes of an image may depend in the last bit on the
-    batch.
+    Batch boundaries depend only on the position in `entries`. A resumed load therefore gives bit-identical vectors: the
+    last bits of an embedding may depend on the batch of the image.
 
     Args:
-        load: where they go.
+        load: the load that stages the images.
         embedder: the model.
         entries: the images.
-        flip: average in the embedding of each image's mirror image.
-        progress: is told of each batch.
+        flip: whether to average the embeddings of each image and its mirror image.
+        progress: called after each batch.
 
     Returns:
-        Path -> reason, for images that cannot be decoded.
+        Path -> reason, for images that cannot be embedded.
     """
     broken: dict[str, str] = {}
     waiting = [(place, entry) for place, entry in enumerate(entries) if entry.path not in load.staged]
     done = len(entries) - len(waiting)
     progress(done, len(entries))
     size = embedder.batch_size
-    with ahead(lambda one: _prepare(one[1], embedder), waiting, threads=THREADS, most=AHEAD * size) as outcomes:
+    with prefetch(lambda one: _prepare(one[1], embedder), waiting, threads=THREADS, most=AHEAD * size) as outcomes:
         pairs = zip(waiting, outcomes, strict=True)
         for _, batch in itertools.groupby(pairs, key=lambda pair: pair[0][0] // size):
             prepared = list[_Prepared]()
@@ -73,7 +72,7 @@ def embed_into(
 
 def _prepare(entry: Entry, embedder: Embedder) -> _Prepared:
     pixels = decode(Path(entry.path))
-    square = embedder.square(pixels)  # refuses what is too thin for a thumbnail as well
+    square = embedder.square(pixels)  # raises for images that are too thin, also for a thumbnail
     facts = {"width": pixels.shape[1], "height": pixels.shape[0]} | entry.file_facts
     return _Prepared(square, Item(entry.path, entry.label, {**entry.metadata, **facts}, thumbnail(pixels)))
 
@@ -86,5 +85,5 @@ def _stage(load: Loading, embedder: Embedder, prepared: list[_Prepared], flip: b
     kept = [one.item for one, is_usable in zip(prepared, usable, strict=True) if is_usable]
     if kept:
         load.add(kept, vectors[usable])
-    reason = "the model gives it a vector of zeros, which is like no other; leave it out"
+    reason = "the model maps the image to a zero vector, which has no similarity to others; remove the image"
     return {one.item.path: reason for one, is_usable in zip(prepared, usable, strict=True) if not is_usable}

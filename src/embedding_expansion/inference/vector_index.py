@@ -1,4 +1,4 @@
-"""Vectors of any modality in an index, with the run that embeds them: the index of `indexing.py` without images."""
+"""Indexes vectors of any modality, together with the run that embeds them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from embedding_expansion.data.vectors import check_labels, check_names, read_row
 from embedding_expansion.inference.describe import public
 from embedding_expansion.inference.index_model import NOTE, IndexModel, check_model, model_note
 from embedding_expansion.inference.indexing import opened
-from embedding_expansion.inference.of_vectors import VectorEmbedder
 from embedding_expansion.inference.thresholds import THRESHOLDS
+from embedding_expansion.inference.vector_embedder import VectorEmbedder
 from embedding_expansion.retrieval.index import Changes, Index, Item
 from embedding_expansion.training import config as configuration
 from embedding_expansion.training.run_folder import RunFolder
@@ -32,22 +32,22 @@ def index_vectors(
     precision: str | None = None,
     device: str = "auto",
 ) -> Changes:
-    """Embeds the vectors of a file into an index, which is made if it is not there; all become visible at once.
+    """Embeds the vectors of a file and adds them to an index, all at once. The index is created if necessary.
 
-    An item is named by the `names` of the file, or `FILE#ROW`; the same name again replaces it. Its label is that of
-    the file, if there is one.
+    The path of an item is its entry in the `names` of the file, or `FILE#ROW`. An item with the same path is replaced.
+    The label of an item is its entry in the `labels` of the file, if any.
 
     Args:
-        run: folder of a run that was trained on vectors.
-        file: .npz or .parquet, as in `data.vectors`; labels may be missing.
-        location: a folder, or a URL of PostgreSQL.
+        run: the folder of a run that was trained on vectors.
+        file: an .npz or .parquet file, see `data.vectors`; labels are optional.
+        location: the index: a folder or a postgresql:// URL.
         kind: as in `index_images`.
         precision: as in `index_images`.
-        device: for the model.
+        device: the device of the model.
 
     Raises:
         RunError, InvalidInput, DataError: the run or the file cannot be used.
-        StoreError: the place is taken by something else or by another model, or another process is writing.
+        StoreError: `location` contains something else or vectors of another model, or another process is writing.
     """
     embedder = VectorEmbedder.load(run, device=device)
     rows, others = read_rows(file)
@@ -63,7 +63,7 @@ def index_vectors(
 
 
 def names_of(file: Path, count: int, others: dict[str, npt.NDArray[Any]]) -> list[str]:
-    """What the rows of a file are called, each once: by its names, or by its own name and the row."""
+    """Unique names for the rows of a file: from its `names`, or from the file name and the row number."""
     given = others.get("names")
     if given is None:
         return [f"{file.name}#{row}" for row in range(count)]
@@ -81,7 +81,7 @@ def _labels(file: Path, count: int, others: dict[str, npt.NDArray[Any]]) -> list
 
 
 def _install(index: Index, run: RunFolder, model: IndexModel) -> None:
-    """Puts what `VectorEmbedder` needs into the index; the note that names it comes last."""
+    """Stores the files that `VectorEmbedder` needs in the index. The note that names the model is written last."""
     if (run.path / THRESHOLDS).exists():
         index.files.put(run.path / THRESHOLDS)
     if model_note(index) is not None:

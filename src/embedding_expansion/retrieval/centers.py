@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from embedding_expansion.retrieval import native
-from embedding_expansion.retrieval.bytes import Bytes, are_quicker
+from embedding_expansion.retrieval.quantization import QuantizedRows, quantization_pays
 
 # The table of scores (rows by centers) takes at most so many bytes; that of products of bytes stays in the cache.
 TABLE_BYTES = 2**27
@@ -51,7 +51,7 @@ def _by_products(
 
 
 def _bytes_pay(rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]) -> bool:
-    if len(centers) < LEAST_CENTERS or not are_quicker(rows):
+    if len(centers) < LEAST_CENTERS or not quantization_pays(rows):
         return False
     longest = float(centers.square().sum(1).max()), float(torch.linalg.vector_norm(rows, dim=1).max()) ** 2
     return all(SMALLEST < square < LARGEST for square in longest)
@@ -67,20 +67,20 @@ def _by_bytes(
     """
     rows, centers = rows.contiguous(), centers.contiguous()
     k, d = centers.shape
-    theirs, half_norms = Bytes.of(centers), centers.square().sum(1) / 2
+    theirs, half_norms = QuantizedRows.of(centers), centers.square().sum(1) / 2
     longest, error = float(theirs.norm.max()), float(theirs.error.max())
     rounding = d * torch.finfo(torch.float32).eps * longest
     size = max(native.STEP, min(len(rows), CACHED_BYTES // (4 * k)))
     table = torch.empty(size, k, dtype=torch.int32)
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        ours = Bytes.of(part)
+        ours = QuantizedRows.of(part)
         allowance = ours.error * (longest + error) + ours.norm * (error + rounding) + rounding * longest
-        products = torch._int_mm(ours.whole, theirs.whole.T, out=table[: len(part)])
-        choice = native.Choice(
+        products = torch._int_mm(ours.codes, theirs.codes.T, out=table[: len(part)])
+        choice = native.NearestChoice(
             table=products.data_ptr(),
-            unit=ours.unit.data_ptr(),
-            center_unit=theirs.unit.data_ptr(),
+            unit=ours.scale.data_ptr(),
+            center_unit=theirs.scale.data_ptr(),
             half=half_norms.data_ptr(),
             rows=part.data_ptr(),
             centers=centers.data_ptr(),

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
-from embedding_expansion.retrieval.arrays import as_array
-from embedding_expansion.retrieval.cosines import ROUNDING, as_cosine
+from embedding_expansion.retrieval.arrays import ROUNDING, as_array, as_cosine
 from embedding_expansion.retrieval.inputs import (
     class_indices,
     embedding_rows,

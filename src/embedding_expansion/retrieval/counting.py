@@ -17,9 +17,9 @@ from torch import Tensor
 from embedding_expansion.retrieval import native
 from embedding_expansion.retrieval.inputs import UnitRows
 from embedding_expansion.retrieval.native import MOST_RELEVANT
-from embedding_expansion.retrieval.places import FAR, Places
-from embedding_expansion.retrieval.tables import Side, Tables
-from embedding_expansion.retrieval.task import Task, common_dtype
+from embedding_expansion.retrieval.ranks import UNRANKED, RelevantRanks
+from embedding_expansion.retrieval.tables import TableRows, Tables
+from embedding_expansion.retrieval.task import RetrievalTask, common_dtype
 
 # Rows of a block, and blocks of queries that are held while the gallery passes by once.
 BLOCK, HELD = 1024, 8
@@ -36,7 +36,7 @@ ENOUGH_OF_BYTES = 2**24
 
 @dataclass(frozen=True)
 class Limits:
-    """How far places are counted: what lies behind is `FAR`.
+    """How far places are counted: what lies behind is `UNRANKED`.
 
     Attributes:
         first: at least so far for the first relevant row.
@@ -94,7 +94,7 @@ class _Block:
         )
 
 
-def countable(task: Task) -> bool:
+def countable(task: RetrievalTask) -> bool:
     """Whether counting is possible here: not where products are rounded further than to their type."""
     matmul = getattr(torch.backends.mkldnn, "matmul", None)
     rounded = matmul is not None and matmul.fp32_precision in ("bf16", "tf32")
@@ -110,7 +110,7 @@ class Counting:
         limits: how far places matter.
     """
 
-    def __init__(self, task: Task, chunk: int | None, limits: Limits) -> None:
+    def __init__(self, task: RetrievalTask, chunk: int | None, limits: Limits) -> None:
         self._task, self._limits, self._dtype = task, limits, common_dtype(task)
         self._done = torch.zeros(len(task.own), dtype=torch.bool)
         self._products = self._settled = 0
@@ -137,7 +137,7 @@ class Counting:
         self._tables = Tables(min(size, len(task.own)), min(BLOCK, len(order)), like)
 
     @torch.no_grad()
-    def __call__(self) -> Iterator[Places]:
+    def __call__(self) -> Iterator[RelevantRanks]:
         """Yields the places of the queries with at most `MOST_RELEVANT` relevant rows, a block at a time.
 
         It ends early where a ranking is quicker; `left` says for which queries there is no place yet.
@@ -148,9 +148,9 @@ class Counting:
             if self._is_hard():
                 return
             if not self._symmetric:
-                yield from self._places(held)
+                yield from self._ranks(held)
         if self._symmetric:
-            yield from self._places(range(len(self._queries)))
+            yield from self._ranks(range(len(self._queries)))
 
     def left(self) -> Int[Tensor, " m"]:
         """The queries whose places were not yielded."""
@@ -187,7 +187,7 @@ class Counting:
                 if self._is_hard():
                     return
 
-    def _count(self, left: _Block, rows: Side, right: _Block, other: Side, both: bool) -> None:
+    def _count(self, left: _Block, rows: TableRows, right: _Block, other: TableRows, both: bool) -> None:
         table, tolerance = self._tables.between(rows, other)
         if left.overlaps(right):
             # Rows of the same class are placed among themselves; a query does not find itself.
@@ -206,8 +206,8 @@ class Counting:
         self._settled += tile.settled
         self._products += len(left.classes) * len(right.classes)
 
-    def _read(self, rows: UnitRows, block: _Block) -> Side:
-        return Side(rows[block.index].to(self._dtype).contiguous())
+    def _read(self, rows: UnitRows, block: _Block) -> TableRows:
+        return TableRows(rows[block.index].to(self._dtype).contiguous())
 
     def _as_queries(self, index: Int[Tensor, " m"]) -> _Block:
         task, (m, classes) = self._task, (len(index), self._task.query_classes[index])
@@ -243,7 +243,7 @@ class Counting:
         native.call("similarities", native.Relevant(*sides, *sizes, place.data_ptr(), value.data_ptr()), self._dtype)
         return value
 
-    def _places(self, which: range) -> Iterator[Places]:
+    def _ranks(self, which: range) -> Iterator[RelevantRanks]:
         for block in (self._queries[i] for i in which):
             matches = self._task.matches[block.index]
             counted = matches <= MOST_RELEVANT
@@ -252,14 +252,14 @@ class Counting:
             index, matches = block.index[counted], matches[counted]
             self._done[index] = True
             if block.before is None:
-                yield Places(index, matches, torch.full((len(index), 1), FAR))
+                yield RelevantRanks(index, matches, torch.full((len(index), 1), UNRANKED))
                 continue
             level = torch.arange(len(block.before))
             before = block.before.T[: len(counted)][counted]
             first, limit = self._limits.of(len(level))
             far = (level >= matches.unsqueeze(1)) | (before >= torch.where(level == 0, first, limit))
-            yield Places(index, matches, (before + (level + 1)).masked_fill_(far, FAR))
+            yield RelevantRanks(index, matches, (before + (level + 1)).masked_fill_(far, UNRANKED))
 
 
-def _is_leave_one_out(task: Task) -> bool:
+def _is_leave_one_out(task: RetrievalTask) -> bool:
     return task.queries is task.gallery and torch.equal(task.own, torch.arange(len(task.gallery)))

@@ -10,9 +10,7 @@ from jaxtyping import Float, Int
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, InvalidType
-from embedding_expansion.retrieval.arrays import as_array
-from embedding_expansion.retrieval.cosines import as_cosine, as_cosines, least_reaching
-from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
+from embedding_expansion.retrieval.arrays import as_array, as_cosine, as_cosines, least_reaching, positive, unit_vectors
 
 #: Copies of one image that were saved anew or made smaller mostly lie above it, different photographs mostly below.
 THRESHOLD = 0.98

@@ -14,9 +14,9 @@ from torch import Tensor
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidType, UnknownName
 from embedding_expansion.retrieval.inputs import positive_integer, positive_integers
-from embedding_expansion.retrieval.places import FAR, Places
+from embedding_expansion.retrieval.ranks import UNRANKED, RelevantRanks
 from embedding_expansion.retrieval.relevance import relevance
-from embedding_expansion.retrieval.task import Task, refuse_nothing_to_find, retrieval_task
+from embedding_expansion.retrieval.task import RetrievalTask, refuse_nothing_to_find, retrieval_task
 
 MORE = ("mrr", "map", "ndcg")
 # These two need the place of every relevant row.
@@ -60,7 +60,7 @@ def retrieval_metrics(
             widened a piece at a time.
         labels: n whole numbers of up to 64 bits.
         ks: the K of Recall@K. K beyond the gallery asks for a hit anywhere in it.
-        precision_at: the K of Precision@K, which comes besides Precision@1. Places beyond the gallery are misses.
+        precision_at: the K of Precision@K, which comes besides Precision@1. Ranks beyond the gallery are misses.
         more: any of `mrr`, `map` and `ndcg`. The last two need the place of every relevant row and take longer.
         is_query: n booleans, the rows that search; None for all.
         is_gallery: n booleans, the rows that are searched; None for all. Both None is leave-one-out.
@@ -195,14 +195,14 @@ def retrieval_by_class(
     wanted = _Wanted.of(ks, precision_at, more)
     limit = None if chunk is None else positive_integer(chunk, "chunk")
     task = retrieval_task(embeddings, labels, **sides)
-    places, classes, queries = np.unique(task.query_classes.cpu().numpy(), return_inverse=True, return_counts=True)
+    searched, classes, queries = np.unique(task.query_classes.cpu().numpy(), return_inverse=True, return_counts=True)
     means = {}
     for name, values in _values(task, wanted, limit).items():
         counted = ~np.isnan(values)
-        count = np.bincount(classes[counted], minlength=len(places))
-        total = np.bincount(classes[counted], values[counted], minlength=len(places))
-        means[name] = np.divide(total, count, out=np.full(len(places), np.nan), where=count > 0)
-    return ByClass(task.labels[places], queries, means)
+        count = np.bincount(classes[counted], minlength=len(searched))
+        total = np.bincount(classes[counted], values[counted], minlength=len(searched))
+        means[name] = np.divide(total, count, out=np.full(len(searched), np.nan), where=count > 0)
+    return ByClass(task.labels[searched], queries, means)
 
 
 @dataclass(frozen=True)
@@ -231,34 +231,34 @@ class _Wanted:
         return [*hits, "r_precision", "map_at_r", *self.more]
 
 
-def _values(task: Task, wanted: _Wanted, chunk: int | None) -> dict[str, Float[np.ndarray, " q"]]:
+def _values(task: RetrievalTask, wanted: _Wanted, chunk: int | None) -> dict[str, Float[np.ndarray, " q"]]:
     refuse_nothing_to_find(task)
     values = torch.empty(len(wanted.names), len(task.own), dtype=torch.float64)
     full = any(name in FULL for name in wanted.more)
-    first_within = FAR if "mrr" in wanted.more else max(wanted.ks, default=1)
+    first_within = UNRANKED if "mrr" in wanted.more else max(wanted.ks, default=1)
     for block in relevance(task, max(wanted.precision_at), full, chunk, first_within):
         columns = [*_recalls(block, wanted.ks), *_counted(block, wanted)]
         values[:, block.queries.cpu()] = torch.stack(columns).cpu()
     return dict(zip(wanted.names, values.numpy(), strict=True))
 
 
-def _recalls(block: Places, ks: tuple[int, ...]) -> list[Float[Tensor, " block"]]:
-    return [(block.places[:, 0] <= k).double() for k in ks]
+def _recalls(block: RelevantRanks, ks: tuple[int, ...]) -> list[Float[Tensor, " block"]]:
+    return [(block.ranks[:, 0] <= k).double() for k in ks]
 
 
-def _counted(block: Places, wanted: _Wanted) -> list[Float[Tensor, " block"]]:
+def _counted(block: RelevantRanks, wanted: _Wanted) -> list[Float[Tensor, " block"]]:
     """The measures that leave out a query without matches, which gets NaN: 0 / 0."""
-    matches, places = block.matches.double(), block.places.double()
+    matches, ranks = block.matches.double(), block.ranks.double()
     some = torch.where(block.matches > 0, 1.0, torch.nan).double()
-    known, within = block.places < FAR, block.places <= block.matches.unsqueeze(1)
-    # P(i) at the places of the relevant rows: the k-th of them makes k of i.
-    precision = torch.arange(1, places.shape[1] + 1, device=places.device) / places
-    values = [(block.places <= k).sum(1).double() / k * some for k in wanted.precision_at]
+    known, within = block.ranks < UNRANKED, block.ranks <= block.matches.unsqueeze(1)
+    # P(i) at the ranks of the relevant rows: the k-th of them makes k of i.
+    precision = torch.arange(1, ranks.shape[1] + 1, device=ranks.device) / ranks
+    values = [(block.ranks <= k).sum(1).double() / k * some for k in wanted.precision_at]
     values += [within.sum(1) / matches, (precision * within).sum(1) / matches]
     more = {
-        "mrr": lambda: some / places[:, 0],
+        "mrr": lambda: some / ranks[:, 0],
         "map": lambda: (precision * known).sum(1) / matches,
-        "ndcg": lambda: (known / (places + 1).log2()).sum(1) / _ideal_gain(block.matches),
+        "ndcg": lambda: (known / (ranks + 1).log2()).sum(1) / _ideal_gain(block.matches),
     }
     return values + [more[name]() for name in wanted.more]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.retrieval.cosines import as_cosines
-from embedding_expansion.retrieval.ranking import largest
+from embedding_expansion.retrieval.arrays import as_cosines
+from embedding_expansion.retrieval.ranks import largest
 from embedding_expansion.retrieval.search import Comparison, block_rows
 from embedding_expansion.retrieval.task import common_dtype, retrieval_task
 from embedding_expansion.retrieval.threshold import Threshold, calibrate, check_share

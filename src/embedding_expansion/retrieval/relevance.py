@@ -9,10 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from embedding_expansion.retrieval.counting import Counting, Limits, countable
-from embedding_expansion.retrieval.places import FAR, Places
-from embedding_expansion.retrieval.ranking import largest, places
+from embedding_expansion.retrieval.ranks import UNRANKED, RelevantRanks, column_ranks, largest
 from embedding_expansion.retrieval.search import Comparison, block_rows
-from embedding_expansion.retrieval.task import Task, common_dtype
+from embedding_expansion.retrieval.task import RetrievalTask, common_dtype
 
 # Neighbours looked at also where a class has fewer: most queries have their first relevant row among them, and only for
 # the others its place is counted.
@@ -21,8 +20,8 @@ LEAST_NEIGHBOURS = 8
 
 @torch.no_grad()
 def relevance(
-    task: Task, neighbours: int, every_place: bool, chunk: int | None, first_within: int = FAR
-) -> Iterator[Places]:
+    task: RetrievalTask, neighbours: int, every_rank: bool, chunk: int | None, first_within: int = UNRANKED
+) -> Iterator[RelevantRanks]:
     """Finds, for one block of queries after another, where in its ranking of the gallery each has its relevant rows.
 
     Where the native kernels run the rows that come before each relevant one are counted. Else, for queries with very
@@ -32,23 +31,23 @@ def relevance(
     Args:
         task: who searches what.
         neighbours: how many are looked at in any case.
-        every_place: whether the places of all relevant rows are asked for.
+        every_rank: whether the places of all relevant rows are asked for.
         chunk: queries of a block, None for as many as keep the memory bounded.
         first_within: how far the place of the first relevant row matters in any case.
     """
     queries = torch.arange(len(task.own), device=task.own.device)
     if countable(task):
-        limits = Limits() if every_place else Limits(first_within, neighbours)
+        limits = Limits() if every_rank else Limits(first_within, neighbours)
         counting = Counting(task, chunk, limits)
         yield from counting()
         queries = counting.left()
     if len(queries) > 0:
-        yield from _ranked(task, queries, neighbours, every_place, chunk)
+        yield from _ranked(task, queries, neighbours, every_rank, chunk)
 
 
 def _ranked(
-    task: Task, asking: Int[Tensor, " r"], neighbours: int, every_place: bool, chunk: int | None
-) -> Iterator[Places]:
+    task: RetrievalTask, asking: Int[Tensor, " r"], neighbours: int, every_rank: bool, chunk: int | None
+) -> Iterator[RelevantRanks]:
     """Ranks the gallery for the queries that ask.
 
     Queries with more matches come first, and a block looks at as many neighbours as its queries have matches. So a few
@@ -67,15 +66,15 @@ def _ranked(
         values, columns = largest(table, k)
         relevant = task.gallery_classes[columns.clamp(max=g - 1)] == classes.unsqueeze(1)
         relevant &= values > -torch.inf
-        missing = matches > relevant.sum(1) if every_place else (matches > 0) & ~relevant.any(1)
+        missing = matches > relevant.sum(1) if every_rank else (matches > 0) & ~relevant.any(1)
         rows = missing.nonzero().squeeze(1)
         wanted = members.of(classes[rows]) if len(rows) > 0 else rows.new_empty(0, 0)
         wanted.masked_fill_(wanted == own[rows].unsqueeze(1), -1)
-        wanted = _behind(table, rows, wanted, values[rows, -1:], columns[rows, -1:], every_place)
-        behind = matches.new_full((len(queries), wanted.shape[1]), FAR)
+        wanted = _behind(table, rows, wanted, values[rows, -1:], columns[rows, -1:], every_rank)
+        behind = matches.new_full((len(queries), wanted.shape[1]), UNRANKED)
         if wanted.numel() > 0:
-            behind[rows] = places(table, rows, wanted)
-        yield Places(queries, matches, _joined(relevant, behind.masked_fill_(behind == 0, FAR)))
+            behind[rows] = column_ranks(table, rows, wanted)
+        yield RelevantRanks(queries, matches, _joined(relevant, behind.masked_fill_(behind == 0, UNRANKED)))
         start += len(queries)
 
 
@@ -106,7 +105,7 @@ def _joined(relevant: Bool[Tensor, "block k"], behind: Int[Tensor, "block m"]) -
     # Each goes to the column of its number, what is not relevant to one that is cut off.
     number = torch.where(relevant, hits - 1, most)
     place = torch.arange(1, relevant.shape[1] + 1, device=relevant.device).expand_as(number)
-    near = hits.new_full((len(hits), most + 1), FAR).scatter_(1, number, place)[:, :most]
+    near = hits.new_full((len(hits), most + 1), UNRANKED).scatter_(1, number, place)[:, :most]
     return near if behind.shape[1] == 0 else torch.cat([near, behind], dim=1).sort(dim=1).values
 
 

@@ -13,7 +13,7 @@ from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import as_array
 from embedding_expansion.retrieval.inputs import UnitRows, arithmetic_dtype, embedding_rows, positive_integer
-from embedding_expansion.retrieval.ranking import BLOCKS, largest
+from embedding_expansion.retrieval.ranks import BLOCKS, largest
 
 # Gallery rows that are multiplied, converted or hashed at a time.
 PIECE = 8192

@@ -30,7 +30,7 @@ Mask = Tensor | np.ndarray | Sequence[bool] | None
 
 
 @dataclass(frozen=True)
-class Task:
+class RetrievalTask:
     """Unit rows that search, unit rows that are searched, and who is alike.
 
     Attributes:
@@ -61,7 +61,7 @@ def retrieval_task(
     is_gallery: Mask = None,
     gallery: Rows | None = None,
     gallery_labels: Labels | None = None,
-) -> Task:
+) -> RetrievalTask:
     """Checks what a user hands in and says who searches what.
 
     Args:
@@ -108,12 +108,12 @@ def retrieval_task(
     )
 
 
-def common_dtype(task: Task) -> torch.dtype:
+def common_dtype(task: RetrievalTask) -> torch.dtype:
     """The type that the similarities of a task are computed in."""
     return arithmetic_dtype(task.queries.dtype, task.gallery.dtype)
 
 
-def refuse_nothing_to_find(task: Task) -> None:
+def refuse_nothing_to_find(task: RetrievalTask) -> None:
     """Raises an error if no query has a match; warns in the log of those that have none."""
     lone, q = int((task.matches == 0).sum()), len(task.matches)
     if lone == q:
@@ -141,7 +141,7 @@ def _task(
     query_classes: Int[np.ndarray, " q"],
     gallery_classes: Int[np.ndarray, " g"],
     own: Int[np.ndarray, " q"],
-) -> Task:
+) -> RetrievalTask:
     matches = np.bincount(gallery_classes, minlength=len(labels))[query_classes] - (own >= 0)
     parts = (query_classes, gallery_classes, own, matches)
-    return Task(queries, gallery, labels, *(torch.from_numpy(part).to(queries.device) for part in parts))
+    return RetrievalTask(queries, gallery, labels, *(torch.from_numpy(part).to(queries.device) for part in parts))

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.retrieval.cosines import least_reaching
+from embedding_expansion.retrieval.arrays import least_reaching
 
 Task = Literal["same or not", "known or unknown"]
 Goal = Literal["false alarm rate", "precision"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.retrieval.cosines import as_cosines
+from embedding_expansion.retrieval.arrays import as_cosines
 from embedding_expansion.retrieval.inputs import UnitRows, class_indices, embedding_rows, generator_of, positive_integer
 from embedding_expansion.retrieval.roc import VerificationCurve, curve_of_counts, verification_of_pairs
 

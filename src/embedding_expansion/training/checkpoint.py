@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.files import write_atomically
+from embedding_expansion.files import write_atomically
 
 _NAME = "step-{:08d}.safetensors"
 

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from embedding_expansion.errors import RunError
+from embedding_expansion.files import read_json, write_atomically, write_json
 from embedding_expansion.training import config as configuration
 from embedding_expansion.training.config import TrainConfig
 from embedding_expansion.training.environment import environment
-from embedding_expansion.training.files import read_json, write_atomically, write_json
 from embedding_expansion.training.fingerprint import Fingerprint
 from embedding_expansion.training.run_lock import LOCK, RunLock
 

@@ -68,7 +68,7 @@ def test_an_index_is_clustered_into_a_folder_on_both_backends(
     names = sorted({str(shop.items[row].label) for row in named})
     expected = partition_metrics([names.index(str(shop.items[row].label)) for row in named], found.cluster[named])
     values = ", ".join(f"{name.upper()} {expected[name]:.3f}" for name in ("nmi", "ami", "ari", "f1"))
-    assert f"against 9 labels of 33 images: {values}" in printed
+    assert f"compared with 9 labels of 33 images: {values}" in printed
     assert "\x1b" not in printed
     assert f"NMI{expected['nmi']:.3f}" in check_page(out / "index.html").text.replace(" ", "")
 
@@ -107,8 +107,8 @@ def test_images_are_clustered_with_a_model_and_labelled_by_their_folders(
     given = ["cluster", str(photographs), str(broken), "--model", str(model), "--device", "cpu"]
     assert main([*given, "--method", "agglomerative", "--k", "5", "--out", str(out)]) == 1
     printed = capsys.readouterr()
-    assert printed.err.startswith(f"embex: left out {broken}: ")
-    assert "against 8 labels of 32 images" in printed.out
+    assert printed.err.startswith(f"embex: skipped {broken}: ")
+    assert "compared with 8 labels of 32 images" in printed.out
     check_folder(out, shop.items[:32], cluster(shop.vectors[:32], method="agglomerative", k=5))
 
 
@@ -118,12 +118,12 @@ def test_agglomerative_joins_down_to_the_calibrated_similarity(
     place = shop.fill(str(tmp_path / "index"))
     given = ["cluster", place, "--method", "agglomerative", "--links", "false", "--out", str(tmp_path / "out")]
     assert main(given) == 2
-    assert "needs --k or --similarity where no threshold was calibrated" in capsys.readouterr().err
+    assert "needs --k or --similarity, because no threshold was calibrated" in capsys.readouterr().err
     threshold = Threshold(0.9, "same or not", "precision", 0.9, 0.95, 0.8, 4, 8)
     with open_index(place) as index:
         index.set_note(NOTE, thresholds_json({"same or not": threshold}))
     assert main(given) == 0
-    assert "joining down to a similarity of 0.900" in capsys.readouterr().out
+    assert "merging clusters down to a similarity of 0.900" in capsys.readouterr().out
     found = cluster(shop.vectors, similarity=0.9)
     assert [int(entry["cluster"]) for entry in read(tmp_path / "out")] == found.cluster.tolist()
     assert not (tmp_path / "out" / "members").exists()
@@ -141,7 +141,7 @@ def test_links_of_equal_names_are_numbered_and_those_without_a_file_left_out(
     with create_index(tmp_path / "index", dimensions=2) as index:
         index.add([Item(path) for path in paths], np.ones((len(paths), 2)))
     assert main(["cluster", str(tmp_path / "index"), "--k", "1", "--out", str(tmp_path / "out")]) == 0
-    assert "2 images are not where the index says" in capsys.readouterr().out
+    assert "2 images have no link, because their files are missing" in capsys.readouterr().out
     links = {link.name: os.readlink(link) for link in (tmp_path / "out" / "members" / "0").iterdir()}
     assert sorted(links.values()) == sorted(paths[:8])
     assert links.keys() >= {"a.jpg", "a-2.jpg", "a-3.jpg", "plain", "plain-2", long}
@@ -200,15 +200,15 @@ def test_what_cannot_be_is_one_sentence_before_anything_is_embedded(
         pass
     folder, with_model = str(photographs), ["--model", str(model)]
     for given, sentence in (
-        ([folder], f"{folder} is no index, and to embed images a model is needed; pass --model RUN"),
-        ([place, *with_model], "is an index, which has its vectors already"),
+        ([folder], f"{folder} is not an index, and image files need a model to embed them; pass --model RUN"),
+        ([place, *with_model], "is an index, which already has its vectors"),
         ([str(tmp_path / "nowhere"), *with_model], "there is no file or folder"),
         ([str(tmp_path / "empty")], "holds no images"),
         ([place, "--k", "0"], "k is 0"),
         ([place, "--k", "36"], "k is 36 but embeddings has 35 rows"),
         ([place, "--method", "k-means"], "did you mean 'kmeans'"),
         ([place, "--method", "kmeans"], "k-means needs k"),
-        ([place, "--method", "hdbscan", "--k", "3"], "hdbscan has no use for it"),
+        ([place, "--method", "hdbscan", "--k", "3"], "hdbscan only takes min_cluster_size"),
         ([place, "--similarity", "2"], "similarity is 2"),
         ([folder, *with_model, "--k", "-3"], "k is -3"),
         ([place, "--k", "2", "--out", str(tmp_path / "a" / "b")], "there is no folder"),

@@ -54,7 +54,9 @@ def test_groups_are_printed_and_written_on_both_backends(
         out = tmp_path / "groups.csv"
         assert main(["duplicates", place, "--csv", str(out), "--html", str(tmp_path / "groups.html")]) == 0
         printed = capsys.readouterr().out
-        assert "40 images, every two compared; near-duplicates from a similarity of 0.98 (the default" in printed
+        assert (
+            "40 images, all pairs compared; near-duplicates have a similarity of at least 0.98 (the default" in printed
+        )
         assert "2 groups, 5 images, 4 pairs" in printed
         assert "group 1: 3 images\n" in printed
         assert "group 2: 2 images, labels differ\n" in printed
@@ -110,7 +112,7 @@ def test_where_nearly_all_are_near_duplicates_a_higher_threshold_is_advised(
     printed = capsys.readouterr().out
     assert "1 group, 60 images, 1,770 pairs" in printed
     assert "and 50 more" in printed
-    assert "100% of the images are near-duplicates by this threshold" in printed
+    assert "100% of the images are near-duplicates at this threshold" in printed
     assert main(["duplicates", str(tmp_path / "index"), "--threshold", "0.99999"]) == 0
     printed = capsys.readouterr().out
     assert "1 group, 2 images, 1 pair" in printed

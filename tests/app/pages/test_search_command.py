@@ -123,7 +123,7 @@ def test_query_expansion_is_that_of_the_collection(place: str, query: Path, caps
         (answer,) = collection.search(collection.embedder.embed(query), 6, qe=4, alpha=2.0)
     assert found_in(content) == [(match.item.path, match.similarity) for match in answer.matches]
     assert main([*given, *CPU]) == 0
-    assert "its 4 closest images mixed in" in capsys.readouterr().out
+    assert "the average of each query and its 4 closest images" in capsys.readouterr().out
 
 
 def test_only_a_label_or_a_folder_is_searched_where_that_is_asked_for(
@@ -142,7 +142,7 @@ def test_only_a_label_or_a_folder_is_searched_where_that_is_asked_for(
         assert main(["search", place, str(query), "--json", "-", *option, *CPU]) == 0
         check_alike(found_in(json.loads(capsys.readouterr().out)), by_products(shop, query, 10, of_class))
     assert main(["search", place, str(query), "--label", "nobody", *CPU]) == 0
-    assert "no image of the index has this label and prefix" in capsys.readouterr().out
+    assert "no image in the index has this label and prefix" in capsys.readouterr().out
 
 
 def test_known_and_unknown_are_said_in_words(
@@ -156,11 +156,11 @@ def test_known_and_unknown_are_said_in_words(
     known = shop.items[5].path
     assert main(["search", place, known, str(query), "--html", str(page), *CPU]) == 0
     printed = capsys.readouterr().out
-    assert f"{known}: known: its closest match reaches the calibrated threshold {threshold.value:.3f}" in printed
-    assert f"{query}: unknown: nothing reaches the calibrated threshold {threshold.value:.3f}" in printed
+    assert f"{known}: known: the closest match reaches the calibrated threshold {threshold.value:.3f}" in printed
+    assert f"{query}: unknown: no match reaches the calibrated threshold {threshold.value:.3f}" in printed
     text = check_page(page).text
-    assert "unknown: nothing reaches" in text
-    assert text.count("known: its closest match reaches") == 1
+    assert "unknown: no match reaches" in text
+    assert text.count("known: the closest match reaches") == 1
     assert main(["search", place, known, str(query), "--json", "-", *CPU]) == 0
     content = json.loads(capsys.readouterr().out)
     assert [one["known"] for one in content["queries"]] == [True, False]
@@ -193,9 +193,9 @@ def test_a_broken_image_is_named_and_the_others_are_searched_for(
     content = json.loads(printed.out)
     check_alike(found_in(content), by_products(shop, query, 2))
     assert [one["query"] for one in content["broken"]] == [str(broken)]
-    assert printed.err.startswith(f"embex: left out {broken}: ")
+    assert printed.err.startswith(f"embex: skipped {broken}: ")
     assert main(["search", place, str(broken), *CPU]) == 2
-    assert "not one of 1 images can be read" in capsys.readouterr().err
+    assert "none of 1 images can be read" in capsys.readouterr().err
 
 
 def test_what_cannot_be_searched_is_one_sentence(
@@ -209,11 +209,11 @@ def test_what_cannot_be_searched_is_one_sentence(
     for given, sentence in (
         ([str(tmp_path / "nowhere"), image], "nowhere"),
         ([str(tmp_path), image], str(tmp_path)),
-        ([empty, image], "holds no images; add some: embex add"),
+        ([empty, image], "holds no images; add some with embex add"),
         ([place, image, "-k", "0"], "k is 0"),
         ([place, image, "--qe", "-1"], "qe is -1"),
         ([place, str(tmp_path)], f"the image {tmp_path} is a folder"),
-        ([place, str(tmp_path / "gone.jpg")], "gone.jpg is not there"),
+        ([place, str(tmp_path / "gone.jpg")], "gone.jpg does not exist"),
         ([place, "-", "-"], "pass - once"),
         ([place, image, "--html", str(tmp_path / "no" / "x.html")], "there is no folder"),
         ([place, image, "--json", str(tmp_path)], "is a folder"),

@@ -136,7 +136,7 @@ def test_an_empty_collection_is_served_too(tmp_path: Path, model: Path, embedder
         ("/api/items/999/neighbours", 404, "there is no item 999"),
         ("/api/samples?n=0", 422, "n is '0'"),
         ("/api/nothing", 404, "there is nothing at this address"),
-        ("/api/search", 405, "GET is not for this address"),
+        ("/api/search", 405, "GET is not allowed for this address"),
         ("/../../etc/passwd", 404, "there is nothing at this address"),
         ("/%2e%2e/%2e%2e/__init__.py", 404, "there is nothing at this address"),
     ],

@@ -110,7 +110,7 @@ def test_no_more_wait_than_may() -> None:
     with batching(model, places=2) as (batcher, _):
         with batcher.place() as first, batcher.place():
             assert batcher.taken == 2
-            with pytest.raises(Busy, match="2 images wait already"), batcher.place():
+            with pytest.raises(Busy, match="2 images are waiting already"), batcher.place():
                 pass
             first(b"x")
         assert batcher.taken == 0
@@ -143,7 +143,7 @@ def test_stopping_ends_the_batch_and_tells_those_who_wait() -> None:
         waiting = submit(batcher, places, b"xx")
         stopping = threading.Thread(target=batcher.stop)
         stopping.start()
-        with pytest.raises(Stopped, match="the server is ending"):
+        with pytest.raises(Stopped, match="the server is shutting down"):
             waiting.result(60)
         model.may_go.release()
         stopping.join(60)

@@ -15,7 +15,7 @@ from app.serve.browser import focused, names, page_of, until
 from app.serve.conftest import Running, fill, item_of, picture, serving
 from app.serve.test_limits import TOKEN
 from embedding_expansion.app.serve import watching
-from embedding_expansion.app.serve.landscape import Landscape
+from embedding_expansion.app.serve.collection_map import CollectionMap
 from embedding_expansion.inference.collection import NOTE
 from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.thresholds import thresholds_json
@@ -150,13 +150,13 @@ def test_clusters_are_browsed_and_searched_from(chromium: Any, running: Running)
 def test_a_page_that_is_opened_while_the_map_is_computed_gets_it_and_the_clusters(
     chromium: Any, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on, original = threading.Event(), watching.survey
+    go_on, original = threading.Event(), watching.compute_maps
 
-    def late(*given: Any) -> Iterator[Landscape]:
+    def late(*given: Any) -> Iterator[CollectionMap]:
         go_on.wait(60)
         yield from original(*given)
 
-    monkeypatch.setattr(watching, "survey", late)
+    monkeypatch.setattr(watching, "compute_maps", late)
     with serving(place) as server, page_of(chromium, server.url) as page:
         page.wait_for_selector("#samples li a")
         assert page.inner_text("#clusters-hint") == "being computed…"
@@ -175,7 +175,9 @@ def test_an_unknown_image_is_said_to_be_unknown(chromium: Any, place: Path, tmp_
     with serving(tmp_path / "index") as server, page_of(chromium, server.url) as page:
         page.set_input_files("#file", tmp_path / "unknown.jpg")
         names(page)
-        assert page.inner_text("#verdict").startswith("Unknown: nothing in the collection is like this image")
+        assert page.inner_text("#verdict").startswith(
+            "Unknown: no image in the collection reaches the calibrated threshold"
+        )
         assert page.inner_text("#status").startswith("Unknown. ")
 
 
@@ -186,7 +188,7 @@ def test_what_is_no_image_is_told_and_the_next_search_clears_it(
     with page_of(chromium, running.url, errors=1) as page:
         page.set_input_files("#file", tmp_path / "<b>no<b>.jpg")
         page.wait_for_selector("#problem:not([hidden])")
-        assert page.inner_text("#problem").startswith("This is no image of a format that is taken here")
+        assert page.inner_text("#problem").startswith("This is not an image in an accepted format")
         assert page.locator("b", has_text="no").count() == 0
         page.set_input_files("#file", photos[0])
         assert names(page) == closest(running, photos[0], k=20)
@@ -285,7 +287,7 @@ def test_the_page_asks_for_the_token_once(chromium: Any, place: Path, photos: li
         page.wait_for_selector("#ask[open]")
         page.fill("#token", "wrong")
         page.keyboard.press("Enter")
-        until(page, "document.getElementById('ask-why').textContent.includes('not the right one')")
+        until(page, "document.getElementById('ask-why').textContent.includes('The token is wrong')")
         page.wait_for_selector("#ask[open]")
         page.fill("#token", TOKEN)
         page.keyboard.press("Enter")

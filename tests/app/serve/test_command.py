@@ -51,7 +51,7 @@ def started(
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            found = re.fullmatch(r"[\d,]+ images at (http://\S+:\d+) \(Ctrl\+C ends it\)\n", line)
+            found = re.fullmatch(r"[\d,]+ images at (http://\S+:\d+) \(press Ctrl\+C to stop\)\n", line)
             assert found, (line, process.stderr.read() if process.stderr and process.poll() is not None else "")
             yield process, found[1]
         finally:
@@ -63,7 +63,6 @@ def started(
 def test_a_signal_ends_it_in_an_orderly_way(place: Path, number: signal.Signals, status: int) -> None:
     with started(place) as (process, url):
         assert httpx.post(f"{url}/api/search", content=picture(0), timeout=60).status_code == 200
-        assert "matplotlib" not in Path(f"/proc/{process.pid}/maps").read_text()  # its C libraries, if it is imported
         children = children_of(process.pid)
         assert any("decoder" in command for command in children.values())
         process.send_signal(number)
@@ -132,7 +131,7 @@ def test_an_index_that_may_only_be_read_is_served(place: Path, tmp_path: Path) -
         wait_for(lambda: httpx.get(f"{url}/api/map", timeout=60).json()["state"] == "ready")
         process.terminate()
         _, said = process.communicate(timeout=60)
-    assert "embex serve: the index may only be read, you have no permission to write it; what others write" in said
+    assert "embex serve: the index is read-only (you have no permission to write it); changes by others" in said
     assert {file: file.stat().st_mtime_ns for file in (copy, *copy.rglob("*"))} == before
 
 
@@ -141,7 +140,7 @@ def test_it_listens_beyond_this_machine_only_with_a_token(
 ) -> None:
     monkeypatch.delenv("EMBEX_TOKEN", raising=False)
     assert main(["serve", str(place), "--host", "0.0.0.0", "--port", "0"]) == 2
-    assert "can be reached from other machines; set EMBEX_TOKEN" in capsys.readouterr().err
+    assert "other machines can reach --host 0.0.0.0; set EMBEX_TOKEN" in capsys.readouterr().err
     assert main(["serve", str(place), "--host", "0.0.0.0", "--port", "0", "--token", "short"]) == 2
     assert "the token has 5 characters" in capsys.readouterr().err
     token = "a long and secret token"
@@ -156,13 +155,13 @@ def test_it_listens_beyond_this_machine_only_with_a_token(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--host", "no such host"], "--host is 'no such host', which is no name or address"),
-        (["--host", "203.0.113.7"], "203.0.113.7 is no address of this machine"),
+        (["--host", "no such host"], "--host 'no such host' is not a known host name or address"),
+        (["--host", "203.0.113.7"], "203.0.113.7 is not an address of this machine"),
         (["--port", "70000"], "--port is 70000; pass 1 to 65535"),
         (["--batch_size", "0"], "--batch_size is 0; pass 1 or more"),
         (["--timeout", "0"], "--timeout is 0; pass seconds"),
         (["--decode_timeout", "-1"], "--decode_timeout is -1; pass seconds"),
-        (["--formats", "jpeg,heic"], "--formats is 'jpeg,heic'; pass some of jpeg,png"),
+        (["--formats", "jpeg,heic"], "--formats is 'jpeg,heic'; pass one or more of jpeg,png"),
         (["--per_address", "-1"], "--per_address is -1; pass 1 or more, or 0 for no limit"),
         (["--root-path", "photos"], "--root_path is 'photos'; pass a path such as /images"),
         (["--token", ""], "the token is empty"),
@@ -184,7 +183,7 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         port = other.getsockname()[1]
         assert main(["serve", str(place), "--port", str(port)]) == 2
-    assert f"port {port} of 127.0.0.1 is taken by another program" in capsys.readouterr().err
+    assert f"port {port} of 127.0.0.1 is used by another program" in capsys.readouterr().err
 
 
 def test_of_two_servers_that_start_at_once_the_second_is_told_that_the_port_is_taken() -> None:
@@ -192,7 +191,7 @@ def test_of_two_servers_that_start_at_once_the_second_is_told_that_the_port_is_t
         port = first.getsockname()[1]
         with closing(address.bind("127.0.0.1", port)) as second:  # allowed as long as neither listens
             address.listen(first, "127.0.0.1")
-            with pytest.raises(InvalidInput, match=f"port {port} of 127.0.0.1 is taken"):
+            with pytest.raises(InvalidInput, match=f"port {port} of 127.0.0.1 is used"):
                 address.listen(second, "127.0.0.1")
 
 

@@ -57,7 +57,7 @@ def test_half_sent_headers_from_more_connections_than_there_may_be_shut_nobody_o
         assert len(said) >= 30
         assert {status for status, _ in said} == {408}
         assert {answer["detail"] for _, answer in said} == {
-            "the headers had not come when others needed the connection; try again"
+            "the server needed the connection before the headers were complete; try again"
         }
 
 
@@ -65,7 +65,10 @@ def test_headers_that_never_end_are_told_so_and_those_that_do_are_answered(place
     with serving(place, bounds=Bounds(headers=0.5)) as server:
         with connected(server) as trickling, connected(server) as silent:
             trickling.sendall(HALF)
-            assert answered(trickling) == (408, {"detail": "the headers did not come within 0.5 seconds; try again"})
+            assert answered(trickling) == (
+                408,
+                {"detail": "the headers were not complete within 0.5 seconds; try again"},
+            )
             assert is_ended(trickling)
             assert answered(silent)[0] == 408
         with connected(server) as second:
@@ -125,7 +128,7 @@ def test_a_body_that_stalls_is_given_up_before_its_whole_time_is_over(
     with serving(place, timeout=600.0) as server, connected(server) as connection:
         connection.sendall(b"POST /api/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nx")
         status, said = answered(connection)
-        assert (status, said["detail"]) == (408, "nothing of the image came for 0.5 seconds; try again")
+        assert (status, said["detail"]) == (408, "no bytes of the image arrived for 0.5 seconds; try again")
         wait_for(lambda: server.service.batcher.taken == 0)
 
 

@@ -77,7 +77,7 @@ def test_an_image_of_too_many_pixels_is_not_decoded(strict: Running, kind: str) 
     content = io.BytesIO()
     Image.new("L", (4000, 4000)).save(content, kind)  # a few kilobytes
     answer = strict.search(content.getvalue(), headers=AUTHORISED)
-    said = "the image has 16,000,000 pixels, more than the 10,000 that are decoded; send a smaller one"
+    said = "the image has 16,000,000 pixels, but the limit is 10,000; send a smaller one"
     assert (answer.status_code, answer.json()["detail"]) == (413, said)
 
 
@@ -85,9 +85,9 @@ def test_an_image_of_too_many_pixels_is_not_decoded(strict: Running, kind: str) 
     ("content", "status", "said"),
     [
         (b"", 400, "the body is empty; send the bytes of an image file"),
-        (b"GET / HTTP/1.1", 415, "this is no image of a format that is taken here; send JPEG, PNG, WEBP, GIF or AVIF"),
+        (b"GET / HTTP/1.1", 415, "this is not an image in an accepted format; send JPEG, PNG, WEBP, GIF or AVIF"),
         (picture(0)[:200], 422, "cannot be decoded"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "this is no image of a format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "this is not an image in an accepted format"),
     ],
 )
 def test_what_is_no_image_is_told_in_a_sentence(strict: Running, content: bytes, status: int, said: str) -> None:
@@ -115,7 +115,7 @@ def test_a_full_queue_says_when_to_come_back_and_a_busy_model_that_it_is_busy(pl
         wait_for(lambda: server.service.batcher.taken == 2)
         refused = server.search(picture(1))
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-        assert refused.json()["detail"] == "2 images wait already, and no more may; try again in a moment"
+        assert refused.json()["detail"] == "2 images are waiting already, which is the limit; try again in a moment"
         assert server.get("/healthz").status_code == 200  # whatever the model does
         for client in clients:
             client.join()
@@ -251,5 +251,8 @@ def test_an_unforeseen_error_tells_the_client_nothing_of_the_code(place: Path) -
 
     with serving(place, prepare=break_it) as server:
         answer = server.get("/api/items/1/neighbours")
-        assert (answer.status_code, answer.json()) == (500, {"detail": "the server failed at this; its log says why"})
+        assert (answer.status_code, answer.json()) == (
+            500,
+            {"detail": "an internal error occurred; the server's log says more"},
+        )
         assert answer.headers["x-content-type-options"] == "nosniff"

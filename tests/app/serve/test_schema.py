@@ -74,4 +74,4 @@ def test_the_schema_has_every_route_and_all_problems_are_of_one_type(api: Any) -
         for status, response in operation["responses"].items():
             if status.startswith(("4", "5")):
                 (content,) = response["content"].values()
-                assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+                assert content["schema"] == {"$ref": "#/components/schemas/ErrorBody"}

@@ -28,13 +28,13 @@ from embedding_expansion.app.serve.settings import BROWSER_FORMATS, Settings
 from embedding_expansion.data.decoding import decode
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.inference import decoder
-from embedding_expansion.inference.decoder import Task, Verdict, judge
+from embedding_expansion.inference.decoder import DecodeTask, Verdict, judge
 from embedding_expansion.inference.embedder import Embedder, Square
 
 #: It takes seconds to decode, of whatever size the answer is.
 SLOW = jpeg_of_scans(6900, 6900, 95)
 PREPROCESSING = Preprocessing.of(16, "crop_flip")
-TASK = Task(PREPROCESSING, ("JPEG", "PNG", "WEBP", "GIF", "AVIF"), 50_000_000, leaves_slow=False, memory=1 << 30)
+TASK = DecodeTask(PREPROCESSING, ("JPEG", "PNG", "WEBP", "GIF", "AVIF"), 50_000_000, leaves_slow=False, memory=1 << 30)
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def test_formats_that_browsers_do_not_make_are_taken_if_that_is_wished(running: 
     others = {"BMP": picture(0, kind="BMP"), "TIFF": picture(0, kind="TIFF"), "PPM": picture(0, kind="PPM")}
     for content in others.values():
         answer = running.search(content)
-        said = "this is no image of a format that is taken here; send JPEG, PNG, WEBP, GIF or AVIF"
+        said = "this is not an image in an accepted format; send JPEG, PNG, WEBP, GIF or AVIF"
         assert (answer.status_code, answer.json()["detail"]) == (415, said)
     with serving(place, formats=("bmp", "tiff")) as server:
         assert [server.search(content).status_code for content in others.values()] == [200, 200, 415]
@@ -101,13 +101,13 @@ def test_avif_is_taken() -> None:
 @pytest.mark.parametrize(
     ("content", "verdict", "said"),
     [
-        (image("PNG", 8000, 8000, "1"), Verdict.TOO_LARGE, "64,000,000 pixels, more than the 50,000,000"),
+        (image("PNG", 8000, 8000, "1"), Verdict.TOO_LARGE, "64,000,000 pixels, but the limit is 50,000,000"),
         (image("PNG", 20_000, 20_000, "1"), Verdict.TOO_LARGE, "takes too much memory"),  # Pillow opens it not
         (image("PNG", 5000, 2), Verdict.UNUSABLE, "5000 pixels wide and 2 high"),
         (jpeg_of_scans(20, 20, 101), Verdict.UNUSABLE, "more than the 100 scans"),
         (picture(0)[:300], Verdict.UNUSABLE, "cannot be decoded"),
-        (image("TIFF", 3, 3, "F"), Verdict.UNKNOWN, "no image of a format"),
-        (b"", Verdict.UNKNOWN, "no image of a format"),
+        (image("TIFF", 3, 3, "F"), Verdict.UNKNOWN, "not an image in an accepted format"),
+        (b"", Verdict.UNKNOWN, "not an image in an accepted format"),
     ],
     ids=["pixels", "bomb", "thin", "scans", "truncated", "format", "empty"],
 )
@@ -123,7 +123,7 @@ def test_what_is_refused_is_refused_before_a_pixel_is_decoded(
 
 def test_large_images_and_those_of_many_scans_are_left_to_the_slow_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder, "LARGE", 10_000)
-    quick = Task(**{**vars(TASK), "leaves_slow": True})
+    quick = DecodeTask(**{**vars(TASK), "leaves_slow": True})
     for content in (image("PNG", 101, 100), jpeg_of_scans(30, 30, 30)):
         assert judge(content, quick) == (Verdict.SLOW, b"")
         assert judge(content, TASK)[0] is Verdict.SQUARE
@@ -207,7 +207,9 @@ def test_a_process_that_dies_of_an_image_is_followed_by_another(monkeypatch: pyt
         asked = pool.submit(squared, made, FILES["JPEG"])
         wait_for(lambda: sent == [FILES["PNG"], FILES["JPEG"]])
         os.kill(quick, signal.SIGKILL)
-        with pytest.raises(Refused, match="the decoder failed at the image; save it again, or send another") as raised:
+        with pytest.raises(
+            Refused, match="the decoder crashed on this image; save it again, or send another"
+        ) as raised:
             asked.result(60)
         assert raised.value.status == 422
         squared(made, FILES["JPEG"])

@@ -12,7 +12,7 @@ import pytest
 from app.serve.browser import names, page_of, until
 from app.serve.conftest import Running, picture, serving, wait_for
 from embedding_expansion.app.cli import main
-from embedding_expansion.inference.of_vectors import VectorEmbedder
+from embedding_expansion.inference.vector_embedder import VectorEmbedder
 from embedding_expansion.inference.vector_index import index_vectors
 
 
@@ -52,7 +52,7 @@ def test_neighbours_are_found_and_an_image_is_refused_in_a_sentence(texts: Runni
     refused = texts.search(picture(0))
     assert (refused.status_code, refused.json()["detail"]) == (
         422,
-        "this collection holds vectors and no images; ask for the neighbours of its items",
+        "this collection holds vectors, not images; ask for the neighbours of its items",
     )
 
 

@@ -20,11 +20,11 @@ from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.retrieval import index as package
 from embedding_expansion.retrieval.index import Index, Item, create_index, is_index, open_index
 from embedding_expansion.retrieval.index.folder import searching as folder_searching
+from embedding_expansion.retrieval.index.folder import statements as folder_statements
 from embedding_expansion.retrieval.index.folder import store as folder_store
-from embedding_expansion.retrieval.index.folder import writing as folder_writing
 from embedding_expansion.retrieval.index.kinds import choose
+from embedding_expansion.retrieval.index.postgres import statements as postgres_statements
 from embedding_expansion.retrieval.index.postgres import store as postgres_store
-from embedding_expansion.retrieval.index.postgres import writing as postgres_writing
 from retrieval.index.brute_force import Expected, fulfils, same, vectors
 
 SOURCES = {name: Path(package.__file__).parent / name for name in ("folder", "postgres")}
@@ -197,7 +197,7 @@ def test_what_fails_within_a_transaction_changes_nothing(
     full: tuple[Index, Expected], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, expected = full
-    module = folder_writing if "postgres" not in index.location else postgres_writing
+    module = folder_statements if "postgres" not in index.location else postgres_statements
 
     def publish_and_fail(*given: Any, _publish: Any = module.publish) -> None:
         _publish(*given)

@@ -201,7 +201,7 @@ def test_the_kind_is_chosen_by_size_and_says_why() -> None:
 
 def test_what_was_added_is_kept_where_the_graph_cannot_be_written(folder: Path) -> None:
     with create_index(folder, 8, kind="hnsw") as index:
-        obstacle = folder / f"structure.partial-{os.getpid()}"
+        obstacle = folder / "structure-1.faiss"  # a folder, which no file replaces
         obstacle.mkdir()
         with pytest.raises(StoreError, match=r"cannot be built .* all items are kept and searched exactly"):
             index.add(items(50), vectors(50))

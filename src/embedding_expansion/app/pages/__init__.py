@@ -1,1 +1,1 @@
-"""The HTML pages of search, clusters and near-duplicates; what they share with the report of a run is here too."""
+"""What the HTML pages of search, clusters, near-duplicates and run reports share: templates, images, rendering."""

@@ -1,4 +1,4 @@
-"""The pages of embex cluster: one of all clusters, and one of each with its members."""
+"""The HTML pages of embex cluster: an overview, and a page per cluster with its members."""
 
 from __future__ import annotations
 
@@ -7,54 +7,59 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedding_expansion.app.pages.pictures import Album, Picture
+from embedding_expansion.app.pages.pictures import PageImage, PageImages
 from embedding_expansion.app.pages.rendering import render
 from embedding_expansion.app.tables import count
 from embedding_expansion.inference.clusters import Clustering
 from embedding_expansion.retrieval.index import Item
 
-#: Clusters that the first page shows with pictures, and how many beside the representative; members on a page.
+#: Clusters with pictures on the overview, pictures per cluster besides the representative, and members per page.
 CLUSTERS, BESIDE, MEMBERS = 300, 7, 500
-LABELS = 3  # that are named
+LABELS = 3  # labels named per cluster
 
 
 @dataclass(frozen=True)
-class Group:
-    """A cluster as the first page shows it; beyond `CLUSTERS` of them without pictures."""
+class ClusterSummary:
+    """A cluster on the overview page. Only the first `CLUSTERS` have pictures."""
 
     title: str
     page: str
     size: int
     labels: str
-    representative: Picture | None
-    beside: list[Picture]
+    representative: PageImage | None
+    beside: list[PageImage]
 
 
 def write_pages(
-    folder: Path, items: list[Item], found: Clustering, album: Album, measures: dict[str, int | float], source: str
+    folder: Path,
+    items: list[Item],
+    found: Clustering,
+    images: PageImages,
+    measures: dict[str, int | float],
+    source: str,
 ) -> None:
-    """Writes index.html and a page for each cluster, and for the noise.
+    """Writes index.html, a page for each cluster, and a page for the noise.
 
     Args:
-        folder: to write into.
-        items: that were clustered.
+        folder: the folder to write to.
+        items: the clustered items.
         found: their clusters.
-        album: the pictures of the items.
-        measures: against the labels; empty where there are none.
+        images: the pictures of the items.
+        measures: agreement with the labels; empty without labels.
         source: what was clustered, in words.
     """
     numbers = [*range(len(found.sizes)), *([-1] if found.noise else [])]
     groups = []
     for place, number in enumerate(numbers):
         rows = found.members(number).tolist()
-        pictures = [album[items[row]] for row in rows[:MEMBERS]]
+        pictures = [images[items[row]] for row in rows[:MEMBERS]]
         page = f"cluster-{name_of(number, len(found.sizes))}.html"
         title, labels = "In no cluster" if number < 0 else f"Cluster {number}", labels_of(items, rows)
         closeness = [float(found.similarity[row]) for row in rows[:MEMBERS]]
         _write_members(folder / page, title, rows, labels, list(zip(closeness, pictures, strict=True)), source)
         shown = pictures[: 1 + BESIDE] if place < CLUSTERS or number < 0 else []
-        groups.append(Group(title, page, len(rows), labels, shown[0] if shown else None, shown[1:]))
-    facts = [("images", f"{len(items):,}"), ("of", source), ("method", found.method)]
+        groups.append(ClusterSummary(title, page, len(rows), labels, shown[0] if shown else None, shown[1:]))
+    facts = [("images", f"{len(items):,}"), ("source", source), ("method", found.method)]
     facts += [(name.upper(), f"{measures[name]:.3f}") for name in ("nmi", "ami", "ari", "f1") if measures]
     content = {
         "kicker": "Clusters",
@@ -70,20 +75,20 @@ def write_pages(
 
 
 def _write_members(
-    path: Path, title: str, rows: list[int], labels: str, members: list[tuple[float, Picture]], source: str
+    path: Path, title: str, rows: list[int], labels: str, members: list[tuple[float, PageImage]], source: str
 ) -> None:
-    facts = [("images", f"{len(rows):,}"), ("of", source), *([("labels", labels)] if labels else [])]
+    facts = [("images", f"{len(rows):,}"), ("source", source), *([("labels", labels)] if labels else [])]
     page = render("cluster.html", kicker="Clusters", title=title, facts=facts, members=members, size=len(rows))
     path.write_bytes(page)
 
 
 def name_of(number: int, clusters: int) -> str:
-    """Of a cluster, as files and folders are called: of equal length, so that they sort."""
+    """The name of a cluster's files and folders, zero-padded so that names sort by number."""
     return "noise" if number < 0 else str(number).zfill(len(str(clusters - 1)))
 
 
 def labels_of(items: list[Item], rows: Iterable[int]) -> str:
-    """The most frequent labels of some items, and how many others there are."""
+    """The most frequent labels of the given items with their counts, and the number of other labels."""
     counts = Counter(label for row in rows if (label := items[row].label) is not None)
     named = [f"{label} {number}" for label, number in counts.most_common(LABELS)]
     others = len(counts) - len(named)

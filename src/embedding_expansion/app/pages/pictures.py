@@ -1,4 +1,4 @@
-"""Small pictures of images, as data URIs that stand in the page itself."""
+"""Thumbnails of images as data URIs, which are part of the HTML page itself."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from embedding_expansion.data.decoding import decode
 from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.retrieval.index import Index, Item
 
-SIDE = 160  # the longer one, in pixels
-EXACT = 64  # up to this side a PNG, which keeps every pixel
+SIDE = 160  # longer side of a thumbnail, in pixels
+EXACT = 64  # largest side that is stored as PNG, without loss
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image as a page shows it."""
+class PageImage:
+    """An image on an HTML page."""
 
-    uri: str  # empty where there is no picture
-    name: str  # of the file, without its folders
+    uri: str  # empty without a picture
+    name: str  # file name without folders
     path: str
-    label: str  # empty where there is none
-    size: str  # of the image itself, such as 640 × 480; empty where it is not known
+    label: str  # empty without a label
+    size: str  # size of the original image, such as 640 × 480; empty if unknown
 
 
-class Album:
-    """Items as pictures, each made when it is asked for: from its thumbnail, or else from its file."""
+class PageImages:
+    """The pictures of items, made on demand from an item's thumbnail, or from its file if it has no thumbnail."""
 
     def __init__(self, index: Index | None = None) -> None:
         self._index = index
 
-    def __getitem__(self, item: Item) -> Picture:
-        """The picture of an item, of the index or of a file."""
+    def __getitem__(self, item: Item) -> PageImage:
+        """The picture of an item."""
         source: bytes | Path = Path(item.path) if (thumbnail := self._thumbnail(item)) is None else thumbnail
-        return Picture(uri_of(source), file_name(item.path), item.path, item.label or "", _size(item))
+        return PageImage(uri_of(source), file_name(item.path), item.path, item.label or "", _size(item))
 
     def _thumbnail(self, item: Item) -> bytes | None:
         if item.thumbnail is not None or self._index is None or item.id is None:
             return item.thumbnail
         try:
             return self._index.get(item.id).thumbnail
-        except InvalidInput:  # it was removed meanwhile
+        except InvalidInput:  # the item was removed in the meantime
             return None
 
 
 def uri_of(source: bytes | Path) -> str:
-    """A file, or what stands in one, as a data URI; empty where it cannot be decoded."""
+    """An image file, or its bytes, as a data URI; empty if it cannot be decoded."""
     try:
         return data_uri(decode(source), SIDE, EXACT)
     except DataError:
@@ -61,7 +61,7 @@ def uri_of(source: bytes | Path) -> str:
 
 
 def data_uri(pixels: npt.NDArray[np.uint8], side: int, exact: int) -> str:
-    """Pixels, (h, w, 3) or grey (h, w), made smaller to a longer side: as PNG up to `exact` pixels, else as JPEG."""
+    """Shrinks pixels, (h, w, 3) or grey (h, w), to a longer side of at most `side`, as PNG up to `exact` or as JPEG."""
     picture = Image.fromarray(pixels)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     kind = "PNG" if max(picture.size) <= exact else "JPEG"
@@ -71,15 +71,15 @@ def data_uri(pixels: npt.NDArray[np.uint8], side: int, exact: int) -> str:
 
 
 def file_name(path: str) -> str:
-    """The last part of a path, or all of it where it ends in a stroke."""
+    """The last part of a path, or the whole path if it ends with a slash."""
     return os.path.basename(path) or path
 
 
 def common_folder(paths: Iterable[str]) -> str:
-    """The deepest folder that all paths lie in, with a stroke at its end; empty where there is none."""
+    """The deepest folder that contains all paths, with a slash at its end; empty if there is none."""
     try:
         folder = os.path.commonpath([os.path.dirname(path) for path in paths])
-    except ValueError:  # none at all, or some are absolute and some not
+    except ValueError:  # no paths, or a mix of absolute and relative ones
         return ""
     return os.path.join(folder, "") if folder else ""
 

@@ -1,4 +1,4 @@
-"""From templates to a page, and to a file; needs no torch."""
+"""Renders templates to HTML pages and writes them. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from embedding_expansion.training.files import write_atomically
+from embedding_expansion.files import write_atomically
 
 _OWN = Path(__file__).parent / "templates"
 
 
 @functools.cache
 def environment(*others: Path) -> jinja2.Environment:
-    """What renders the templates of this folder, and of others that use its layout.
+    """The Jinja environment for the templates of this folder, and of other folders that extend its layout.
 
-    Whatever comes in is escaped, and a name that is missing is an error.
+    All values are escaped, and an undefined name is an error.
     """
     folders = (_OWN, *others)
     made = jinja2.Environment(
@@ -39,20 +39,20 @@ def environment(*others: Path) -> jinja2.Environment:
 
 
 def render(template: str, **content: Any) -> bytes:
-    """One of this folder's pages."""
+    """Renders a template of this folder."""
     page = environment().get_template(template).render(**content)
-    return page.encode("utf-8", "replace")  # the name of a file may be no text
+    return page.encode("utf-8", "replace")  # file names may contain undecodable bytes
 
 
 def write_page(path: Path, page: bytes) -> None:
-    """Writes it at once.
+    """Writes a page atomically.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: the file cannot be written.
     """
     write_atomically(path, lambda partial: partial.write_bytes(page))
 
 
 def _soft(name: str) -> Markup:
-    """A name that may be broken behind its underscores, not in the middle of a word."""
+    """Allows line breaks after the underscores of a name."""
     return Markup("_<wbr>").join(escape(part) for part in name.split("_"))

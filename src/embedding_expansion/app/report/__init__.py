@@ -1,4 +1,4 @@
-"""embex report: what a run did and what came out, as one HTML file that needs nothing else."""
+"""The command embex report, and the report itself: one self-contained HTML file about a run."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from embedding_expansion.app.arguments import parse
 
 
 def run(arguments: list[str]) -> int:
-    """Writes the report of a run; gives back the exit status."""
+    """Writes the report of a run; returns the exit status."""
     options = jsonargparse.ArgumentParser(
         prog="embex report",
         exit_on_error=False,
         allow_abbrev=False,
-        description="Writes the report of a run: one HTML file with its measures, curves, images and settings.",
+        description="Writes the report of a run: one HTML file with its metrics, curves, example images and settings.",
     )
-    options.add_argument("run", type=str, help="run folder")
+    options.add_argument("run", type=str, help="the run folder")
     options.add_argument("--out", type=str | None, default=None, help="file to write; default: RUN/report.html")
     given = parse(options, arguments)
 
     from embedding_expansion.app.outputs import outputs
-    from embedding_expansion.app.report.writing import write_report
+    from embedding_expansion.app.report.page import write_report
     from embedding_expansion.training.run_folder import RunFolder
 
     with outputs(out=given.out):

@@ -1,4 +1,4 @@
-"""Which images each test image finds first, how well that went, and which classes are mistaken for which."""
+"""The nearest neighbours of the test queries, the quality of the results, and confusions between classes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from embedding_expansion.data.images import ImageSet
 from embedding_expansion.retrieval.inputs import chosen_rows, unit_rows
 from embedding_expansion.retrieval.search import nearest
 
-SHOWN = 8  # neighbours of a query
+SHOWN = 8  # neighbours per query
 
 
 @dataclass(frozen=True)
 class Answers:
     """The first neighbours of every query."""
 
-    queries: Int[np.ndarray, " q"]  # images of the test set
-    neighbours: Int[np.ndarray, "q k"]  # images of the test set, -1 where there are no more
+    queries: Int[np.ndarray, " q"]  # indices into the test set
+    neighbours: Int[np.ndarray, "q k"]  # indices into the test set, -1 if there are fewer neighbours
     similarities: Float[np.ndarray, "q k"]
-    right: Bool[np.ndarray, "q k"]  # of the query's class
-    quality: Float[np.ndarray, " q"]  # average precision among these neighbours; NaN where there is nothing to find
+    right: Bool[np.ndarray, "q k"]  # whether the neighbour has the query's class
+    quality: Float[np.ndarray, " q"]  # average precision at k; NaN for a query without matches in the gallery
 
 
 def find_answers(vectors: Float[Tensor, "n d"], images: ImageSet, k: int = SHOWN) -> Answers:
-    """The k nearest gallery images of every query, itself left out, by cosine.
+    """Finds the k nearest gallery images of every query by cosine similarity, without the query itself.
 
-    The quality of a query is its average precision among them: the sum of the precisions at the places of right
-    answers, divided by as many as could be right, min(k, matches in the gallery). 1: all right ones come first.
+    The quality of a query is its average precision at k: the sum of the precisions at the ranks of correct neighbours,
+    divided by the possible number of them, min(k, matches in the gallery). It is 1 if all correct neighbours come
+    first.
     """
     n = len(images)
     queries = chosen_rows(images.is_query, "is_query", n)
@@ -53,26 +54,32 @@ def _average_precision(right: Bool[np.ndarray, "q k"], matches: Int[np.ndarray, 
 
 
 def best(answers: Answers, images: ImageSet, count: int) -> list[int]:
-    """Places of the queries with the best answers, of equals those that are surest of the last one; classes differ."""
+    """Indices of the queries with the best results, from different classes.
+
+    Ties go to the query with the more similar last neighbour.
+    """
     order = np.lexsort((-answers.similarities[:, -1], -answers.quality))
     return _of_many_classes(order, answers, images, count)
 
 
 def typical(answers: Answers, images: ImageSet, count: int) -> list[int]:
-    """Places of the queries whose quality is nearest the median, in the order of the test set; classes differ."""
+    """Indices of the queries with a quality closest to the median, from different classes, in test set order."""
     middle = np.nanmedian(answers.quality) if (~np.isnan(answers.quality)).any() else 0.0
     order = np.argsort(np.abs(answers.quality - middle), kind="stable")
     return sorted(_of_many_classes(order, answers, images, count))
 
 
 def worst(answers: Answers, images: ImageSet, count: int) -> list[int]:
-    """Places of the queries with the worst answers, of equals those that are surest of the first; classes differ."""
+    """Indices of the queries with the worst results, from different classes.
+
+    Ties go to the query with the more similar first neighbour.
+    """
     order = np.lexsort((-answers.similarities[:, 0], answers.quality))
     return _of_many_classes(order, answers, images, count)
 
 
 def _of_many_classes(order: Int[np.ndarray, " q"], answers: Answers, images: ImageSet, count: int) -> list[int]:
-    """The first of the order that have something to find, one of each class; more of a class where classes are few."""
+    """The first queries with matches in the gallery: one per class, and more per class only if classes run out."""
     places = [place for place in order.tolist() if not np.isnan(answers.quality[place])]
     seen: set[int] = set()
     first: list[int] = []
@@ -86,23 +93,23 @@ def _of_many_classes(order: Int[np.ndarray, " q"], answers: Answers, images: Ima
 
 @dataclass(frozen=True)
 class ClassResult:
-    """How the queries of one class went."""
+    """The results of the queries of one class."""
 
     label: int
     images: int  # in the test set
     queries: int
-    right: int  # queries whose nearest image is of their class
-    mistaken_for: int | None  # the class that is most often nearest instead, if any
-    mistaken: int  # how often it is
+    right: int  # queries whose nearest image has their class
+    mistaken_for: int | None  # the wrong class that is most often nearest
+    mistaken: int  # number of queries with that class nearest
 
     @property
     def recall(self) -> float:
-        """Recall@1."""
+        """The class's Recall@1."""
         return self.right / self.queries
 
 
 def by_class(answers: Answers, images: ImageSet) -> list[ClassResult]:
-    """The classes that have queries, worst first; of equal ones that of the smaller label."""
+    """The results of all classes with queries, worst first; ties by label."""
     labels = images.labels[answers.queries]
     mistakes = confusions(answers, images)
     most = {mistake.label: mistake for mistake in reversed(mistakes)}
@@ -118,17 +125,17 @@ def by_class(answers: Answers, images: ImageSet) -> list[ClassResult]:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Queries of one class whose nearest image is of another."""
+    """Queries of one class whose nearest image has another class."""
 
     label: int
     other: int
     count: int
-    share: float  # of the queries of the class
-    example: int  # place of the query that is surest of it
+    share: float  # of the class's queries
+    example: int  # index of the query with the most similar wrong image
 
 
 def confusions(answers: Answers, images: ImageSet) -> list[Confusion]:
-    """Which class is mistaken for which, most often first, then by label."""
+    """All confusions between classes, the most frequent first; ties by label."""
     labels, nearest_label = images.labels[answers.queries], images.labels[answers.neighbours[:, 0]]
     wrong = np.flatnonzero(~answers.right[:, 0] & (answers.neighbours[:, 0] >= 0))
     groups: dict[tuple[int, int], list[int]] = {}

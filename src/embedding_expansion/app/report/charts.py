@@ -1,4 +1,4 @@
-"""The geometry of line charts; the template draws them."""
+"""Computes the geometry of line charts, which the template draws as SVG."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 360.0, 190.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 10.0, 24.0  # margins around the plot
-POINTS = 200  # of a line, at most
+POINTS = 200  # maximum number of points per line
 
 Points = Sequence[tuple[float, float]]
 
@@ -19,19 +19,19 @@ class Line:
 
     name: str
     path: str  # the `d` of an SVG path
-    dots: list[tuple[float, float, str]]  # x, y and what it says; few enough to point at
-    summary: str  # the line in a sentence
+    dots: list[tuple[float, float, str]]  # x, y and tooltip; empty for a line with many points
+    summary: str  # describes the line in a sentence
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart, in the coordinates of its picture."""
+    """A chart in SVG coordinates."""
 
     title: str
     lines: list[Line]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
-    mark: float | None  # x of the step whose weights were kept
+    mark: float | None  # x of the step whose weights were selected
 
     @property
     def summary(self) -> str:
@@ -42,16 +42,16 @@ class Chart:
 def chart(
     title: str, series: Mapping[str, Points], *, bounds: tuple[float, float] | None = None, mark: int | None = None
 ) -> Chart | None:
-    """A chart of named series of (step, value).
+    """Makes a chart of named series of (step, value).
 
     Args:
-        title: of the chart.
-        series: by name; empty ones and values that are not finite are left out.
-        bounds: of the values; by default their own.
-        mark: a step to mark.
+        title: the title of the chart.
+        series: the series by name. Empty series and values that are not finite are skipped.
+        bounds: the range of the y axis; None takes that of the values.
+        mark: a step to mark with a vertical line.
 
     Returns:
-        The chart, or None where there is nothing to draw.
+        The chart, or None if there is nothing to draw.
     """
     finite = {name: [point for point in points if math.isfinite(point[1])] for name, points in series.items()}
     drawn = {name: thin(points) for name, points in finite.items() if points}
@@ -73,23 +73,23 @@ def chart(
 
 
 def _line(name: str, points: Points, x: Callable[[float], float], y: Callable[[float], float]) -> Line:
-    places = [(round(x(step), 1), round(y(value), 1)) for step, value in points]
-    path = "M" + "L".join(f"{across:g} {down:g}" for across, down in places)
-    dots = [(*place, f"step {step:g}: {name} {value:.3g}") for place, (step, value) in zip(places, points, strict=True)]
+    xy = [(round(x(step), 1), round(y(value), 1)) for step, value in points]
+    path = "M" + "L".join(f"{across:g} {down:g}" for across, down in xy)
+    dots = [(*dot, f"step {step:g}: {name} {value:.3g}") for dot, (step, value) in zip(xy, points, strict=True)]
     (first, start), (last, end) = points[0], points[-1]
     summary = f"{name} goes from {start:.3g} at step {first:g} to {end:.3g} at step {last:g}."
     return Line(name, path, dots if len(dots) <= POINTS // 2 else [], summary)
 
 
 def thin(points: Points, limit: int = POINTS) -> list[tuple[float, float]]:
-    """At most so many of the points, evenly chosen, the first and the last among them."""
+    """At most `limit` of the points, evenly spaced, including the first and the last."""
     if len(points) <= limit:
         return list(points)
     return [points[round(k * (len(points) - 1) / (limit - 1))] for k in range(limit)]
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """About so many round numbers that reach from `low` or below to `high` or above.
+    """About `count` round numbers that cover the range from `low` to `high`.
 
     Example:
         >>> ticks(0.13, 0.82)

@@ -1,4 +1,4 @@
-"""What the page shows of the test images: answers, the map, classes and confusions, with names and pictures."""
+"""The sections of the report about the test images: results, map, classes and confusions, with names and pictures."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from embedding_expansion.app.report.thumbnails import Thumbnails
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.training.job import Tested
 
-QUERIES = 5  # of the best, the typical and the worst
-CLASSES, CONFUSIONS = 200, 10  # shown at most
+QUERIES = 5  # queries per group: best, typical and worst
+CLASSES, CONFUSIONS = 200, 10  # maximum numbers shown
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as it is shown."""
+    """An image or vector in the report."""
 
-    uri: str  # empty where it cannot be read, and of a vector
-    name: str  # of its class
-    file: str  # or what else it is called
-    is_vector: bool = False  # which has no look, but a name
+    uri: str  # empty for a vector and for an unreadable image
+    name: str  # name of its class
+    file: str  # its file, or its name if it is a vector
+    is_vector: bool = False
 
 
 class Album:
-    """The images of a set as pictures."""
+    """The pictures of an image set."""
 
     def __init__(self, images: ImageSet) -> None:
         self._images, self._thumbnails = images, Thumbnails(images)
 
     def __getitem__(self, index: int) -> Picture:
-        """The picture of an image."""
+        """The picture of the image with this index."""
         images = self._images
         uri = "" if images.holds_vectors else self._thumbnails[index]
         return Picture(uri, self.name(int(images.labels[index])), images.called(index), images.holds_vectors)
 
     def name(self, label: int) -> str:
-        """Of a class."""
+        """The name of a class."""
         return self._images.class_names[label]
 
 
 @dataclass(frozen=True)
-class Query:
-    """A query and its first neighbours: picture, whether it is of the query's class, similarity."""
+class QueryResult:
+    """A query and its nearest neighbours: picture, whether the class is the query's, similarity."""
 
     picture: Picture
     quality: float
@@ -55,26 +55,26 @@ class Query:
 
     @property
     def right(self) -> int:
-        """How many of the neighbours are of its class."""
+        """Number of neighbours with the query's class."""
         return sum(right for _, right, _ in self.neighbours)
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A class on the map, which is 100 wide: places from the left and from the top."""
+    """A class on the map, which is 100 units wide. Positions count from the left and the top."""
 
     name: str
-    short: str  # empty where there is no room for it
+    short: str  # short name; empty if there is no room for it
     hue: int
     points: list[tuple[float, float]]
     centre: tuple[float, float]
-    neighbour: str  # the class whose mean is most alike
-    likeness: float  # cosine of the two means
-    closeness: float  # mean cosine of the images to the mean of their class
+    neighbour: str  # the class with the most similar mean
+    likeness: float  # cosine similarity of the two means
+    closeness: float  # mean cosine similarity of the images to the mean of their class
 
 
 class Gallery:
-    """All that is shown of a tested model."""
+    """Everything that the report shows about the test results of a model."""
 
     def __init__(self, tested: Tested) -> None:
         self._images, self._album = tested.images, Album(tested.images)
@@ -92,8 +92,8 @@ class Gallery:
         self.confusions = [(each, *self._example(each.example)) for each in confusions[:CONFUSIONS]]
 
     @property
-    def groups(self) -> list[tuple[str, str, list[Query]]]:
-        """The best, typical and worst queries, each once: title, what they are, the queries."""
+    def groups(self) -> list[tuple[str, str, list[QueryResult]]]:
+        """The best, typical and worst queries, without repetitions: title, explanation, queries."""
         chosen: set[int] = set()
         groups = []
         for title, text, choose in _GROUPS:
@@ -102,11 +102,11 @@ class Gallery:
             groups.append((title, text, [self._query(place) for place in places[:QUERIES]]))
         return [group for group in groups if group[2]]
 
-    def _query(self, place: int) -> Query:
+    def _query(self, place: int) -> QueryResult:
         answers = self._answers
         row = zip(answers.neighbours[place], answers.right[place], answers.similarities[place], strict=True)
         shown = [(self._album[int(image)], bool(right), float(value)) for image, right, value in row if image >= 0]
-        return Query(self._album[int(answers.queries[place])], float(answers.quality[place]), shown)
+        return QueryResult(self._album[int(answers.queries[place])], float(answers.quality[place]), shown)
 
     def _example(self, place: int) -> tuple[Picture, Picture]:
         answers = self._answers
@@ -117,14 +117,14 @@ class Gallery:
 
 
 _GROUPS: list[tuple[str, str, Callable[[Answers, ImageSet, int], list[int]]]] = [
-    ("Best", "The most and earliest right answers; of equals, the surest.", found.best),
-    ("Typical", "As good as the median query.", found.typical),
-    ("Worst", "The fewest and latest right answers; of equals, the surest mistakes.", found.worst),
+    ("Best", "Queries with the highest average precision.", found.best),
+    ("Typical", "Queries with an average precision near the median.", found.typical),
+    ("Worst", "Queries with the lowest average precision.", found.worst),
 ]
 
 
 def _spots(plane: Plane, tested: Tested, name: Callable[[int], str]) -> list[Spot]:
-    """The classes of the map; their neighbours are sought among these classes."""
+    """The classes on the map. The most similar class is searched among these classes only."""
     labels = tested.images.labels[plane.images]
     vectors = tested.vectors[plane.images].double().cpu().numpy()
     classes = np.unique(labels)

@@ -1,4 +1,4 @@
-"""What is selected as hard negatives: the hardest pair of points of every two classes, in a few training batches."""
+"""The hard negatives of a few training batches: the hardest pair of points of every two classes."""
 
 from __future__ import annotations
 
@@ -21,50 +21,50 @@ from embedding_expansion.core.wrapped import WrappedLoss
 from embedding_expansion.training.evaluation import embed_images, model_embedder
 from embedding_expansion.training.job import Job, make_sampler
 
-IMAGES = 256  # looked at, in whole batches: at least one, at most three
+IMAGES = 256  # images to look at, in one to three whole batches
 
 
 @dataclass(frozen=True)
 class Point:
-    """An original or a synthetic point."""
+    """An original or synthetic point."""
 
     label: int
-    images: tuple[int, ...]  # of the training set: one, or the two ends of the segment
-    weights: tuple[float, ...]  # how much of each
+    images: tuple[int, ...]  # training images: one, or the two ends of the segment
+    weights: tuple[float, ...]  # weight of each image
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether it lies between two images."""
+        """Whether the point lies between two images."""
         return len(self.images) > 1
 
 
 @dataclass(frozen=True)
 class HardPair:
-    """The points of two classes that are most alike."""
+    """The most similar points of two classes."""
 
     anchor: Point
     negative: Point
     similarity: float
-    similarity_of_originals: float  # of the most similar pair without synthetic points
+    similarity_of_originals: float  # similarity of the hardest pair of original points
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was selected in a few batches."""
+    """The hard negatives selected in a few batches."""
 
-    pairs: list[HardPair]  # the hardest, of different pairs of classes
-    counts: tuple[int, int, int]  # selected pairs with no synthetic point, with one, with two
-    images: int  # that were looked at
+    pairs: list[HardPair]  # the hardest pairs, at most one for every two classes
+    counts: tuple[int, int, int]  # number of selected pairs with 0, 1 and 2 synthetic points
+    images: int  # number of images looked at
 
 
 def select(job: Job, count: int) -> Selection:
-    """The hardest pairs of the first batches of training, by the model as it is now, images as they are tested.
+    """Selects the hardest pairs in the first training batches, with the model's current weights and test transform.
 
-    Without expansion they are pairs of images: the search is the same with n = 0. A memory takes no part. Classes with
-    an image that cannot be read are left out.
+    Without expansion the pairs are pairs of images (n = 0). A cross-batch memory is ignored. Classes with an unreadable
+    image are skipped.
 
     Raises:
-        DataError: not one image of a batch can be read.
+        DataError: no image of a batch can be read.
     """
     size = min(max(1, IMAGES // job.batch_size), 3, job.config.steps)
     found, images = [], 0
@@ -82,10 +82,10 @@ def select(job: Job, count: int) -> Selection:
 
 
 def _batch(job: Job, step: int) -> tuple[Float[Tensor, "b d"], Int[np.ndarray, " b"]]:
-    """Embeddings of a batch, and which training images they are of; classes whole or not at all."""
+    """Embeddings of a batch and the indices of their training images. A class with an unreadable image is skipped."""
     rows = make_sampler(job.train, job.config).batch(step)
     embed, broken = model_embedder(job.model, job.device, job.precision), dict[Path, str]()
-    # Not by the job, which keeps what it has computed for a frozen backbone, and which images were broken in training.
+    # `Job` caches features of a frozen backbone and records broken training images, so it is not used here.
     vectors, _ = embed_images(embed, job.train.subset(rows), job.test_transform, workers=job.workers, broken=broken)
     readable = np.array([job.train.path(row) not in broken for row in rows.tolist()])
     whole = ~np.isin(job.train.labels[rows], job.train.labels[rows[~readable]])
@@ -93,7 +93,7 @@ def _batch(job: Job, step: int) -> tuple[Float[Tensor, "b d"], Int[np.ndarray, "
 
 
 def _pairs_of(job: Job, vectors: Float[Tensor, "b d"], rows: Int[np.ndarray, " b"]) -> list[HardPair]:
-    """The selected pairs of all classes of a batch, in anchor scope of all anchors."""
+    """The hardest pairs of a batch: for every two classes, or for every anchor and class in anchor scope."""
     labels = job.train.labels[rows]
     classes = np.unique(labels)
     if len(classes) < 2:
@@ -126,7 +126,7 @@ def _pairs_of(job: Job, vectors: Float[Tensor, "b d"], rows: Int[np.ndarray, " b
 
 
 def _metric(loss: PairLoss) -> Metric:
-    """What the loss inside all wrappers calls similar; of one on SNR, which has no hardest points, the cosine."""
+    """The metric of the wrapped loss. For SNR, which has no hardest points, it is the cosine."""
     while isinstance(loss, WrappedLoss):
         loss = loss.loss
     return "euclidean" if loss.metric == "euclidean" else "inner"
@@ -141,7 +141,7 @@ def _point(label: int, winners: Winners, at: tuple[int, int, int], rows: Int[np.
 def _similarities(
     vectors: Float[Tensor, "b d"], winners: Winners, metric: Metric, normalize: bool
 ) -> Float[Tensor, "l c"]:
-    """The similarity of the two points of every selected pair, read off the inner products of their ends."""
+    """The similarity of every selected pair, computed from the inner products of the ends of their segments."""
     gram = vectors.double() @ vectors.double().T
     weights = winners.weights.double()
     within = gram[winners.ends[..., :, None], winners.ends[..., None, :]]

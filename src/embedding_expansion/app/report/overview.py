@@ -1,4 +1,4 @@
-"""What the files of a run say without its model: measures, curves, where it ran and with what."""
+"""The sections of the report that need only the files of a run: metrics, curves and environment."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from embedding_expansion.training.config import TrainConfig
 from embedding_expansion.training.factory import BY_NAME
 
 Log = list[dict[str, Any]]
-ROWS = 40  # of the table of the curves
+ROWS = 40  # maximum number of rows in the table of the curves
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure of the test classes, before and after training; None where it was not taken."""
+    """A metric on the test classes before and after training. A value is None if it was not measured."""
 
     name: str
     meaning: str
-    raw: float | None  # of the pixels, or of the vectors, as they come
+    raw: float | None  # of the raw pixels or vectors
     untrained: float | None
     trained: float | None
 
@@ -30,23 +30,23 @@ class Measure:
 
     @property
     def bars(self) -> list[tuple[str, float]]:
-        """Those that were taken, by name."""
+        """The measured values with their names."""
         named = ((self.raw_name, self.raw), ("untrained net", self.untrained), ("trained", self.trained))
         return [(name, value) for name, value in named if value is not None]
 
 
 _MEANINGS = {
-    "map_at_r": ("MAP@R", "How early all images of the class come; 1 if they all come first."),
-    "nmi": ("NMI", "How well k-means clusters tell the classes; 0 says nothing, 1 all."),
-    "f1": ("F1", "Pairs that share a cluster against pairs that share a class."),
-    "r_precision": ("R-precision", "Of as many images as the class has, the share that is of it."),
-    "precision_at_1": ("Precision@1", "As Recall@1, without images that have nothing to find."),
-    "ami": ("AMI", "NMI, corrected for what chance alone would give."),
+    "map_at_r": ("MAP@R", "How early the images of the class are ranked; 1 if they all come first."),
+    "nmi": ("NMI", "Agreement of k-means clusters with the classes, from 0 to 1."),
+    "f1": ("F1", "Agreement of pairs in the same cluster with pairs in the same class."),
+    "r_precision": ("R-precision", "Share of correct images among the R nearest, where R images are correct."),
+    "precision_at_1": ("Precision@1", "Recall@1 without queries that have no match in the gallery."),
+    "ami": ("AMI", "NMI corrected for chance."),
 }
 
 
 def measures(before: dict[str, Any], after: dict[str, Any]) -> list[Measure]:
-    """Recall@1 and the other headlines first, then the rest."""
+    """All metrics: Recall@1, MAP@R, NMI and F1 first, then the others."""
     raw = "raw_vectors" if "raw_vectors" in before else "raw_pixels"
     taken = first, untrained, trained = [_figures(group) for group in (before.get(raw), before.get("untrained"), after)]
     present = {name for group in taken for name in group}
@@ -63,7 +63,7 @@ def measures(before: dict[str, Any], after: dict[str, Any]) -> list[Measure]:
 
 
 def _figures(group: object) -> dict[str, float]:
-    """The numbers of a group of measures."""
+    """The numbers in a group of metrics."""
     return {name: value for name, value in group.items() if _is_number(value)} if isinstance(group, dict) else {}
 
 
@@ -71,12 +71,12 @@ def _named(name: str) -> tuple[str, str]:
     if name in _MEANINGS:
         return _MEANINGS[name]
     k = name.rsplit("_", 1)[1]
-    where = "the nearest image is" if k == "1" else f"one of the {k} nearest images is"
-    return f"Recall@{k}", f"How often {where} of the same class."
+    where = "the nearest image has" if k == "1" else f"one of the {k} nearest images has"
+    return f"Recall@{k}", f"Share of queries for which {where} the same class."
 
 
 def curves(log: Log, kept: int | None) -> list[Chart]:
-    """Those that there is something to draw of."""
+    """The charts that have data."""
     side = "test" if any("test" in entry for entry in log) else "validation"
     of = "test classes" if side == "test" else "held-out training classes"
     judged = [(entry["step"], entry[side]) for entry in log if isinstance(entry.get(side), dict)]
@@ -95,7 +95,7 @@ def curves(log: Log, kept: int | None) -> list[Chart]:
 
 
 def table(log: Log) -> tuple[list[str], list[list[str]]]:
-    """The numbers of the curves: names of the columns, and at most 40 rows, evenly chosen."""
+    """The numbers behind the charts: column names, and at most 40 evenly spaced rows."""
     names = {"loss": "loss", "lr": "learning rate", "active_share": "active", "synthetic_share": "synthetic"}
     rows: list[tuple[float, dict[str, Any]]] = []
     for entry in log:
@@ -124,7 +124,7 @@ def _short(value: object) -> str:
 
 
 def title(config: TrainConfig, data: str) -> str:
-    """What was trained on what, in a line."""
+    """The title of the report: loss and data set."""
     expansion, name = config.expansion, str(config.loss["name"])
     loss = BY_NAME[name].__name__ if name in BY_NAME else name
     expanded = "" if expansion.n == "none" else f" with embedding expansion (n = {expansion.n})"
@@ -132,7 +132,7 @@ def title(config: TrainConfig, data: str) -> str:
 
 
 def facts(config: TrainConfig, metrics: dict[str, Any] | None, log: Log) -> list[tuple[str, str]]:
-    """The run in a few words and numbers."""
+    """Key facts of the run, as terms and values."""
     sampler = config.sampler
     kind = "vectors" if is_vector_file(config.data.name) else "images"
     done = (
@@ -164,7 +164,7 @@ def _duration(seconds: float) -> str:
 
 
 def surroundings(environment: dict[str, Any]) -> list[tuple[str, str]]:
-    """environment.json as rows of a table, the command first; whatever else it holds as it is."""
+    """environment.json as rows of a table, the command first. Unknown entries are shown unchanged."""
     rows: list[tuple[str, str]] = []
     for name, value in environment.items():
         if name == "command" and isinstance(value, list):

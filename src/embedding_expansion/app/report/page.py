@@ -1,7 +1,8 @@
-"""The page itself: everything that is shown, handed to the template."""
+"""Writes the report of a run: gathers its contents, renders the template and writes the file."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +10,68 @@ from embedding_expansion.app.pages.rendering import environment
 from embedding_expansion.app.report import overview
 from embedding_expansion.app.report.gallery import Album, Gallery
 from embedding_expansion.app.report.hard_pairs import Selection, select
-from embedding_expansion.errors import DataError
+from embedding_expansion.errors import DataError, InvalidInput
+from embedding_expansion.files import check_place, write_atomically
 from embedding_expansion.training.config import TrainConfig
 from embedding_expansion.training.job import Tested
 from embedding_expansion.training.run_folder import RunFolder
+from embedding_expansion.training.run_lock import writing_into
+from embedding_expansion.training.trained import reopen
 
 TEMPLATES = Path(__file__).parent / "templates"
-PAIRS = 8  # hardest pairs shown
-BROKEN = 50  # broken images named
+PAIRS = 8  # number of hard pairs shown
+BROKEN = 50  # maximum number of broken images named
+
+
+def write_report(run: RunFolder, *, tested: Tested | None = None, out: Path | None = None) -> Path:
+    """Writes the report of a run, complete or not. The same run gives the same bytes.
+
+    Args:
+        run: the run folder.
+        tested: the final model with its test embeddings; None loads the model and embeds the test images.
+        out: the file to write; None means report.html in the run folder.
+
+    Returns:
+        The written file.
+
+    Raises:
+        RunError: the folder is not a run, one of its files is broken, or the report cannot be written, for example
+            because the run is being trained.
+    """
+    out = run.report if out is None else out
+    config = run.read_config()
+    check_place(out)
+    missing = ""
+    with writing_into(out):
+        if tested is None:
+            tested, missing = _tested(run)
+        for change in [] if tested is None else tested.job.changes:
+            print(f"embex: changed since {run.path} was started: {change}", file=sys.stderr)
+        page = render(run, config, tested, missing).encode(
+            "utf-8", "replace"
+        )  # file names may contain undecodable bytes
+        write_atomically(out, lambda partial: partial.write_bytes(page))
+    return out
+
+
+def _tested(run: RunFolder) -> tuple[Tested | None, str]:
+    """The final model with its test embeddings, or None and the reason."""
+    if not run.model.exists():
+        return None, "The run has no final weights yet, so the report has no retrieval results."
+    try:
+        return reopen(run.path).tested(), ""
+    except (DataError, InvalidInput) as error:  # images that have moved, or a device that is not available
+        return None, f"The model could not embed the test images: {' '.join(str(error).split())}."
 
 
 def render(run: RunFolder, config: TrainConfig, tested: Tested | None, missing: str) -> str:
-    """The report as HTML.
+    """Renders the report as HTML.
 
     Args:
-        run: the folder, whose other files are read here.
-        config: of the run.
-        tested: its model on the test images, if there is one.
-        missing: else why not, in a sentence.
+        run: the run folder.
+        config: the configuration of the run.
+        tested: the model with its test embeddings, or None.
+        missing: a sentence on why `tested` is None; empty otherwise.
 
     Raises:
         RunError: a file of the run is broken.
@@ -62,12 +107,12 @@ def render(run: RunFolder, config: TrainConfig, tested: Tested | None, missing: 
 
 
 def _hard_pairs(tested: Tested | None) -> dict[str, Any]:
-    """The hardest pairs of a few training batches, their images, and whether the loss compares with proxies instead."""
+    """The hardest pairs of a few training batches and their pictures."""
     selection: Selection | None = None
     if tested is not None:
         try:
             selection = select(tested.job, PAIRS)
-        except DataError:  # the training images have gone, the test images are there
+        except DataError:  # training images are missing, while test images exist
             selection = None
     album = None if tested is None else Album(tested.job.train)
     return {"selection": selection, "album": album}

@@ -1,4 +1,4 @@
-"""A map: some of the test embeddings in the plane, images that are alike beside each other."""
+"""The map of the report: test embeddings in two dimensions, with similar images close to each other."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from torch import Tensor
 
 from embedding_expansion.data.images import ImageSet
 
-CLASSES, POINTS = 40, 400  # shown at most
-FEWEST = 30  # for t-SNE
+CLASSES, POINTS = 40, 400  # maximum numbers shown
+FEWEST = 30  # fewest points for t-SNE
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Where the images lie."""
+    """The 2-D positions of images."""
 
     method: str
-    images: Int[np.ndarray, " m"]  # of the test set
-    places: Float[np.ndarray, "m 2"]  # across from 0 to 1, up from 0 to 1 or less
+    images: Int[np.ndarray, " m"]  # indices into the test set
+    places: Float[np.ndarray, "m 2"]  # x from 0 to 1, y (upwards) from 0 to at most 1
 
 
 def lay_out(vectors: Float[Tensor, "n d"], images: ImageSet, seed: int) -> Plane:
-    """Lays out up to 40 classes, spread over all of them, with the same number of images each, 400 at most.
+    """Lays out at most 400 images of at most 40 evenly spaced classes, with the same number of images per class.
 
-    By t-SNE from a start by PCA, in one thread, so that the same embeddings give the same map. Of fewer than 30 points,
-    by PCA.
+    Uses t-SNE initialised by PCA, or PCA alone for fewer than 30 points. t-SNE runs in one thread, so that the same
+    embeddings give the same map.
     """
     classes = _spread(images.classes, CLASSES)
     each = max(1, POINTS // len(classes))
@@ -55,7 +55,7 @@ def _spread(members: Int[np.ndarray, " k"], count: int) -> Int[np.ndarray, " few
 
 
 def _by_pca(points: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m 2"]:
-    """The two directions of the largest variance, in units of the first's standard deviation; 0 where there is none."""
+    """The first two principal components, divided by the standard deviation of the first."""
     left, sizes, _ = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
     places = np.zeros((len(points), 2))
     places[:, : min(2, len(sizes))] = (left * sizes)[:, :2]
@@ -63,7 +63,7 @@ def _by_pca(points: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m 2"]:
 
 
 def _fitted(places: Float[np.ndarray, "m 2"]) -> Float[np.ndarray, "m 2"]:
-    """Turned so that the longer side lies across, from 0 to 1."""
+    """Scales positions so that x ranges from 0 to 1, after swapping x and y if y has the larger range."""
     low, high = places.min(axis=0), places.max(axis=0)
     if high[1] - low[1] > high[0] - low[0]:
         places, low, high = places[:, ::-1], low[::-1], high[::-1]
@@ -71,7 +71,7 @@ def _fitted(places: Float[np.ndarray, "m 2"]) -> Float[np.ndarray, "m 2"]:
 
 
 def short_names(names: Sequence[str], longest: int = 14) -> list[str]:
-    """For each name as many of its first words as tell it from the others.
+    """Shortens each name to the fewest first words that distinguish it from the others.
 
     Example:
         >>> short_names(["A capital letter", "B capital letter", "B small letter"])

@@ -1,4 +1,4 @@
-"""embex serve."""
+"""embex serve: the command, and the life of the server from start to shutdown."""
 
 from __future__ import annotations
 
@@ -23,45 +23,63 @@ if TYPE_CHECKING:
     from embedding_expansion.app.serve.connections import Bounds
     from embedding_expansion.app.serve.guard import Guard
 
-#: Seconds that answers in progress have to come to their end once the server is told to stop.
+#: Seconds that requests in progress have to finish at shutdown.
 GRACE = 5
-DESCRIPTION = """Serves an index: a page in the browser and a JSON API that find the images like an image. Listens on
-this machine only, unless --host says otherwise, which needs a token."""
+DESCRIPTION = """Serves an index: a web page and a JSON API that search for similar images. The server listens on this
+machine only. To reach it from other machines, pass --host and a token."""
 
 
 def run(arguments: list[str]) -> int:
-    """Serves until it is told to stop: SIGTERM is the exit status 0, SIGINT 130."""
+    """Serves until a signal; returns the exit status: 0 after SIGTERM, 130 after SIGINT."""
     default = Settings("")
     options = jsonargparse.ArgumentParser(
         prog="embex serve", exit_on_error=False, allow_abbrev=False, description=DESCRIPTION
     )
-    options.add_argument("index", type=str, help="folder of an index, or postgresql://user@host/database?index=NAME")
+    options.add_argument("index", type=str, help="the index: a folder, or postgresql://user@host/database?index=NAME")
     options.add_argument("--host", type=str, default=default.host, help="address to listen on")
-    options.add_argument("--port", type=int, default=default.port, help="port to listen on; 0: a free one")
+    options.add_argument("--port", type=int, default=default.port, help="port to listen on; 0 picks a free port")
     options.add_argument(
-        "--token", type=str | None, default=None, help="what clients must know; default: EMBEX_TOKEN, which ps hides"
+        "--token",
+        type=str | None,
+        default=None,
+        help="token that clients must send; default: the variable EMBEX_TOKEN, which ps does not show",
     )
-    options.add_argument("--device", type=str, default=default.device, help="auto, cpu, cuda, cuda:1, ...")
-    options.add_argument("--batch_size", type=int, default=default.batch_size, help="images through the model at once")
-    options.add_argument("--queue", type=int, default=default.queue, help="images that may wait; 503 beyond")
-    options.add_argument("--max_bytes", type=int, default=default.max_bytes, help="most bytes of an upload")
-    options.add_argument("--max_pixels", type=int, default=default.max_pixels, help="most pixels of an image")
     options.add_argument(
-        "--formats", type=str, default=",".join(default.formats), help="of images; bmp, tiff and ppm may be added"
+        "--device", type=str, default=default.device, help="device of the model: auto, cpu, cuda, cuda:1, ..."
     )
-    options.add_argument("--timeout", type=float, default=default.timeout, help="seconds for an upload, and an answer")
+    options.add_argument("--batch_size", type=int, default=default.batch_size, help="images per batch")
     options.add_argument(
-        "--decode_timeout", type=float, default=default.decode_timeout, help="seconds for the decoding of an image"
+        "--queue", type=int, default=default.queue, help="images that may wait for the model; more get status 503"
+    )
+    options.add_argument("--max_bytes", type=int, default=default.max_bytes, help="maximum size of an upload in bytes")
+    options.add_argument(
+        "--max_pixels", type=int, default=default.max_pixels, help="maximum number of pixels of an image"
+    )
+    options.add_argument(
+        "--formats",
+        type=str,
+        default=",".join(default.formats),
+        help="accepted image formats; bmp, tiff and ppm are also possible",
+    )
+    options.add_argument(
+        "--timeout", type=float, default=default.timeout, help="seconds for an upload, and again for its embedding"
+    )
+    options.add_argument(
+        "--decode_timeout", type=float, default=default.decode_timeout, help="seconds for decoding an image"
     )
     options.add_argument(
         "--per_address",
         type=int | None,
         default=default.per_address,
-        help="requests of one address at once, 0 for any number, as behind a proxy; default: 32 where other machines "
-        "reach the server, else 0",
+        help="concurrent connections of one address, 0 for no limit (for example behind a proxy); default: 32 if other "
+        "machines can reach the server, otherwise 0",
     )
     options.add_argument(
-        "--root_path", "--root-path", type=str, default=default.root_path, help="prefix that a proxy puts before it"
+        "--root_path",
+        "--root-path",
+        type=str,
+        default=default.root_path,
+        help="URL prefix that a proxy puts before the server",
     )
     given = parse(options, arguments).as_dict()
     given["formats"] = tuple(name.strip().lower() for name in given["formats"].split(","))
@@ -71,10 +89,10 @@ def run(arguments: list[str]) -> int:
 
 
 def serve(settings: Settings) -> int:
-    """Listens, loads the model, and answers until a signal.
+    """Binds the address, loads the model and answers requests until a signal.
 
     Raises:
-        InvalidInput: the address cannot be had, or needs a token; FastAPI or uvicorn is missing.
+        InvalidInput: the address cannot be bound or needs a token, or FastAPI or uvicorn is missing.
         StoreError, RunError: the index or its model cannot be opened.
     """
     from embedding_expansion.app.serve import address
@@ -93,12 +111,12 @@ def serve(settings: Settings) -> int:
 
         service = stack.enter_context(Service.open(settings))
         app = application(service, settings, is_loopback=loopback)
-        address.listen(held, settings.host)  # from here on a connection waits for uvicorn, and is not refused
+        address.listen(held, settings.host)  # from now on, connections wait for uvicorn instead of being refused
         shown = address.url(settings.host, held) + settings.root_path
-        print(f"{service.count():,} images at {shown} (Ctrl+C ends it)", flush=True)
+        print(f"{service.count():,} images at {shown} (press Ctrl+C to stop)", flush=True)
         if service.read_only is not None:
-            said = f"the index may only be read, {service.read_only}; what others write is seen as far as its files"
-            print(f"embex serve: {said} show it here", file=sys.stderr, flush=True)
+            notice = f"the index is read-only ({service.read_only}); changes by others appear once its files show them"
+            print(f"embex serve: {notice}", file=sys.stderr, flush=True)
         server = listener(app, Bounds(per_address=settings.of_one_address(loopback)))
         interrupted = _note_interrupt(server, stack)
         server.run(sockets=[held])
@@ -106,12 +124,12 @@ def serve(settings: Settings) -> int:
 
 
 def _note_interrupt(server: uvicorn.Server, stack: ExitStack) -> Event:
-    """Set by Ctrl+C, which uvicorn hands on at its end: an exception that is raised then can be lost in a finaliser."""
+    """An event that Ctrl+C sets. uvicorn raises the signal again as it stops; an exception there could get lost."""
     interrupted = Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
         interrupted.set()
-        server.should_exit = True  # where uvicorn does not listen for signals yet
+        server.should_exit = True  # in case uvicorn does not handle signals yet
 
     previous = signal.signal(signal.SIGINT, stop)
     stack.callback(signal.signal, signal.SIGINT, previous)
@@ -119,7 +137,7 @@ def _note_interrupt(server: uvicorn.Server, stack: ExitStack) -> Event:
 
 
 def listener(app: Guard, bounds: Bounds) -> uvicorn.Server:
-    """What listens for the application, and keeps connections within bounds."""
+    """The uvicorn server for the application, with limits on connections."""
     import uvicorn
 
     from embedding_expansion.app.serve.connections import BoundedProtocol
@@ -127,7 +145,7 @@ def listener(app: Guard, bounds: Bounds) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http=partial(BoundedProtocol, bounds=bounds),  # type: ignore[arg-type]  # it is called, and no more
+            http=partial(BoundedProtocol, bounds=bounds),  # type: ignore[arg-type]  # uvicorn only calls it
             ws="none",
             log_level="error",
             access_log=False,
@@ -144,7 +162,7 @@ def _check_installed() -> None:
 
     missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
     if missing:
-        raise InvalidInput(f"embex serve needs {' and '.join(missing)}; pip install 'embedding-expansion[serve]'")
+        raise InvalidInput(f"embex serve needs {' and '.join(missing)}; run pip install 'embedding-expansion[serve]'")
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

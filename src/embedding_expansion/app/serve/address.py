@@ -1,4 +1,4 @@
-"""The address that a server listens on: resolved, held and named, before the model is loaded."""
+"""Binds the address that the server listens on, before the model is loaded."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from embedding_expansion.errors import InvalidInput
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Takes an address; nobody can connect before it is listened on.
+    """Binds a socket to an address. Clients cannot connect before `listen`.
 
     Raises:
-        InvalidInput: the port is taken or forbidden, or the host is none of this machine's.
+        InvalidInput: the port is taken or forbidden, or the host does not belong to this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError):
-        raise InvalidInput(f"--host is {host!r}, which is no name or address; pass 127.0.0.1 or 0.0.0.0") from None
+        raise InvalidInput(f"--host {host!r} is not a known host name or address; pass 127.0.0.1 or 0.0.0.0") from None
     held = socket.socket(family, kind, protocol)
     try:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -32,10 +32,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def listen(held: socket.socket, host: str) -> None:
-    """Lets clients connect; they wait until they are accepted.
+    """Starts listening. Clients can connect now, and wait until the server accepts them.
 
     Raises:
-        InvalidInput: another program, which had bound it as well, was first.
+        InvalidInput: another program listens on the same address already.
     """
     try:
         held.listen()
@@ -45,19 +45,19 @@ def listen(held: socket.socket, host: str) -> None:
 
 def _refused(error: OSError, host: str, port: int) -> InvalidInput:
     if error.errno == errno.EADDRINUSE:
-        said = f"port {port} of {host} is taken by another program; end it, or pass another --port"
+        sentence = f"port {port} of {host} is used by another program; stop that program, or pass another --port"
     elif error.errno == errno.EACCES:
-        said = f"port {port} is not allowed to this user; pass a --port of 1024 or more"
+        sentence = f"port {port} needs privileges that this user does not have; pass a --port of 1024 or more"
     else:
-        said = f"{host} is no address of this machine ({error.strerror}); pass 127.0.0.1 or 0.0.0.0"
-    return InvalidInput(said)
+        sentence = f"{host} is not an address of this machine ({error.strerror}); pass 127.0.0.1 or 0.0.0.0"
+    return InvalidInput(sentence)
 
 
 def is_loopback(held: socket.socket) -> bool:
-    """Whether only this machine can reach it."""
+    """Whether only this machine can reach the socket."""
     return ipaddress.ip_address(held.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def url(host: str, held: socket.socket) -> str:
-    """Where a browser finds it."""
+    """The URL to open in a browser."""
     return f"http://{f'[{host}]' if ':' in host else host}:{held.getsockname()[1]}"

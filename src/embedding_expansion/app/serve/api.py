@@ -1,4 +1,4 @@
-"""The routes: each checks what it is asked, asks the service, and says it as a typed answer."""
+"""The routes of the JSON API: each validates its request, asks the service and returns a typed response."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from embedding_expansion.inference.collection import Answer
 api, open_to_all, monitoring = APIRouter(prefix="/api"), APIRouter(), APIRouter()
 
 
-async def _service(request: Request) -> Service:  # async: without a thread, which may all be taken
+async def _service(request: Request) -> Service:  # async: runs without a worker thread, as all may be busy
     service: Service = request.app.state.service
     return service
 
 
 async def _root(request: Request) -> str:
-    """What the addresses of this server begin with: the prefix of a proxy, or nothing."""
+    """The prefix of all URLs of this server: that of a proxy, or an empty string."""
     return str(request.scope.get("root_path", ""))
 
 
 Served = Annotated[Service, Depends(_service)]
 Root = Annotated[str, Depends(_root)]
-Id = Annotated[int, Path(ge=1, le=2**63 - 1, description="of an item, as answers give it")]
-K = Annotated[int, Query(ge=1, le=100, description="how many images are wanted")]
-Qe = Annotated[int, Query(ge=0, le=20, description="query expansion by so many of the neighbours; 0 is none")]
-_ALPHA = "the exponent of a neighbour's cosine in query expansion"
+Id = Annotated[int, Path(ge=1, le=2**63 - 1, description="the id of an item, as found in responses")]
+K = Annotated[int, Query(ge=1, le=100, description="number of images to return")]
+Qe = Annotated[int, Query(ge=0, le=20, description="number of neighbours used for query expansion; 0 turns it off")]
+_ALPHA = "query expansion weighs each neighbour by its cosine similarity to this power"
 Alpha = Annotated[float, Query(ge=0, le=20, allow_inf_nan=False, description=_ALPHA)]
-Label = Annotated[str | None, Query(max_length=1000, description="only images of this label")]
+Label = Annotated[str | None, Query(max_length=1000, description="return only images with this label")]
 
 _FILE = {"schema": {"type": "string", "format": "binary"}}
 _IMAGE: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "the bytes of an image file: JPEG, PNG, WebP, GIF or AVIF, unless the server was told otherwise",
+        "description": "the bytes of an image file: JPEG, PNG, WebP, GIF or AVIF, unless --formats was set",
         "content": {"application/octet-stream": _FILE, "image/jpeg": _FILE, "image/png": _FILE},
     }
 }
-_NO_ITEM: dict[int | str, dict[str, Any]] = {404: {"model": models.Problem, "description": "There is no such item"}}
+_NO_ITEM: dict[int | str, dict[str, Any]] = {404: {"model": models.ErrorBody, "description": "No item has this id"}}
 _UPLOAD: dict[int | str, dict[str, Any]] = {
-    400: {"model": models.Problem, "description": "Nothing was sent"},
-    408: {"model": models.Problem, "description": "The image came too slowly"},
-    413: {"model": models.Problem, "description": "The image has too many bytes or pixels"},
-    415: {"model": models.Problem, "description": "A form was sent, or an image of another format"},
-    503: {"model": models.Problem, "description": "Too many images wait; Retry-After says when to come back"},
-    504: {"model": models.Problem, "description": "The image takes too long to decode"},
+    400: {"model": models.ErrorBody, "description": "The body is empty"},
+    408: {"model": models.ErrorBody, "description": "The upload is too slow"},
+    413: {"model": models.ErrorBody, "description": "The image has too many bytes or pixels"},
+    415: {"model": models.ErrorBody, "description": "The body is a form, or an image in a format that is not accepted"},
+    503: {"model": models.ErrorBody, "description": "Too many images are waiting; try again after Retry-After seconds"},
+    504: {"model": models.ErrorBody, "description": "The image takes too long to decode"},
 }
 
 
@@ -60,14 +60,14 @@ _UPLOAD: dict[int | str, dict[str, Any]] = {
 async def search(
     request: Request, service: Served, root: Root, k: K = 10, qe: Qe = 0, alpha: Alpha = 3.0, label: Label = None
 ) -> models.AnswerModel:
-    """Finds the images of the collection that are closest to an image."""
+    """Finds the images of the collection that are most similar to the uploaded image."""
     decoders = service.decoders
     with service.batcher.place() as hand_over:
         image = await read_image(request, service.settings)
         try:
             async with asyncio.timeout(service.settings.timeout):
                 square = await decoders.square(image)
-                del image  # which may be large
+                del image  # frees the upload, which may be large
                 row = await asyncio.wrap_future(hand_over(square))
         except TimeoutError:
             raise HTTPException(
@@ -78,7 +78,7 @@ async def search(
 
 @api.get("/items/{id}", responses=_NO_ITEM)
 def item(id: Id, service: Served, root: Root) -> models.ItemDetail:
-    """All that is known of an image."""
+    """Returns one image of the collection with all its metadata."""
     return models.ItemDetail.of_item(_found(service, id), root)
 
 
@@ -86,7 +86,7 @@ def item(id: Id, service: Served, root: Root) -> models.ItemDetail:
 def neighbours(
     id: Id, service: Served, root: Root, k: K = 10, qe: Qe = 0, alpha: Alpha = 3.0, label: Label = None
 ) -> models.AnswerModel:
-    """The images closest to one of the collection, which is not among them."""
+    """Finds the images that are most similar to one of the collection. The image itself is left out."""
     _found(service, id)
     return _answer(service.neighbours(id, k, qe, alpha, label), root)
 
@@ -96,16 +96,16 @@ def neighbours(
     response_class=Response,
     responses=_NO_ITEM
     | {
-        200: {"content": {"image/jpeg": _FILE, "image/png": _FILE, "image/gif": _FILE}, "description": "The picture"},
-        304: {"description": "It is the one that the client has"},
+        200: {"content": {"image/jpeg": _FILE, "image/png": _FILE, "image/gif": _FILE}, "description": "The thumbnail"},
+        304: {"description": "The client has this thumbnail already"},
     },
 )
 def thumbnail(id: Id, service: Served, request: Request) -> Response:
-    """The small picture of an image, as it is kept in the index; no other file is ever read."""
+    """Returns the thumbnail of an image. It is read from the index, never from the image file."""
     content = _found(service, id).thumbnail
     kind = picture_type(content) if content else None
     if content is None or kind is None:
-        raise HTTPException(404, f"item {id} has no thumbnail; make the index again to have one")
+        raise HTTPException(404, f"item {id} has no thumbnail; build the index again to create one")
     headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"', "Cache-Control": "private, max-age=300"}
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
@@ -116,48 +116,50 @@ def thumbnail(id: Id, service: Served, request: Request) -> Response:
 def samples(
     service: Served,
     root: Root,
-    n: Annotated[int, Query(ge=1, le=100, description="how many")] = 12,
-    seed: Annotated[int | None, Query(ge=0, le=2**32 - 1, description="the same seed, the same images")] = None,
+    n: Annotated[int, Query(ge=1, le=100, description="number of images")] = 12,
+    seed: Annotated[
+        int | None, Query(ge=0, le=2**32 - 1, description="random seed; the same seed returns the same images")
+    ] = None,
 ) -> models.Samples:
-    """Images of the collection, drawn at random."""
+    """Returns random images of the collection."""
     return models.Samples(items=[models.ItemModel.of(one, root) for one in service.samples(n, seed)])
 
 
 @api.get("/map")
-def landscape(service: Served) -> models.MapModel:
-    """The collection in the plane, images that are alike beside each other."""
-    return models.MapModel.of(service.landscape)
+def collection_map(service: Served) -> models.MapModel:
+    """Returns the map: 2-D positions of the images, with similar images close to each other."""
+    return models.MapModel.of(service.collection_map)
 
 
 @api.get("/clusters")
-def clusters(service: Served, root: Root) -> models.Clusters:
-    """Groups of images that are alike, found by k-means."""
-    return models.Clusters.of(service.landscape, root)
+def clusters(service: Served, root: Root) -> models.ClusterList:
+    """Returns the k-means clusters of the collection."""
+    return models.ClusterList.of(service.collection_map, root)
 
 
-@api.get("/clusters/{c}", responses={404: {"model": models.Problem, "description": "There is no such cluster"}})
+@api.get("/clusters/{c}", responses={404: {"model": models.ErrorBody, "description": "No cluster has this id"}})
 def cluster(
-    c: Annotated[int, Path(ge=0, le=2**31 - 1, description="of a cluster")],
+    c: Annotated[int, Path(ge=0, le=2**31 - 1, description="the id of a cluster")],
     service: Served,
     root: Root,
-    n: Annotated[int, Query(ge=1, le=500, description="how many images at most")] = 100,
+    n: Annotated[int, Query(ge=1, le=500, description="the maximum number of images")] = 100,
 ) -> models.ClusterItems:
-    """The images of a cluster, the closest to its centre first."""
-    known = service.landscape  # once, as it may change
-    if c >= known.clusters:
-        raise HTTPException(404, f"there is no cluster {c}; ask /api/clusters for those that there are")
-    return models.ClusterItems.of(known, c, n, root)
+    """Returns the images of a cluster, the closest to its centre first."""
+    drawn = service.collection_map  # read once: another thread may replace it
+    if c >= drawn.clusters:
+        raise HTTPException(404, f"there is no cluster {c}; /api/clusters lists all clusters")
+    return models.ClusterItems.of(drawn, c, n, root)
 
 
 @api.get("/about")
 def about(service: Served) -> models.About:
-    """What is served, and within which limits."""
+    """Describes the collection, the model and the limits of the server."""
     return service.about()
 
 
 @open_to_all.get("/healthz")
 async def healthz() -> models.Health:
-    """That the server answers, whatever its index does; needs no token."""
+    """Reports that the server runs, whatever the state of the index. Needs no token."""
     return models.Health(status="ok")
 
 
@@ -165,11 +167,11 @@ async def healthz() -> models.Health:
     "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}, "description": "The metrics"}}
 )
 async def metrics_text(service: Served) -> Response:
-    """Requests, their time, the queue and the batches, in the text format of Prometheus."""
+    """Returns counts and durations of requests, the queue and the batches in the text format of Prometheus."""
     gauges = {
-        "embex_queue_length": ("images that are being received or wait for the model", service.batcher.taken),
-        "embex_queue_limit": ("images that may", service.settings.queue),
-        "embex_items": ("images in the index when it was last looked through", service.landscape.total),
+        "embex_queue_length": ("images that are being received or are waiting for the model", service.batcher.taken),
+        "embex_queue_limit": ("the maximum of embex_queue_length", service.settings.queue),
+        "embex_items": ("images in the index when the map was last computed", service.collection_map.total),
     }
     return Response(service.metrics.text(gauges), media_type=metrics.CONTENT_TYPE)
 
@@ -187,4 +189,4 @@ def _found(service: Service, id: int) -> Any:
 
 
 def _missing(id: int) -> HTTPException:
-    return HTTPException(404, f"there is no item {id}; search again, it may have been removed")
+    return HTTPException(404, f"there is no item {id}; it may have been removed, so search again")

@@ -1,4 +1,4 @@
-"""The application: routes, the page, and one sentence for whatever goes wrong."""
+"""The FastAPI application: the routes, the page, and one-sentence responses for all errors."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ PAGE = Path(__file__).parent / "page"
 
 
 def application(service: Service, settings: Settings, *, is_loopback: bool) -> Guard:
-    """What uvicorn runs.
+    """Builds the ASGI application that uvicorn runs.
 
     Args:
-        service: answers.
-        settings: of the server.
-        is_loopback: whether only this machine reaches it; the Host header is checked then, unless a token is asked for.
+        service: the collection to serve.
+        settings: the options of the server.
+        is_loopback: whether only this machine can reach the server. The Host header is checked then, unless there is
+            a token.
     """
     app = FastAPI(
         title="embex serve",
         version=version("embedding-expansion"),
-        description="Finds the images of a collection that are like an image.",
-        docs_url=None,  # these pages load scripts from elsewhere
+        description="Searches a collection of images by similarity.",
+        docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
         responses=_ANYWHERE,
     )
@@ -57,49 +58,49 @@ def application(service: Service, settings: Settings, *, is_loopback: bool) -> G
     app.add_exception_handler(EmbeddingExpansionError, _ours)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
-    # Behind a proxy the name is another one; a token keeps those out who make a name point here.
+    # Behind a proxy the Host header has another name. A token already protects against DNS rebinding.
     by_name = is_loopback and settings.token is None
     hosts = LOOPBACK_NAMES | {settings.host.lower()} if by_name else None
     return Guard(app, service.metrics, hosts, settings.root_path)
 
 
 async def _page(request: Request) -> Response:
-    """The page; below a prefix its parts are named with it, since its address may come without the last slash."""
+    """The page. Below a prefix, its links become absolute, as the URL may lack the final slash."""
     root = request.scope.get("root_path", "")
     page = (PAGE / "index.html").read_text(encoding="utf-8")
     return HTMLResponse(page.replace('="./', f'="{root}/') if root else page)
 
 
 _ANYWHERE: dict[int | str, dict[str, Any]] = {
-    403: {"model": models.Problem, "description": "A page of another site asks"},
-    421: {"model": models.Problem, "description": "The Host header is none of this server's names"},
-    422: {"model": models.Problem, "description": "The request cannot be what is meant; says why"},
-    500: {"model": models.Problem, "description": "The server failed"},
-    503: {"model": models.Problem, "description": "The index cannot be read now; Retry-After says when to come back"},
+    403: {"model": models.ErrorBody, "description": "A page of another site sent the request"},
+    421: {"model": models.ErrorBody, "description": "The Host header does not name this server"},
+    422: {"model": models.ErrorBody, "description": "The request is invalid; the detail says why"},
+    500: {"model": models.ErrorBody, "description": "The server failed"},
+    503: {"model": models.ErrorBody, "description": "The index cannot be read; try again after Retry-After seconds"},
 }
 _UNAUTHORISED: dict[int | str, dict[str, Any]] = {
-    401: {"model": models.Problem, "description": "The token is missing or wrong"}
+    401: {"model": models.ErrorBody, "description": "The token is missing or wrong"}
 }
 
 
 def _guarded(token: str | None) -> Sequence[Any]:
-    """The dependency that asks for the token; none where there is none."""
+    """The dependency that checks the token; an empty list if the server has no token."""
     if token is None:
         return []
-    bearer = HTTPBearer(auto_error=False, description="the token that the server was started with")
+    bearer = HTTPBearer(auto_error=False, description="the token given when the server was started")
 
     async def check(given: HTTPAuthorizationCredentials | None = Depends(bearer)) -> None:  # noqa: B008
         if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
             raise HTTPException(
                 401,
-                "this server asks for a token, and none or a wrong one was given; send Authorization: Bearer TOKEN",
+                "the token is missing or wrong; send the header Authorization: Bearer TOKEN",
                 {"WWW-Authenticate": "Bearer"},
             )
 
     return [Depends(check)]
 
 
-def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def _error_response(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse({"detail": models.shown(detail)}, status, headers)
 
 
@@ -107,37 +108,37 @@ async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     detail = str(error.detail)
     if error.status_code == 404 and detail == "Not Found":
-        detail = "there is nothing at this address; /openapi.json lists what there is"
+        detail = "there is nothing at this address; /openapi.json lists all routes"
     elif error.status_code == 405:
-        detail = f"{request.method} is not for this address; /openapi.json says what is"
-    return _problem(error.status_code, detail, dict(error.headers or {}))
+        detail = f"{request.method} is not allowed for this address; /openapi.json lists the allowed methods"
+    return _error_response(error.status_code, detail, dict(error.headers or {}))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    said = first["msg"].replace("Input should be", "it should be")
-    return _problem(422, f"{first['loc'][-1]} is {first.get('input')!r:.100}; {said}")
+    expected = first["msg"].replace("Input should be", "it should be")
+    return _error_response(422, f"{first['loc'][-1]} is {first.get('input')!r:.100}; {expected}")
 
 
 async def _ours(request: Request, error: Exception) -> Response:
     if isinstance(error, (Busy, Stopped)):
-        return _problem(503, str(error), {"Retry-After": "1"})
+        return _error_response(503, str(error), {"Retry-After": "1"})
     if isinstance(error, Refused):
-        return _problem(error.status, str(error))
+        return _error_response(error.status, str(error))
     if isinstance(error, InvalidInput):
-        return _problem(422, str(error))
+        return _error_response(422, str(error))
     print(f"embex serve: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-    if isinstance(error, StoreError):  # it may name where the index is
-        return _problem(
-            503, "the index cannot be read now; try again, or ask who runs the server", {"Retry-After": "5"}
+    if isinstance(error, StoreError):  # its message may reveal where the index is
+        return _error_response(
+            503, "the index cannot be read; try again, or ask the server's administrator", {"Retry-After": "5"}
         )
-    return _problem(500, "the server cannot answer this; its log says why")
+    return _error_response(500, "the server cannot answer this request; its log says why")
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
+    return Response(status_code=499)  # the client is gone, so nobody reads this
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    return _problem(500, "the server failed at this; its log says why")
+    return _error_response(500, "an internal error occurred; the server's log says more")

@@ -1,6 +1,6 @@
-"""Images of many requests go through the model together: what waits is taken at once, by one thread.
+"""Dynamic batching: one thread embeds the waiting images of all requests together.
 
-What an image is, is for the model to say: here it is handed over as it comes.
+The batcher does not look at the images: any value that the model accepts will do.
 """
 
 from __future__ import annotations
@@ -17,35 +17,36 @@ import numpy.typing as npt
 
 from embedding_expansion.errors import EmbeddingExpansionError
 
-#: Seconds that the end of the server waits for the batch that is being embedded.
+#: Seconds that shutdown waits for the batch in progress.
 PATIENCE = 5.0
-#: What is said to whoever still waits then.
-ENDING = "the server is ending; try again when it is back"
+#: The error sentence of requests that are still waiting at shutdown.
+ENDING = "the server is shutting down; try again when it is back"
 Row = npt.NDArray[np.float32]
 Image = TypeVar("Image")
 
 
 class Busy(EmbeddingExpansionError):
-    """As many images wait as may wait."""
+    """The queue is full."""
 
 
 class Stopped(EmbeddingExpansionError):
-    """The server is ending."""
+    """The server is shutting down."""
 
 
 class Batcher(Generic[Image]):
-    """Embeds images in batches, in a thread of its own.
+    """Embeds images in batches, in a dedicated thread.
 
-    A batch is whatever waits when the model is free, up to `batch_size`. Only if others have a place but not yet an
-    image does it wait for them, `patience` seconds at most; so an image alone is never kept waiting.
+    When the model is free, all waiting images form the next batch, up to `batch_size`. The batch is delayed by at most
+    `patience` seconds, and only while other requests have a place but have not delivered their image yet. A single
+    image is never delayed.
 
     Args:
-        embed: gives the vectors of 1 to `batch_size` images, an exception in the place of one that has none; called by
-            one thread.
-        batch_size: the most images of a batch.
-        places: images that are being received or wait, at most. It bounds the memory as well.
-        patience: in seconds.
-        observed: told the size of each batch.
+        embed: returns the vectors of 1 to `batch_size` images, and an exception for each image that has no vector. It
+            is always called by the same thread.
+        batch_size: the maximum number of images in a batch.
+        places: the maximum number of images that are being received or are waiting. It also bounds the memory.
+        patience: the longest delay of a batch, in seconds.
+        observed: called with the size of each batch.
     """
 
     def __init__(
@@ -67,14 +68,17 @@ class Batcher(Generic[Image]):
 
     @contextmanager
     def place(self) -> Iterator[Callable[[Image], Future[Row]]]:
-        """Takes a place before the image is read, and gives the function that hands the image over.
+        """Reserves a place in the queue before the image is read.
+
+        Yields:
+            The function that submits the image and returns the future of its vector.
 
         Raises:
-            Busy: all are taken.
+            Busy: the queue is full.
         """
         with self._changed:
             if self._taken >= self._places:
-                raise Busy(f"{self._taken} images wait already, and no more may; try again in a moment")
+                raise Busy(f"{self._taken} images are waiting already, which is the limit; try again in a moment")
             self._taken += 1
         try:
             yield self._submit
@@ -85,11 +89,11 @@ class Batcher(Generic[Image]):
 
     @property
     def taken(self) -> int:
-        """Places that are taken now."""
+        """Number of places in use."""
         return self._taken
 
     def stop(self) -> None:
-        """Ends after the batch that is being embedded, unless that takes long; whoever waits is told so."""
+        """Stops after the batch in progress, or after `PATIENCE` seconds. Waiting images fail with `Stopped`."""
         with self._changed:
             self._is_stopped = True
             while self._waiting:
@@ -114,7 +118,7 @@ class Batcher(Generic[Image]):
                 _settle(future, result)
 
     def _next(self) -> list[tuple[Image, Future[Row]]]:
-        """The next batch, without those who have given up; empty when it is stopped."""
+        """Waits for the next batch, without cancelled requests; empty once the batcher is stopped."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._is_stopped)
@@ -130,7 +134,7 @@ class Batcher(Generic[Image]):
         return self._is_stopped or len(self._waiting) >= min(self._taken, self._batch_size)
 
     def _results(self, images: list[Image]) -> Sequence[Row | Exception]:
-        """Of a batch that fails as a whole each image is tried alone, so that one does not fail the others."""
+        """Embeds a batch. If it fails, each image is tried alone, so that one image does not fail the others."""
         try:
             return self._embed(images)
         except Exception as error:

@@ -1,7 +1,7 @@
-"""Connections: how many there may be, who gives way to a new one, and how long headers may take to come.
+"""Limits on connections: how many, how long headers may take, and which connection is closed for a new one.
 
-uvicorn counts connections, however little they have sent, and waits for ever for the end of their headers. Here those
-that have no request in progress give way to new ones, the longest waiting first, so that they shut nobody out.
+uvicorn counts every connection, even an idle one, and waits for its headers forever. Here idle connections are closed
+when a new one needs the room, the longest idle first, so that they cannot lock others out.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-#: Seconds in which a client that is refused may read why.
+#: Seconds that a refused client has to read the reason.
 LINGER = 1.0
-#: Bytes of further requests that may be sent before an answer has come; uvicorn would take any number.
-AHEAD = 1 << 20
+#: Bytes of pipelined requests that a client may send before the response; uvicorn itself has no limit.
+PIPELINED = 1 << 20
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What connections may do.
+    """The limits.
 
     Attributes:
-        connections: at once.
-        per_address: at once from one address, or one network of 64 bits of IPv6; 0 for any number.
-        headers: seconds from the connection, or from the first byte of a later request, to the end of its headers.
-        reading: seconds that a client may leave an answer unread that does not fit into the buffers.
+        connections: the maximum number of open connections.
+        per_address: the maximum number of open connections of one IPv4 address or one /64 network of IPv6; 0 for no
+            limit.
+        headers: seconds for the headers of a request, from the connection or from the first byte of a later request.
+        reading: seconds that a client may stop reading a response which does not fit into the buffers.
     """
 
     connections: int = 512
@@ -40,11 +41,11 @@ class Bounds:
 
 
 class BoundedProtocol(H11Protocol):
-    """uvicorn's protocol of HTTP/1.1 within bounds.
+    """uvicorn's HTTP/1.1 protocol with limits.
 
     Args:
-        bounds: of all connections of the server.
-        given: by uvicorn, to its own protocol.
+        bounds: the limits, shared by all connections of the server.
+        given: the arguments of uvicorn's protocol.
     """
 
     def __init__(self, *, bounds: Bounds, **given: Any) -> None:
@@ -55,7 +56,7 @@ class BoundedProtocol(H11Protocol):
         self._since, self._is_refused = self.loop.time(), False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Makes room for the connection, or refuses it."""
+        """Accepts the connection if there is room for it, and refuses it otherwise."""
         super().connection_made(transport)
         self._address = _network(self.client[0]) if self.client else ""
         others = [one for one in self.connections if one is not self and isinstance(one, BoundedProtocol)]
@@ -66,64 +67,64 @@ class BoundedProtocol(H11Protocol):
             self._watch_headers()
 
     def data_received(self, data: bytes) -> None:
-        """Takes what has come, and notes whether a request has begun or its headers are complete."""
+        """Passes data on to uvicorn, and starts or stops the timer for the headers."""
         if self._is_refused:
             return
         super().data_received(data)
-        if len(self.conn.trailing_data[0]) > AHEAD:
+        if len(self.conn.trailing_data[0]) > PIPELINED:
             self.transport.abort()
         self._watch_headers()
 
     def on_response_complete(self) -> None:
-        """Notes since when there is nothing to do."""
+        """Records when the connection became idle."""
         self._since = self.loop.time()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forgets the connection."""
+        """Cancels the timers of the connection."""
         super().connection_lost(exc)
         for timer in (self._late, self._unread):
             if timer is not None:
                 timer.cancel()
 
     def pause_writing(self) -> None:
-        """The client does not read its answer: not for long."""
+        """Starts the timer for a client that does not read its response."""
         super().pause_writing()
         self._unread = self.loop.call_later(self._bounds.reading, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It does."""
+        """Cancels that timer: the client reads again."""
         super().resume_writing()
         if self._unread is not None:
             self._unread.cancel()
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request is in progress; before the end of its headers it has not begun."""
+        """Whether a request is in progress. A request starts when its headers are complete."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def give_way(self) -> None:
-        """Ends the connection, which has no request in progress, for another one."""
+        """Closes this idle connection to make room for another one."""
         if self.cycle is None:
-            self._refuse(408, "the headers had not come when others needed the connection; try again")
+            self._refuse(408, "the server needed the connection before the headers were complete; try again")
         else:
             self.connections.discard(self)
             self.transport.abort()
 
     def _watch_headers(self) -> None:
-        """Headers are waited for from their first byte on; how long nothing comes at all uvicorn watches itself."""
+        """Starts or stops the timer for the headers. uvicorn itself closes connections that send nothing at all."""
         waits = not self.is_busy and not self.transport.is_closing()
         if waits and self._late is None:
-            said = f"the headers did not come within {self._bounds.headers:g} seconds; try again"
-            self._late = self.loop.call_later(self._bounds.headers, self._refuse, 408, said)
+            detail = f"the headers were not complete within {self._bounds.headers:g} seconds; try again"
+            self._late = self.loop.call_later(self._bounds.headers, self._refuse, 408, detail)
         elif not waits and self._late is not None:
             self._late.cancel()
             self._late = None
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Says why, and ends the connection; what the client still sends is read for a moment, and thrown away.
+        """Sends the reason and closes the connection a moment later. Whatever the client sends meanwhile is discarded.
 
-        A connection that is closed with bytes unread is reset, and the client would see that instead of the answer.
+        Closing a connection with unread bytes resets it, and the client would see the reset instead of the response.
         """
         self._is_refused = True
         self.connections.discard(self)
@@ -140,7 +141,7 @@ class BoundedProtocol(H11Protocol):
 
 
 def _fits(others: Iterable[BoundedProtocol], most: int) -> bool:
-    """Whether one more connection may be there, after the idle one that has waited longest has given way."""
+    """Whether there is room for one more connection, after closing the longest idle one if necessary."""
     open_ones = list(others)
     if not most or len(open_ones) < most:
         return True
@@ -151,7 +152,7 @@ def _fits(others: Iterable[BoundedProtocol], most: int) -> bool:
 
 
 def _network(address: str) -> str:
-    """What counts as one address: of IPv6 the first half, since whoever has one has all of the second half."""
+    """What counts as one address: for IPv6 the /64 network, because one client usually owns all of it."""
     known = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(known, ipaddress.IPv6Address):
         known = known.ipv4_mapped or ipaddress.IPv6Address(int(known) >> 64 << 64)

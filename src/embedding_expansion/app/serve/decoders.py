@@ -1,7 +1,8 @@
-"""Uploads are decoded by a few processes, which are ended at a deadline and replaced: the server itself never decodes.
+"""Decodes uploads in a few worker processes, which are killed and replaced after a deadline.
 
-Ordinary images go to the quick processes. What is large by its header, or not done within `QUICK` seconds, goes to
-one slow process of low priority, so that such images wait for each other and not the ordinary ones for them.
+The server itself never decodes. Ordinary images go to the quick processes. An image that is large by its header, or
+that takes longer than `QUICK` seconds, goes to one slow process of low priority, so that ordinary images need not wait
+for it.
 """
 
 from __future__ import annotations
@@ -26,30 +27,30 @@ from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.errors import EmbeddingExpansionError, RunError
 from embedding_expansion.inference import decoder
-from embedding_expansion.inference.decoder import LARGE, Task, Verdict
+from embedding_expansion.inference.decoder import LARGE, DecodeTask, Verdict
 from embedding_expansion.inference.embedder import Square
 
-#: Quick processes, and the seconds that one spends on an image.
+#: Number of quick processes, and their deadline for an image in seconds.
 QUICK_PROCESSES, QUICK = min(4, os.cpu_count() or 1), 2.0
-#: Images that may wait for the slow process or be in it; the next one gets 503.
+#: The maximum number of images in or waiting for the slow process; one more gets 503.
 SLOW_PLACES = 3
-#: What the slow process is nicer than the server.
+#: Niceness of the slow process relative to the server.
 NICENESS = 10
-#: Memory of a process: bytes a pixel (22 were the most that was measured, 4 more where the image is turned), times as
-#: much as its file, and what Python takes meanwhile.
+#: Memory limit of a process: bytes per pixel (at most 22 were measured, and 4 more for a rotated image), bytes per byte
+#: of the file, and bytes for Python itself.
 PER_PIXEL, PER_BYTE, BESIDES = 28, 3, 32 << 20
-#: Seconds that a process may take to start, and how often that is tried.
+#: Seconds that a process may take to start, and the number of attempts.
 START, STARTS = 60.0, 3
 
 STATUS = {Verdict.UNKNOWN: 415, Verdict.TOO_LARGE: 413, Verdict.UNUSABLE: 422}
 
 
 class Refused(EmbeddingExpansionError):
-    """An image is not embedded.
+    """An image that the server does not embed.
 
     Args:
-        status: of HTTP.
-        sentence: why.
+        status: the HTTP status.
+        sentence: the reason.
     """
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -58,29 +59,29 @@ class Refused(EmbeddingExpansionError):
 
 
 class Decoders:
-    """Makes of the bytes of images what the model sees.
+    """Turns the bytes of image files into the input of the model.
 
     Args:
-        preprocessing: of the model.
-        settings: of the server.
+        preprocessing: the preprocessing of the model.
+        settings: the options of the server.
     """
 
     def __init__(self, preprocessing: Preprocessing, settings: Settings) -> None:
         formats = tuple(name.upper() for name in settings.formats)
         most, memory = settings.max_pixels, _memory(settings.max_pixels, settings)
-        slow = Task(preprocessing, formats, most, leaves_slow=False, memory=memory, niceness=NICENESS)
+        slow = DecodeTask(preprocessing, formats, most, leaves_slow=False, memory=memory, niceness=NICENESS)
         quick = replace(slow, leaves_slow=True, memory=_memory(min(LARGE, most), settings), niceness=0)
         self._seconds, self._places = settings.decode_timeout, threading.Semaphore(SLOW_PLACES)
         self._quick = _Lane(quick, min(QUICK, self._seconds), QUICK_PROCESSES, settings.max_bytes)
         self._slow = _Lane(slow, self._seconds, 1, settings.max_bytes)
 
     async def square(self, image: bytes) -> Square:
-        """What the model sees of an image.
+        """Decodes, crops and resizes an image to the square that the model takes.
 
         Raises:
-            Refused: it cannot be decoded, may not be, or takes too long.
-            Busy: others that take long are being decoded.
-            Stopped: the server is ending.
+            Refused: the image cannot be decoded, is not accepted, or takes too long.
+            Busy: too many slow images are being decoded already.
+            Stopped: the server is shutting down.
         """
         square = await asyncio.wrap_future(self._quick.decoded(image))
         if square is None:
@@ -92,18 +93,18 @@ class Decoders:
 
     @property
     def processes(self) -> list[int]:
-        """Their numbers, of those that run now."""
+        """The process ids of the running processes."""
         return [number for lane in (self._quick, self._slow) for number in lane.processes]
 
     def stop(self) -> None:
-        """Ends all processes; whoever waits is told so."""
+        """Kills all processes. Waiting requests fail with `Stopped`."""
         for lane in (self._quick, self._slow):
             lane.stop()
 
     @contextlib.contextmanager
     def _slow_place(self) -> Iterator[None]:
         if not self._places.acquire(blocking=False):
-            raise Busy("several images that take long are being decoded; send a smaller one, or try again later")
+            raise Busy("several slow images are being decoded already; send a smaller one, or try again later")
         try:
             yield
         finally:
@@ -115,16 +116,16 @@ def _memory(pixels: int, settings: Settings) -> int:
 
 
 class _Lane:
-    """Images that wait in a line for the same processes; each process has a thread that attends to it.
+    """A queue of images and the processes that decode them; one thread drives each process.
 
     Args:
-        task: of the processes.
-        seconds: that one may spend on an image.
-        count: of the processes.
-        most: bytes of an image.
+        task: what the processes do.
+        seconds: the deadline for an image.
+        count: the number of processes.
+        most: the maximum number of bytes of an image.
     """
 
-    def __init__(self, task: Task, seconds: float, count: int, most: int) -> None:
+    def __init__(self, task: DecodeTask, seconds: float, count: int, most: int) -> None:
         self._line = queue.SimpleQueue[tuple[bytes, Future[Square | None]] | None]()
         self._seconds, self._is_stopped = seconds, False
         self._decoders = [_Decoder(task, most) for _ in range(count)]
@@ -140,7 +141,7 @@ class _Lane:
         return [one.number for one in self._decoders if one.number is not None]
 
     def decoded(self, image: bytes) -> Future[Square | None]:
-        """The square of an image, or None where it takes longer."""
+        """Submits an image. The result is its square, or None if decoding takes too long."""
         future: Future[Square | None] = Future()
         if self._is_stopped:
             raise Stopped(ENDING)
@@ -169,20 +170,20 @@ class _Lane:
 
 
 class _Decoder:
-    """A process that decodes, and its successors. All but `stop` is called by one thread, which outlives them."""
+    """A decoding process and its replacements. One thread, which outlives them, calls all methods except `stop`."""
 
-    def __init__(self, task: Task, most: int) -> None:
+    def __init__(self, task: DecodeTask, most: int) -> None:
         self._task, self._most = task, most
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ready, self._is_stopped, self._guard = False, False, threading.Lock()
 
     @property
     def number(self) -> int | None:
-        """Of the process, as the system counts them."""
+        """The id of the process."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Starts a process, without waiting for it. Where that fails, `decode` says so."""
+        """Starts a process without waiting for it. If that fails, `decode` reports it."""
         self._connection, theirs = socket.socketpair()
         given = [str(os.getpid()), str(theirs.fileno()), str(self._most), self._task.to_json()]
         with self._guard, theirs, contextlib.suppress(OSError):
@@ -193,33 +194,33 @@ class _Decoder:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread would take memory
-                start_new_session=True,  # Ctrl+C of a terminal is the server's to deal with
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # every thread takes memory
+                start_new_session=True,  # the server handles Ctrl+C
             )
         self._is_ready = False
 
     def decode(self, image: bytes, seconds: float) -> Square | None:
-        """The square of an image; None where it takes longer, or was left for that.
+        """Decodes an image to its square; None if that takes too long, or if the process left it to the slow one.
 
-        Where it takes longer the process is ended, and where it ends by itself another one follows.
+        A process that takes too long is killed. A process that was killed or has died is replaced.
 
         Raises:
-            Refused: it cannot be decoded.
+            Refused: the image cannot be decoded.
             RunError: no process can be started.
         """
-        if self._process is None or self._process.poll() is not None:  # it has died of something else
-            self._begin_anew()
+        if self._process is None or self._process.poll() is not None:  # it died for another reason
+            self._restart()
         self._await_start()
         size, deadline = self._task.preprocessing.size, time.monotonic() + seconds
         try:
             decoder.send(self._connection, Verdict.READY, image, deadline)
             verdict, content = decoder.receive(self._connection, max(3 * size**2, 10_000), deadline)
         except TimeoutError:
-            self._begin_anew()
+            self._restart()
             return None
         except (OSError, EOFError):
-            self._begin_anew()
-            raise Refused(422, "the decoder failed at the image; save it again, or send another") from None
+            self._restart()
+            raise Refused(422, "the decoder crashed on this image; save it again, or send another") from None
         if verdict is Verdict.SQUARE:
             return np.frombuffer(content, np.uint8).reshape(size, size, 3)
         if verdict is Verdict.SLOW:
@@ -227,7 +228,7 @@ class _Decoder:
         raise Refused(STATUS[verdict], " ".join(content.decode(errors="replace").split()))
 
     def end(self) -> None:
-        """Ends the process and waits for that."""
+        """Kills the process and waits for its end."""
         self._connection.close()
         if self._process is not None:
             self._process.kill()
@@ -235,7 +236,7 @@ class _Decoder:
             self._process = None
 
     def stop(self) -> None:
-        """Ends the process, which whoever waits for it notices; there will be no other."""
+        """Kills the process for good: it is not replaced. The thread that waits for it notices."""
         with self._guard:
             self._is_stopped = True
             if self._process is not None:
@@ -246,15 +247,15 @@ class _Decoder:
             if not self._is_ready:
                 self._receive_start()
         if not self._is_ready:
-            raise RunError("a process that decodes images does not start; look at its message, and at the memory left")
+            raise RunError("the process that decodes images does not start; check the free memory and the server's log")
 
     def _receive_start(self) -> None:
         try:
             decoder.receive(self._connection, 0, time.monotonic() + START)
             self._is_ready = True
         except (OSError, EOFError):
-            self._begin_anew()
+            self._restart()
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         self.end()
         self.start()

@@ -1,4 +1,4 @@
-"""The outermost layer: who may ask, what every answer says to the browser, and the count of requests."""
+"""The outermost ASGI middleware: rejects foreign requests, sets security headers and counts requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embedding_expansion.app.serve.metrics import Metrics
 
-#: Scripts, styles and requests of this server only; pictures also of the page's own making (what was uploaded).
+#: The page may load scripts and styles from this server only, and show images of this server and its own uploads.
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
@@ -22,28 +22,29 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
-#: Methods that are counted by their name; anybody can make up others.
+#: Methods with a metric of their own name. Clients can invent others, so those are counted together.
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class Guard:
-    """Answers for the application what it need not see.
+    """Rejects requests that must not reach the application.
 
-    On loopback without a token the Host header must name this machine: a page of elsewhere whose name has been made to
-    point here (DNS rebinding) sends its own. And a page of elsewhere may not send requests, nor show parts of this one.
+    On loopback without a token, the Host header must name this machine: this stops DNS rebinding, where the name of a
+    foreign site resolves to this machine. Pages of other sites may neither send requests nor embed parts of this
+    server.
 
     Args:
-        app: the application behind; it finds the address without the prefix of a proxy, whether that strips it or not.
-        metrics: told of every request.
-        hosts: the names that a request may call the server by; None for any.
-        root_path: the prefix under which a proxy shows the server; "" for none.
+        app: the application. It sees paths without the prefix of a proxy, whether the proxy strips the prefix or not.
+        metrics: counts every request.
+        hosts: the accepted names in the Host header; None for any.
+        root_path: the prefix under which a proxy serves the application; "" for none.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, hosts: set[str] | None, root_path: str = "") -> None:
         self._app, self._metrics, self._hosts, self._root_path = app, metrics, hosts, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """Handles one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -70,7 +71,7 @@ class Guard:
             self._metrics.answered(method, route, status, time.perf_counter() - begun)
 
     def _below_root(self, scope: Scope) -> Scope:
-        """The scope with the whole path, as ASGI has it; a proxy may have stripped its prefix."""
+        """The scope with the full path, as ASGI defines it. A proxy may have stripped the prefix."""
         root, path = self._root_path, scope["path"]
         if not root:
             return scope
@@ -82,21 +83,23 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._hosts is not None and _name(host) not in self._hosts:
             return JSONResponse(
-                {"detail": "the Host header is none of this server's names; call it localhost or 127.0.0.1"}, 421
+                {"detail": "the Host header does not name this server; use localhost or 127.0.0.1"}, 421
             )
         if (origin is not None and _place(origin) != host) or _is_embedded_elsewhere(headers):
-            return JSONResponse({"detail": "a page of another site sent this; open the page of this server"}, 403)
+            return JSONResponse(
+                {"detail": "a page of another site sent this request; open the page of this server"}, 403
+            )
         return None
 
 
 def _is_embedded_elsewhere(headers: Headers) -> bool:
-    """Whether a page of another site asks for it as a part of itself; a link to this server may be followed."""
+    """Whether a page of another site embeds this resource. Following a link to this server is allowed."""
     site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
     return site in ("cross-site", "same-site") and mode != "navigate"
 
 
 def _place(origin: str) -> str | None:
-    """The host and port of an Origin header."""
+    """Host and port of an Origin header."""
     try:
         return urlsplit(origin).netloc
     except ValueError:
@@ -104,7 +107,7 @@ def _place(origin: str) -> str | None:
 
 
 def _name(host: str) -> str | None:
-    """The name in a Host header, without the port."""
+    """The host name in a Host header, without the port."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

@@ -1,4 +1,4 @@
-"""What an upload may be: raw bytes, no more of them than allowed, and in time."""
+"""Reads an upload within the limits on its size and duration."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from fastapi import HTTPException, Request
 
 from embedding_expansion.app.serve.settings import Settings
 
-#: Seconds that nothing of an image may come for.
+#: The longest pause in an upload, in seconds.
 STALL = 5.0
 
 
 async def read_image(request: Request, settings: Settings) -> bytes:
-    """The body of a request, kept in memory only.
+    """Reads the body of a request into memory.
 
-    A form (multipart) is refused: its parser writes large parts to a temporary file.
+    A multipart form is refused, because its parser would write large parts to a temporary file.
 
     Raises:
-        HTTPException: 400 for nothing, 408 for a slow upload, 413 for a large one, as soon as that is known, 415 for a
-            form.
+        HTTPException: 400 for an empty body, 408 for a slow upload, 413 for a large one (as soon as its size is known),
+            415 for a form.
     """
     kind = request.headers.get("content-type", "")
     if kind.startswith("multipart/"):
-        raise HTTPException(415, "the body is a form; send the bytes of the image file alone, as curl --data-binary")
-    told = request.headers.get("content-length", "0")
-    if told.isdecimal() and int(told) > settings.max_bytes:
+        raise HTTPException(
+            415, "the body is a form; send only the bytes of the image file, as curl --data-binary does"
+        )
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > settings.max_bytes:
         raise _too_large(settings)
     pieces, size = [], 0
     now = asyncio.get_running_loop().time
@@ -40,7 +42,7 @@ async def read_image(request: Request, settings: Settings) -> bytes:
                 pieces.append(piece)
     except TimeoutError:
         if now() < end:
-            raise HTTPException(408, f"nothing of the image came for {STALL:g} seconds; try again") from None
+            raise HTTPException(408, f"no bytes of the image arrived for {STALL:g} seconds; try again") from None
         raise HTTPException(
             408, f"the image was not received within {settings.timeout:g} seconds; send a smaller one, or try again"
         ) from None

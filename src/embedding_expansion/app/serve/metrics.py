@@ -1,6 +1,6 @@
-"""What a monitor asks for, in the text format of Prometheus.
+"""Metrics in the text format of Prometheus.
 
-Written by hand: four numbers need no library.
+Four metrics do not justify a dependency on a client library.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Histogram:
-    """How many values were at most so large."""
+    """A Prometheus histogram: counts of values up to each bound, and their sum."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
 
     def add(self, value: int | float) -> None:
-        """Counts a value."""
+        """Adds a value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
     def lines(self, name: str, labels: Mapping[str, object]) -> Iterator[str]:
-        """As samples."""
+        """The samples of the histogram, as lines of text."""
         total = 0
         for bound, count in zip((*self._bounds, math.inf), self._counts, strict=True):
             total += count
@@ -38,7 +38,7 @@ class Histogram:
 
 
 class Metrics:
-    """Requests by route and status, their time, and the sizes of batches; used by several threads."""
+    """Counts and durations of requests by route and status, and batch sizes. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -47,21 +47,21 @@ class Metrics:
         self._batches = Histogram(SIZES)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Counts a request."""
+        """Counts a request and its duration."""
         with self._guard:
             self._requests[method, route, status] += 1
             self._seconds.setdefault(route, Histogram(SECONDS)).add(seconds)
 
     def embedded(self, size: int) -> None:
-        """Counts a batch."""
+        """Counts a batch of this size."""
         with self._guard:
             self._batches.add(size)
 
     def text(self, gauges: Mapping[str, tuple[str, int | float]]) -> str:
-        """All of it.
+        """Renders all metrics.
 
         Args:
-            gauges: values of this moment: a name, what it means, how much it is.
+            gauges: further metrics with their current values: name -> (help text, value).
         """
         with self._guard:
             requests = [
@@ -76,8 +76,10 @@ class Metrics:
             batches = list(self._batches.lines("embex_batch_size", {}))
         lines = [
             *_family("embex_requests_total", "counter", "requests answered", requests),
-            *_family("embex_request_seconds", "histogram", "seconds from a request to the end of its answer", seconds),
-            *_family("embex_batch_size", "histogram", "images that went through the model at once", batches),
+            *_family(
+                "embex_request_seconds", "histogram", "seconds from a request to the end of its response", seconds
+            ),
+            *_family("embex_batch_size", "histogram", "images per batch of the model", batches),
         ]
         for name, (meaning, value) in gauges.items():
             lines += _family(name, "gauge", meaning, [_sample(name, {}, value)])

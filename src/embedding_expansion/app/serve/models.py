@@ -1,4 +1,4 @@
-"""What the API says, as types: FastAPI checks answers against them and writes the OpenAPI schema from them."""
+"""The response types of the API. FastAPI validates responses with them and generates the OpenAPI schema."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from embedding_expansion.app.serve.landscape import Landscape, State
+from embedding_expansion.app.serve.collection_map import CollectionMap, State
 from embedding_expansion.retrieval.index import Item, Match
 
-#: Images that stand for a cluster.
+#: Number of example images per cluster.
 EXAMPLES = 4
 
-_NO_TEXT = re.compile("[\ud800-\udfff]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def shown(text: str) -> str:
-    """A text that JSON can hold: what of a file's name is no UTF-8 becomes a question mark in a box."""
-    return _NO_TEXT.sub("\ufffd", text)
+    """Makes a text valid UTF-8: undecodable bytes of a file name become U+FFFD."""
+    return _SURROGATES.sub("\ufffd", text)
 
 
-class Problem(BaseModel):
-    """Why a request has no answer, in one sentence."""
+class ErrorBody(BaseModel):
+    """The reason why a request failed, in one sentence."""
 
     detail: str
 
@@ -35,13 +35,13 @@ class ItemModel(BaseModel):
     id: int
     path: str
     label: str | None
-    width: int | None = Field(description="of the original, in pixels, where it is known")
-    height: int | None
-    thumbnail: str = Field(description="where its small picture is: a path on this server")
+    width: int | None = Field(description="width of the original image in pixels; null if unknown")
+    height: int | None = Field(description="height of the original image in pixels; null if unknown")
+    thumbnail: str = Field(description="path of its thumbnail on this server")
 
     @classmethod
     def of(cls, item: Item, root: str) -> ItemModel:
-        """The item as it is shown by a server whose addresses begin with `root`."""
+        """Converts an item. `root` is the prefix of the server's URLs."""
         width, height = (item.metadata.get(side) for side in ("width", "height"))
         return cls(
             id=item.id or 0,
@@ -54,90 +54,90 @@ class ItemModel(BaseModel):
 
 
 class ItemDetail(ItemModel):
-    """An image, with all that is known of it."""
+    """An image with all its metadata."""
 
     metadata: dict[str, Any]
 
     @classmethod
     def of_item(cls, item: Item, root: str) -> ItemDetail:
-        """The item as it is shown."""
+        """Converts an item with its metadata."""
         metadata = json.loads(shown(json.dumps(dict(item.metadata), ensure_ascii=False)))
         return cls(**ItemModel.of(item, root).model_dump(), metadata=metadata)
 
 
 class MatchModel(ItemModel):
-    """An image that was found."""
+    """An image that matches a query."""
 
-    similarity: float = Field(description="the cosine to the query: larger is closer, 1 at most")
+    similarity: float = Field(description="cosine similarity to the query; larger is closer, at most 1")
 
     @classmethod
     def of_match(cls, match: Match, root: str) -> MatchModel:
-        """The match as it is shown."""
+        """Converts a match."""
         return cls(**ItemModel.of(match.item, root).model_dump(), similarity=match.similarity)
 
 
 class AnswerModel(BaseModel):
-    """What was found, the closest first."""
+    """The matches of a query, the closest first."""
 
     matches: list[MatchModel]
     known: bool | None = Field(
-        description="whether the collection holds the query's class, by the calibrated threshold; null without one"
+        description="whether the best match reaches the calibrated threshold; null if no threshold was calibrated"
     )
-    threshold: float | None = Field(description="the similarity from which it does")
+    threshold: float | None = Field(description="the calibrated threshold of similarity")
 
 
 class Samples(BaseModel):
-    """Some images of the collection, drawn at random."""
+    """Random images of the collection."""
 
     items: list[ItemModel]
 
 
 class MapModel(BaseModel):
-    """The collection in the plane: entry i of each list is one image. Places are across and up, from 0 to 1."""
+    """2-D positions of the images: entry i of each list belongs to image i. x and y range from 0 to 1; y points up."""
 
     state: State
-    version: str = Field(description="of the index that it is a map of")
+    version: str = Field(description="identifies the state of the index that the map shows")
     method: Literal["PCA", "t-SNE"] | None
-    total: int = Field(description="images of the collection; the map holds a random part of a large one")
+    total: int = Field(description="images in the collection; the map shows a random sample of a large one")
     ids: list[int]
     x: list[float]
     y: list[float]
-    labels: list[str] = Field(description="the names that `label` counts from 0, the most frequent first")
-    label: list[int] = Field(description="-1 is no label")
+    labels: list[str] = Field(description="label names, the most frequent first; `label` holds indices into this list")
+    label: list[int] = Field(description="index of each image's label in `labels`; -1 for none")
     cluster: list[int]
 
     @classmethod
-    def of(cls, landscape: Landscape) -> MapModel:
-        """The map as it is drawn."""
-        counts = Counter(item.label for item in landscape.items if item.label is not None)
+    def of(cls, drawn: CollectionMap) -> MapModel:
+        """Converts a map."""
+        counts = Counter(item.label for item in drawn.items if item.label is not None)
         position = {label: place for place, (label, _) in enumerate(counts.most_common())}
         return cls(
-            state=landscape.state,
-            version=landscape.version,
-            method=landscape.method,
-            total=landscape.total,
-            ids=[item.id or 0 for item in landscape.items],
-            x=landscape.places[:, 0].round(4).tolist(),
-            y=landscape.places[:, 1].round(4).tolist(),
+            state=drawn.state,
+            version=drawn.version,
+            method=drawn.method,
+            total=drawn.total,
+            ids=[item.id or 0 for item in drawn.items],
+            x=drawn.positions[:, 0].round(4).tolist(),
+            y=drawn.positions[:, 1].round(4).tolist(),
             labels=[shown(label) for label in position],
-            label=[position.get(item.label, -1) if item.label is not None else -1 for item in landscape.items],
-            cluster=landscape.cluster.tolist(),
+            label=[position.get(item.label, -1) if item.label is not None else -1 for item in drawn.items],
+            cluster=drawn.cluster.tolist(),
         )
 
 
 class ClusterModel(BaseModel):
-    """Images that lie together."""
+    """A cluster of similar images."""
 
     id: int
     size: int
-    label: str | None = Field(description="its most frequent label")
-    share: float = Field(description="of its images that have this label")
-    examples: list[ItemModel] = Field(description="the ones closest to its centre")
+    label: str | None = Field(description="the most frequent label of its images")
+    share: float = Field(description="the share of its images with this label")
+    examples: list[ItemModel] = Field(description="the images closest to its centre")
 
     @classmethod
-    def of_cluster(cls, landscape: Landscape, cluster: int, root: str) -> ClusterModel:
-        """One of the landscape's."""
-        members = [landscape.items[place] for place in landscape.members(cluster)]
+    def of_cluster(cls, drawn: CollectionMap, cluster: int, root: str) -> ClusterModel:
+        """Converts one cluster of the map."""
+        members = [drawn.items[place] for place in drawn.members(cluster)]
         counts = Counter(item.label for item in members if item.label is not None)
         label, count = counts.most_common(1)[0] if counts else (None, 0)
         return cls(
@@ -149,22 +149,22 @@ class ClusterModel(BaseModel):
         )
 
 
-class Clusters(BaseModel):
-    """The clusters, the largest first."""
+class ClusterList(BaseModel):
+    """All clusters, the largest first."""
 
     state: State
     total: int
-    grouped: int = Field(description="images in the clusters: all, or a random part of a large collection")
+    grouped: int = Field(description="images in the clusters: all, or a random sample of a large collection")
     clusters: list[ClusterModel]
 
     @classmethod
-    def of(cls, landscape: Landscape, root: str) -> Clusters:
-        """All clusters."""
+    def of(cls, drawn: CollectionMap, root: str) -> ClusterList:
+        """Converts all clusters of the map."""
         return cls(
-            state=landscape.state,
-            total=landscape.total,
-            grouped=len(landscape.items),
-            clusters=[ClusterModel.of_cluster(landscape, c, root) for c in range(landscape.clusters)],
+            state=drawn.state,
+            total=drawn.total,
+            grouped=len(drawn.items),
+            clusters=[ClusterModel.of_cluster(drawn, c, root) for c in range(drawn.clusters)],
         )
 
 
@@ -174,23 +174,23 @@ class ClusterItems(BaseModel):
     id: int
     size: int
     label: str | None
-    items: list[MatchModel] = Field(description="their similarity is that to the centre of the cluster")
+    items: list[MatchModel] = Field(description="each image with its similarity to the centre of the cluster")
 
     @classmethod
-    def of(cls, landscape: Landscape, cluster: int, count: int, root: str) -> ClusterItems:
-        """One of the landscape's, with its first items."""
-        places = landscape.members(cluster)
-        chosen = [Match(landscape.items[p], float(landscape.closeness[p])) for p in places[:count]]
+    def of(cls, drawn: CollectionMap, cluster: int, count: int, root: str) -> ClusterItems:
+        """Converts one cluster with its first `count` items."""
+        places = drawn.members(cluster)
+        chosen = [Match(drawn.items[p], float(drawn.closeness[p])) for p in places[:count]]
         return cls(
             id=cluster,
             size=len(places),
-            label=ClusterModel.of_cluster(landscape, cluster, root).label,
+            label=ClusterModel.of_cluster(drawn, cluster, root).label,
             items=[MatchModel.of_match(match, root) for match in chosen],
         )
 
 
 class LabelCount(BaseModel):
-    """How many images have a label."""
+    """A label and the number of its images."""
 
     label: str
     count: int
@@ -200,13 +200,13 @@ class ModelFacts(BaseModel):
     """The model, as model.json describes it."""
 
     backbone: str | None
-    data: str | None = Field(description="what it was trained on")
+    data: str | None = Field(description="the data set that it was trained on")
     loss: str | None
     device: str
 
 
 class About(BaseModel):
-    """What is served."""
+    """The collection, the model and the limits of the server."""
 
     name: str
     version: str
@@ -216,15 +216,17 @@ class About(BaseModel):
     reason: str
     recall: float | None
     model: ModelFacts
-    threshold: float | None = Field(description="the similarity from which an image counts as known")
-    labels: list[LabelCount] = Field(description="the most frequent ones, 2,000 at most")
+    threshold: float | None = Field(
+        description="the similarity from which a query counts as known; null if not calibrated"
+    )
+    labels: list[LabelCount] = Field(description="the most frequent labels, at most 2,000")
     max_bytes: int
     max_pixels: int
-    formats: list[str] = Field(description="of images that are taken")
-    takes_images: bool = Field(description="false for a collection of vectors, which is searched from its items only")
+    formats: list[str] = Field(description="accepted image formats")
+    takes_images: bool = Field(description="false for a collection of vectors, which can only be searched by its items")
 
 
 class Health(BaseModel):
-    """That the server answers."""
+    """The server runs."""
 
     status: Literal["ok"]

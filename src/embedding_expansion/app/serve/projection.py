@@ -1,7 +1,7 @@
-"""t-SNE in a process of its own: it does not stop the answers of the server, and ends with it, even if that is killed.
+"""t-SNE in a separate process, so that it does not slow the server down. It ends with the server, even a killed one.
 
-As a program it is given the number of the server's process, reads an array (n, d) from stdin, in the form of .npy, and
-writes the places (n, 2) to stdout.
+Run as a program, this module takes the server's process id as its argument, reads an array (n, d) in .npy format from
+stdin and writes the positions (n, 2) to stdout.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from embedding_expansion.inference.lifeline import end_with
 
 
 class Projection:
-    """Runs that program, and ends it when the server does; used by a thread that lives as long as the server."""
+    """Runs this module as a program. Use it from a thread that lives as long as the server."""
 
     def __init__(self) -> None:
         self._guard, self._is_stopped = threading.Lock(), False
         self._running: subprocess.Popen[bytes] | None = None
 
     def tsne(self, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"] | None:
-        """The places of the points; None if it was stopped or failed."""
+        """Computes the 2-D positions of the points; None if the process was stopped or failed."""
         content = io.BytesIO()
         np.save(content, points.astype(np.float32), allow_pickle=False)
         with self._guard:
@@ -39,17 +39,17 @@ class Projection:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl+C of a terminal is the server's to deal with
+                start_new_session=True,  # the server handles Ctrl+C
             )
         with self._running as process:
             written, _ = process.communicate(content.getvalue())
         if process.returncode != 0:
             return None
-        places: Float[np.ndarray, "n 2"] = np.load(io.BytesIO(written), allow_pickle=False)
-        return places
+        positions: Float[np.ndarray, "n 2"] = np.load(io.BytesIO(written), allow_pickle=False)
+        return positions
 
     def stop(self) -> None:
-        """Ends a run in progress; there will be no other."""
+        """Kills a running process. Later calls of `tsne` return None."""
         with self._guard:
             self._is_stopped = True
             if self._running is not None and self._running.poll() is None:
@@ -57,7 +57,7 @@ class Projection:
 
 
 def main() -> None:
-    """The program."""
+    """Runs the program."""
     end_with(int(sys.argv[1]))
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
@@ -66,7 +66,7 @@ def main() -> None:
         os.nice(10)
     points = np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False)
     start = points[:, :2] / max(float(points[:, 0].std()), 1e-12) * 1e-4
-    with threadpool_limits(1):  # type: ignore[no-untyped-call]  # the same points, the same map
+    with threadpool_limits(1):  # type: ignore[no-untyped-call]  # one thread: the same points give the same map
         tsne: Any = TSNE(  # type: ignore[no-untyped-call]
             perplexity=min(30, len(points) / 4), init=start, random_state=0, max_iter=500
         )

@@ -1,4 +1,4 @@
-"""The collection as it is served: one at a time at the index, in batches through the model."""
+"""The collection behind the API: access to the index is serialised, images are embedded in batches."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ import numpy as np
 
 from embedding_expansion.app.serve import models
 from embedding_expansion.app.serve.batching import Batcher, Row
+from embedding_expansion.app.serve.collection_map import CollectionMap
 from embedding_expansion.app.serve.decoders import Decoders
-from embedding_expansion.app.serve.landscape import Landscape
 from embedding_expansion.app.serve.metrics import Metrics
 from embedding_expansion.app.serve.settings import Settings
-from embedding_expansion.app.serve.watching import Watch
+from embedding_expansion.app.serve.watching import IndexWatcher
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.inference.collection import Answer, Collection, thresholds_of
 from embedding_expansion.inference.embedder import Embedder, Square
 from embedding_expansion.retrieval.index import Index, Item
 from embedding_expansion.retrieval.index.where import Where
 
-#: The first bytes of the pictures that are handed out, and what they are.
+#: First bytes of thumbnails, and their media types.
 _PICTURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"GIF8": "image/gif"}
 
 
 class Service:
-    """Answers for the API.
+    """Answers the requests of the API.
 
-    An index is used by one thread after another, so a lock serialises what asks it; a search takes milliseconds.
-    The model is used by the batcher's thread alone, images are decoded by other processes, and the map has a
-    connection of its own.
+    A lock serialises access to the index; a search takes milliseconds. Only the batcher's thread uses the model, other
+    processes decode the images, and the map has its own connection to the index.
     """
 
     def __init__(self, collection: Collection, settings: Settings) -> None:
@@ -45,15 +44,15 @@ class Service:
         self.batcher = Batcher[Square](
             self._embed, batch_size=settings.batch_size, places=settings.queue, observed=self.metrics.embedded
         )
-        self._watch = Watch(settings.index, self._look_at_thresholds)
+        self._watcher = IndexWatcher(settings.index, self._reload_thresholds)
 
     @classmethod
     @contextmanager
     def open(cls, settings: Settings) -> Iterator[Service]:
-        """Opens the index and its model, until the end of the block.
+        """Opens the index and its model, and closes them at the end of the block.
 
         Raises:
-            StoreError, RunError, InvalidInput: they cannot be opened.
+            StoreError, RunError, InvalidInput: the index or the model cannot be opened.
         """
         with Collection.open(settings.index, device=settings.device, batch_size=settings.batch_size) as collection:
             service = cls(collection, settings)
@@ -61,19 +60,19 @@ class Service:
                 yield service
             finally:
                 with ExitStack() as stack:
-                    stack.callback(service._watch.stop)
+                    stack.callback(service._watcher.stop)
                     stack.callback(service.batcher.stop)
                     if service._decoders is not None:
                         stack.callback(service._decoders.stop)
 
     @property
-    def landscape(self) -> Landscape:
-        """The latest."""
-        return self._watch.landscape
+    def collection_map(self) -> CollectionMap:
+        """The most recent map of the collection."""
+        return self._watcher.collection_map
 
     @property
     def takes_images(self) -> bool:
-        """Whether it can be searched by an image; a collection of vectors is searched from its items."""
+        """Whether the collection can be searched by an image; False for a collection of vectors."""
         return self._decoders is not None
 
     @property
@@ -81,44 +80,44 @@ class Service:
         """The processes that decode uploads.
 
         Raises:
-            InvalidInput: the collection takes no images.
+            InvalidInput: the collection holds vectors.
         """
         if self._decoders is None:
-            raise InvalidInput("this collection holds vectors and no images; ask for the neighbours of its items")
+            raise InvalidInput("this collection holds vectors, not images; ask for the neighbours of its items")
         return self._decoders
 
     @property
     def read_only(self) -> str | None:
-        """Why the index may only be read, if that is so; see `Index.read_only`."""
+        """The reason why the index is read-only, or None; see `Index.read_only`."""
         return self._collection.index.read_only
 
     def count(self) -> int:
-        """Images in the index now."""
+        """Number of images in the index."""
         with self._index_is_free:
             return self._collection.index.count()
 
     def search(self, row: Row, k: int, qe: int, alpha: float, label: str | None) -> Answer:
-        """The images closest to a vector."""
+        """Finds the images that are most similar to an embedding."""
         with self._index_is_free:
             return self._collection.search(row[None], k, qe=qe, alpha=alpha, where=_where(label))[0]
 
     def neighbours(self, id: int, k: int, qe: int, alpha: float, label: str | None) -> Answer:
-        """The images closest to one of the collection."""
+        """Finds the images that are most similar to one of the collection."""
         with self._index_is_free:
             return self._collection.neighbours(id, k, qe=qe, alpha=alpha, where=_where(label))
 
     def item(self, id: int) -> Item:
-        """One image, with its thumbnail.
+        """Returns one image with its thumbnail.
 
         Raises:
-            InvalidInput: there is none of this id.
+            InvalidInput: no image has this id.
         """
         with self._index_is_free:
             return self._collection.index.get(id)
 
     def samples(self, count: int, seed: int | None) -> list[Item]:
-        """Images drawn at random from those of the map; the first ones as long as there is no map."""
-        items = self.landscape.items
+        """Returns random images of the map, or the first images of the index while there is no map yet."""
+        items = self.collection_map.items
         if not items:
             with self._index_is_free:
                 items, _ = next(self._collection.index.batches(size=count), ([], None))
@@ -126,7 +125,7 @@ class Service:
         return [items[place] for place in chosen]
 
     def about(self) -> models.About:
-        """What is served."""
+        """Describes the collection, the model and the limits."""
         with self._index_is_free:
             index = self._collection.index
             known = self._collection.thresholds.get("known or unknown")
@@ -141,13 +140,13 @@ class Service:
                 reason=index.reason,
                 recall=recall.value if recall else None,
                 model=models.ModelFacts(
-                    backbone=_told(described, "model", "backbone"),
-                    data=_told(described, "training", "data"),
-                    loss=_told(described, "training", "loss", "name"),
+                    backbone=_described(described, "model", "backbone"),
+                    data=_described(described, "training", "data"),
+                    loss=_described(described, "training", "loss", "name"),
                     device=str(described["device"]),
                 ),
                 threshold=known.value if known else None,
-                labels=[models.LabelCount(label=models.shown(text), count=n) for text, n in self.landscape.labels],
+                labels=[models.LabelCount(label=models.shown(text), count=n) for text, n in self.collection_map.labels],
                 max_bytes=self.settings.max_bytes,
                 max_pixels=self.settings.max_pixels,
                 formats=list(self.settings.formats),
@@ -155,21 +154,21 @@ class Service:
             )
 
     def _embed(self, squares: Sequence[Square]) -> list[Row | Exception]:
-        """Called by the batcher's thread."""
+        """Embeds a batch. Only the batcher's thread calls this."""
         return list(self._collection.embed_squares(squares))
 
-    def _look_at_thresholds(self, index: Index) -> None:
-        """Another process may have calibrated one."""
+    def _reload_thresholds(self, index: Index) -> None:
+        """Reads the thresholds again, as another process may have calibrated them."""
         self._collection.thresholds = thresholds_of(index)
 
 
 def picture_type(content: bytes) -> str | None:
-    """What a thumbnail is, by its first bytes; None for what is no picture."""
+    """The media type of a thumbnail, by its first bytes; None if they are not those of an image."""
     return next((kind for start, kind in _PICTURES.items() if content.startswith(start)), None)
 
 
-def _told(described: Mapping[str, Any], *keys: str) -> str | None:
-    """What model.json says somewhere, if it does."""
+def _described(described: Mapping[str, Any], *keys: str) -> str | None:
+    """An entry of model.json as text, or None if it is missing."""
     found: Any = described
     for key in keys:
         found = found.get(key) if isinstance(found, dict) else None
@@ -181,7 +180,7 @@ def _where(label: str | None) -> Where | None:
 
 
 def _name(location: str) -> str:
-    """The last part of a folder; of PostgreSQL the name of the index, not where the server is."""
+    """The folder's name, or the name of an index in PostgreSQL without the address of the database."""
     if "://" in location:
         return location.partition("index=")[2].partition("&")[0] or "default"
     return Path(location).resolve().name

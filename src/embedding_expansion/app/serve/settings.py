@@ -1,4 +1,4 @@
-"""What a server is told when it is started, and what is refused before anything heavy is loaded."""
+"""The options of the server, validated before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from embedding_expansion.errors import InvalidInput
 
-#: A token that guards an address which others can reach has at least so many characters.
+#: The shortest token, in characters, for a server that other machines can reach.
 TOKEN_LENGTH = 16
-#: What browsers, telephones and screenshots make; and what else there is a decoder for.
+#: Formats of browsers, phones and screenshots, and all formats that can be decoded.
 BROWSER_FORMATS = ("jpeg", "png", "webp", "gif", "avif")
 FORMATS = (*BROWSER_FORMATS, "bmp", "tiff", "ppm")
-#: Requests of one address at once where other machines reach the server and nothing else is said.
+#: The default of `per_address` for a server that other machines can reach.
 PER_ADDRESS = 32
 
 
@@ -24,20 +24,20 @@ class Settings:
     """The options of `embex serve`.
 
     Attributes:
-        index: a folder, or a URL of PostgreSQL.
-        host, port: where it listens; port 0 takes a free one.
-        token: what every request must bring along; None asks for none.
-        device: of the model.
-        batch_size: images that go through the model at once.
-        queue: images that are being received or wait for the model; the next one is refused.
-        max_bytes: of an upload.
-        max_pixels: of an image.
-        formats: of images, some of `FORMATS`.
-        timeout: seconds for receiving an image, and again for the model's answer.
-        decode_timeout: seconds that the decoding of an image may take.
-        per_address: requests of one address at once, 0 for any number; None for `PER_ADDRESS` where other machines
-            reach the server, else 0.
-        root_path: the prefix under which a proxy shows the server, such as "/images"; "" for none.
+        index: the index: a folder or a postgresql:// URL.
+        host, port: the address to listen on; port 0 picks a free port.
+        token: the token that every request must send; None for none.
+        device: the device of the model.
+        batch_size: the maximum number of images per batch of the model.
+        queue: the maximum number of images that are being received or are waiting for the model.
+        max_bytes: the maximum size of an upload in bytes.
+        max_pixels: the maximum number of pixels of an image.
+        formats: accepted image formats, from `FORMATS`.
+        timeout: seconds for the upload of an image, and again for its embedding.
+        decode_timeout: seconds for decoding an image.
+        per_address: the maximum number of concurrent connections of one address, 0 for no limit; None means
+            `PER_ADDRESS` if other machines can reach the server, and 0 otherwise.
+        root_path: the prefix under which a proxy serves the application, such as "/images"; "" for none.
     """
 
     index: str
@@ -60,41 +60,43 @@ class Settings:
             if getattr(self, name) < 1:
                 raise InvalidInput(f"--{name} is {getattr(self, name)}; pass 1 or more")
         if not 0 <= self.port <= 65_535:
-            raise InvalidInput(f"--port is {self.port}; pass 1 to 65535, or 0 for a free one")
+            raise InvalidInput(f"--port is {self.port}; pass 1 to 65535, or 0 for a free port")
         for name in ("timeout", "decode_timeout"):
             if not 0 < getattr(self, name) <= 3600:
                 given = getattr(self, name)
-                raise InvalidInput(f"--{name} is {given:g}; pass seconds, more than 0 and at most 3600")
+                raise InvalidInput(f"--{name} is {given:g}; pass seconds greater than 0 and at most 3600")
         if self.per_address is not None and self.per_address < 0:
             raise InvalidInput(f"--per_address is {self.per_address}; pass 1 or more, or 0 for no limit")
         if not self.formats or not set(self.formats) <= set(FORMATS):
-            raise InvalidInput(f"--formats is {','.join(self.formats)!r}; pass some of {','.join(FORMATS)}")
+            raise InvalidInput(f"--formats is {','.join(self.formats)!r}; pass one or more of {','.join(FORMATS)}")
         if not _ROOT_PATH.fullmatch(self.root_path):
             raise InvalidInput(f"--root_path is {self.root_path!r}; pass a path such as /images")
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
-            raise InvalidInput("the token is empty or holds other than printable ASCII characters; pass such a text")
+            raise InvalidInput(
+                "the token is empty or has characters other than printable ASCII; pass printable ASCII characters"
+            )
 
     def of_one_address(self, is_loopback: bool) -> int:
-        """Requests of one address at once, 0 for any number: on this machine all clients have the same address."""
+        """The effective `per_address`. It is 0 on loopback, where all clients share one address."""
         if self.per_address is None:
             return 0 if is_loopback else PER_ADDRESS
         return self.per_address
 
     def check_reach(self, is_loopback: bool) -> None:
-        """Refuses an address that other machines can reach without a token that nobody guesses.
+        """Requires a long token if other machines can reach the server.
 
         Raises:
-            InvalidInput: there is none, or a short one.
+            InvalidInput: the token is missing or too short.
         """
         if is_loopback:
             return
         if self.token is None:
             raise InvalidInput(
-                f"--host {self.host} can be reached from other machines; set EMBEX_TOKEN (or --token) to a long random "
-                "text that they must know, or leave --host out"
+                f"other machines can reach --host {self.host}; set EMBEX_TOKEN (or --token) to a long random text that "
+                "clients must send, or omit --host"
             )
         if len(self.token) < TOKEN_LENGTH:
             raise InvalidInput(
-                f"the token has {len(self.token)} characters, and --host {self.host} can be reached from other "
-                f"machines; take {TOKEN_LENGTH} random ones or more"
+                f"the token has {len(self.token)} characters, but other machines can reach --host {self.host}; pass "
+                f"{TOKEN_LENGTH} or more random characters"
             )

@@ -1,4 +1,4 @@
-"""A thread that notices when the index has changed, and surveys it again."""
+"""A thread that recomputes the map whenever the index has changed."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import threading
 import time
 from collections.abc import Callable
 
-from embedding_expansion.app.serve.landscape import Landscape, nothing, survey
+from embedding_expansion.app.serve.collection_map import CollectionMap, compute_maps, empty_map
 from embedding_expansion.app.serve.projection import Projection
 from embedding_expansion.retrieval.index import Index, open_index
 
-#: Seconds between two looks at whether the index has changed.
+#: Seconds between two checks of the index.
 EVERY = 2.0
-#: After a survey it rests for at least so many times as long as the survey took.
+#: The pause after computing a map, as a multiple of the time that the map took.
 REST = 3.0
-#: Seconds that the end of the server waits for the thread.
+#: Seconds that shutdown waits for the thread.
 PATIENCE = 5.0
 
 
-class Watch:
-    """Keeps the landscape of an index; searches never wait for it, since it has a connection of its own.
+class IndexWatcher:
+    """Keeps the map of an index up to date. It has its own connection, so searches never wait for it.
 
     Args:
-        location: of the index.
-        noted: told the index, now and then; another process may have calibrated a threshold.
+        location: the folder or URL of the index.
+        on_check: called with the index at every check.
     """
 
-    def __init__(self, location: str, noted: Callable[[Index], object]) -> None:
-        self.landscape: Landscape = nothing()
-        self._location, self._noted = location, noted
+    def __init__(self, location: str, on_check: Callable[[Index], object]) -> None:
+        self.collection_map: CollectionMap = empty_map()
+        self._location, self._on_check = location, on_check
         self._projection, self._stopped = Projection(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="embex-map", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it; a survey that goes on is not waited for long."""
+        """Stops the thread. Waits at most `PATIENCE` seconds for a map in progress."""
         self._stopped.set()
         self._projection.stop()
         self._thread.join(PATIENCE)
@@ -47,21 +47,23 @@ class Watch:
             pause = EVERY
             try:
                 index = index or open_index(self._location)
-                self._noted(index)
+                self._on_check(index)
                 state = index.state
                 if state != seen:
-                    pause = max(EVERY, REST * self._survey(index))
+                    pause = max(EVERY, REST * self._compute(index))
                     seen = state
-            except Exception as error:  # such as a database that is away; whatever it is, it is looked at again
-                print(f"embex serve: the map waits: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            except Exception as error:  # such as an unreachable database: try again later
+                print(
+                    f"embex serve: the map is not updated: {' '.join(str(error).split())}", file=sys.stderr, flush=True
+                )
         if index is not None:
             index.close()
 
-    def _survey(self, index: Index) -> float:
-        """Surveys the index; gives the seconds that it took."""
+    def _compute(self, index: Index) -> float:
+        """Computes the map of the index; returns the seconds that it took."""
         begun = time.monotonic()
-        for landscape in survey(index, self._projection):
+        for drawn in compute_maps(index, self._projection):
             if self._stopped.is_set():
                 break
-            self.landscape = landscape
+            self.collection_map = drawn
         return time.monotonic() - begun

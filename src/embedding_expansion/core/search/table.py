@@ -277,8 +277,8 @@ def _backward(
     pair = g.long() * gradient.shape[1] + h  # can exceed 32 bits
     gradient, value = (entry.flatten().index_select(0, pair) for entry in (gradient, found.value))
     ends, weights = (entry.flatten(0, 1).index_select(0, pair).T for entry in (found.ends, found.weights))
-    x = _Winners(problem.left, problem.left_gram, g, ends[:2], weights[0], problem.rules)
-    y = _Winners(problem.right, problem.right_gram, h, ends[2:], weights[1], problem.rules)
+    x = _WinningPoints(problem.left, problem.left_gram, g, ends[:2], weights[0], problem.rules)
+    y = _WinningPoints(problem.right, problem.right_gram, h, ends[2:], weights[1], problem.rules)
     inner = value - x.shift - y.shift
     scaled = gradient * x.scale * y.scale
     flat, stride = problem.product.view(-1), problem.product.shape[1]
@@ -289,7 +289,7 @@ def _backward(
     return x.gram_gradient(gradient, inner), y.gram_gradient(gradient, inner)
 
 
-class _Winners:
+class _WinningPoints:
     """The winning points of one side: the members they lie between, squared norms, scale and shift."""
 
     def __init__(self, side: Side, gram: Tensor, group: Tensor, ends: Tensor, u: Tensor, rules: Rules) -> None:

@@ -1,9 +1,8 @@
 """Images and their vectors, kept and searched: in a folder, or in PostgreSQL where one machine is not enough."""
 
-from embedding_expansion.retrieval.index.index import Index
+from embedding_expansion.retrieval.index.index import Index, Loading
 from embedding_expansion.retrieval.index.items import Changes, Item, Match
-from embedding_expansion.retrieval.index.loading import Loading
+from embedding_expansion.retrieval.index.kinds import Recall
 from embedding_expansion.retrieval.index.opening import create_index, is_index, open_index
-from embedding_expansion.retrieval.index.recall import Recall
 
 __all__ = ["Changes", "Index", "Item", "Loading", "Match", "Recall", "create_index", "is_index", "open_index"]

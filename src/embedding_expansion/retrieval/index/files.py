@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.files import replacing
 from embedding_expansion.retrieval.index.items import encoded
 from embedding_expansion.retrieval.index.store import Store
 
@@ -45,15 +45,8 @@ class ModelFiles:
         kept = self.sizes()
         if name not in kept:
             raise InvalidInput(f"the index holds no file {name!r}; it holds {', '.join(kept) or 'none'}")
-        partial = target.with_name(f".partial-{os.getpid()}")
-        try:
-            with partial.open("wb") as file:
-                file.writelines(self._store.file(name))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(target) as partial, partial.open("wb") as file:
+            file.writelines(self._store.file(name))
 
 
 @validates

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,12 @@ from jaxtyping import Float
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, InvalidType, StoreError
-from embedding_expansion.retrieval.cosines import as_cosine
+from embedding_expansion.retrieval.arrays import as_cosine, positive, unit_vectors
 from embedding_expansion.retrieval.index.files import ModelFiles
-from embedding_expansion.retrieval.index.incoming import incoming, incoming_note
-from embedding_expansion.retrieval.index.items import Changes, Item, Match, decoded, encoded, item_of
-from embedding_expansion.retrieval.index.loading import Loading
-from embedding_expansion.retrieval.index.noted import read_note
-from embedding_expansion.retrieval.index.recall import Recall
+from embedding_expansion.retrieval.index.items import Changes, Item, Match, Row, decoded, encoded, item_of, rows_of
+from embedding_expansion.retrieval.index.kinds import Recall
+from embedding_expansion.retrieval.index.notes import read_note
 from embedding_expansion.retrieval.index.store import OWN_NOTES, Store
-from embedding_expansion.retrieval.index.vectors import positive, unit_vectors
 from embedding_expansion.retrieval.index.where import Condition, Where, condition
 
 ALONE = b"\x00add"  # the key of `add`; no user's key starts so
@@ -259,7 +257,7 @@ class Index:
         Raises:
             InvalidInput: a value that is no JSON, or a name that the index uses itself.
         """
-        text = incoming_note(name, value)
+        text = _note(name, value)
         with self._store.writing():
             self._store.set_note(name, text)
 
@@ -305,7 +303,7 @@ class Index:
 
     @validates
     def _stage(self, key: bytes, items: Iterable[Item], vectors: Any) -> None:
-        rows, units = incoming(items, vectors, self.dimensions)
+        rows, units = _incoming(items, vectors, self.dimensions)
         if rows:
             self._store.stage(key, rows, units)
 
@@ -313,3 +311,47 @@ class Index:
 def _possible(ids: Sequence[int]) -> list[int]:
     """Those that a database can count to; the others are no item's."""
     return [id for id in ids if 0 < id < 2**63]
+
+
+class Loading:
+    """A load that has begun.
+
+    Attributes:
+        staged: the paths that are on disk already, of this load or of one with the same key that was broken off.
+        changes: what has become visible; None until the block has ended.
+    """
+
+    def __init__(self, staged: set[str], stage: Callable[[Iterable[Item], Any], None]) -> None:
+        self.staged, self._stage = staged, stage
+        self.changes: Changes | None = None
+
+    @validates
+    def add(self, items: Iterable[Item], vectors: Any) -> None:
+        """Adds a batch, as `Index.add` does, but nobody sees it until the end of the block."""
+        batch = list(items)
+        self._stage(batch, vectors)
+        self.staged.update(item.path for item in batch)
+
+
+@validates
+def _incoming(items: Iterable[Item], vectors: Any, dimensions: int) -> tuple[list[Row], Float[np.ndarray, "n d"]]:
+    """The rows to be stored and their unit vectors; of equal paths the last one counts."""
+    rows, units = rows_of(items), unit_vectors(vectors, dimensions)
+    if len(rows) != len(units):
+        raise InvalidInput(f"items has {len(rows)} entries but vectors has {len(units)} rows; pass one row per item")
+    places = sorted({row.path: place for place, row in enumerate(rows)}.values())
+    return [rows[place] for place in places], units[places]
+
+
+def _note(name: object, value: Any) -> str:
+    """A note's value as JSON.
+
+    Raises:
+        InvalidInput: a value that is no JSON, or a name that the index uses itself.
+    """
+    if name in OWN_NOTES or not isinstance(name, str) or not name.isprintable():
+        raise InvalidInput(f"name is {name!r}; pass a printable text, and none of {', '.join(sorted(OWN_NOTES))}")
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"the value of {name!r} is no JSON ({error}); pass what JSON can hold") from None

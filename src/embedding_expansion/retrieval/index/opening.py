@@ -8,10 +8,10 @@ from pathlib import Path
 
 from embedding_expansion.core.validation import validates
 from embedding_expansion.errors import InvalidInput, StoreError, UnknownName
+from embedding_expansion.retrieval.arrays import positive
 from embedding_expansion.retrieval.index.index import Index
 from embedding_expansion.retrieval.index.kinds import check_kind
-from embedding_expansion.retrieval.index.noted import MOST_DIMENSIONS, PRECISIONS
-from embedding_expansion.retrieval.index.vectors import positive
+from embedding_expansion.retrieval.index.notes import MOST_DIMENSIONS, PRECISIONS
 
 SCHEMES = ("postgresql://", "postgres://")
 

@@ -9,8 +9,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from embedding_expansion.retrieval.arrays import Neighbours
 from embedding_expansion.retrieval.index.items import Changes, Row
-from embedding_expansion.retrieval.index.vectors import Found
 from embedding_expansion.retrieval.index.where import Condition
 
 #: The notes that a backend keeps itself; users' notes have other names.
@@ -67,7 +67,7 @@ class Store(Protocol):
 
     def search(
         self, queries: Float[np.ndarray, "q d"], k: int, condition: Condition, *, exact: bool, thumbnails: bool
-    ) -> tuple[list[Found], dict[int, Row]]:
+    ) -> tuple[list[Neighbours], dict[int, Row]]:
         """What each query finds, and the rows of all that was found."""
 
     def read(

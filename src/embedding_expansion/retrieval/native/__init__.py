@@ -26,7 +26,7 @@ _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 def library() -> ctypes.CDLL | None:
     """The compiled library, or None where it is missing or turned off; see `open_library`."""
     constants = {"STEP": STEP, "MOST_RELEVANT": MOST_RELEVANT, "WALKS": WALKS}
-    return open_library(Path(__file__).parent, "_measures", (Tile, Relevant, Choice, Walk), constants)
+    return open_library(Path(__file__).parent, "_measures", (Tile, Relevant, NearestChoice, Walk), constants)
 
 
 def available(device: torch.device) -> bool:
@@ -81,7 +81,7 @@ class Relevant(ctypes.Structure):
     )
 
 
-class Choice(ctypes.Structure):
+class NearestChoice(ctypes.Structure):
     """Rows, and the centers that they may belong to."""
 
     _fields_ = (
@@ -105,7 +105,7 @@ class Walk(ctypes.Structure):
     )
 
 
-def call(name: str, given: Tile | Relevant | Choice | Walk, dtype: torch.dtype) -> None:
+def call(name: str, given: Tile | Relevant | NearestChoice | Walk, dtype: torch.dtype) -> None:
     """Runs one of the kernels, by as many threads as torch uses. What `given` points to must be contiguous."""
     if not getattr(library(), f"{name}_{_TYPES[dtype]}")(ctypes.byref(given), torch.get_num_threads()):
         raise MemoryError(f"there is no memory left to {name}")

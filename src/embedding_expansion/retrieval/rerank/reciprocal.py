@@ -14,7 +14,7 @@ from torch import Tensor
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.inputs import positive_integer
-from embedding_expansion.retrieval.ranking import largest
+from embedding_expansion.retrieval.ranks import largest
 from embedding_expansion.retrieval.rerank.inputs import number_within, unit_sides
 from embedding_expansion.retrieval.search import TABLE_BYTES, Comparison, check_sides, excluded_rows, nearest
 

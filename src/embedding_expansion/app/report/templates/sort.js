@@ -1,4 +1,4 @@
-// Tables sort by the column whose heading is pressed; without this script they stand worst first.
+// Sorts a table by the column whose heading is clicked. Without this script, the worst class comes first.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
   headings.forEach((heading, column) => {

@@ -1,21 +1,21 @@
-// Requests to this server, with the token where it asks for one.
+// Requests to this server, with a token if the server needs one.
 
-// Where this server is: beside its scripts, also below the prefix of a proxy.
+// The server's root path, derived from this script's URL, so that it includes the prefix of a proxy.
 const HOME = new URL(".", import.meta.url).pathname.replace(/\/$/, "");
 
 let token = sessionStorage.getItem("token");
 let hasPictures = true;
-let asking = null; // one dialog, however many requests wait for it
+let asking = null; // one dialog for all waiting requests
 
 export class Problem extends Error {}
 
 export async function ask(path, options = {}) {
   const response = await request(HOME + path, options);
   if (response.ok) return response.json();
-  let detail = `the server says ${response.status}`;
+  let detail = `the server returned status ${response.status}`;
   try {
     detail = (await response.json()).detail;
-  } catch { /* no JSON, such as from a proxy */ }
+  } catch { /* not JSON, for example a proxy's error page */ }
   throw new Problem(detail);
 }
 
@@ -23,9 +23,9 @@ export function withoutPictures(none) {
   hasPictures = !none;
 }
 
-// Shows a picture. With a token it is fetched with it, since an <img> sends none.
+// Shows a picture. With a token, the picture is fetched by script, because an <img> cannot send the token.
 export async function picture(image, url) {
-  image.dataset.wanted = url; // what it shows in the end, however late the answer to an earlier wish comes
+  image.dataset.wanted = url; // the latest URL wins, even if an earlier response arrives later
   image.onload = () => image.classList.toggle("tiny", image.naturalWidth <= 64);
   image.onerror = () => gone(image);
   image.parentElement?.classList.remove("gone");
@@ -65,7 +65,7 @@ async function request(path, options) {
       response = await fetch(path, { ...options, headers });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Problem("the server does not answer; is it still running?");
+      throw new Problem("the server does not respond; check that it is still running");
     }
     if (response.status !== 401) return response;
     if (used === token) await (asking ??= askForToken(Boolean(used)).finally(() => (asking = null)));
@@ -75,7 +75,7 @@ async function request(path, options) {
 function askForToken(wasWrong) {
   const dialog = document.getElementById("ask");
   const field = document.getElementById("token");
-  if (wasWrong) document.getElementById("ask-why").textContent = "That was not the right one; try again.";
+  if (wasWrong) document.getElementById("ask-why").textContent = "The token is wrong; try again.";
   field.value = "";
   dialog.showModal();
   return new Promise((resolve) => {

@@ -1,4 +1,4 @@
-// Pictures with what is known of them, as links that search from them.
+// Cards of images and clusters. Each is a link that starts a search.
 
 import { picture, thumbnailOf } from "./api.js";
 
@@ -8,7 +8,7 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
-// The last two parts of a path; the whole of it stands in the title.
+// The last two parts of a path. The title attribute has the full path.
 export function shortPath(path) {
   return path.split("/").slice(-2).join("/");
 }
@@ -20,12 +20,12 @@ export function nameOf(item) {
 export function thumbnail(item, alt = "") {
   const image = element("img", { alt, loading: "lazy", decoding: "async" });
   const frame = element("div", { className: "picture" }, image);
-  frame.dataset.name = nameOf(item); // shown where there is no picture
+  frame.dataset.name = nameOf(item); // shown if there is no picture
   picture(image, thumbnailOf(item.id));
   return frame;
 }
 
-// One result: rank is its place from 1, asked the item that was searched from, if it was one.
+// One match. rank starts at 1; asked is the query if it is an item of the collection.
 export function match(item, rank, href, asked) {
   const bar = element("i");
   bar.style.setProperty("--part", `${Math.max(0, item.similarity) * 100}%`);

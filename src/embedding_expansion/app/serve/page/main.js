@@ -1,4 +1,4 @@
-// The page: what is asked and what is shown of the answer.
+// The page: reads the query and shows the results.
 
 import { Problem, ask, picture, thumbnailOf, withoutPictures } from "./api.js";
 import { match, nameOf, shortPath } from "./cards.js";
@@ -9,8 +9,8 @@ import { address, amend, current, push, uploads } from "./route.js";
 const at = (id) => document.getElementById(id);
 const map = new CollectionMap((step) => go([step]));
 let about = null;
-let running = null; // the search in progress, to be given up for the next one
-let uploaded = Date.now(); // numbers that no address of an earlier page has
+let running = null; // the search in progress, aborted by the next one
+let uploaded = Date.now(); // ids that no earlier page has used
 
 function options() {
   return { k: Number(at("k").value), qe: Number(at("qe").value), label: at("label").value };
@@ -22,7 +22,7 @@ function setOptions({ k, qe, label }) {
   at("label").value = label;
 }
 
-// Goes to a place at the end of a way; the place where one is already makes no second entry in the history.
+// Goes to the last step of a trail. Going to the current step adds no second history entry.
 function go(trail) {
   const move = address(trail.at(-1), options()) === location.search ? amend : push;
   move(trail, options());
@@ -78,9 +78,9 @@ async function fetched({ step, k, qe, label }, signal) {
     return { ...answer, asked, name: nameOf(asked) };
   }
   const image = uploads.get(step.id);
-  if (!image) throw new Problem("the picture is no longer at hand, since the page was loaded again; choose it once more");
+  if (!image) throw new Problem("the uploaded picture was lost when the page was reloaded; choose it again");
   if (about && image.blob.size > about.max_bytes) {
-    throw new Problem(`the image has ${image.blob.size.toLocaleString("en")} bytes, more than the ${about.max_bytes.toLocaleString("en")} that the server takes; make it smaller`);
+    throw new Problem(`the image has ${image.blob.size.toLocaleString("en")} bytes, but the server accepts at most ${about.max_bytes.toLocaleString("en")}; make it smaller`);
   }
   return { ...(await ask(`/api/search?${query}`, { method: "POST", body: image.blob, headers: { "Content-Type": "application/octet-stream" }, signal })), image, name: image.name };
 }
@@ -88,7 +88,7 @@ async function fetched({ step, k, qe, label }, signal) {
 function render(view, { matches, known, threshold, asked, cluster, image, name }) {
   if (asked) picture(at("asked-picture"), thumbnailOf(asked.id));
   else if (image) picture(at("asked-picture"), image.url);
-  at("asked-picture").alt = `the query: ${name}`;
+  at("asked-picture").alt = `query: ${name}`;
   at("asked-name").textContent = name;
   at("asked-path").textContent = asked ? [asked.path, asked.width && `${asked.width} × ${asked.height}`].filter(Boolean).join(" · ") : "your image";
   at("answer-title").textContent = cluster ? titleOf(cluster) : `Closest to ${asked ? `${name}, ${shortPath(asked.path)}` : name}`;
@@ -99,11 +99,11 @@ function render(view, { matches, known, threshold, asked, cluster, image, name }
   map.mark(asked?.id ?? null, matches.map((item) => item.id));
   const first = matches[0];
   const unknown = known === false ? "Unknown. " : "";
-  at("status").textContent = first ? `${unknown}${matches.length} images; the closest is ${nameOf(first)}, similarity ${first.similarity.toFixed(2)}` : "No image was found";
+  at("status").textContent = first ? `${unknown}${matches.length} images; the closest is ${nameOf(first)}, similarity ${first.similarity.toFixed(2)}` : "No images found";
 }
 
 function titleOf({ id, size, label }) {
-  return `Cluster ${id + 1}${label ? `, mostly ${label}` : ""}: ${size.toLocaleString("en")} images, the closest to its centre first`;
+  return `Cluster ${id + 1}${label ? `, mostly ${label}` : ""}: ${size.toLocaleString("en")} images, sorted by similarity to its centre`;
 }
 
 function renderVerdict(known, threshold, matches, { qe, label }) {
@@ -111,9 +111,9 @@ function renderVerdict(known, threshold, matches, { qe, label }) {
   const limit = threshold?.toFixed(3);
   verdict.hidden = known === null && matches.length > 0;
   verdict.className = known === false ? "unknown" : "";
-  const [word, rest] = known === null || !matches.length ? ["Nothing found", `no image${label ? ` of the label ${label}` : ""} is in the collection.`]
-    : known ? ["Known", `the closest image reaches the calibrated similarity of ${limit}.`]
-    : ["Unknown", `nothing in the collection${label ? ` of the label ${label}` : ""} is like this image; the closest ${qe ? "is" : `has ${matches[0].similarity.toFixed(3)},`} below the calibrated ${limit}.`];
+  const [word, rest] = known === null || !matches.length ? ["Nothing found", `the collection has no image${label ? ` with the label ${label}` : ""}.`]
+    : known ? ["Known", `the closest image reaches the calibrated threshold of ${limit}.`]
+    : ["Unknown", `no image in the collection${label ? ` with the label ${label}` : ""} reaches the calibrated threshold of ${limit}${qe ? "" : `; the closest has ${matches[0].similarity.toFixed(3)}`}.`];
   verdict.replaceChildren(Object.assign(document.createElement("strong"), { textContent: word }), `: ${rest}`);
 }
 
@@ -141,7 +141,7 @@ function sentence(text) {
   return `${text[0].toUpperCase()}${text.slice(1)}${/[.?!]$/.test(text) ? "" : "."}`;
 }
 
-// Links within the page are followed here; with a modifier key they open as links do.
+// Links within the page are handled here. With a modifier key, the browser opens them as usual.
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a[href^='?']");
   if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
@@ -181,15 +181,15 @@ addEventListener("drop", (event) => {
   document.body.classList.remove("dragging");
   upload(event.dataTransfer.files[0]);
 });
-at("others").addEventListener("click", () => overview.samples(options()).catch(told));
+at("others").addEventListener("click", () => overview.samples(options()).catch(showError));
 
-function told(error) {
+function showError(error) {
   if (!(error instanceof Problem)) throw error;
   at("problem").textContent = sentence(error.message);
   at("problem").hidden = false;
 }
 
-// A collection of vectors has no pictures, and is searched from its items only.
+// A collection of vectors has no pictures and can only be searched by its items.
 function takeImages(does) {
   withoutPictures(!does);
   for (const part of document.querySelectorAll("#choose, #file, #file + .hint")) part.hidden = !does;
@@ -201,11 +201,11 @@ async function refresh() {
 }
 
 async function start() {
-  setOptions(current()); // at once: an image may be dropped before the server has said anything
+  setOptions(current()); // before the first response, because an image may be dropped at once
   about = await overview.facts();
   takeImages(about.takes_images);
-  at("file").accept = about.formats.map((name) => `image/${name},.${name}`).join(); // a telephone then converts others
+  at("file").accept = about.formats.map((name) => `image/${name},.${name}`).join(); // phones convert other formats
   await Promise.all([show(), overview.samples(options())]);
-  overview.keepMap(map, refresh); // and with it the clusters
+  overview.keepMap(map, refresh); // refreshes the clusters as well
 }
-start().catch(told);
+start().catch(showError);

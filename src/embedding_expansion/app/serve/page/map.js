@@ -1,10 +1,10 @@
-// The map: a canvas of points, coloured and shaped by label or cluster, for pointer and keyboard.
+// The map: a canvas of points, coloured and shaped by label or cluster, usable with pointer and keyboard.
 
 import { picture, thumbnailOf } from "./api.js";
 import { element } from "./cards.js";
 import { draw, legendMark, shapeOf } from "./marks.js";
 
-const REACH = 14; // pixels around the pointer in which a point is meant
+const REACH = 14; // pixels around the pointer within which a point is selected
 const MARGIN = 16;
 const MOST_IN_LEGEND = 12;
 
@@ -35,7 +35,7 @@ export class CollectionMap {
     this.draw();
   }
 
-  // Rings around what was asked and what was found, as far as it is on the map.
+  // Draws rings around the query and its matches, as far as they are on the map.
   mark(askedId, matchIds) {
     this.askedId = askedId;
     this.matchIds = matchIds;
@@ -64,7 +64,7 @@ export class CollectionMap {
     this.canvas.addEventListener("keydown", (event) => this.key(event));
     this.canvas.addEventListener("blur", () => this.point(-1));
     this.canvas.addEventListener("wheel", (event) => {
-      if (document.activeElement !== this.canvas) return; // the page is scrolled, unless the map was chosen
+      if (document.activeElement !== this.canvas) return; // scroll the page, unless the map has focus
       event.preventDefault();
       this.zoom(event.deltaY < 0 ? 1.15 : 1 / 1.15, event);
     }, { passive: false });
@@ -86,7 +86,7 @@ export class CollectionMap {
     return best;
   }
 
-  // The closest point that lies more in this direction than to its sides.
+  // The closest point within 45 degrees of this direction.
   neighbour(dx, dy) {
     if (this.pointed < 0) return this.place.get(this.askedId) ?? this.central();
     const [x, y] = this.toScreen(this.pointed);
@@ -197,14 +197,14 @@ export class CollectionMap {
     context.stroke();
   }
 
-  // The most frequent groups, each a button that brings it out.
+  // The legend: a button for each of the most frequent groups, which highlights it.
   legend() {
     if (!this.data) return;
     const byLabel = document.getElementById("colour").value === "label";
     const groups = byLabel ? this.data.labels.map((name, index) => [index, name])
       : [...new Set(this.data.cluster)].sort((a, b) => a - b).map((index) => [index, `cluster ${index + 1}`]);
     const buttons = groups.slice(0, MOST_IN_LEGEND).map(([index, name]) => {
-      const button = element("button", { type: "button", title: `bring out ${name}, ${shapeOf(index)}` }, legendMark(index), element("span", {}, name));
+      const button = element("button", { type: "button", title: `highlight ${name} (${shapeOf(index)})` }, legendMark(index), element("span", {}, name));
       button.setAttribute("aria-pressed", String(this.emphasised === index));
       button.addEventListener("click", () => {
         this.emphasised = this.emphasised === index ? null : index;

@@ -1,4 +1,4 @@
-// A colour and a shape for each group, so that groups differ also where colours do not.
+// A colour and a shape for each group, so that groups can be told apart without colour vision.
 
 const SHAPES = ["circle", "square", "triangle", "diamond"];
 const PATHS = {
@@ -13,7 +13,7 @@ export function shapeOf(group) {
   return SHAPES[Math.max(0, group) % SHAPES.length];
 }
 
-// Hues a golden angle apart: neighbours in rank differ the most. No group is grey.
+// Hues a golden angle apart, so that consecutive groups differ clearly. Points without a group are grey.
 export function colourOf(group) {
   const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
   if (group < 0) return isDark ? "#7d838c" : "#8b9098";

@@ -1,4 +1,4 @@
-// What there is to begin with: facts of the collection, samples, clusters and the map; looked at again as it changes.
+// The overview of the collection: facts, samples, clusters and the map, refreshed when the collection changes.
 
 import { ask } from "./api.js";
 import { element, group, sample } from "./cards.js";
@@ -27,18 +27,18 @@ export async function samples(options) {
 export async function clusters(options) {
   const found = await ask("/api/clusters");
   if (found.state === "computing") return;
-  const part = found.grouped < found.total ? ` of ${number(found.grouped)} images drawn from ${number(found.total)}` : "";
+  const part = found.grouped < found.total ? ` of ${number(found.grouped)} images sampled from ${number(found.total)}` : "";
   document.getElementById("clusters-hint").textContent = found.clusters.length
-    ? `${found.clusters.length} groups${part} by k-means, the largest first, each by its most frequent label`
+    ? `${found.clusters.length} k-means clusters${part}, the largest first, named by their most frequent label`
     : "the collection is empty";
   document.querySelector("#clusters ul").replaceChildren(...found.clusters.map((one) => group(one, address({ kind: "cluster", id: one.id }, options))));
 }
 
-// Draws the map, and again every two seconds until it is the final one; then looks now and then whether it has changed.
+// Keeps the map up to date: polls every two seconds until the map is final, and every 20 seconds afterwards.
 export async function keepMap(map, changed) {
   let seen = "";
   for (;;) {
-    let state = "away";
+    let state = "unreachable";
     try {
       const data = await ask("/api/map");
       state = data.state;
@@ -49,7 +49,7 @@ export async function keepMap(map, changed) {
         await changed();
         seen = now;
       }
-    } catch { /* the server is away; the next search says so */ }
+    } catch { /* the server is unreachable; the next search reports it */ }
     await new Promise((resolve) => setTimeout(resolve, state === "ready" ? 20_000 : 2_000));
   }
 }

@@ -1,7 +1,7 @@
-// Where the reader is: what was asked, with which options, and the way there. The address bar and the history hold it.
+// The state of the page in the URL and the browser history: the query, its options and the trail of searches.
 
 const DEFAULTS = { k: 20, qe: 0, label: "" };
-export const uploads = new Map(); // number -> { blob, url, name }; gone when the page is loaded again
+export const uploads = new Map(); // id -> { blob, url, name }; lost when the page is reloaded
 
 // A step is { kind: "item" | "cluster" | "upload", id, name }.
 export function current() {
@@ -26,12 +26,12 @@ export function address(step, options) {
   return `?${query}`;
 }
 
-// A new place in the history.
+// Adds a history entry.
 export function push(trail, options) {
   history.pushState({ trail }, "", address(trail.at(-1), options));
 }
 
-// The same place with other options, or with a name that has become known.
+// Replaces the current history entry, for other options or a name known only now.
 export function amend(trail, options) {
   history.replaceState({ trail }, "", address(trail.at(-1), options));
 }

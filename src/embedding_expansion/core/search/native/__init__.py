@@ -26,7 +26,7 @@ _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled library, or None where it is missing or turned off; see `open_library`."""
-    return open_library(Path(__file__).parent, "_hardest", (_Problem, _Backward), {"NEVER": NEVER})
+    return open_library(Path(__file__).parent, "_hardest", (_NativeProblem, _NativeBackward), {"NEVER": NEVER})
 
 
 def available() -> bool:
@@ -49,7 +49,7 @@ def takes(product: Tensor) -> bool:
     return product.device.type == "cpu" and product.dtype in _TYPES and available()
 
 
-class _Rules(ctypes.Structure):
+class _NativeRules(ctypes.Structure):
     _fields_ = (
         ("n", ctypes.c_int32),
         ("normalize", ctypes.c_int32),
@@ -58,7 +58,7 @@ class _Rules(ctypes.Structure):
     )
 
 
-class _Side(ctypes.Structure):
+class _NativeSide(ctypes.Structure):
     _fields_ = (
         ("groups", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("first", "row", "label", "originals", "kind", "list")),
@@ -66,13 +66,13 @@ class _Side(ctypes.Structure):
     )
 
 
-class _Problem(ctypes.Structure):
+class _NativeProblem(ctypes.Structure):
     _fields_ = (
-        ("rules", _Rules),
+        ("rules", _NativeRules),
         ("product", ctypes.c_void_p),
         ("stride", ctypes.c_int64),
-        ("left", _Side),
-        ("right", _Side),
+        ("left", _NativeSide),
+        ("right", _NativeSide),
         ("symmetric", ctypes.c_int32),
         ("ends", ctypes.c_void_p),
         ("weights", ctypes.c_void_p),
@@ -80,11 +80,11 @@ class _Problem(ctypes.Structure):
     )
 
 
-class _Backward(ctypes.Structure):
+class _NativeBackward(ctypes.Structure):
     _fields_ = (
-        ("rules", _Rules),
-        ("left", _Side),
-        ("right", _Side),
+        ("rules", _NativeRules),
+        ("left", _NativeSide),
+        ("right", _NativeSide),
         ("stride", ctypes.c_int64),
         ("symmetric", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("ends", "weights", "value", "gradient")),
@@ -98,7 +98,7 @@ def search(problem: Problem) -> HardestPairs:
     shape = problem.left.size.shape[0], problem.right.size.shape[0]
     ends = torch.empty(*shape, 4, dtype=torch.int32)
     weights, value = product.new_empty(*shape, 2), product.new_empty(*shape)
-    given = _Problem(
+    given = _NativeProblem(
         rules=_rules(problem),
         product=product.data_ptr(),
         stride=product.shape[1],
@@ -117,7 +117,7 @@ def search(problem: Problem) -> HardestPairs:
 def backward(problem: Problem, found: HardestPairs, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """The backward pass of the search; the same as `table.backward`."""
     to_left, to_right = torch.zeros_like(problem.left_gram), torch.zeros_like(problem.right_gram)
-    given = _Backward(
+    given = _NativeBackward(
         rules=_rules(problem),
         left=_side(problem.left, problem.left_gram),
         right=_side(problem.right, problem.right_gram),
@@ -140,9 +140,9 @@ def _call(name: str, product: Tensor, *given: Any) -> None:
         raise MemoryError("the search for the hardest pairs has run out of memory")
 
 
-def _rules(problem: Problem) -> _Rules:
+def _rules(problem: Problem) -> _NativeRules:
     rules = problem.rules
-    return _Rules(
+    return _NativeRules(
         n=rules.count,
         normalize=rules.normalize,
         euclidean=rules.metric == "euclidean",
@@ -150,9 +150,9 @@ def _rules(problem: Problem) -> _Rules:
     )
 
 
-def _side(side: Side, gram: Tensor) -> _Side:
+def _side(side: Side, gram: Tensor) -> _NativeSide:
     """The side as the C code reads it; valid as long as `side` and `gram` are alive."""
     pointers = {name: tensor.data_ptr() for name, tensor in side.layout.numbers.items()}
     barred = None if side.barred is None else side.barred.data_ptr()
     label = side.short_label.data_ptr()
-    return _Side(groups=side.label.shape[0], label=label, gram=gram.data_ptr(), barred=barred, **pointers)
+    return _NativeSide(groups=side.label.shape[0], label=label, gram=gram.data_ptr(), barred=barred, **pointers)

@@ -80,7 +80,7 @@ def opened(folder: Path) -> Access:
     """
     if not db.exists(folder):
         raise StoreError(f"{folder} is no index, there is no {db.NAME} in it; make one first, or name another folder")
-    with db.told(folder):
+    with db.store_errors(folder):
         (folder / db.NAME).open("rb").close()  # the system says better than SQLite why it may not be read
         reason = _obstacle(folder)
         if reason is None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from embedding_expansion.errors import StoreError
+from embedding_expansion.files import replacing
 
 NAME, LOCK = "index.sqlite", "lock"
 FORMAT = 1
@@ -64,9 +65,7 @@ def create(folder: Path, notes: dict[str, object]) -> None:
         raise StoreError(f"{folder} holds an index already; open it, or name another folder")
     if content:
         raise StoreError(f"{folder} is not empty and holds no index; name a new or an empty folder")
-    partial = folder / f"{NAME}.partial-{os.getpid()}"
-    partial.unlink(missing_ok=True)
-    with told(folder):
+    with store_errors(folder), replacing(folder / NAME) as partial:
         database = sqlite3.connect(partial, isolation_level=None)
         try:
             database.executescript(SCHEMA)
@@ -76,7 +75,6 @@ def create(folder: Path, notes: dict[str, object]) -> None:
             database.execute("PRAGMA journal_mode = WAL")  # stays so: readers and a writer do not wait for each other
         finally:
             database.close()
-        partial.rename(folder / NAME)
 
 
 def exists(folder: Path) -> bool:
@@ -85,7 +83,7 @@ def exists(folder: Path) -> bool:
     Raises:
         StoreError: the folder may not be looked into.
     """
-    with told(folder):
+    with store_errors(folder):
         return (folder / NAME).is_file()
 
 
@@ -143,7 +141,7 @@ def transaction(database: sqlite3.Connection, begin: str = "BEGIN") -> Iterator[
 
 
 @contextlib.contextmanager
-def told(folder: Path) -> Iterator[None]:
+def store_errors(folder: Path) -> Iterator[None]:
     """Turns what SQLite and the system say into one sentence."""
     try:
         yield
@@ -164,7 +162,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         StoreError: another process, or another `Index` of this one, holds it.
     """
-    with told(folder):
+    with store_errors(folder):
         lock = (folder / LOCK).open("ab")
     with lock:
         try:

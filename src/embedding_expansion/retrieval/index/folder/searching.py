@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from embedding_expansion.retrieval.index.folder.snapshot import Snapshot, Vectors
-from embedding_expansion.retrieval.index.vectors import Found, closest, merged, ranked
+from embedding_expansion.retrieval.arrays import Neighbours, closest, merged, ranked
+from embedding_expansion.retrieval.index.folder.snapshot import Snapshot, StoredVectors
 
 # If a condition leaves fewer rows than these, or than this share, all of them are compared: a graph in which most
 # points must not be found is searched long and badly.
@@ -16,11 +16,11 @@ FEW_SHARE = 0.1
 
 def search(
     snapshot: Snapshot,
-    vectors: Vectors,
+    vectors: StoredVectors,
     queries: Float[np.ndarray, "q d"],
     k: int,
     allowed: Int[np.ndarray, " n"] | None,
-) -> list[Found]:
+) -> list[Neighbours]:
     """Finds the k closest rows of each query, among the allowed ids if there are any given."""
     fresh = _fresh(snapshot, queries, k, allowed)
     if snapshot.structure is None:
@@ -42,9 +42,11 @@ def search(
     return [merged(pair, k) for pair in zip(fresh, found, strict=True)]
 
 
-def scan(vectors: Vectors, queries: Float[np.ndarray, "q d"], k: int, ids: Int[np.ndarray, " n"]) -> list[Found]:
+def scan(
+    vectors: StoredVectors, queries: Float[np.ndarray, "q d"], k: int, ids: Int[np.ndarray, " n"]
+) -> list[Neighbours]:
     """Compares every query with every one of the rows, a block at a time."""
-    found: list[Found] = [[] for _ in queries]
+    found: list[Neighbours] = [[] for _ in queries]
     for block, rows in vectors.blocks(ids):
         found = [merged(pair, k) for pair in zip(found, closest(queries, block, rows, k), strict=True)]
     return found
@@ -52,7 +54,7 @@ def scan(vectors: Vectors, queries: Float[np.ndarray, "q d"], k: int, ids: Int[n
 
 def _fresh(
     snapshot: Snapshot, queries: Float[np.ndarray, "q d"], k: int, allowed: Int[np.ndarray, " n"] | None
-) -> list[Found]:
+) -> list[Neighbours]:
     if allowed is None:
         return closest(queries, snapshot.ids, snapshot.rows, k)
     chosen = np.isin(snapshot.ids, allowed)
@@ -60,8 +62,8 @@ def _fresh(
 
 
 def _compared(
-    vectors: Vectors, queries: Float[np.ndarray, "q d"], k: int, candidates: list[Int[np.ndarray, " found"]]
-) -> list[Found]:
+    vectors: StoredVectors, queries: Float[np.ndarray, "q d"], k: int, candidates: list[Int[np.ndarray, " found"]]
+) -> list[Neighbours]:
     ids, rows = vectors.of(np.unique(np.concatenate(candidates)) if candidates else np.empty(0, np.int64))
     places = [np.searchsorted(ids, one) for one in candidates]
     return [ranked(query, ids[place], rows[place], k) for query, place in zip(queries, places, strict=True)]

@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from embedding_expansion.retrieval.index.folder import structure as structures
+from embedding_expansion.retrieval.index.folder.statements import generation
 from embedding_expansion.retrieval.index.folder.structure import Stamp, Structure
-from embedding_expansion.retrieval.index.folder.writing import generation
-from embedding_expansion.retrieval.index.noted import read_note
+from embedding_expansion.retrieval.index.notes import read_note
 
 BLOCK = 16_384  # rows that are read at a time
 
 
-class Vectors:
+class StoredVectors:
     """Reads vectors out of the database.
 
     Args:
@@ -67,7 +67,7 @@ class Snapshot:
     kind, and rows are found as soon as they are written, whenever the structure is built again.
     """
 
-    def __init__(self, folder: Path, database: sqlite3.Connection, vectors: Vectors) -> None:
+    def __init__(self, folder: Path, database: sqlite3.Connection, vectors: StoredVectors) -> None:
         self._folder, self._database, self._vectors = folder, database, vectors
         self._stamp: str | None = None
         self._generation = -1

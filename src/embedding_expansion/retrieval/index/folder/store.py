@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,18 +15,18 @@ import numpy as np
 from jaxtyping import Float
 
 from embedding_expansion.errors import StoreError
+from embedding_expansion.files import replacing
+from embedding_expansion.retrieval.arrays import Neighbours
 from embedding_expansion.retrieval.index.folder import database as db
+from embedding_expansion.retrieval.index.folder import statements
 from embedding_expansion.retrieval.index.folder import structure as structures
-from embedding_expansion.retrieval.index.folder import writing
 from embedding_expansion.retrieval.index.folder.access import opened
-from embedding_expansion.retrieval.index.folder.clauses import clause
 from embedding_expansion.retrieval.index.folder.searching import scan, search
-from embedding_expansion.retrieval.index.folder.snapshot import Snapshot, Vectors
+from embedding_expansion.retrieval.index.folder.snapshot import Snapshot, StoredVectors
+from embedding_expansion.retrieval.index.folder.statements import clause
 from embedding_expansion.retrieval.index.items import Changes, Row
-from embedding_expansion.retrieval.index.kinds import Choice, choose
-from embedding_expansion.retrieval.index.noted import read_note
-from embedding_expansion.retrieval.index.recall import measure, sample
-from embedding_expansion.retrieval.index.vectors import Found
+from embedding_expansion.retrieval.index.kinds import Choice, choose, measure, sample
+from embedding_expansion.retrieval.index.notes import read_note
 from embedding_expansion.retrieval.index.where import Condition
 
 # The structure is built again once so many of the rows are not covered by it, or are gone from it.
@@ -48,7 +47,7 @@ class FolderStore:
         notes = self.notes()
         self.dimensions: int = read_note(notes, "dimensions", self.location)
         self._asked: str = read_note(notes, "asked", self.location)
-        self._vectors = Vectors(self._database, self.dimensions, read_note(notes, "precision", self.location))
+        self._vectors = StoredVectors(self._database, self.dimensions, read_note(notes, "precision", self.location))
         self._snapshot = Snapshot(self._folder, self._database, self._vectors)
 
     @property
@@ -76,7 +75,7 @@ class FolderStore:
             if self._access.is_outdated():
                 self.close()
                 self._open()
-            with db.told(self._folder), self._access.reading(), db.transaction(self._database, begin):
+            with db.store_errors(self._folder), self._access.reading(), db.transaction(self._database, begin):
                 yield
 
     def _writes(self) -> contextlib.AbstractContextManager[None]:
@@ -90,12 +89,12 @@ class FolderStore:
     def set_note(self, name: str, value: str) -> None:
         """See `Store`."""
         with self._writes():
-            writing.set_note(self._database, name, value)
+            statements.set_note(self._database, name, value)
 
     def stage(self, key: bytes, rows: Sequence[Row], vectors: Float[np.ndarray, "n d"]) -> None:
         """See `Store`."""
         with self._writes():
-            writing.stage(self._database, key, rows, self._vectors.packed(vectors))
+            statements.stage(self._database, key, rows, self._vectors.packed(vectors))
 
     def staged(self, key: bytes) -> set[bytes]:
         """See `Store`."""
@@ -115,12 +114,12 @@ class FolderStore:
     def publish(self, key: bytes) -> Changes:
         """See `Store`."""
         with self._writes():
-            return writing.publish(self._database, key)
+            return statements.publish(self._database, key)
 
     def remove(self, conditions: Sequence[Condition]) -> int:
         """See `Store`."""
         with self._writes():
-            return writing.remove(self._database, conditions)
+            return statements.remove(self._database, conditions)
 
     def count(self, condition: Condition) -> int:
         """See `Store`."""
@@ -137,14 +136,14 @@ class FolderStore:
 
     def search(
         self, queries: Float[np.ndarray, "q d"], k: int, condition: Condition, *, exact: bool, thumbnails: bool
-    ) -> tuple[list[Found], dict[int, Row]]:
+    ) -> tuple[list[Neighbours], dict[int, Row]]:
         """See `Store`."""
         self._rebuild_if_damaged()
         with self._transaction():
             found = self._search(queries, k, condition, exact)
             return found, self._rows({id for one in found for _, id in one}, thumbnails)
 
-    def _search(self, queries: Float[np.ndarray, "q d"], k: int, condition: Condition, exact: bool) -> list[Found]:
+    def _search(self, queries: Float[np.ndarray, "q d"], k: int, condition: Condition, exact: bool) -> list[Neighbours]:
         self._snapshot.refresh()
         if exact and self._snapshot.structure is not None:
             return scan(self._vectors, queries, k, self._ids(condition))
@@ -181,7 +180,7 @@ class FolderStore:
         """See `Store`."""
         with self._transaction():
             self._snapshot.refresh()
-            ids, generation = self._ids(Condition()), writing.generation(self._database)
+            ids, generation = self._ids(Condition()), statements.generation(self._database)
         choice = choose(self._asked, len(ids), self.dimensions)
         if choice.kind != "flat" and not structures.available():
             choice = Choice("flat", f"flat: {choice.kind} needs faiss; pip install 'embedding-expansion[index]'")
@@ -218,11 +217,11 @@ class FolderStore:
     def _finish(self, notes: Mapping[str, str | None], stamp: structures.Stamp | None) -> None:
         with self._writes():
             for name, value in notes.items():
-                writing.set_note(self._database, name, json.dumps(value))
+                statements.set_note(self._database, name, json.dumps(value))
             if stamp is None:
                 self._database.execute("DELETE FROM notes WHERE name = 'structure'")
             else:
-                writing.set_note(self._database, "structure", stamp.text())
+                statements.set_note(self._database, "structure", stamp.text())
         structures.clear(self._folder, stamp)
 
     def _measure(self, ids: np.ndarray) -> None:
@@ -239,19 +238,12 @@ class FolderStore:
     def put_file(self, name: str, pieces: Iterator[bytes]) -> None:
         """See `Store`."""
         place = self._folder / "model" / name
-        partial = place.with_name(f".partial-{os.getpid()}")  # short: the name may have all the bytes that one may have
-        with db.told(self._folder):
-            try:
-                place.parent.mkdir(exist_ok=True)
-                for left in place.parent.glob("*.partial-*"):  # by writers that were killed: there is one at a time
-                    left.unlink(missing_ok=True)
-                with partial.open("wb") as file:
-                    file.writelines(pieces)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(place)
-            finally:
-                partial.unlink(missing_ok=True)
+        with db.store_errors(self._folder):
+            place.parent.mkdir(exist_ok=True)
+            for left in place.parent.glob("*.partial-*"):  # by writers that were killed: there is one at a time
+                left.unlink(missing_ok=True)
+            with replacing(place) as partial, partial.open("wb") as file:
+                file.writelines(pieces)
 
     def files(self) -> dict[str, int]:
         """See `Store`."""
@@ -260,7 +252,7 @@ class FolderStore:
 
     def file(self, name: str) -> Iterator[bytes]:
         """See `Store`."""
-        with db.told(self._folder), (self._folder / "model" / name).open("rb") as file:
+        with db.store_errors(self._folder), (self._folder / "model" / name).open("rb") as file:
             while piece := file.read(2**24):
                 yield piece
 

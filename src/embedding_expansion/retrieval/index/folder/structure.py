@@ -8,7 +8,6 @@ import importlib
 import importlib.util
 import json
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from embedding_expansion.files import replacing
 
 LINKS = 32  # of a point of the graph to its neighbours
 BREADTH_OF_BUILDING = 100
@@ -37,11 +38,15 @@ class Stamp:
     @property
     def name(self) -> str:
         """The name of the file."""
-        return f"structure-{self.generation}.faiss"
+        return _name(self.generation)
 
     def text(self) -> str:
         """As JSON."""
         return json.dumps(asdict(self))
+
+
+def _name(generation: int) -> str:
+    return f"structure-{generation}.faiss"
 
 
 class Structure:
@@ -130,18 +135,14 @@ def lists(n: int) -> int:
 
 
 def save(folder: Path, index: Any, kind: str, generation: int, rows: int) -> Stamp:
-    """Writes the file, so that it is there whole or not at all."""
-    faiss = _faiss()
-    partial = folder / f"structure.partial-{os.getpid()}"
-    try:
-        faiss.write_index(index, str(partial))
-        stamp = Stamp(kind, generation, rows, _digest(partial))
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(folder / stamp.name)
-    finally:
-        partial.unlink(missing_ok=True)
-    return stamp
+    """Writes the file in one step.
+
+    Raises:
+        OSError, RuntimeError: it cannot be written; faiss raises the latter where a disk is full.
+    """
+    with replacing(folder / _name(generation)) as partial:
+        _faiss().write_index(index, str(partial))
+        return Stamp(kind, generation, rows, _digest(partial))
 
 
 def load(folder: Path, stamp: Stamp) -> Structure | None:

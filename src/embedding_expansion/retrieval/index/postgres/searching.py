@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from embedding_expansion.retrieval.index.postgres.clauses import clause
+from embedding_expansion.retrieval.arrays import Neighbours
 from embedding_expansion.retrieval.index.postgres.connection import Cursor
 from embedding_expansion.retrieval.index.postgres.extension import INDEX_DIMENSIONS, packed
-from embedding_expansion.retrieval.index.vectors import Found
+from embedding_expansion.retrieval.index.postgres.statements import clause
 from embedding_expansion.retrieval.index.where import Condition
 
 NAME = "items_graph"
@@ -49,7 +49,7 @@ def has_graph(cursor: Cursor) -> bool:
     return bool(found and found[0])
 
 
-def exactly(cursor: Cursor, query: Float[np.ndarray, " d"], k: int, condition: Condition) -> Found:
+def exactly(cursor: Cursor, query: Float[np.ndarray, " d"], k: int, condition: Condition) -> Neighbours:
     """The k closest rows; the server compares the query with all that the condition leaves."""
     text, values = clause(condition)
     # A sum is no column that an index orders by, so the graph is not used.
@@ -60,7 +60,7 @@ def exactly(cursor: Cursor, query: Float[np.ndarray, " d"], k: int, condition: C
     return [(float(similarity), int(id)) for similarity, id in rows]
 
 
-def by_graph(cursor: Cursor, query: Float[np.ndarray, " d"], k: int, condition: Condition, compared: str) -> Found:
+def by_graph(cursor: Cursor, query: Float[np.ndarray, " d"], k: int, condition: Condition, compared: str) -> Neighbours:
     """About the k closest rows. The graph is read on until k rows fulfil the condition, or all has been read."""
     text, values = clause(condition)
     rows = cursor.execute(
@@ -73,7 +73,7 @@ def by_graph(cursor: Cursor, query: Float[np.ndarray, " d"], k: int, condition: 
 
 def search(
     cursor: Cursor, queries: Float[np.ndarray, "q d"], k: int, condition: Condition, *, exact: bool, dimensions: int
-) -> list[Found]:
+) -> list[Neighbours]:
     """What each query finds; of what the graph brings too few of, all is read."""
     if exact or not has_graph(cursor):
         return [exactly(cursor, query, k, condition) for query in queries]

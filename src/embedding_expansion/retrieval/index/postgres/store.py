@@ -15,16 +15,15 @@ import psycopg
 from jaxtyping import Float
 
 from embedding_expansion.errors import StoreError
+from embedding_expansion.retrieval.arrays import Neighbours
 from embedding_expansion.retrieval.index.items import Changes, Row
-from embedding_expansion.retrieval.index.kinds import Choice, choose
-from embedding_expansion.retrieval.index.noted import read_note
-from embedding_expansion.retrieval.index.postgres import extension, searching, writing
+from embedding_expansion.retrieval.index.kinds import Choice, choose, measure, sample
+from embedding_expansion.retrieval.index.notes import read_note
+from embedding_expansion.retrieval.index.postgres import extension, searching, statements
 from embedding_expansion.retrieval.index.postgres.address import parse
-from embedding_expansion.retrieval.index.postgres.clauses import clause
 from embedding_expansion.retrieval.index.postgres.connection import Connection, Cursor
 from embedding_expansion.retrieval.index.postgres.creation import FORMAT
-from embedding_expansion.retrieval.index.recall import measure, sample
-from embedding_expansion.retrieval.index.vectors import Found
+from embedding_expansion.retrieval.index.postgres.statements import clause
 from embedding_expansion.retrieval.index.where import Condition
 
 # Up to how many numbers, n x d, "auto" reads all rows for each query.
@@ -67,11 +66,11 @@ class PostgresStore:
 
     def set_note(self, name: str, value: str) -> None:
         """See `Store`."""
-        self._work(lambda cursor: writing.set_note(cursor, name, value))
+        self._work(lambda cursor: statements.set_note(cursor, name, value))
 
     def stage(self, key: bytes, rows: Sequence[Row], vectors: Float[np.ndarray, "n d"]) -> None:
         """See `Store`."""
-        self._work(lambda cursor: writing.stage(cursor, key, rows, vectors))
+        self._work(lambda cursor: statements.stage(cursor, key, rows, vectors))
 
     def staged(self, key: bytes) -> set[bytes]:
         """See `Store`."""
@@ -90,11 +89,11 @@ class PostgresStore:
     def publish(self, key: bytes) -> Changes:
         """See `Store`."""
         token = uuid.uuid4().hex
-        return self._work(lambda cursor: writing.publish(cursor, key, token))
+        return self._work(lambda cursor: statements.publish(cursor, key, token))
 
     def remove(self, conditions: Sequence[Condition]) -> int:
         """See `Store`."""
-        return self._work(lambda cursor: writing.remove(cursor, conditions))
+        return self._work(lambda cursor: statements.remove(cursor, conditions))
 
     def count(self, condition: Condition) -> int:
         """See `Store`."""
@@ -111,10 +110,10 @@ class PostgresStore:
 
     def search(
         self, queries: Float[np.ndarray, "q d"], k: int, condition: Condition, *, exact: bool, thumbnails: bool
-    ) -> tuple[list[Found], dict[int, Row]]:
+    ) -> tuple[list[Neighbours], dict[int, Row]]:
         """See `Store`."""
 
-        def work(cursor: Cursor) -> tuple[list[Found], dict[int, Row]]:
+        def work(cursor: Cursor) -> tuple[list[Neighbours], dict[int, Row]]:
             # One state of the index for all that follows.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             found = searching.search(cursor, queries, k, condition, exact=exact, dimensions=self.dimensions)
@@ -155,7 +154,7 @@ class PostgresStore:
 
         def write(cursor: Cursor) -> None:
             for name, value in notes.items():
-                writing.set_note(cursor, name, value)
+                statements.set_note(cursor, name, value)
 
         self._work(write)
 
@@ -172,7 +171,7 @@ class PostgresStore:
             every = [id for (id,) in cursor.execute("SELECT id FROM items ORDER BY id").fetchall()]
             vectors = self._read(cursor, set(sample(every)), thumbnails=False, vectors=True)[1]
 
-            def found(queries: Float[np.ndarray, "q d"], k: int, exact: bool) -> list[Found]:
+            def found(queries: Float[np.ndarray, "q d"], k: int, exact: bool) -> list[Neighbours]:
                 return searching.search(cursor, queries, k, Condition(), exact=exact, dimensions=self.dimensions)
 
             recall = measure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+import embedding_expansion
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.files import check_place, make_folder, read_json, write_atomically, write_json
+from embedding_expansion.files import check_place, make_folder, read_json, replacing, write_atomically, write_json
+
+PACKAGE = Path(embedding_expansion.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def test_a_file_larger_than_allowed_leaves_the_old_one(tmp_path: Path) -> None:
     path.write_bytes(b"old")
     program = (
         "import resource, sys; from pathlib import Path\n"
-        "from embedding_expansion.training.files import write_atomically\n"
+        "from embedding_expansion.files import write_atomically\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "write_atomically(Path(sys.argv[1]), lambda partial: partial.write_bytes(bytes(5000)))"
     )
@@ -90,7 +94,7 @@ def test_a_file_that_a_killed_process_left_is_cleared_and_one_of_a_living_proces
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from embedding_expansion.training.files import write_atomically
+from embedding_expansion.files import write_atomically
 
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 
@@ -133,3 +137,46 @@ def test_json_that_holds_something_else_is_a_sentence(tmp_path: Path, content: s
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(RunError, match=r"x\.json .*; mend it"):
         read_json(tmp_path / "x.json", "mend it")
+
+
+def test_a_file_of_the_package_itself_is_replaced_as_well_and_its_errors_are_the_systems(tmp_path: Path) -> None:
+    path = tmp_path / "structure.faiss"
+    for content in (b"first", b"second"):
+        with replacing(path) as partial:
+            partial.write_bytes(content)
+            assert not path.exists() or path.read_bytes() == b"first"
+        assert path.read_bytes() == content
+    with pytest.raises(OSError, match="No space left"):
+        fill_half(path)
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "nowhere" / "file"):
+        pass
+    path.with_name("folder").mkdir()
+    with pytest.raises(IsADirectoryError), replacing(path.with_name("folder")) as partial:
+        partial.write_bytes(b"new")
+    assert path.read_bytes() == b"second"
+    assert sorted(os.listdir(tmp_path)) == ["folder", "structure.faiss"]
+
+
+def fill_half(path: Path) -> None:
+    with replacing(path) as partial:
+        partial.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+
+def test_no_other_module_writes_files_in_a_way_of_its_own() -> None:
+    """Downloads go on in their partial file after a break, and archives are unpacked into folders: both check first."""
+    own = {PACKAGE / "files.py", PACKAGE / "data" / "download.py", PACKAGE / "data" / "unpack.py"}
+    found = [
+        f"{path.relative_to(PACKAGE)}:{call.lineno}"
+        for path in PACKAGE.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if path not in own and isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
+        # `replace` with one argument is that of paths; texts take two, and `dataclasses.replace` names to change.
+        if call.func.attr in ("fsync", "rename", "renames") or (call.func.attr == "replace" and _moves(call))
+    ]
+    assert found == []
+
+
+def _moves(call: ast.Call) -> bool:
+    owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+    return (isinstance(owner, ast.Name) and owner.id == "os") or (len(call.args) == 1 and not call.keywords)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from app.serve.conftest import Running, picture, serving, wait_for
-from embedding_expansion.app.serve.landscape import survey
+from embedding_expansion.app.serve.collection_map import compute_maps
 from embedding_expansion.app.serve.projection import Projection
 from embedding_expansion.retrieval.index import Item, create_index
 
@@ -47,11 +47,11 @@ def test_groups_that_lie_apart_are_apart_on_the_map_and_among_the_clusters(tmp_p
     vectors = np.eye(3, 8)[group] + 0.02 * rng.standard_normal((60, 8))
     with create_index(tmp_path / "index", dimensions=8) as index:
         index.add([Item(f"{i}.jpg", str(group[i])) for i in range(60)], vectors)
-        by_pca, by_tsne = survey(index, Projection())
+        by_pca, by_tsne = compute_maps(index, Projection())
     assert (by_pca.state, by_pca.method, by_tsne.state, by_tsne.method) == ("refining", "PCA", "ready", "t-SNE")
     for found in (by_pca, by_tsne):
         labels = np.array([int(item.label or "-1") for item in found.items])
-        far = np.linalg.norm(found.places[:, None] - found.places[None], axis=2)
+        far = np.linalg.norm(found.positions[:, None] - found.positions[None], axis=2)
         np.fill_diagonal(far, np.inf)
         assert (labels[far.argmin(axis=1)] == labels).all()
         assert all(len(set(labels[found.members(cluster)])) == 1 for cluster in range(found.clusters))
@@ -63,7 +63,7 @@ def test_of_a_large_collection_a_random_part_is_drawn_and_all_labels_are_counted
         index.add([Item(f"{i}.jpg", "even" if i % 2 == 0 else "odd") for i in range(5299)] + [Item("z.jpg")], vectors)
         projection = Projection()
         projection.stop()
-        *_, found = survey(index, projection)
+        *_, found = compute_maps(index, projection)
     assert (len(found.items), found.total, found.method) == (5000, 5300, "PCA")
     assert dict(found.labels) == {"even": 2650, "odd": 2649}
     assert len({item.id for item in found.items}) == 5000

@@ -1,4 +1,4 @@
-"""The map of a collection and its clusters, for one state of the index."""
+"""The 2-D map and the clusters of a collection, for one state of the index."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from jaxtyping import Float, Int
 from embedding_expansion.app.serve.projection import Projection
 from embedding_expansion.retrieval.index import Index, Item
 
-#: Images on the map; of a larger collection a random part of so many.
+#: Maximum number of images on the map; a larger collection is sampled.
 MOST = 5000
-#: Fewer are laid out by PCA alone: t-SNE needs neighbours.
+#: Fewest images for t-SNE, which needs neighbours; fewer are laid out by PCA.
 FEWEST = 30
-#: Clusters: the square root of half the images, and no more than a person can look through.
+#: Maximum number of clusters that a person can look through; otherwise the square root of half the images.
 MOST_CLUSTERS = 48
-#: Principal components that t-SNE starts from.
+#: Number of principal components that t-SNE takes as its input.
 COMPONENTS = 50
-#: Labels that are offered to filter by.
+#: Maximum number of labels offered as filters.
 MOST_LABELS = 2000
 
 State = Literal["computing", "refining", "ready"]
 
 
 @dataclass(frozen=True)
-class Landscape:
-    """What is known of the whole collection.
+class CollectionMap:
+    """The map of a collection, its clusters and its labels.
 
     Attributes:
-        version: of the index that was looked at.
-        state: "computing" has nothing yet, "refining" has a map by PCA while t-SNE runs.
-        total: images of the collection.
-        labels: of all images, with how many have each, the most frequent first.
-        items: the images of the map, without thumbnails, by id.
-        method: "PCA" or "t-SNE".
-        places: of the items, across and up, from 0 to 1.
-        cluster: of each item; 0 is the largest.
-        closeness: the cosine of each item to the centre of its cluster.
+        version: identifies the state of the index.
+        state: "computing" has nothing yet, "refining" has a map by PCA while t-SNE runs, "ready" is final.
+        total: the number of images in the collection.
+        labels: all labels with their number of images, the most frequent first.
+        items: the images on the map, without thumbnails, sorted by id.
+        method: "PCA" or "t-SNE"; None without images.
+        positions: x and y of each item, from 0 to 1; y points up.
+        cluster: the cluster of each item; 0 is the largest.
+        closeness: the cosine similarity of each item to the centre of its cluster.
     """
 
     version: str
@@ -50,50 +50,50 @@ class Landscape:
     labels: list[tuple[str, int]]
     items: list[Item]
     method: Literal["PCA", "t-SNE"] | None
-    places: Float[np.ndarray, "n 2"]
+    positions: Float[np.ndarray, "n 2"]
     cluster: Int[np.ndarray, " n"]
     closeness: Float[np.ndarray, " n"]
 
     def members(self, cluster: int) -> Int[np.ndarray, " m"]:
-        """Positions of a cluster's items, the closest to its centre first."""
+        """Indices of a cluster's items, the closest to its centre first."""
         found = np.flatnonzero(self.cluster == cluster)
         return found[np.argsort(-self.closeness[found], kind="stable")]
 
     @property
     def clusters(self) -> int:
-        """How many there are."""
+        """Number of clusters."""
         return int(self.cluster.max()) + 1 if len(self.cluster) else 0
 
 
-def nothing(state: State = "computing") -> Landscape:
-    """That of an empty collection, or of one that has not been looked at."""
+def empty_map(state: State = "computing") -> CollectionMap:
+    """The map of an empty collection, or of one whose map is not computed yet."""
     none = np.zeros(0, np.int64)
-    return Landscape("", state, 0, [], [], None, np.zeros((0, 2)), none, np.zeros(0))
+    return CollectionMap("", state, 0, [], [], None, np.zeros((0, 2)), none, np.zeros(0))
 
 
-def survey(index: Index, projection: Projection) -> Iterator[Landscape]:
-    """Looks at a collection: first what is quickly computed, then the same with the better map."""
+def compute_maps(index: Index, projection: Projection) -> Iterator[CollectionMap]:
+    """Computes the map of a collection: first quickly by PCA, then by t-SNE."""
     version = hashlib.sha256(index.state.encode()).hexdigest()[:16]
     items, vectors, total, labels = _sampled(index)
     if not items:
-        yield replace(nothing("ready"), version=version)
+        yield replace(empty_map("ready"), version=version)
         return
     components = _components(vectors)
     cluster, closeness = _grouped(vectors)
     is_flat = len(items) < FEWEST or np.ptp(components, axis=0).max() == 0
     state: State = "ready" if is_flat else "refining"
-    first = Landscape(version, state, total, labels, items, "PCA", _fitted(components[:, :2]), cluster, closeness)
+    first = CollectionMap(version, state, total, labels, items, "PCA", _fitted(components[:, :2]), cluster, closeness)
     yield first
     if not is_flat:
-        places = projection.tsne(components)
-        if places is None:
+        positions = projection.tsne(components)
+        if positions is None:
             yield replace(first, state="ready")
         else:
-            yield replace(first, state="ready", method="t-SNE", places=_fitted(places))
+            yield replace(first, state="ready", method="t-SNE", positions=_fitted(positions))
 
 
 def _sampled(index: Index) -> tuple[list[Item], Float[np.ndarray, "n d"], int, list[tuple[str, int]]]:
-    """The items of the map with their vectors, how many there are in all, and the labels of all."""
+    """The items on the map, their vectors, the size of the collection and the labels of all its images."""
     total, position = index.count(), 0
     chosen = np.random.default_rng(0).choice(total, min(total, MOST), replace=False)
     is_chosen = np.zeros(total, bool)
@@ -111,7 +111,7 @@ def _sampled(index: Index) -> tuple[list[Item], Float[np.ndarray, "n d"], int, l
 
 
 def _components(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
-    """The first principal components; at least two columns."""
+    """The first principal components, at least two columns."""
     from sklearn.decomposition import PCA
 
     count = min(COMPONENTS, *vectors.shape)
@@ -124,7 +124,7 @@ def _components(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
 
 
 def _grouped(vectors: Float[np.ndarray, "n d"]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """k-means: the cluster of each row, the largest being 0, and the cosine to its centre."""
+    """k-means: the cluster of each row (0 is the largest) and its cosine similarity to the centre."""
     from embedding_expansion.retrieval.kmeans import kmeans
 
     k = max(1, min(MOST_CLUSTERS, round((len(vectors) / 2) ** 0.5)))
@@ -138,9 +138,9 @@ def _grouped(vectors: Float[np.ndarray, "n d"]) -> tuple[Int[np.ndarray, " n"], 
     return rank[assignment], closeness.astype(np.float64)
 
 
-def _fitted(places: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-    """Moved and scaled into the square from 0 to 1, in both directions alike."""
-    low, high = places.min(axis=0), places.max(axis=0)
+def _fitted(positions: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+    """Shifts and scales positions into the unit square, with the same scale in both directions."""
+    low, high = positions.min(axis=0), positions.max(axis=0)
     middle, side = (low + high) / 2, max(float((high - low).max()), 1e-12)
-    fitted: Float[np.ndarray, "n 2"] = ((places - middle) / side + 0.5).astype(np.float64)
+    fitted: Float[np.ndarray, "n 2"] = ((positions - middle) / side + 0.5).astype(np.float64)
     return fitted

@@ -12,7 +12,7 @@ import pytest
 
 from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.retrieval.index import Item, create_index, open_index
-from embedding_expansion.retrieval.index.noted import read_note
+from embedding_expansion.retrieval.index.notes import read_note
 
 
 def changed(place: Path, statement: str, *values: object) -> None:

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from embedding_expansion import files
 from embedding_expansion.errors import RunError
-from embedding_expansion.training import targets
+from embedding_expansion.files import check_free, check_place, make_folder, write_atomically
 from embedding_expansion.training.checkpoint import save_tensors
-from embedding_expansion.training.files import check_free, check_place, make_folder, write_atomically
 
 LONG = "é" * 127 + "n"  # 255 bytes
 
@@ -90,7 +90,7 @@ def test_a_reader_of_a_pipe_that_leaves_has_had_what_it_wanted(tmp_path: Path) -
 
 
 def test_a_pipe_that_nobody_reads_is_a_sentence_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets, "READER_SECONDS", 0.1)
+    monkeypatch.setattr(files, "READER_SECONDS", 0.1)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     check_place(pipe)
@@ -127,7 +127,7 @@ OPEN_FILES = """
 import os, sys
 from pathlib import Path
 from embedding_expansion.training.checkpoint import save_tensors
-from embedding_expansion.training.files import check_place, write_atomically
+from embedding_expansion.files import check_place, write_atomically
 for name in sys.argv[1:]:
     print("before")
     check_place(Path(name))

@@ -1,4 +1,4 @@
-"""A run that was trained on vectors of any modality as one object: vectors in, points out."""
+"""Embeds vectors of any modality with a run that was trained on vectors."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _BATCH = 4096
 
 
 class VectorEmbedder:
-    """What `Embedder` is of images: `VectorEmbedder.load` opens a run that was trained on vectors.
+    """A trained model that embeds vectors. Open one with `VectorEmbedder.load`.
 
     Attributes:
-        thresholds: as calibrated beside the run; empty where there are none.
+        thresholds: the thresholds calibrated for the run; empty if there are none.
     """
 
     def __init__(self, run: str | os.PathLike[str], device: str, thresholds: Thresholds) -> None:
@@ -39,22 +39,22 @@ class VectorEmbedder:
         """Opens a run folder.
 
         Args:
-            run: the folder.
-            device: "auto", "cpu", "cuda", ...
+            run: the run folder.
+            device: the device: "auto", "cpu", "cuda", ...
 
         Raises:
-            RunError: it is no run.
-            InvalidInput: it embeds images, or there is no such device.
+            RunError: the folder is not a run.
+            InvalidInput: the run embeds images, or the device does not exist.
         """
         return cls(run, device, read_thresholds(Path(run)))
 
     @property
     def dimensions(self) -> int:
-        """Of the embedding."""
+        """Number of dimensions of the embedding."""
         return int(self._model.head.out_features)
 
     def describe(self) -> dict[str, Any]:
-        """What is known of the model, as JSON values: its dimensions, the device and the thresholds."""
+        """Describes the model as JSON values: its dimensions, device and thresholds."""
         return {
             "input": {"dimensions": self._model.channels},
             "embedding": {"dimensions": self.dimensions},
@@ -63,17 +63,17 @@ class VectorEmbedder:
         }
 
     def embed(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The L2-normalised embeddings of vectors, float32, (n, d).
+        """Returns the L2-normalised embeddings of vectors, float32, (n, d).
 
         Args:
-            rows: (n, w), as they were in training; the run standardises them itself.
+            rows: (n, w), on the same scale as in training. The model standardises them itself.
 
         Raises:
-            InvalidInput: the run embeds vectors of another width.
+            InvalidInput: the model takes vectors of another width.
         """
         if rows.ndim != 2 or rows.shape[1] != self._model.channels:
             raise InvalidInput(
-                f"the model embeds vectors of {self._model.channels} dimensions, but these have the shape {rows.shape}"
+                f"the model takes vectors of {self._model.channels} dimensions, but rows has the shape {rows.shape}"
             )
         parts = [np.empty((0, self.dimensions), np.float32)]
         for start in range(0, len(rows), _BATCH):

@@ -1,4 +1,4 @@
-"""Work that threads do a bounded number of places ahead of whoever takes the results."""
+"""Prefetching: threads compute results in advance, a bounded number of them at a time."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ R = TypeVar("R")
 
 
 @contextmanager
-def ahead(function: Callable[[T], R], items: Iterable[T], *, threads: int, most: int) -> Iterator[Iterator[Future[R]]]:
-    """The outcome of a function for each item, in their order. The threads end with the block.
+def prefetch(
+    function: Callable[[T], R], items: Iterable[T], *, threads: int, most: int
+) -> Iterator[Iterator[Future[R]]]:
+    """Computes a function of each item in threads, and yields the results in order. The threads end with the block.
 
     Args:
-        function: what the threads do.
-        items: read as it goes.
-        threads: how many work at once.
-        most: how many outcomes may wait to be taken, or be under way.
+        function: the function, which is called in the threads.
+        items: the items, read lazily.
+        threads: the number of threads.
+        most: the maximum number of results that are in progress or are waiting to be taken.
 
     Example:
-        >>> with ahead(abs, [-3, 2, -1], threads=2, most=2) as outcomes:
-        ...     [done.result() for done in outcomes]
+        >>> with prefetch(abs, [-3, 2, -1], threads=2, most=2) as results:
+        ...     [result.result() for result in results]
         [3, 2, 1]
     """
     with ThreadPoolExecutor(threads) as pool:
         try:
-            yield _outcomes(pool, function, items, most)
+            yield _results(pool, function, items, most)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _outcomes(
+def _results(
     pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], most: int
 ) -> Iterator[Future[R]]:
     waiting: deque[Future[R]] = deque()

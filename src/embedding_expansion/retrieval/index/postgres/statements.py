@@ -11,12 +11,36 @@ from psycopg.types.json import Jsonb
 from psycopg.types.numeric import Int8
 
 from embedding_expansion.retrieval.index.items import Changes, Row
-from embedding_expansion.retrieval.index.postgres.clauses import clause
 from embedding_expansion.retrieval.index.postgres.connection import Cursor
 from embedding_expansion.retrieval.index.postgres.extension import packed
-from embedding_expansion.retrieval.index.where import Condition
+from embedding_expansion.retrieval.index.where import Condition, first_after
 
 COLUMNS = "path, label, metadata, facts, thumbnail, vector"
+
+
+def clause(condition: Condition) -> tuple[str, list[object]]:
+    """What follows WHERE, and its parameters."""
+    parts, values = ["true"], list[object]()
+    if condition.labels is not None:
+        part = "label = ANY(%s::bytea[])"
+        parts.append(f"({part} OR label IS NULL)" if None in condition.labels else part)
+        values.append([label for label in condition.labels if label is not None])
+    if condition.paths is not None:
+        parts.append("path = ANY(%s::bytea[])")
+        values.append(list(condition.paths))
+    if condition.prefix:
+        parts.append("path >= %s")
+        values.append(condition.prefix)
+        if (end := first_after(condition.prefix)) is not None:
+            parts.append("path < %s")
+            values.append(end)
+    for key, wanted in (condition.facts or {}).items():
+        any_of = ["false"]
+        for value in wanted:
+            any_of.append("NOT jsonb_exists(facts, %s)" if value is None else "facts @> %s")
+            values.append(key if value is None else Jsonb({key: value}))
+        parts.append(f"({' OR '.join(any_of)})")
+    return " AND ".join(parts), values
 
 
 def stage(cursor: Cursor, key: bytes, rows: Sequence[Row], vectors: Float[np.ndarray, "n d"]) -> None:

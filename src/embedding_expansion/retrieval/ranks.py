@@ -1,17 +1,36 @@
-"""Ranks in the rows of a table: entries in descending order, equal ones by the smaller column."""
+"""Ranks in the rows of a table: the k largest entries, and the rank of given columns; ties go by column."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+# The place of a row that is not there, or that was not asked for: beyond any K.
+UNRANKED = torch.iinfo(torch.int64).max
 # Widths of the runs of columns that are compared by their maximum first. The widest comes first.
 BLOCKS = (64, 32, 16, 8)
 # Up to so many columns of a row are placed by counting what comes before each, more by sorting the row.
 COUNTED = 128
 # Entries that are compared or sorted at a time.
 FLAGS = 2**20
+
+
+@dataclass(frozen=True)
+class RelevantRanks:
+    """The ranks at which one block of queries finds the rows of its classes.
+
+    Attributes:
+        queries: which queries these are.
+        matches: how many gallery rows of its class each can find.
+        ranks: from 1, ascending, at least one column; `UNRANKED` behind the last.
+    """
+
+    queries: Int[Tensor, " block"]
+    matches: Int[Tensor, " block"]
+    ranks: Int[Tensor, "block m"]
 
 
 def largest(table: Float[Tensor, "q w"], k: int) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
@@ -37,11 +56,13 @@ def largest(table: Float[Tensor, "q w"], k: int) -> tuple[Float[Tensor, "q k"], 
     # Ascending, so that a smaller place among the candidates is a smaller column of the table.
     runs = _largest_of_narrow(maxima, k)[1].sort(dim=1).values
     columns = (runs.unsqueeze(2) * block + torch.arange(block, device=table.device)).flatten(1)
-    values, places = _largest_of_narrow(table.gather(1, columns), k)
-    return values, columns.gather(1, places)
+    values, positions = _largest_of_narrow(table.gather(1, columns), k)
+    return values, columns.gather(1, positions)
 
 
-def places(table: Float[Tensor, "q w"], rows: Int[Tensor, " r"], columns: Int[Tensor, "r m"]) -> Int[Tensor, "r m"]:
+def column_ranks(
+    table: Float[Tensor, "q w"], rows: Int[Tensor, " r"], columns: Int[Tensor, "r m"]
+) -> Int[Tensor, "r m"]:
     """Finds at which place, from 1, some columns stand in some rows; rows are sorted only where counting costs more.
 
     Args:
