@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from typing import Any
 
 import torch
@@ -47,9 +46,7 @@ def main() -> None:
     steps = {f"{one.row.name}, {one.name}": one.step(embeddings, labels) for one in losses}
     times: dict[str, list[float]] = {name: [] for name in ("backbone", *steps)}
     for _ in range(given.repeats):
-        start = time.perf_counter()
-        backbone(images).sum().backward()
-        times["backbone"].append(time.perf_counter() - start)
+        times["backbone"].append(seconds_per_call(lambda: backbone(images).sum().backward(), 1))
         for name, step in steps.items():
             step()
             times[name].append(seconds_per_call(step, CALLS))
