@@ -16,6 +16,7 @@ from torch import Tensor
 
 from embedding_expansion.retrieval import native
 from embedding_expansion.retrieval.inputs import UnitRows
+from embedding_expansion.retrieval.native import MOST_RELEVANT
 from embedding_expansion.retrieval.ranks import UNRANKED, RelevantRanks
 from embedding_expansion.retrieval.tables import TableRows, Tables
 from embedding_expansion.retrieval.task import RetrievalTask, common_dtype
@@ -24,8 +25,6 @@ from embedding_expansion.retrieval.task import RetrievalTask, common_dtype
 BLOCK, HELD = 1024, 8
 # More rows than are counted.
 MOST = 2**31 - 1
-# Of a query with more relevant rows they are not counted one by one.
-MOST_RELEVANT = 128
 # Relevant rows that are read at a time.
 PIECE = 8192
 # Where more than this share of so many products or more have to be taken again, as in a set whose rows are nearly all

@@ -73,7 +73,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _pass_back(back: Any, ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(back: Any, ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return back(gradient, *ctx.saved_tensors), None
 
 
@@ -88,7 +88,7 @@ def _fake_shares(gradient, rows, partner):
 
 
 _back = CustomOp("sums_of_both_ends_back", _shares, _fake_shares)
-_sums_of_both_ends = CustomOp("sums_of_both_ends", _sums, _fake_sums, _keep, _pass_back, _back)
+_sums_of_both_ends = CustomOp("sums_of_both_ends", _sums, _fake_sums, _keep, _backward, _back)
 
 
 class AngularLoss(PairLoss, function=angular, metric="inner", reads_partner=True, positive=("angle",)):
