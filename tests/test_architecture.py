@@ -25,6 +25,7 @@ FLOORS = {
     "failures": 1,
     "checks": 1,
     "files": 1,
+    "interop": 2,
     "core": 2,
     "backbones": 3,
     "data": 4,

@@ -72,7 +72,7 @@ def blocks_of_integrations() -> list[tuple[str, str]]:
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
 @pytest.mark.parametrize(
     ("heading", "block"),
-    # Open Metric Learning's have an environment of their own: tests/core/interop/test_open_metric_learning.py
+    # Open Metric Learning's have an environment of their own: tests/interop/test_open_metric_learning.py
     [(heading, block) for heading, block in blocks_of_integrations() if heading != "Open Metric Learning"],
 )
 def test_the_examples_for_other_trainers_run(heading: str, block: str, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_the_examples_for_other_trainers_run(heading: str, block: str, tmp_path:
     names: dict[str, Any] = {"torch": torch, "model": torch.nn.Linear(6, 4), "images": images, "labels": labels}
     names["loader"] = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=8)
     if heading == "sentence-transformers":
-        from core.interop.sentences import texts, tiny_model, train
+        from interop.sentences import texts, tiny_model, train
 
         sentences, topics = texts()
         names["sentence_model"] = tiny_model()

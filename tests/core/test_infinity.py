@@ -144,9 +144,9 @@ def test_with_a_memory_one_end_of_a_segment_is_current() -> None:
     E = torch.tensor([[1, 1, 0.2], [1, -1, 0.2], [-1, 0.3, 0.1], [1, 0, 1]], dtype=torch.float64)
     E = E / E.norm(dim=1, keepdim=True)
     labels, past = [0, 0, 0, 1], torch.tensor([True, True, False, False])
-    ours, theirs = expand(E, labels, math.inf, past=past).negative
+    ours, theirs = expand(E, labels, math.inf, from_memory=past).negative
     for finite in (3, 50):
-        assert (expand(E, labels, finite, past=past).negative[0] <= ours + 1e-12).all()
+        assert (expand(E, labels, finite, from_memory=past).negative[0] <= ours + 1e-12).all()
     arcs = [zoomed(E, ends, (3, 3), True, "euclidean") for ends in ((0, 2), (1, 2), (0, 1))]
     torch.testing.assert_close(float(ours[1]), max(arcs[:2]))
     torch.testing.assert_close(float(theirs[0]), max(arcs))

@@ -56,7 +56,7 @@ class Queue:
         if not self.rows:
             return inner(E, labels)
         together, names = torch.cat([E, torch.stack(self.rows)]), [*labels.tolist(), *self.labels]
-        return inner(together, names, past=torch.arange(len(names)) >= len(labels))
+        return inner(together, names, from_memory=torch.arange(len(names)) >= len(labels))
 
 
 @pytest.mark.parametrize("size", [6, 14, 100])  # smaller than a batch, filled and begun anew, and never full
@@ -182,7 +182,7 @@ def test_ignored_rows_do_not_enter_and_rows_are_those_of_the_batch() -> None:
     assert torch.equal(memory.queue()[1], names)
     other = memory_of(TripletLoss(), 100)
     other(*first)
-    with pytest.raises(InvalidInput, match="rows that are past"):
+    with pytest.raises(InvalidInput, match="the batch has rows 0 to"):
         other(*second, rows=torch.tensor([len(second[1])]))
 
 
@@ -259,10 +259,10 @@ def test_statistics_are_told_of_the_expansion_inside() -> None:
     [
         (lambda: CrossBatchMemory(TripletLoss(), 4), {}, InvalidType, "one of this package's pair losses"),
         (lambda: torch.nn.Identity(), {}, InvalidType, "loss is a Identity"),
-        (TripletLoss, {"size": 0}, InvalidInput, "size is 0; pass a whole number above 0"),
-        (TripletLoss, {"size": None}, InvalidInput, "pass whole numbers above 0"),
+        (TripletLoss, {"size": 0}, InvalidInput, "size is 0; pass a whole number of at least 1"),
+        (TripletLoss, {"size": None}, InvalidType, "size is None; pass a whole number of at least 1"),
         (TripletLoss, {"start": -1}, InvalidInput, "start is -1"),
-        (TripletLoss, {"start": 1.5}, InvalidInput, "start is 1.5"),
+        (TripletLoss, {"start": 1.5}, InvalidType, "start is 1.5"),
         (lambda: EmbeddingExpansion(TripletLoss(), scope="anchor"), {"size": 7}, InvalidInput, "size is 7.*even"),
         *(
             (lambda kind=kind: kind(3, 4), {}, InvalidInput, f"{kind.__name__} compares with proxies.*no memory")
@@ -280,7 +280,7 @@ def test_a_memory_is_not_expanded_and_takes_no_other_past_or_reference() -> None
     memory, E = memory_of(ContrastiveLoss(), 8), torch.ones(2, 4)
     with pytest.raises(InvalidInput, match=r"cannot be expanded: expand the loss inside it"):
         EmbeddingExpansion(memory)
-    with pytest.raises(InvalidInput, match="past is given"):
-        memory(E, [0, 1], past=torch.tensor([True, False]))
+    with pytest.raises(InvalidInput, match="from_memory is given"):
+        memory(E, [0, 1], from_memory=torch.tensor([True, False]))
     with pytest.raises(InvalidInput, match="reference is given"):
         memory(E, [0, 1], reference=E, reference_labels=[0, 1])

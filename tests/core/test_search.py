@@ -119,7 +119,7 @@ def test_with_a_memory(n: float, scope: str) -> None:
     E, labels = batch_for(scope, 4)
     past = torch.zeros(len(labels), dtype=torch.bool)
     past[[1, 2, 3, 6]] = True
-    assert_same(E, labels, n, scope=scope, past=past)
+    assert_same(E, labels, n, scope=scope, from_memory=past)
 
 
 @every_scope

@@ -73,10 +73,10 @@ def test_names_that_are_none_come_back_with_the_nearest(loss: dict[str, object],
         ),
         ({"name": "triplet", "mining": 3}, "no mining of TripletLoss named 3"),
         ({"name": "hphn_triplet", "soft_margin": 1.0}, "soft_margin of HPHNTripletLoss is 1.0; pass True or False"),
-        ({"name": "recall_at_k", "ks": [1, 0]}, r"ks of RecallAtKLoss is \[1, 0\]; pass whole numbers above 0"),
+        ({"name": "recall_at_k", "ks": [1, 0]}, r"ks of RecallAtKLoss holds 0; pass whole numbers of at least 1"),
         ({"name": "recall_at_k", "ks": 4}, "ks of RecallAtKLoss is 4; pass whole numbers"),
         ({"name": "histogram", "bins": 2.5}, "bins of HistogramLoss is 2.5; pass a whole number"),
-        ({"name": "histogram", "bins": 0}, "bins of HistogramLoss is 0; pass a number that is above 0"),
+        ({"name": "histogram", "bins": 0}, "bins of HistogramLoss is 0; pass a whole number of at least 1"),
         ({"name": "multi_similarity", "alpha": [2]}, r"alpha of MultiSimilarityLoss is \[2\]; pass a number"),
         ({"name": "margin", "learn_beta": "maybe"}, "learn_beta of MarginLoss is 'maybe'; pass True or False"),
         ({"name": "margin", "nu": "much"}, "nu of MarginLoss is 'much'; pass a number"),
@@ -157,7 +157,7 @@ def test_a_miner_that_is_none_comes_back_with_the_nearest() -> None:
     with pytest.raises(UnknownName, match="did you mean 'multi_similarity'"):
         make_loss(dataclasses.replace(TrainConfig(), miner=MinerConfig("multi_similarty")), 9)
     flat = dataclasses.replace(TrainConfig(), miner=MinerConfig("distance_weighted"), model=ModelConfig(dim=2))
-    with pytest.raises(InvalidInput, match="3 or more"):
+    with pytest.raises(InvalidInput, match="of at least 3"):
         make_loss(flat, 9)
 
 

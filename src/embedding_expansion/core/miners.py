@@ -13,16 +13,40 @@ from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.batch import Batch, prepared
+from embedding_expansion.checks import as_whole
+from embedding_expansion.core.adapters import adapter_of
+from embedding_expansion.core.batch import Batch, Inputs, prepared
 from embedding_expansion.core.inputs import Labels, as_batch, as_reference, validates
 from embedding_expansion.core.pairs import Pairs, compare_batch
 from embedding_expansion.core.terms import negatives_of_anchors, squared_distance
-from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.errors import InvalidType
 
 NEAREST, FURTHEST = 0.5, 1.4  # distances at which the weights of `DistanceWeightedMiner` are cut off, as in its paper
+
+
+def narrowed_by(miner: Any, pairs: Pairs, batch: Batch, columns: Int[Tensor, " g"]) -> Pairs:
+    """The table with the pairs that a miner keeps.
+
+    Args:
+        miner: `Pairs -> Pairs`, or a miner of another library.
+        pairs: the table, plain or expanded.
+        batch: what it was made from.
+        columns: (g,), the column of the negatives that each row of the gallery belongs to.
+
+    Raises:
+        InvalidType: the miner gives something other than Pairs.
+    """
+    adapter = adapter_of(miner)
+    if adapter is not None:
+        found: Pairs = adapter.mined(miner, pairs, batch, columns)
+        return found
+    found = miner(pairs)
+    if not isinstance(found, Pairs):
+        raise InvalidType(f"the miner gives a {type(found).__name__}; a miner takes Pairs and gives Pairs")
+    return found
 
 
 class Miner(ABC):
@@ -59,10 +83,10 @@ class Miner(ABC):
         with torch.no_grad():
             rows, labels = as_batch(embeddings, labels)
             if ref_emb is not None or ref_labels is not None:
-                ref_emb, ref_labels = as_reference(ref_emb, ref_labels, rows, labels)
+                ref_emb, ref_labels = as_reference(ref_emb, ref_labels, rows)
                 ref_emb = prepared(ref_emb, normalize=True, check=False, name="reference")
             rows = prepared(rows, normalize=True, check=False)
-            batch = Batch.of(rows, labels, None, None, ref_emb, ref_labels)
+            batch = Batch.of(Inputs(rows, labels, reference=ref_emb, reference_labels=ref_labels))
             pairs = self.narrow(compare_batch(batch, "inner", partners=False))
             positive_anchors, slots = pairs.positive_mask.nonzero(as_tuple=True)
             positives = batch.positives()[0][positive_anchors, slots] if len(slots) else slots
@@ -139,6 +163,7 @@ class BatchHardMiner(Miner):
         return _narrowed(pairs, furthest & both, _first_largest(negative, negative_mask) & both)
 
 
+@validates
 @dataclass(frozen=True)
 class DistanceWeightedMiner(Miner):
     """Draws as many negatives as an anchor has positives, all distances being equally likely.
@@ -159,10 +184,7 @@ class DistanceWeightedMiner(Miner):
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.dimensions, int) or self.dimensions < 3:
-            raise InvalidInput(
-                f"dimensions is {self.dimensions!r}; pass how many the embeddings have, a whole number of 3 or more"
-            )
+        object.__setattr__(self, "dimensions", as_whole(self.dimensions, "dimensions", least=3))
 
     def narrow(self, pairs: Pairs) -> Pairs:
         """The table with the negatives that were drawn."""

@@ -10,11 +10,12 @@ import inspect
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
+from embedding_expansion.checks import as_limit
 from embedding_expansion.core import losses
-from embedding_expansion.core.inputs import as_limit, check_classes, validates
+from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.inputs import check_classes, validates
 from embedding_expansion.core.losses.statistical import pair_sums, positive_histogram
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
@@ -89,7 +90,7 @@ class MarginLoss(PairLoss, function=losses.margin, metric="euclidean", positive=
         own = inspect.signature(MarginLoss.__init__).parameters
         learn_beta = checked(type(self), MarginLoss.__init__, own["learn_beta"], learn_beta)
         nu = checked(type(self), MarginLoss.__init__, own["nu"], nu)
-        count = as_limit("num_classes", num_classes)
+        count = as_limit(num_classes, "num_classes")
         if count is not None and not learn_beta:
             raise InvalidInput("num_classes is given, but learn_beta is not; a beta for each class is a learnt one")
         if nu < 0:
@@ -98,10 +99,11 @@ class MarginLoss(PairLoss, function=losses.margin, metric="euclidean", positive=
         if learn_beta:
             self.beta = nn.Parameter(torch.full((count or 1,), float(self.parameters_of_function["beta"])))
 
-    def terms(self, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None) -> Terms:
+    def terms(self, pairs: Pairs, batch: Batch, statistic: Tensor | None = None) -> Terms:
         """What each anchor adds, with its class's beta."""
         if self.beta is None:
-            return super().terms(pairs, anchor_labels)
+            return super().terms(pairs, batch)
+        anchor_labels = batch.anchor_labels
         check_classes(anchor_labels, len(self.beta), "num_classes") if len(self.beta) > 1 else None
         beta = self.beta[anchor_labels if len(self.beta) > 1 else torch.zeros_like(anchor_labels)]
         found = losses.margin(pairs, **{**self.parameters_of_function, "beta": beta})

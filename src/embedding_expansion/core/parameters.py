@@ -8,8 +8,8 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias
 
-from embedding_expansion.core.inputs import check_name, validates, whole_number
-from embedding_expansion.core.interop.metric_learning.miners import is_foreign_miner
+from embedding_expansion.checks import as_limit, as_whole, as_wholes, check_name, validates
+from embedding_expansion.core.adapters import adapter_of
 from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
 
 Reduction: TypeAlias = Literal["mean", "none"]
@@ -20,8 +20,7 @@ REDUCTIONS: tuple[Reduction, ...] = ("mean", "none")
 def check_options(reduction: str, ignore_index: object, miner: object, chunk: object) -> None:
     """Raise an error where an option of a module cannot be used, or two not together."""
     check_name("reduction", reduction, REDUCTIONS)
-    if ignore_index is not None and whole_number(ignore_index) is None:
-        raise InvalidType(f"ignore_index is {ignore_index!r}; pass the label that takes no part, a whole number")
+    as_limit(ignore_index, "ignore_index", least=None)
     if miner is not None and (isinstance(miner, type) or not callable(miner)):
         raise InvalidType(f"miner is {miner!r}; pass an instance of a miner, a function of Pairs that gives Pairs")
     if chunk is None:
@@ -30,7 +29,7 @@ def check_options(reduction: str, ignore_index: object, miner: object, chunk: ob
         raise InvalidInput(
             "chunk computes a block again, for which the miner's generator would draw anew; leave it out"
         )
-    if is_foreign_miner(miner):
+    if adapter_of(miner) is not None:
         raise InvalidInput(f"{type(miner).__name__} mines whole batches, but chunk is {chunk!r}; leave one of them out")
 
 
@@ -82,24 +81,20 @@ def checked(owner: type, function: Callable[..., Any], parameter: inspect.Parame
         check_name(what, value, typing.get_args(typing.get_type_hints(function)[name]))
         return value
     if isinstance(default, tuple):
-        entries = [whole_number(entry) for entry in value] if isinstance(value, (list, tuple)) else []
-        if not entries or any(entry is None or entry < 1 for entry in entries):
-            raise InvalidType(f"{what} is {value!r}; pass whole numbers above 0, by default {default}")
-        return tuple(entries)
+        entries = as_wholes(value, what, least=1)
+        if not entries:
+            raise InvalidInput(f"{what} is empty; pass whole numbers of at least 1, by default {default}")
+        return entries
+    is_positive = name in getattr(owner, "positive", ())
+    if isinstance(default, int) and not isinstance(default, bool):
+        return as_whole(value, what, least=1 if is_positive else None)
     if hasattr(value, "dtype") and hasattr(value, "tolist") and isinstance(value.tolist(), (bool, int, float)):
         value = value.tolist()  # a scalar of NumPy; and of torch, without a gradient
     wants_bool = isinstance(default, bool)
     if isinstance(value, bool) is not wants_bool or not isinstance(value, (bool, int, float)):
         wanted = "True or False" if wants_bool else "a number"
         raise InvalidType(f"{what} is {value!r}; pass {wanted}, by default {default}")
-    if not math.isfinite(value) or (name in getattr(owner, "positive", ()) and value <= 0):
-        wanted = "above 0" if name in getattr(owner, "positive", ()) else "finite"
+    if not math.isfinite(value) or (is_positive and value <= 0):
+        wanted = "above 0" if is_positive else "finite"
         raise InvalidInput(f"{what} is {value}; pass a number that is {wanted}, by default {default}")
-    if wants_bool:
-        return value
-    if isinstance(default, float):
-        return float(value)
-    whole = whole_number(value)
-    if whole is None:
-        raise InvalidInput(f"{what} is {value}; pass a whole number, by default {default}")
-    return whole
+    return value if wants_bool else float(value)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedding_expansion.checks import as_whole
 from embedding_expansion.core import losses
-from embedding_expansion.core.batch import Batch
-from embedding_expansion.core.inputs import Labels, check_classes, validates, whole_number
+from embedding_expansion.core.batch import Batch, Inputs
+from embedding_expansion.core.inputs import check_classes, validates
 from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.parameters import parameters_of
 from embedding_expansion.core.terms import Terms, distance
-from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.errors import InvalidInput
 
 
 class ProxyLoss(PairLoss):
@@ -56,53 +58,37 @@ class ProxyLoss(PairLoss):
     @validates
     def __init__(self, num_classes: int, embedding_size: int, *parameters: Any, **named: Any) -> None:
         super().__init__(*parameters, **named)
-        self.num_classes = _count("num_classes", num_classes, 2)
-        self.embedding_size = _count("embedding_size", embedding_size, 1)
+        self.num_classes = as_whole(num_classes, "num_classes", least=2)
+        self.embedding_size = as_whole(embedding_size, "embedding_size", least=1)
         shape = self.num_classes * self.per_class, self.embedding_size
         self.proxies = nn.Parameter(torch.randn(shape) / math.sqrt(self.embedding_size))
 
-    @validates
-    def reference(
-        self,
-        embeddings: Float[Tensor, "b d"],
-        labels: Int[Tensor, " b"],
-        reference: Float[Tensor, "g d"] | None,
-        reference_labels: Labels | None,
-    ) -> tuple[Float[Tensor, "g d"], Int[Tensor, " g"]]:
-        """The proxies and their classes, after a look at whether the batch fits them."""
-        name = type(self).__name__
-        if reference is not None or reference_labels is not None:
+    def with_reference(self, inputs: Inputs) -> Inputs:
+        """The arguments with the proxies and their classes as the reference."""
+        name, size = type(self).__name__, inputs.embeddings.shape[1]
+        if inputs.reference is not None:
             raise InvalidInput(f"{name} compares with its own proxies; leave reference and reference_labels out")
-        if embeddings.shape[1] != self.embedding_size:
+        if size != self.embedding_size:
             raise InvalidInput(
-                f"embeddings has {embeddings.shape[1]} dimensions, but the proxies of {name} have "
-                f"{self.embedding_size}; pass embedding_size={embeddings.shape[1]} when the loss is made"
+                f"embeddings has {size} dimensions, but the proxies of {name} have {self.embedding_size}; pass "
+                f"embedding_size={size} when the loss is made"
             )
-        check_classes(labels, self.num_classes, f"num_classes of {name}")
-        classes = torch.arange(self.num_classes, device=labels.device).repeat_interleave(self.per_class)
-        return self.proxies, classes
+        check_classes(inputs.labels, self.num_classes, f"num_classes of {name}")
+        classes = torch.arange(self.num_classes, device=inputs.labels.device).repeat_interleave(self.per_class)
+        return replace(inputs, reference=self.proxies, reference_labels=classes)
 
     @property
     def takes_no_pairs(self) -> str:
         """Its pairs are of an image and a proxy."""
         return f"{type(self).__name__} compares images with proxies and not with each other"
 
-    def oriented(self, batch: Batch) -> Batch:
+    def with_anchors(self, batch: Batch) -> Batch:
         """The batch's rows are the anchors, the proxies are what they are compared with."""
         return batch.against_proxies()
 
     def extra_repr(self) -> str:
         """The numbers of proxies and dimensions, and the parameters."""
         return f"proxies={tuple(self.proxies.shape)}, {super().extra_repr()}"
-
-
-def _count(name: str, given: object, least: int) -> int:
-    count = whole_number(given)
-    if count is None:
-        raise InvalidType(f"{name} is {given!r}; pass a whole number, {least} or more")
-    if count < least:
-        raise InvalidInput(f"{name} is {count}; pass {least} or more")
-    return count
 
 
 class ProxyNCALoss(ProxyLoss, function=losses.proxy_nca, metric="euclidean", positive=("scale",)):
@@ -136,7 +122,7 @@ class SubCenterArcFaceLoss(ProxyLoss, function=losses.arcface, metric="inner", p
     def __init__(
         self, num_classes: int, embedding_size: int, sub_centers: int = 3, *parameters: Any, **named: Any
     ) -> None:
-        self.per_class = _count("sub_centers", sub_centers, 1)  # first: the proxies are made of it
+        self.per_class = as_whole(sub_centers, "sub_centers", least=1)  # first: the proxies are made of it
         super().__init__(num_classes, embedding_size, *parameters, **named)
 
     def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
@@ -168,13 +154,13 @@ class SoftTripleLoss(
         tau: float = 0.2,
         **named: Any,
     ) -> None:
-        self.per_class = _count("centers_per_class", centers_per_class, 1)  # first: the proxies are made of it
+        self.per_class = as_whole(centers_per_class, "centers_per_class", least=1)  # first: the proxies are made of it
         super().__init__(num_classes, embedding_size, *parameters, **named)
         if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 0 <= tau < math.inf:
             raise InvalidInput(f"tau of SoftTripleLoss is {tau!r}; pass a number of 0 or more, by default 0.2")
         self.tau = tau
 
-    def terms(self, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None) -> Terms:
+    def terms(self, pairs: Pairs, batch: Batch, statistic: Tensor | None = None) -> Terms:
         """What each anchor adds; that of the centres is a mean of its own, to which every anchor adds the same."""
         terms = losses.soft_triple(pairs, **self.parameters_of_function, centers_per_class=self.per_class)
         if self.tau == 0 or self.per_class == 1:
@@ -202,9 +188,9 @@ class ProxyAnchorLoss(ProxyLoss, function=losses.proxy_anchor, metric="inner", p
     its hardest point, original or synthetic.
     """
 
-    def oriented(self, batch: Batch) -> Batch:
+    def with_anchors(self, batch: Batch) -> Batch:
         """The proxies are the anchors, the batch is what they are compared with."""
-        return batch.turned() if len(batch.labels) else batch
+        return batch.swapped() if len(batch.labels) else batch
 
 
 PROXY_LOSSES: dict[str, type[ProxyLoss]] = {

@@ -59,6 +59,9 @@ def make_loss(config: TrainConfig, num_classes: int) -> PairLoss:
     for parameter in given:
         if parameter not in own:
             raise UnknownName(f"parameter of the loss {name}", parameter, own)
+        default, value = known[parameter].default, given[parameter]
+        if type(default) is int and isinstance(value, float) and value.is_integer():  # as a file may write it: 20.0
+            given[parameter] = int(value)
     # A size that may be left out is that of a boundary for each class, which only one that is learnt can have.
     learnt = given.get("learn_beta") is True
     needed = {size for size in sizes.keys() & known.keys() if learnt or known[size].default is inspect.Parameter.empty}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from embedding_expansion.core.opaque import Opaque
+from embedding_expansion.core.custom_op import CustomOp
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.terms import NOTHING, Terms, logsumexp, masked_logsumexp, masked_sum, positive_pairs
 from embedding_expansion.errors import InvalidInput
@@ -84,5 +84,5 @@ def _fake_shares(gradient, rows, partner):
     return torch.empty_like(rows)
 
 
-_back = Opaque("sums_of_both_ends_back", _shares, _fake_shares)
-_sums_of_both_ends = Opaque("sums_of_both_ends", _sums, _fake_sums, _keep, _pass_back, _back)
+_back = CustomOp("sums_of_both_ends_back", _shares, _fake_shares)
+_sums_of_both_ends = CustomOp("sums_of_both_ends", _sums, _fake_sums, _keep, _pass_back, _back)

@@ -22,7 +22,7 @@ def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor,
     else:
         g = torch.arange(rows, device=gradient.device, dtype=torch.int32).repeat_interleave(columns)
         h = torch.arange(columns, device=gradient.device, dtype=torch.int32).repeat(rows)
-    to_left, to_right = torch.zeros_like(problem.left_own), torch.zeros_like(problem.right_own)
+    to_left, to_right = torch.zeros_like(problem.left_gram), torch.zeros_like(problem.right_gram)
     for some_g, some_h in zip(g.split(PIECE), h.split(PIECE), strict=True):
         x, y = _pass_back(problem, found, gradient, some_g, some_h)
         to_left += x
@@ -35,8 +35,8 @@ def _pass_back(problem: Problem, found: Found, gradient: Tensor, g: Tensor, h: T
     pair = g.long() * gradient.shape[1] + h  # more than 32 bits tell, where classes are many
     gradient, value = (entry.flatten().index_select(0, pair) for entry in (gradient, found.value))
     ends, weights = (entry.flatten(0, 1).index_select(0, pair).T for entry in (found.ends, found.weights))
-    x = _Ends(problem.left, problem.left_own, g, ends[:2], weights[0], problem.rules)
-    y = _Ends(problem.right, problem.right_own, h, ends[2:], weights[1], problem.rules)
+    x = _Ends(problem.left, problem.left_gram, g, ends[:2], weights[0], problem.rules)
+    y = _Ends(problem.right, problem.right_gram, h, ends[2:], weights[1], problem.rules)
     inner = value - x.shift - y.shift
     scaled = gradient * x.scale * y.scale
     flat, stride = problem.product.view(-1), problem.product.shape[1]
@@ -52,7 +52,7 @@ class _Ends:
 
     def __init__(self, side: Side, own: Tensor, group: Tensor, ends: Tensor, u: Tensor, rules: Rules) -> None:
         # Numbers of 32 bits: the arithmetic is bound by memory. There are less members than that, and less in `own`.
-        per_group = side.layout.first, side.size, side.layout.own_at
+        per_group = side.layout.first, side.size, side.layout.gram_at
         first, size, at = (entry.int().index_select(0, group) for entry in per_group)
         i, j = ends
         self.own, v = own, 1 - u

@@ -46,8 +46,8 @@ class Problem:
     product: Float[Tensor, "s t"]
     left: Side
     right: Side
-    left_own: Float[Tensor, " o"]  # inner products of each group with itself, size x size, group by group
-    right_own: Float[Tensor, " p"]
+    left_gram: Float[Tensor, " o"]  # inner products of each group with itself, size x size, group by group
+    right_gram: Float[Tensor, " p"]
     rules: Rules
     symmetric: bool  # both sides are the same: the pair (h, g) is that of (g, h) turned round
 

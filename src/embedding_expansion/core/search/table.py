@@ -38,8 +38,8 @@ def _search(
     shape = len(left.size), len(right.size)
     ends = torch.zeros(*shape, 4, dtype=torch.int32, device=product.device)
     weights, value = product.new_ones(*shape, 2), product.new_zeros(*shape)
-    ours = list(offers(left, problem.left_own, problem.rules))
-    for b in offers(right, problem.right_own, problem.rules):
+    ours = list(offers(left, problem.left_gram, problem.rules))
+    for b in offers(right, problem.right_gram, problem.rules):
         for a in ours:
             if problem.symmetric and a.groups.start > b.groups.start:
                 continue
@@ -66,10 +66,10 @@ def _within_norms(problem: Problem, value: Tensor, ends: Tensor, at: tuple[slice
     limit: Tensor | float = 1.0
     shift: Tensor | float = 0.0
     synthetic = torch.zeros_like(value, dtype=torch.bool)
-    sides = (problem.left, problem.left_own, (-1, 1)), (problem.right, problem.right_own, (1, -1))
+    sides = (problem.left, problem.left_gram, (-1, 1)), (problem.right, problem.right_gram, (1, -1))
     for k, (side, own, shape) in enumerate(sides):
         first, again = ends[..., 2 * k], ends[..., 2 * k] != ends[..., 2 * k + 1]
-        start, size = (entry[at[k]].view(shape) for entry in (side.layout.own_at, side.size))
+        start, size = (entry[at[k]].view(shape) for entry in (side.layout.gram_at, side.size))
         square = own[start + first * (size + 1)]
         limit = limit * torch.where(again, 1, square)
         shift = shift + torch.where(again, 0, (1 - square) / 2) if problem.rules.metric == "euclidean" else shift

@@ -63,7 +63,7 @@ class _Side(ctypes.Structure):
     _fields_ = (
         ("groups", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("first", "row", "label", "originals", "kind", "list")),
-        *((name, ctypes.c_void_p) for name in ("segment", "own_at", "own", "barred")),
+        *((name, ctypes.c_void_p) for name in ("segment", "gram_at", "gram", "barred")),
     )
 
 
@@ -89,7 +89,7 @@ class _Passing(ctypes.Structure):
         ("stride", ctypes.c_int64),
         ("symmetric", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("ends", "weights", "value", "gradient")),
-        *((name, ctypes.c_void_p) for name in ("product", "left_own", "right_own")),
+        *((name, ctypes.c_void_p) for name in ("product", "left_gram", "right_gram")),
     )
 
 
@@ -103,8 +103,8 @@ def search(problem: Problem) -> Found:
         rules=_rules(problem),
         product=product.data_ptr(),
         stride=product.shape[1],
-        left=_side(problem.left, problem.left_own),
-        right=_side(problem.right, problem.right_own),
+        left=_side(problem.left, problem.left_gram),
+        right=_side(problem.right, problem.right_gram),
         symmetric=problem.symmetric,
         ends=ends.data_ptr(),
         weights=weights.data_ptr(),
@@ -116,12 +116,12 @@ def search(problem: Problem) -> Found:
 
 
 def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Adds to `problem.product` what the gradient of the values passes on, and gives back that of each `own`."""
-    to_left, to_right = torch.zeros_like(problem.left_own), torch.zeros_like(problem.right_own)
+    """Adds to `problem.product` what the gradient of the values passes on, and gives back that of each Gram matrix."""
+    to_left, to_right = torch.zeros_like(problem.left_gram), torch.zeros_like(problem.right_gram)
     given = _Passing(
         rules=_rules(problem),
-        left=_side(problem.left, problem.left_own),
-        right=_side(problem.right, problem.right_own),
+        left=_side(problem.left, problem.left_gram),
+        right=_side(problem.right, problem.right_gram),
         stride=problem.product.shape[1],
         symmetric=problem.symmetric,
         ends=found.ends.data_ptr(),
@@ -129,8 +129,8 @@ def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor,
         value=found.value.data_ptr(),
         gradient=gradient.data_ptr(),
         product=problem.product.data_ptr(),
-        left_own=to_left.data_ptr(),
-        right_own=to_right.data_ptr(),
+        left_gram=to_left.data_ptr(),
+        right_gram=to_right.data_ptr(),
     )
     _call("pass_back", problem.product, ctypes.byref(given))
     return to_left, to_right
@@ -153,9 +153,9 @@ def _rules(problem: Problem) -> _Rules:
     )
 
 
-def _side(side: Side, own: Tensor) -> _Side:
-    """The side as the kernel reads it. The pointers are good as long as `side` and `own` are there."""
+def _side(side: Side, gram: Tensor) -> _Side:
+    """The side as the kernel reads it. The pointers are good as long as `side` and `gram` are there."""
     pointers = {name: tensor.data_ptr() for name, tensor in side.layout.numbers.items()}
     barred = None if side.barred is None else side.barred.data_ptr()
     label = side.short_label.data_ptr()
-    return _Side(groups=side.label.shape[0], label=label, own=own.data_ptr(), barred=barred, **pointers)
+    return _Side(groups=side.label.shape[0], label=label, gram=gram.data_ptr(), barred=barred, **pointers)

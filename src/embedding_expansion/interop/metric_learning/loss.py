@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
-from embedding_expansion.core.batch import Batch
-from embedding_expansion.core.inputs import Labels, validates
-from embedding_expansion.core.interop.metric_learning.miners import LIBRARY
-from embedding_expansion.core.interop.metric_learning.probe import probe
-from embedding_expansion.core.interop.metric_learning.refusals import check_distance, check_kind, check_options
-from embedding_expansion.core.interop.metric_learning.square import Form, Indices, Scale, alone, indices, square_table
-from embedding_expansion.core.interop.metric_learning.stand_in import reading
+from embedding_expansion.core.batch import Batch, Inputs
+from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.mining import Expansion
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.terms import Terms
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.interop.metric_learning.miners import is_foreign_miner
+from embedding_expansion.interop.metric_learning.probe import probe
+from embedding_expansion.interop.metric_learning.refusals import check_distance, check_kind
+from embedding_expansion.interop.metric_learning.square import (
+    Form,
+    Indices,
+    Scale,
+    alone,
+    indices,
+    measured,
+    square_table,
+)
+from embedding_expansion.interop.metric_learning.stand_in import reading
 
 
 @validates
-def adapted(loss: object, scope: str, options: dict[str, Any]) -> MetricLearningLoss | None:
-    """The loss as a PairLoss to expand; None where it is none of pytorch-metric-learning's.
+def adapted(loss: Any, scope: str, options: dict[str, Any]) -> MetricLearningLoss:
+    """The loss as a PairLoss to expand.
 
-    `normalize` is taken out of the options: the loss's distance says it.
+    `normalize` is taken out of the options, since the loss's distance decides it.
 
     Raises:
         InvalidInput, InvalidType: with the loss's name, if it cannot be expanded, or not in that scope, or not with
         these options.
     """
-    if not any(c.__module__.startswith(f"{LIBRARY}.") for c in type(loss).__mro__):
-        return None
     check_kind(loss)
     found = MetricLearningLoss(loss)
     if scope == "anchor" and found.crosses:
@@ -42,7 +46,7 @@ def adapted(loss: object, scope: str, options: dict[str, Any]) -> MetricLearning
             f"{found.name} takes (i, k) and (k, i) for one pair, but in anchor scope they differ; use "
             'scope="class_pair"'
         )
-    check_options(found, options)
+    found.check_options(options)
     return found
 
 
@@ -69,10 +73,10 @@ class MetricLearningLoss(PairLoss):
         self.scale: Scale = check_distance(self.name, loss.distance)
         self.metric = self.scale.metric
         self.form: Form
-        self.form, self.crosses = probe(self)
+        self.form, self.crosses = probe(loss, self.scale)
 
     @property
-    def undivided(self) -> str:
+    def indivisible(self) -> str:
         """It returns one number."""
         return f"{self.name} returns one number for the whole batch; use this package's loss of that kind instead"
 
@@ -81,41 +85,46 @@ class MetricLearningLoss(PairLoss):
         """A loss of a whole table takes none."""
         return f"{self.name} takes no pairs: it reads its whole table" if self.form == "table" else ""
 
-    @validates
-    def reference(
-        self,
-        embeddings: Float[Tensor, "b d"],
-        labels: Int[Tensor, " b"],
-        reference: Float[Tensor, "g d"] | None,
-        reference_labels: Labels | None,
-    ) -> tuple[None, None]:
-        """There is none."""
-        if reference is not None or reference_labels is not None:
-            raise InvalidInput(f"reference is given, but {self.undivided}")
-        return None, None
+    def with_reference(self, inputs: Inputs) -> Inputs:
+        """The arguments, which must have no reference."""
+        if inputs.reference is not None:
+            raise InvalidInput(f"reference is given, but {self.indivisible}")
+        return inputs
 
-    def oriented(self, batch: Batch) -> Batch:
-        """The batch, all rows of which are anchors."""
+    def with_anchors(self, batch: Batch) -> Batch:
+        """The batch, all of whose rows must be anchors."""
         if not batch.every_row:
-            raise InvalidInput(f"rows or past is given, but {self.undivided}")
+            raise InvalidInput(f"rows or from_memory is given, but {self.indivisible}")
         return batch
 
-    def measured(self, batch: Batch) -> Batch:
-        """The batch with rows normalised where the distance does so."""
-        if not self.loss.distance.normalize_embeddings:
-            return batch
-        rows = functional.normalize(batch.embeddings, dim=1)
-        return replace(batch, embeddings=rows, gallery=rows)
+    def expanded(self, batch: Batch, expansion: Expansion, *, statistics: bool) -> Pairs:
+        """The expanded table of the rows as the loss's distance takes them."""
+        return super().expanded(measured(self.loss.distance, batch), expansion, statistics=statistics)
 
-    def read(
-        self, batch: Batch, pairs: Pairs, anchor_labels: Int[Tensor, " a"], statistic: Tensor | None = None
-    ) -> Terms:
+    def terms(self, pairs: Pairs, batch: Batch, statistic: Tensor | None = None) -> Terms:
         """The loss's own value, as one total of weight 1."""
         value = pairs.positive.sum() if batch.is_empty else self._value(batch, pairs)
         return Terms(value.reshape(1, 1), torch.ones_like(value).reshape(1, 1))
 
+    @validates
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Raise InvalidInput for an option that means nothing with the loss, and take `normalize` out."""
+        normalizes = bool(self.loss.distance.normalize_embeddings)
+        if options.pop("normalize", normalizes) != normalizes:
+            raise InvalidInput(
+                f"normalize is {not normalizes}, but the distance of {self.name} has normalize_embeddings="
+                f"{normalizes}, which decides; leave normalize out"
+            )
+        for name, neutral in (("reduction", "mean"), ("chunk", None)):
+            if options.get(name, neutral) != neutral:
+                raise InvalidInput(f"{name} is {options[name]!r}, but {self.indivisible}")
+        miner = options.get("miner")
+        if miner is not None and self.takes_no_pairs:
+            kind = type(miner).__name__ if is_foreign_miner(miner) or not hasattr(miner, "__name__") else miner.__name__
+            raise InvalidInput(f"miner is a {kind}, but {self.takes_no_pairs}; leave miner out")
+
     def _value(self, batch: Batch, pairs: Pairs) -> Tensor:
-        table = square_table(pairs, self.measured(batch), self.scale)
+        table = square_table(pairs, measured(self.loss.distance, batch), self.scale)
         chosen: Indices | None = None
         if self.form == "table":
             table = alone(table, pairs.negative_mask, batch, self.scale.far)

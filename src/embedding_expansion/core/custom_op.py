@@ -15,7 +15,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Opaque(Generic[P, R]):
+class CustomOp(Generic[P, R]):
     """A function, and the operator that stands for it in compiled code.
 
     Args:
@@ -34,7 +34,7 @@ class Opaque(Generic[P, R]):
         fake: Callable[..., Any],
         keep: Callable[..., None] | None = None,
         pass_back: Callable[..., Any] | None = None,
-        back: Opaque[Any, Any] | None = None,
+        back: CustomOp[Any, Any] | None = None,
     ) -> None:
         self.compiled = torch.library.custom_op(f"embedding_expansion::{name}", function, mutates_args=())
         self.compiled.register_fake(fake)
