@@ -77,7 +77,7 @@ def as_whole(
     raise kind(f"{name} is {shown(value)}; pass a whole number{_range(least, most)}{end}")
 
 
-def as_limit(value: object, name: str, *, least: int = 1, most: int | None = None) -> int | None:
+def as_limit(value: object, name: str, *, least: int | None = 1, most: int | None = None) -> int | None:
     """Checks a whole number that may be left out, such as the most rows in a block; None stays None.
 
     Raises:

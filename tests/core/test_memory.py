@@ -265,10 +265,10 @@ def test_statistics_are_told_of_the_expansion_inside() -> None:
     [
         (lambda: CrossBatchMemory(TripletLoss(), 4), {}, InvalidType, "one of this package's pair losses"),
         (lambda: torch.nn.Identity(), {}, InvalidType, "loss is a Identity"),
-        (TripletLoss, {"size": 0}, InvalidInput, "size is 0; pass a whole number above 0"),
-        (TripletLoss, {"size": None}, InvalidInput, "pass whole numbers above 0"),
+        (TripletLoss, {"size": 0}, InvalidInput, "size is 0; pass a whole number of at least 1"),
+        (TripletLoss, {"size": None}, InvalidType, "size is None; pass a whole number of at least 1"),
         (TripletLoss, {"start": -1}, InvalidInput, "start is -1"),
-        (TripletLoss, {"start": 1.5}, InvalidInput, "start is 1.5"),
+        (TripletLoss, {"start": 1.5}, InvalidType, "start is 1.5"),
         (lambda: EmbeddingExpansion(TripletLoss(), scope="anchor"), {"size": 7}, InvalidInput, "size is 7.*even"),
         *(
             (lambda kind=kind: kind(3, 4), {}, InvalidInput, f"{kind.__name__} compares with proxies.*no memory")

@@ -127,5 +127,5 @@ def test_a_generator_makes_the_draws_again_and_a_loss_takes_them() -> None:
     ]
     assert values[0] == values[1]
     assert all(value.isfinite() for value in values)
-    with pytest.raises(InvalidInput, match="3 or more"):
+    with pytest.raises(InvalidInput, match="of at least 3"):
         DistanceWeightedMiner(2)

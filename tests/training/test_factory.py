@@ -153,7 +153,7 @@ def test_a_miner_that_is_none_comes_back_with_the_nearest() -> None:
     with pytest.raises(UnknownName, match="did you mean 'multi_similarity'"):
         make_loss(dataclasses.replace(TrainConfig(), miner=MinerConfig("multi_similarty")), 9)
     flat = dataclasses.replace(TrainConfig(), miner=MinerConfig("distance_weighted"), model=ModelConfig(dim=2))
-    with pytest.raises(InvalidInput, match="3 or more"):
+    with pytest.raises(InvalidInput, match="of at least 3"):
         make_loss(flat, 9)
 
 

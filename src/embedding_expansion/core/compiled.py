@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 
-from embedding_expansion.core.inputs import check_name
+from embedding_expansion.checks import check_name
 from embedding_expansion.errors import ResourceError
 
 INSTRUCTION_SETS = {"plain": "plain", "avx2": "AVX2", "avx512": "AVX-512"}  # of EMBEX_INSTRUCTIONS, ascending

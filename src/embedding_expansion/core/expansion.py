@@ -6,11 +6,14 @@ training (see mining.py); `synthesize` makes them for looking.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from embedding_expansion.checks import as_whole
 from embedding_expansion.core.batch import Batch, Inputs, group
 from embedding_expansion.core.inputs import Labels, as_batch, as_count, check_finite, renamed, validates
 from embedding_expansion.core.mining import Expansion, Winners, expand_batch, hardest_of_batch
@@ -50,9 +53,9 @@ def synthesize(
     expanded once, not once in each direction.
     """
     embeddings, labels = as_batch(embeddings, labels)
-    count = as_count(n)
-    if not isinstance(count, int):
+    if as_count(n) == math.inf:
         raise InvalidInput("n is infinity, and so many points cannot be made; pass a whole number")
+    count = as_whole(n, "n", least=0)
     if embeddings.device.type == "cpu":
         check_finite(embeddings)
     classes = group(labels)

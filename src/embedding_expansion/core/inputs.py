@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, SupportsIndex, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from embedding_expansion.checks import shown, whole_number
 from embedding_expansion.checks import validates as validates
-from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
+from embedding_expansion.errors import InvalidInput, InvalidType
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -226,16 +226,6 @@ def as_reference(
     return reference.to(embeddings.device), reference_labels.to(embeddings.device)
 
 
-def whole_number(value: object) -> int | None:
-    """The value as an int where it is a whole number, also one written as a float such as 2.0; else None."""
-    if isinstance(value, bool):
-        return None
-    try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        return int(value) if isinstance(value, float) and value.is_integer() else None
-
-
 @validates
 def as_count(n: SupportsIndex | float) -> int | float:
     """The number of synthetic points per pair, 0 to MOST_POINTS or infinity, or an error."""
@@ -244,27 +234,16 @@ def as_count(n: SupportsIndex | float) -> int | float:
     shape = getattr(n, "shape", ())
     if len(shape) == 0 and hasattr(n, "item"):  # a scalar of NumPy or torch
         return as_count(n.item())
-    count = whole_number(n)
+    count = int(n) if isinstance(n, float) and n.is_integer() else whole_number(n)  # a float, as infinity is one
     if count is None or count < 0:
         kind = InvalidInput if isinstance(n, (int, float)) else InvalidType
-        raise kind(f"n is {n!r}; pass a whole number of synthetic points, 0 or more, or infinity")
+        raise kind(f"n is {shown(n)}; pass a whole number of synthetic points, 0 or more, or infinity")
     if count > MOST_POINTS:
         raise InvalidInput(
             f"n is {count}; pass at most {MOST_POINTS} synthetic points, or infinity (math.inf), "
             "which takes the whole arc between two images, exactly, and less time"
         )
     return count
-
-
-@validates
-def as_limit(name: str, given: SupportsIndex | float | None) -> int | None:
-    """A limit as an int >= 1, None for no limit, or an error."""
-    if given is None:
-        return None
-    limit = whole_number(given)
-    if limit is None or limit < 1:
-        raise InvalidInput(f"{name} is {given!r}; pass a whole number above 0, or None for no limit")
-    return limit
 
 
 def check_unit(embeddings: Float[Tensor, "b d"], because: str, remedy: str) -> None:
@@ -279,14 +258,6 @@ def check_unit(embeddings: Float[Tensor, "b d"], because: str, remedy: str) -> N
     if float(off.max()) > 1e-3:
         row = int(off.argmax())
         raise InvalidInput(f"{because}, but row {row} has norm {float(norms[row]):.4g}; {remedy}")
-
-
-@validates
-def check_name(kind: str, given: str, known: Iterable[str]) -> None:
-    """Raise UnknownName, with the nearest one, where a name is none of those known."""
-    known = tuple(known)
-    if given not in known:
-        raise UnknownName(kind, given, known)
 
 
 def check_classes(labels: Int[Tensor, " b"], num_classes: int, name: str) -> None:

@@ -16,12 +16,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from embedding_expansion.checks import as_whole
 from embedding_expansion.core.adapters import adapter_of
 from embedding_expansion.core.batch import Batch, Inputs, prepared
 from embedding_expansion.core.inputs import Labels, as_batch, as_reference, validates
 from embedding_expansion.core.pairs import Pairs, compare_batch
 from embedding_expansion.core.terms import negatives_of_anchors, squared_distance
-from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.errors import InvalidType
 
 NEAREST, FURTHEST = 0.5, 1.4  # distances at which the weights of `DistanceWeightedMiner` are cut off, as in its paper
 
@@ -162,6 +163,7 @@ class BatchHardMiner(Miner):
         return _narrowed(pairs, furthest & both, _first_largest(negative, negative_mask) & both)
 
 
+@validates
 @dataclass(frozen=True)
 class DistanceWeightedMiner(Miner):
     """Draws as many negatives as an anchor has positives, all distances being equally likely.
@@ -182,10 +184,7 @@ class DistanceWeightedMiner(Miner):
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.dimensions, int) or self.dimensions < 3:
-            raise InvalidInput(
-                f"dimensions is {self.dimensions!r}; pass how many the embeddings have, a whole number of 3 or more"
-            )
+        object.__setattr__(self, "dimensions", as_whole(self.dimensions, "dimensions", least=3))
 
     def narrow(self, pairs: Pairs) -> Pairs:
         """The table with the negatives that were drawn."""

@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from embedding_expansion.checks import as_limit, check_name
 from embedding_expansion.core.batch import Batch, Inputs
-from embedding_expansion.core.inputs import Labels, as_count, as_limit, check_name, check_unit, validates
+from embedding_expansion.core.inputs import Labels, as_count, check_unit, validates
 from embedding_expansion.core.pairs import (
     Metric,
     Pairs,
@@ -56,7 +57,7 @@ class Expansion:
         """The options, or an error that says which cannot be used."""
         check_name("scope", scope, SCOPES)
         check_name("metric", metric, EXPANDABLE)
-        return cls(as_count(n), scope, normalize_synthetic, metric, as_limit("max_segments", max_segments))
+        return cls(as_count(n), scope, normalize_synthetic, metric, as_limit(max_segments, "max_segments"))
 
     @property
     def rules(self) -> Rules:

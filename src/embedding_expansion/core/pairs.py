@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from embedding_expansion.checks import check_name
 from embedding_expansion.core.batch import Batch, Inputs
 from embedding_expansion.core.chosen import ChosenPairs
-from embedding_expansion.core.inputs import Labels, check_name, renamed, validates
+from embedding_expansion.core.inputs import Labels, renamed, validates
 
 Metric: TypeAlias = Literal["euclidean", "inner", "snr"]
 METRICS: tuple[Metric, ...] = ("euclidean", "inner", "snr")

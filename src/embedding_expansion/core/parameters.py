@@ -119,7 +119,10 @@ def checked(owner: type, function: Callable[..., Any], parameter: inspect.Parame
         check_name(what, value, typing.get_args(typing.get_type_hints(function)[name]))
         return value
     if isinstance(default, tuple):
-        return as_wholes(value, what, least=1)
+        entries = as_wholes(value, what, least=1)
+        if not entries:
+            raise InvalidInput(f"{what} is empty; pass whole numbers of at least 1, by default {default}")
+        return entries
     if isinstance(default, int) and not isinstance(default, bool):
         return as_whole(value, what, least=1 if above else None)
     if hasattr(value, "dtype") and hasattr(value, "tolist") and isinstance(value.tolist(), (bool, int, float)):

@@ -64,6 +64,9 @@ def make_loss(config: TrainConfig, num_classes: int) -> PairLoss:
     for parameter in given:
         if parameter not in own:
             raise UnknownName(f"parameter of the loss {name}", parameter, own)
+        default, value = known[parameter].default, given[parameter]
+        if type(default) is int and isinstance(value, float) and value.is_integer():  # as a file may write it: 20.0
+            given[parameter] = int(value)
     # An optional size is for one boundary per class, which only exists if the boundary is learnt.
     learnt = given.get("learn_beta") is True
     needed = {size for size in sizes.keys() & known.keys() if learnt or known[size].default is inspect.Parameter.empty}
