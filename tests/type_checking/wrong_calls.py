@@ -112,7 +112,7 @@ loss(E, "labels")  # wrong
 loss(E, Y, rows=[0, 1])  # wrong
 EmbeddingExpansion(loss)(E)  # wrong
 DistributedLoss(loss)(E)  # wrong
-loss(E, Y).total  # wrong
+loss(E, Y).total()  # wrong
 compare(E, Y, metric="cosine")  # wrong
 expand(E, Y)  # wrong
 expand(E, Y, n=2, scope="class")  # wrong
