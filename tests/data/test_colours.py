@@ -16,9 +16,9 @@ from PIL import Image, ImageChops
 from data.pixel_files import DEFLATE, on_white, packed, png, tiff
 from embedding_expansion.data.decoding import decode
 from embedding_expansion.data.images import read_image
+from embedding_expansion.data.thumbnails import thumbnail
 from embedding_expansion.errors import DataError
 from embedding_expansion.inference.pixels import as_pixels
-from embedding_expansion.inference.thumbnails import thumbnail
 
 RANDOM = np.random.default_rng(0)
 

@@ -10,8 +10,9 @@ import torch
 from PIL import ExifTags, Image
 
 from embedding_expansion.data.images import ImageSet, image_files, read_image
-from embedding_expansion.data.transforms import TRANSFORMS, train_transform
+from embedding_expansion.data.preprocessing import TRANSFORMS
 from embedding_expansion.data.transforms import test_transform as evaluation_transform
+from embedding_expansion.data.transforms import train_transform
 from embedding_expansion.errors import DataError, InvalidInput
 
 COLOURS = np.kron(np.random.default_rng(0).integers(0, 256, (3, 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from embedding_expansion.data.images import read_image
+from embedding_expansion.data.transforms import test_transform
 from embedding_expansion.errors import DataError, InvalidInput, InvalidType, RunError
 from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.thresholds import write_thresholds
+from embedding_expansion.model.trained import load_trained
 from embedding_expansion.retrieval.threshold import Task, Threshold
-from embedding_expansion.training.trained import load_trained
 
 CALIBRATED: dict[Task, float] = {"same or not": 0.75, "known or unknown": 0.5}
 
@@ -29,7 +30,8 @@ def embedder(trained: Path) -> Embedder:
 
 def as_training_embeds(run: Path, paths: list[Path]) -> np.ndarray:
     opened = load_trained(run)
-    return opened.model.embed(torch.stack([opened.transform(read_image(path)) for path in paths])).numpy()
+    transform = test_transform(opened.preprocessing.size, str(opened.config.data.transform))
+    return opened.model.embed(torch.stack([transform(read_image(path)) for path in paths])).numpy()
 
 
 def test_files_get_the_vectors_that_training_gives_them_in_their_order(

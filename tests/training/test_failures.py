@@ -20,7 +20,7 @@ import torch
 from embedding_expansion.app.cli import main
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.failures import failure
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.ranks import Ranks
 
 from .conftest import arguments
@@ -87,7 +87,7 @@ def test_a_process_that_loads_images_is_killed(small: TrainConfig, tmp_path: Pat
         process.wait()
     assert process.returncode == 2, said
     assert said.startswith(f"embex: process {worker}, which loaded images, was killed"), said
-    assert said.endswith(f"go on after the last checkpoint: embex train --resume {run}\n"), said
+    assert said.endswith(f"resume from the last checkpoint with embex train --resume {run}\n"), said
     assert said.count("\n") == 1
 
 
@@ -124,11 +124,11 @@ def test_when_a_rank_is_killed_the_others_end_with_a_sentence(small: TrainConfig
         process.kill()
         process.wait()
     sentence = (
-        "embex: another process of this distributed run has ended; read its own message for the reason; go on after "
-        f"the last checkpoint: embex train --resume {run}\n"
+        "embex: another process of this distributed run has ended; read its own message for the reason; resume from "
+        f"the last checkpoint with embex train --resume {run}\n"
     )
     assert said.count(sentence) == 1, said
-    assert out.count("batch norm takes its statistics over the 4 images of each process") == 1
+    assert out.count("batch norm uses the statistics of the 4 images of each process") == 1
 
 
 def _environment(process: int) -> list[bytes]:
@@ -181,5 +181,5 @@ def test_a_patience_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WORLD_SIZE", "2")
     for given in ("soon", "0", "nan", "1e9"):
         monkeypatch.setenv("EMBEX_RANK_PATIENCE", given)
-        with pytest.raises(InvalidInput, match=f"EMBEX_RANK_PATIENCE is '{re.escape(given)}'; give the seconds"):
+        with pytest.raises(InvalidInput, match=f"EMBEX_RANK_PATIENCE is '{re.escape(given)}'; set it to the seconds"):
             Ranks.start(torch.device("cpu"))

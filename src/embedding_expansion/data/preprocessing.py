@@ -11,8 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from embedding_expansion.checks import as_whole, check_name
 from embedding_expansion.data.resizing import Pixels, resize
 from embedding_expansion.errors import InvalidInput
+
+#: The names of transforms of images, which `transforms` describes.
+TRANSFORMS = ("none", "crop", "crop_flip", "paper")
 
 #: The largest ratio of the sides of an image; resizing a thinner one to its short side would make a huge image.
 THINNEST = 100
@@ -33,7 +37,14 @@ class Preprocessing:
 
     @classmethod
     def of(cls, size: int, name: str) -> Preprocessing:
-        """The preprocessing of `transforms.test_transform(size, name)`."""
+        """The preprocessing of `transforms.test_transform(size, name)`.
+
+        Raises:
+            UnknownName: there is no such transform.
+            InvalidType, InvalidInput: the size is not a whole number of at least 1.
+        """
+        check_name("transform", name, TRANSFORMS)
+        size = as_whole(size, "size", least=1)
         return cls(size, round(size * 256 / 224) if name == "crop_flip" else None)
 
     def __call__(self, pixels: Pixels) -> npt.NDArray[np.uint8]:

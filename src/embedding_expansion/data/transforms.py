@@ -26,11 +26,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from embedding_expansion.checks import as_whole, check_name
 from embedding_expansion.data.preprocessing import Preprocessing
-
-#: The names that `train_transform` and `test_transform` know.
-TRANSFORMS = ("none", "crop", "crop_flip", "paper")
 
 
 @dataclass(frozen=True)
@@ -64,9 +60,9 @@ def train_transform(size: int, name: str) -> ImageTransform:
         UnknownName: there is no such transform.
         InvalidInput: the size is below 1.
     """
-    _check(size, name)
+    tested = test_transform(size, name)
     if name == "none":
-        return test_transform(size, name)
+        return tested
     if name == "crop":
         return ImageTransform(size, True, v2.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True))
     if name == "crop_flip":
@@ -83,7 +79,6 @@ def test_transform(size: int, name: str) -> ImageTransform:
     Its pixels are exactly those of `Preprocessing.of(size, name)`. The arguments and errors are those of
     `train_transform`.
     """
-    _check(size, name)
     preprocessing = Preprocessing.of(size, name)
     return ImageTransform(size, False, _in_torch(preprocessing) if _torch_agrees() else _InNumPy(preprocessing))
 
@@ -129,8 +124,3 @@ def _torch_agrees() -> bool:
     image = torch.from_numpy(noise)
     each = [Preprocessing(size, short_side) for size, short_side in ((16, None), (120, None), (40, 46))]
     return all(torch.equal(_in_torch(one)(image), _InNumPy(one)(image)) for one in each)
-
-
-def _check(size: int, name: str) -> None:
-    check_name("transform", name, TRANSFORMS)
-    as_whole(size, "size", least=1)

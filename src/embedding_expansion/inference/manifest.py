@@ -87,4 +87,4 @@ def _positive(content: dict[str, Any], section: str, name: str, path: Path) -> i
         raise RunError(
             f"{path} has {section}.{name} {value!r}, which is not a whole number from 1 to 65,536; export the run again"
         )
-    return value
+    return number
