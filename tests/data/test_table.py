@@ -165,7 +165,7 @@ def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
     ("rows", "sentence"),
     [
         ("a.jpg,nan\n", "line 2 of .* has the label 'nan', which means no label; leave the field empty"),
-        ("a.jpg,x\n./b/../a.jpg,x\n", "lists the image .*/a.jpg twice, in line 2 and line 3"),
+        ("a.jpg,x\n./b/../a.jpg,x\n", "lists the image .*/a.jpg twice, in lines 2 and 3"),
         ("a.jpg,Acura, RL\n", "line 2 of .* has 3 fields"),
     ],
 )
