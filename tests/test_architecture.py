@@ -5,12 +5,17 @@ from __future__ import annotations
 import ast
 import graphlib
 import importlib
+import itertools
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import embedding_expansion
 
@@ -34,83 +39,6 @@ FLOORS = {
 #: The floors whose files may not import each other in a circle.
 WITHOUT_CIRCLES = set(FLOORS) - {"core"}
 CORE_MAY_IMPORT = {"torch", "jaxtyping", NAME} | set(sys.stdlib_module_names)
-
-PUBLIC = {
-    "AngularLoss",
-    "ArcFaceLoss",
-    "BatchHardMiner",
-    "CircleLoss",
-    "ClassBalancedSampler",
-    "ContrastiveLoss",
-    "CosFaceLoss",
-    "CrossBatchMemory",
-    "DistanceWeightedMiner",
-    "DistributedLoss",
-    "EasyPositiveMiner",
-    "EmbeddingExpansion",
-    "EmbeddingModel",
-    "FastAPLoss",
-    "GeneralizedLiftedStructureLoss",
-    "HPHNTripletLoss",
-    "HistogramLoss",
-    "IntraPairVarianceLoss",
-    "LOSSES",
-    "LiftedStructureLoss",
-    "MarginLoss",
-    "MultiSimilarityLoss",
-    "MultiSimilarityMiner",
-    "NCALoss",
-    "NPairLoss",
-    "NTXentLoss",
-    "NormalizedSoftmaxLoss",
-    "PROXY_LOSSES",
-    "PairLoss",
-    "Pairs",
-    "ProxyAnchorLoss",
-    "ProxyNCALoss",
-    "RankedListLoss",
-    "RecallAtKLoss",
-    "SignalToNoiseRatioContrastiveLoss",
-    "SmoothAPLoss",
-    "SoftTripleLoss",
-    "SubCenterArcFaceLoss",
-    "SupConLoss",
-    "Terms",
-    "TripletLoss",
-    "TupletMarginLoss",
-    "Winners",
-    "__version__",
-    "clustering_metrics",
-    "compare",
-    "expand",
-    "hardest",
-    "open_dataset",
-    "retrieval_metrics",
-    "synthesize",
-    "retrieval_by_class",
-    "retrieval_values",
-    "verification",
-    "open_set",
-    "Threshold",
-    "kmeans",
-    "agglomerative",
-    "hdbscan",
-    "partition_metrics",
-    "near_duplicates",
-    "nearest",
-    "list_metrics",
-    "alpha_query_expansion",
-    "database_augmentation",
-    "k_reciprocal",
-    "diffusion",
-    "PCAWhitening",
-    "Item",
-    "create_index",
-    "open_index",
-    "Embedder",
-    "Client",
-    "Collection",
-}
 
 
 def modules() -> Iterator[tuple[Path, str]]:
@@ -142,7 +70,7 @@ def test_imports_point_downwards() -> None:
     for path, floor in modules():
         for line, name in imports(path):
             parts = name.split(".")
-            if parts[0] != NAME or parts[1] == floor:
+            if parts[0] != NAME or parts[1] in (floor, "__version__"):
                 continue
             if parts[1] not in FLOORS or FLOORS[parts[1]] >= FLOORS[floor]:
                 upward.append(f"{path.relative_to(PACKAGE)}:{line} imports {name}")
@@ -176,6 +104,23 @@ def test_the_mathematics_imports_torch_and_jaxtyping_only() -> None:
         if name.split(".")[0] not in CORE_MAY_IMPORT
     ]
     assert not foreign
+
+
+def test_the_package_imports_what_it_declares() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [texts for extra, texts in project["optional-dependencies"].items() if extra not in ("test", "docs")]
+    texts = itertools.chain(project["dependencies"], *extras)
+    declared = {canonicalize_name(Requirement(text).name) for text in texts}
+    declared |= {"markupsafe", "starlette", "pydantic"}  # parts of what jinja2 and fastapi promise
+    distributions = packages_distributions()
+    undeclared = [
+        f"{path.relative_to(PACKAGE)}:{line} imports {name}"
+        for path, _ in modules()
+        for line, name in imports(path)
+        if (top := name.partition(".")[0]) not in {NAME, "_typeshed", *sys.stdlib_module_names}
+        and not {canonicalize_name(one) for one in distributions.get(top, [top])} & declared
+    ]
+    assert not undeclared
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -228,31 +173,61 @@ def test_the_mathematics_loads_nothing_of_ours_above_it() -> None:
     assert {name.split(".")[1] for name in run.stdout.split()} - {"checks"} == {"core", "errors"}
 
 
-def test_the_public_names_are_these() -> None:
-    assert set(embedding_expansion.__all__) == PUBLIC
-    assert len(embedding_expansion.__all__) == len(PUBLIC)
+STUBS = [PACKAGE / "__init__.pyi", PACKAGE / "retrieval" / "rerank" / "__init__.pyi"]
 
 
-def test_every_public_name_can_be_had_and_is_listed() -> None:
-    for name in embedding_expansion.__all__:
-        assert getattr(embedding_expansion, name) is not None
-    assert set(embedding_expansion.__all__) <= set(dir(embedding_expansion))
+@pytest.mark.parametrize("stub", STUBS, ids=lambda stub: stub.parent.name)
+def test_a_stub_and_its_package_have_the_same_names(stub: Path) -> None:
+    package = importlib.import_module(".".join([NAME, *stub.parent.relative_to(PACKAGE).parts]))
+    _, *statements = ast.parse(stub.read_text(encoding="utf-8")).body
+    listed = []
+    for node in statements:
+        if isinstance(node, ast.ImportFrom):
+            defining = importlib.import_module(f"{package.__name__}.{node.module}")
+            for alias in node.names:
+                assert alias.asname == alias.name, "only `name as name` is a public name to a type checker"
+                assert getattr(package, alias.name) is getattr(defining, alias.name)
+                listed.append(alias.name)
+        else:
+            assert isinstance(node, ast.AnnAssign), "types are those of the modules: a stub imports and states none"
+            assert isinstance(node.target, ast.Name)
+            assert type(getattr(package, node.target.id)).__name__ == ast.unparse(node.annotation)
+            listed.append(node.target.id)
+    assert sorted(package.__all__) == sorted(listed)
+    assert set(package.__all__) <= set(dir(package))
 
 
-def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no_such_name"):
-        embedding_expansion.no_such_name  # noqa: B018
+def test_every_package_that_loads_names_late_has_a_tested_stub() -> None:
+    assert sorted(PACKAGE.rglob("*.pyi")) == sorted(STUBS)
+
+
+def test_a_misspelt_name_is_an_attribute_error_with_a_suggestion() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'TripletLos'"):
+        embedding_expansion.TripletLos  # noqa: B018
+    program = [sys.executable, "-c", f"import {NAME}; {NAME}.TripletLos"]
+    said = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False).stderr
+    assert said.rstrip().endswith("Did you mean: 'TripletLoss'?")
+
+
+def test_a_former_name_works_and_warns_at_the_line_that_uses_it(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"  # a program that no import hook of the tests has wrapped
+    program.write_text(
+        f"import {NAME} as e\n"
+        "e._RENAMED['Former'] = 'Client'\n"
+        "assert e.Former is e.Client\n"
+        f"from {NAME} import Former\n"
+        "assert Former is e.Client and 'Former' not in dir(e)\n"
+    )
+    run = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True, timeout=60)
+    said = f"DeprecationWarning: {NAME}.Former is deprecated and goes with the next release: use {NAME}.Client"
+    assert f"{program}:3: {said}" in run.stderr
+    assert f"{program}:4: {said}" in run.stderr
+
+
+def test_every_former_name_leads_to_a_public_one() -> None:
+    assert set(embedding_expansion._RENAMED.values()) <= set(embedding_expansion.__all__)
+    assert not set(embedding_expansion._RENAMED) & set(embedding_expansion.__all__)
 
 
 def test_the_package_is_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
-
-
-def test_type_checkers_are_told_of_every_public_name_where_it_is_loaded_from() -> None:
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    (typed,) = [node for node in tree.body if isinstance(node, ast.If)]
-    told = {alias.name: node.module for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert set(told) == PUBLIC - {"__version__"}
-    for name, module in told.items():
-        assert module is not None
-        assert getattr(importlib.import_module(module), name) is getattr(embedding_expansion, name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 from importlib.metadata import version
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from embedding_expansion import __version__
 from embedding_expansion.app.cli import COMMANDS, main
 from embedding_expansion.runs.option_errors import sentence
 
@@ -123,7 +126,24 @@ def test_help_is_given_without_loading_anything_heavy(command: str) -> None:
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"embex {version('embedding-expansion')}\n"
+    assert capsys.readouterr().out == f"embex {__version__}\n"
+
+
+@pytest.mark.parametrize("native", ["0", "1"])
+def test_env_says_which_versions_and_which_form_of_the_kernels_are_used(native: str) -> None:
+    command = [sys.executable, "-m", "embedding_expansion", "env"]
+    run = subprocess.run(command, env=os.environ | {"EMBEX_NATIVE": native}, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
+    said = dict(line.split(": ", 1) for line in run.stdout.splitlines())
+    assert said["embedding-expansion"] == __version__
+    assert said["torch"] == version("torch")
+    assert said["python"].startswith(f"{platform.python_version()}, ")
+    assert not {"pytest", "sphinx"} & set(said)
+    for kernels in ("search for hardest pairs", "retrieval measures"):
+        if native == "0":
+            assert said[kernels] == "torch, because EMBEX_NATIVE=0 turns the C library off"
+        else:
+            assert said[kernels].startswith(("C library (", "torch, because the C library was not compiled: install"))
 
 
 def test_what_the_parser_says_otherwise_is_still_one_line() -> None:

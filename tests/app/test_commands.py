@@ -75,7 +75,9 @@ def test_an_output_without_a_place_is_refused_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("embedding_expansion.model.EmbeddingModel.forward", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(
+        "embedding_expansion.model.network.EmbeddingModel.forward", lambda *_: pytest.fail("work was done")
+    )
     for out in (str(tmp_path / "nowhere" / "x"), str(tmp_path)):
         assert main(["evaluate", str(trained), "--out", out]) == 2
         assert main(["embed", str(trained), str(photographs), "--out", out]) == 2

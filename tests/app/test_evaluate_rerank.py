@@ -92,7 +92,9 @@ def test_every_last_step_can_be_asked_for(trained: Path, capsys: pytest.CaptureF
 def test_nonsense_is_one_sentence_and_no_work_is_done(
     trained: Path, options: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("embedding_expansion.model.EmbeddingModel.forward", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(
+        "embedding_expansion.model.network.EmbeddingModel.forward", lambda *_: pytest.fail("work was done")
+    )
     assert main(["evaluate", str(trained), *options.split()]) == 2
     printed = capsys.readouterr().err
     assert said in printed

@@ -171,6 +171,7 @@ def unread(
         ["info", index],
         ["data"],
         ["data", str(photographs), "check"],
+        ["env"],
     ]
     return folder, list(zip(commands, run_each([(CLOSED, command) for command in commands]), strict=True))
 
@@ -186,14 +187,6 @@ def test_a_reader_that_leaves_changes_neither_the_exit_status_nor_the_work(
     made = {"run", "report.html", "thresholds.json", "export", "index", "found.html", "clusters", "copies.csv"}
     assert set(os.listdir(folder)) == made
     assert (folder / "run" / "report.html").exists()
-
-
-def test_commands_that_draw_no_letters_do_not_load_matplotlib(
-    unread: tuple[Path, list[tuple[list[str], Ended]]],
-) -> None:
-    for command, ended in unread[1]:
-        assert "embedding_expansion" in ended.modules
-        assert "matplotlib" not in ended.modules, command
 
 
 @pytest.mark.parametrize("unbuffered", [[], ["-u"]], ids=["buffered", "unbuffered"])

@@ -7,13 +7,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedding_expansion.retrieval import bytes as rounded
 from embedding_expansion.retrieval import centers, native
 from embedding_expansion.retrieval.centers import nearest_center
 
 CPU = torch.device("cpu")
-by_bytes = pytest.mark.skipif(
-    not (native.available(CPU) and native.multiplies_bytes()), reason="no kernel, or a processor that gains nothing"
-)
+by_bytes = pytest.mark.usefixtures("products")
+
+
+@pytest.fixture(params=["by the processor", "plain"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of bytes, by instructions that not every processor has, and by whole numbers, which each has."""
+    if not native.available(CPU):
+        pytest.skip("installed without the native kernels")
+    if request.param == "plain":
+        monkeypatch.setattr(native, "multiplies_bytes", lambda: True)
+        monkeypatch.setattr(rounded, "_are_exact", lambda: True)
+        monkeypatch.setattr(torch, "_int_mm", lambda left, right, out: torch.mm(left.int(), right.int(), out=out))
+    elif not native.multiplies_bytes():
+        pytest.skip("this processor does not multiply bytes")
 
 
 def drawn(n: int, k: int, d: int, seed: int, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,7 +55,9 @@ def agrees(rows: torch.Tensor, means: torch.Tensor) -> None:
 @by_bytes
 @given(st.integers(0, 10**6), st.integers(1, 70), st.integers(256, 300), st.sampled_from([32, 45, 64]))
 def test_every_row_goes_to_the_center_that_is_nearest_in_double_precision(seed: int, n: int, k: int, d: int) -> None:
-    agrees(*drawn(n, k, d, seed))
+    rows, means = drawn(n, k, d, seed)
+    assert centers._bytes_pay(rows, means)
+    agrees(rows, means)
 
 
 @by_bytes

@@ -105,6 +105,36 @@ def test_where_all_rows_are_equal_there_is_one_group_of_all() -> None:
     assert found.pairs.tolist() == [[0, 1], [0, 2], [0, 3], [0, 4], [0, 5]]
 
 
+def test_a_cosine_of_just_the_threshold_is_a_duplicate() -> None:
+    rows = np.array([[1, 1, 1, 1], [1, 1, 1, -1]], np.float32)  # their cosine is 1/2, exactly
+    assert near_duplicates(rows, 0.5).pairs.tolist() == [[0, 1]]
+    assert near_duplicates(rows, np.nextafter(0.5, 1)).pairs.tolist() == []
+    (similarity,) = near_duplicates(drawn(0, 2, copies=0) + 3, 0.01).similarities  # and one like any other
+    assert near_duplicates(drawn(0, 2, copies=0) + 3, similarity).number_of_pairs == 1
+    assert near_duplicates(drawn(0, 2, copies=0) + 3, np.nextafter(similarity, 1)).number_of_pairs == 0
+
+
+@pytest.mark.parametrize(("angle", "equal"), [(1.40e-3, True), (1.43e-3, False)])
+def test_a_cosine_from_0_999999_on_is_a_duplicate_at_1(angle: float, equal: bool) -> None:
+    rows = np.array([[1, 0], [np.cos(angle), np.sin(angle)]])  # the cosine is 0.999999 at an angle of 1.414e-3
+    found = near_duplicates(rows, 1)
+    assert (found.number_of_pairs, found.similarities.tolist()) == ((1, [1.0]) if equal else (0, []))
+
+
+def test_pairs_that_wait_to_be_sorted_take_a_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    side, most, held = 8, 10, []
+    sort = duplicates._most_similar
+    monkeypatch.setattr(duplicates, "SIDE", side)
+    monkeypatch.setattr(
+        duplicates, "_most_similar", lambda parts, most: held.append(sum(len(p) for p, _ in parts)) or sort(parts, most)
+    )
+    found = near_duplicates(np.ones((40, 3)), most_pairs=most)
+    assert found.number_of_pairs == 40 * 39 // 2
+    # What is kept, and the pairs of the last square; sorted only where there is more than twice what is asked for.
+    assert max(held) <= 2 * most + side**2
+    assert min(held[:-1]) > 2 * most
+
+
 @pytest.mark.parametrize("n", [0, 1])
 def test_fewer_than_two_rows_have_no_duplicates(n: int) -> None:
     found = near_duplicates(np.ones((n, 3)))

@@ -9,8 +9,8 @@ import importlib
 import os
 import signal
 import sys
-from importlib.metadata import version
 
+from embedding_expansion import __version__
 from embedding_expansion.app.streams import tolerant_stream
 from embedding_expansion.errors import EmbeddingExpansionError, UnknownName
 from embedding_expansion.failures import failure
@@ -31,6 +31,7 @@ COMMANDS = {
     "serve": "serve an index as a web page and a JSON API",
     "info": "describe an index",
     "data": "list, check and download data sets",
+    "env": "show the installed versions and whether the C libraries are used",
 }
 
 
@@ -65,7 +66,7 @@ def _dispatch(given: list[str]) -> int:
         print(_help())
         return 0
     if given[0] == "--version":
-        print(f"embex {version('embedding-expansion')}")
+        print(f"embex {__version__}")
         return 0
     if given[0] not in COMMANDS:
         raise UnknownName("command", given[0], COMMANDS)

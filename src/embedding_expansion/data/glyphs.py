@@ -1,7 +1,11 @@
-"""The embedded default data set: characters rendered from the DejaVu faces that matplotlib ships.
+"""The embedded default data set: characters rendered from the DejaVu faces in `fonts/`.
 
 Every image is 32 x 32, grey, and its own random face, size, place, rotation, shear, contrast and noise. Each class
 draws from its own random stream, so an image depends on the seed, its character and its number only.
+
+The faces are those of DejaVu 2.35, cut to the characters below and not changed otherwise:
+
+    pyftsubset DejaVuSans.ttf --text=CHARACTERS --layout-features= --name-IDs='*' --drop-tables+=MATH
 
 Train: digits, Greek and Cyrillic, 75 characters. Test: Latin, 39. Left out, so that no test class was seen in training
 and no two classes of a side are one shape in two sizes:
@@ -26,7 +30,6 @@ import hashlib
 import threading
 import unicodedata
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +69,7 @@ FACES = (
 _CANVAS = 2 * SIDE  # characters are drawn and moved at twice the size, then averaged down: smooth edges
 _FONT_SIZE = 40
 _WRITING = threading.Lock()
+_FONTS = Path(__file__).parent / "fonts"
 
 
 def open_glyphs(seed: int = 0) -> Dataset:
@@ -102,11 +106,8 @@ def render(characters: Sequence[str], per_class: int, seed: int) -> npt.NDArray[
 
 def load_faces() -> list[ImageFont.FreeTypeFont]:
     """The faces of `FACES`, in that order, at the size in which characters are drawn."""
-    import matplotlib  # takes half a second, and the glyphs are drawn once
-
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return [
-        ImageFont.truetype(str(folder / f"{face}.ttf"), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+        ImageFont.truetype(str(_FONTS / f"{face}.ttf"), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
         for face in FACES
     ]
 
@@ -144,17 +145,10 @@ def _image_set(characters: str, pixels: npt.NDArray[np.uint8]) -> ImageSet:
 
 
 def _cache_key(seed: int) -> str:
-    """Changes with whatever the pixels depend on: the recipe, the seed, and the versions that draw."""
-    versions = (
-        RECIPE,
-        seed,
-        TRAIN_CHARACTERS,
-        TEST_CHARACTERS,
-        pillow_version,
-        features.version("freetype2"),
-        version("matplotlib"),
-    )
-    return f"{seed}-{hashlib.sha256(repr(versions).encode()).hexdigest()[:12]}"
+    """Changes with whatever the pixels depend on: the recipe, the seed, the faces, and the versions that draw."""
+    faces = [hashlib.sha256((_FONTS / f"{face}.ttf").read_bytes()).hexdigest() for face in FACES]
+    parts = (RECIPE, seed, TRAIN_CHARACTERS, TEST_CHARACTERS, pillow_version, features.version("freetype2"), faces)
+    return f"{seed}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
 
 def _read_cache(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None:

@@ -59,7 +59,7 @@ SOURCES: dict[str, Source] = {
     "glyphs": Source(
         what="characters rendered from the DejaVu faces: Greek, Cyrillic and digits train, Latin letters test",
         page="https://dejavu-fonts.github.io",
-        licence="the DejaVu fonts' free licence; comes with this package's dependencies",
+        licence="the DejaVu fonts' free licence; comes with this package",
         instructions="The glyphs are rendered on first use.",
     ),
     "omniglot": Source(

@@ -153,12 +153,14 @@ def as_cosine(similarity: float | int) -> float:
         >>> as_cosine(0.99999988), as_cosine(1.0000002), as_cosine(-0.9999999), as_cosine(0.9999)
         (1.0, 1.0, -1.0, 0.9999)
     """
-    return math.copysign(1.0, similarity) if abs(abs(similarity) - 1) <= ROUNDING else float(similarity)
+    is_one = 1 - ROUNDING <= abs(similarity) <= 1 + ROUNDING
+    return math.copysign(1.0, similarity) if is_one else float(similarity)
 
 
 def as_cosines(similarities: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """The same for an array, in its shape."""
-    return np.where(np.abs(np.abs(similarities) - 1) <= ROUNDING, np.sign(similarities), similarities)
+    size = np.abs(similarities)
+    return np.where((size >= 1 - ROUNDING) & (size <= 1 + ROUNDING), np.sign(similarities), similarities)
 
 
 def least_reaching(threshold: float | int) -> float:

@@ -63,7 +63,6 @@ def started(
 def test_a_signal_ends_it_in_an_orderly_way(place: Path, number: signal.Signals, status: int) -> None:
     with started(place) as (process, url):
         assert httpx.post(f"{url}/api/search", content=picture(0), timeout=60).status_code == 200
-        assert "matplotlib" not in Path(f"/proc/{process.pid}/maps").read_text()  # its C libraries, if it is imported
         children = children_of(process.pid)
         assert any("decoder" in command for command in children.values())
         process.send_signal(number)

@@ -1,45 +1,10 @@
 """Post-processing of retrieval: better lists from the embeddings that are there, without training.
 
 Read `query_expansion.py` and `whitening.py` first, which give better rows, then `reciprocal.py` and
-`graph_diffusion.py`, which give better lists. `chain.py` puts them one after the other. The names are loaded when first
-used: the command line reads `steps.py`, and must not wait for torch.
+`graph_diffusion.py`, which give better lists. `chain.py` puts them one after the other. `__init__.pyi` lists the names,
+which are loaded when they are first used: the command line reads `steps.py`, and must not wait for torch.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from embedding_expansion.retrieval.rerank.chain import post_processed_lists
-    from embedding_expansion.retrieval.rerank.graph_diffusion import diffusion
-    from embedding_expansion.retrieval.rerank.query_expansion import alpha_query_expansion, database_augmentation
-    from embedding_expansion.retrieval.rerank.reciprocal import k_reciprocal
-    from embedding_expansion.retrieval.rerank.steps import Steps
-    from embedding_expansion.retrieval.rerank.whitening import PCAWhitening
-
-_MODULE_OF = {
-    "alpha_query_expansion": "query_expansion",
-    "database_augmentation": "query_expansion",
-    "PCAWhitening": "whitening",
-    "diffusion": "graph_diffusion",
-    "k_reciprocal": "reciprocal",
-    "post_processed_lists": "chain",
-    "Steps": "steps",
-}
-
-__all__ = [
-    "PCAWhitening",
-    "Steps",
-    "alpha_query_expansion",
-    "database_augmentation",
-    "diffusion",
-    "k_reciprocal",
-    "post_processed_lists",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

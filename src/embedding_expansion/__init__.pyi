@@ -1,0 +1,80 @@
+"""The public names of the package and the modules that define them.
+
+This list is the only one. Type checkers read it, and `__init__.py` loads each name from here when it is first used.
+"""
+
+from .core.distributed import DistributedLoss as DistributedLoss
+from .core.expanded_loss import EmbeddingExpansion as EmbeddingExpansion
+from .core.expansion import expand as expand
+from .core.expansion import hardest as hardest
+from .core.expansion import synthesize as synthesize
+from .core.memory import CrossBatchMemory as CrossBatchMemory
+from .core.miners import BatchHardMiner as BatchHardMiner
+from .core.miners import DistanceWeightedMiner as DistanceWeightedMiner
+from .core.miners import EasyPositiveMiner as EasyPositiveMiner
+from .core.miners import MultiSimilarityMiner as MultiSimilarityMiner
+from .core.mining import Winners as Winners
+from .core.modules import LOSSES as LOSSES
+from .core.modules import AngularLoss as AngularLoss
+from .core.modules import CircleLoss as CircleLoss
+from .core.modules import ContrastiveLoss as ContrastiveLoss
+from .core.modules import FastAPLoss as FastAPLoss
+from .core.modules import GeneralizedLiftedStructureLoss as GeneralizedLiftedStructureLoss
+from .core.modules import HistogramLoss as HistogramLoss
+from .core.modules import HPHNTripletLoss as HPHNTripletLoss
+from .core.modules import IntraPairVarianceLoss as IntraPairVarianceLoss
+from .core.modules import LiftedStructureLoss as LiftedStructureLoss
+from .core.modules import MarginLoss as MarginLoss
+from .core.modules import MultiSimilarityLoss as MultiSimilarityLoss
+from .core.modules import NCALoss as NCALoss
+from .core.modules import NPairLoss as NPairLoss
+from .core.modules import NTXentLoss as NTXentLoss
+from .core.modules import RankedListLoss as RankedListLoss
+from .core.modules import RecallAtKLoss as RecallAtKLoss
+from .core.modules import SignalToNoiseRatioContrastiveLoss as SignalToNoiseRatioContrastiveLoss
+from .core.modules import SmoothAPLoss as SmoothAPLoss
+from .core.modules import SupConLoss as SupConLoss
+from .core.modules import TripletLoss as TripletLoss
+from .core.modules import TupletMarginLoss as TupletMarginLoss
+from .core.pair_loss import PairLoss as PairLoss
+from .core.pairs import Pairs as Pairs
+from .core.pairs import compare as compare
+from .core.proxy_losses import PROXY_LOSSES as PROXY_LOSSES
+from .core.proxy_losses import ArcFaceLoss as ArcFaceLoss
+from .core.proxy_losses import CosFaceLoss as CosFaceLoss
+from .core.proxy_losses import NormalizedSoftmaxLoss as NormalizedSoftmaxLoss
+from .core.proxy_losses import ProxyAnchorLoss as ProxyAnchorLoss
+from .core.proxy_losses import ProxyNCALoss as ProxyNCALoss
+from .core.proxy_losses import SoftTripleLoss as SoftTripleLoss
+from .core.proxy_losses import SubCenterArcFaceLoss as SubCenterArcFaceLoss
+from .core.terms import Terms as Terms
+from .data.datasets import open_dataset as open_dataset
+from .data.sampler import ClassBalancedSampler as ClassBalancedSampler
+from .inference.client import Client as Client
+from .inference.collection import Collection as Collection
+from .inference.embedder import Embedder as Embedder
+from .model.network import EmbeddingModel as EmbeddingModel
+from .retrieval.clustering import agglomerative as agglomerative
+from .retrieval.clustering import clustering_metrics as clustering_metrics
+from .retrieval.clustering import hdbscan as hdbscan
+from .retrieval.clustering import partition_metrics as partition_metrics
+from .retrieval.duplicates import near_duplicates as near_duplicates
+from .retrieval.index import Item as Item
+from .retrieval.index import create_index as create_index
+from .retrieval.index import open_index as open_index
+from .retrieval.kmeans import kmeans as kmeans
+from .retrieval.lists import list_metrics as list_metrics
+from .retrieval.metrics import retrieval_by_class as retrieval_by_class
+from .retrieval.metrics import retrieval_metrics as retrieval_metrics
+from .retrieval.metrics import retrieval_values as retrieval_values
+from .retrieval.open_set import open_set as open_set
+from .retrieval.rerank.graph_diffusion import diffusion as diffusion
+from .retrieval.rerank.query_expansion import alpha_query_expansion as alpha_query_expansion
+from .retrieval.rerank.query_expansion import database_augmentation as database_augmentation
+from .retrieval.rerank.reciprocal import k_reciprocal as k_reciprocal
+from .retrieval.rerank.whitening import PCAWhitening as PCAWhitening
+from .retrieval.search import nearest as nearest
+from .retrieval.threshold import Threshold as Threshold
+from .retrieval.verification import verification as verification
+
+__version__: str
