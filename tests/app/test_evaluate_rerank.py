@@ -76,12 +76,12 @@ def test_every_last_step_can_be_asked_for(trained: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--rerank.qe 0", "rerank.qe is 0; pass 1 or more"),
+        ("--rerank.qe 0", "rerank.qe is 0; pass a whole number of at least 1"),
         ("--rerank.qe many", "--rerank.qe is 'many'; pass a whole number"),
-        ("--rerank.alpha 3", "rerank.alpha is 3.0, but says something of rerank.dba or rerank.qe only"),
+        ("--rerank.alpha 3", "rerank.alpha is 3.0, but only has a meaning for rerank.dba or rerank.qe"),
         (
             "--rerank.diffusion 5 --rerank.reciprocal 5",
-            "rerank.reciprocal and rerank.diffusion each make the final list",
+            "rerank.reciprocal and rerank.diffusion both make the final list",
         ),
         ("--rerank.whiten 7", "rerank.whiten is 7, but the embeddings of"),
         ("--rerank.whiten some", "--rerank.whiten is 'some'; pass a whole number or all"),

@@ -82,5 +82,5 @@ def test_the_modern_test_transform_cuts_out_the_middle() -> None:
 def test_wrong_names_and_sizes_are_refused() -> None:
     with pytest.raises(UnknownName, match="did you mean 'paper'"):
         train_transform(32, "papr")
-    with pytest.raises(InvalidInput, match="side 0"):
+    with pytest.raises(InvalidInput, match="size is 0; pass a whole number of at least 1"):
         test_transform(0, "none")

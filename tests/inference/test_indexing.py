@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from embedding_expansion.data.thumbnails import thumbnail
 from embedding_expansion.errors import DataError, StoreError
 from embedding_expansion.inference.collection import Collection
 from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.indexing import add_images, index_images
-from embedding_expansion.inference.thumbnails import thumbnail
 from embedding_expansion.retrieval.index import Item, create_index, open_index
 from inference.contents import contents
 

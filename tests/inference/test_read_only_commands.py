@@ -65,7 +65,7 @@ def check(index: Path, photographs: Path, exports: Path, out: Path, prefix: tupl
     assert f"read-only: {reason}" in answers[0][1]
     assert "/class_0/0.jpg" in answers[1][1]
     for command, (status, _, errors) in zip(writing, answers[len(reading) :], strict=True):
-        sentence = f"embex: {index} may only be read ({reason}); change that, or write to a copy\n"
+        sentence = f"embex: {index} can only be read ({reason}); change that, or write to a copy\n"
         assert (status, errors) == (2, sentence), command
 
 

@@ -37,7 +37,7 @@ def raised(work: Callable[[], object]) -> BaseException:
 
 @pytest.mark.parametrize("work", [lambda: torch.empty(HUGE), lambda: np.empty(HUGE), lambda: bytearray(HUGE)])
 def test_memory_that_ran_out(work: Callable[[], object]) -> None:
-    assert "this machine has no memory left; take smaller batches" in str(failure(raised(work)))
+    assert "this machine has no memory left; use smaller batches" in str(failure(raised(work)))
 
 
 # Of PyTorch 2.15: the last two from gloo and the second from a /dev/shm of 1 MB as they came.
@@ -49,10 +49,10 @@ SAID = {
     "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
     "shared memory. Please try to raise your shared memory limit.": "docker run --shm-size",
     "DataLoader worker (pid 7) is killed by signal: Killed. ": "process 7, which loaded images, was killed by signal K",
-    "DataLoader worker (pid(s) 7, 8) exited unexpectedly": "process 7, 8, which loaded images, was killed;",
+    "DataLoader worker (pid(s) 7, 8) exited unexpectedly": "process 7, 8, which loaded images, was killed, most likely",
     "[/pytorch/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:31110.": "has ended",
     "[/pytorch/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 4000ms for recv operation to "
-    "complete": "has said nothing for 4 seconds",
+    "complete": "has not answered for 4 seconds",
 }
 
 
@@ -124,8 +124,8 @@ def test_when_a_rank_is_killed_the_others_end_with_a_sentence(small: TrainConfig
         process.kill()
         process.wait()
     sentence = (
-        "embex: another of the processes that train together has ended; its own message says why; resume from the last "
-        f"checkpoint with embex train --resume {run}\n"
+        "embex: another process of this distributed run has ended; read its own message for the reason; resume from "
+        f"the last checkpoint with embex train --resume {run}\n"
     )
     assert said.count(sentence) == 1, said
     assert out.count("batch norm uses the statistics of the 4 images of each process") == 1
@@ -158,7 +158,7 @@ except RuntimeError as error:
 
 
 @pytest.mark.parametrize(
-    ("happens", "survivor", "said"), [("silent", 0, "has said nothing for 2 seconds"), ("dies", 1, "has ended")]
+    ("happens", "survivor", "said"), [("silent", 0, "has not answered for 2 seconds"), ("dies", 1, "has ended")]
 )
 def test_ranks_wait_for_an_evaluation_and_give_up_on_silence_and_death(happens: str, survivor: int, said: str) -> None:
     with socket.socket() as free:

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedding_expansion.checks import as_whole, check_name, validates
 from embedding_expansion.errors import InvalidInput, InvalidType, RunError
 from embedding_expansion.model.backbones import OF_VECTORS, Backbone, build_backbone
 from embedding_expansion.runs.options import ModelConfig
@@ -51,6 +52,7 @@ class EmbeddingModel(nn.Module):
     mean: Tensor
     std: Tensor
 
+    @validates
     def __init__(
         self,
         backbone: str = "conv4",
@@ -66,6 +68,7 @@ class EmbeddingModel(nn.Module):
         freeze_backbone: bool = False,
     ) -> None:
         super().__init__()
+        dim, channels = as_whole(dim, "dim", least=1), as_whole(channels, "channels", least=1)
         found: Backbone = build_backbone(backbone, channels=channels, pretrained=pretrained, weights=weights)
         self.trunk = found.trunk
         self.pooling = _pooling(pooling, found.spatial)
@@ -172,6 +175,7 @@ class AveragePooling(nn.Module):
 
 
 def _pooling(name: str, spatial: bool) -> nn.Module:
+    check_name("pooling", name, ("avg", "gem"))
     if not spatial:
         if name != "avg":
             raise InvalidInput(f"pooling is {name!r}, but this backbone pools by itself; leave pooling at 'avg'")

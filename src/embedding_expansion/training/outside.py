@@ -37,7 +37,7 @@ def evaluate_vectors(path: Path, steps: Steps | None = None) -> dict[str, Any]:
     chosen = np.ones(len(vectors.labels), dtype=np.bool_) if vectors.is_train is None else ~vectors.is_train
     if not chosen.any():
         raise DataError(f"{path} has no test rows; remove split from the file to evaluate all rows")
-    images = vectors.side(chosen)
+    images = vectors.as_images(chosen)
     rows = torch.from_numpy(vectors.rows[chosen])
     measures: dict[str, Any] = measure(rows, images, (1, 2, 4, 8), seed=0)
     if steps is not None:
