@@ -43,7 +43,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 LINE = TEXT.map(lambda text: "".join(text.split("\n")).replace("\r", ""))
 
 
-@settings(max_examples=60)
+@settings(max_examples=8 * settings().max_examples)
 @given(
     st.lists(st.tuples(LINE, LINE, TEXT), min_size=1, max_size=5),
     st.sampled_from(",;\t"),
@@ -62,7 +62,7 @@ def test_what_a_writer_writes_is_read(
     assert [tuple(row.fields.values()) for row in table.rows] == [tuple(text.strip() for text in row) for row in rows]
 
 
-@settings(max_examples=150)
+@settings(max_examples=16 * settings().max_examples)
 @given(st.binary(max_size=60), st.sampled_from([b"", b"path,label\n", b'"path";label;split\r\n', b"path\tlabel\n"]))
 @example(b'"' + b'""' * 70_000, b"path,label\n")
 @example(b"\r", b"path,label\n")
@@ -75,7 +75,7 @@ def test_bytes_of_any_kind_are_a_table_or_one_sentence(tmp_path: Path, content: 
         assert all(tuple(row.fields) == found.columns for row in found.rows)
 
 
-@settings(max_examples=80)
+@settings(max_examples=8 * settings().max_examples)
 @given(st.lists(st.sampled_from(['"', '""', ",", "\n", "a", "\r\n", "é"]), max_size=14))
 def test_a_wrong_quote_is_in_the_line_that_is_named(tmp_path: Path, pieces: list[str]) -> None:
     """The oracle reads character by character."""
