@@ -1,7 +1,7 @@
 """The embedding model: uint8 images -> normalisation -> backbone -> global pooling -> linear head.
 
-Normalisation lives inside as buffers, so whoever has the weights has the right input convention. The output is not
-normalised: the losses do that themselves, and `EmbeddingModel.embed` does it for retrieval.
+The normalisation of the input is stored in buffers, so that the weights always come with the right input convention.
+The output is not normalised: the losses do that themselves, and `EmbeddingModel.embed` does it for retrieval.
 """
 
 from __future__ import annotations
