@@ -24,12 +24,11 @@ import torch
 from torch import Tensor
 
 from embedding_expansion.data.images import ImageSet
+from embedding_expansion.model.weights import load_tensors
 from embedding_expansion.retrieval.rerank.steps import Steps
-from embedding_expansion.training.checkpoint import load_tensors
-from embedding_expansion.training.evaluation import measure_retrieval
+from embedding_expansion.runs.run_folder import RunFolder
+from embedding_expansion.training.evaluation import measure_post_processed, measure_retrieval
 from embedding_expansion.training.job import prepare
-from embedding_expansion.training.post_processing import measure_post_processed
-from embedding_expansion.training.run_folder import RunFolder
 
 DEFAULTS = {
     "whiten": Steps(whiten="all"),

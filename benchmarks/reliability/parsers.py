@@ -287,7 +287,7 @@ def _threshold(task: str) -> dict[str, Any]:
 def _read_report(folder: Path) -> None:
     """Read the files that the report needs, without the model."""
     from embedding_expansion.app.report.page import render
-    from embedding_expansion.training.run_folder import RunFolder
+    from embedding_expansion.runs.run_folder import RunFolder
 
     run = RunFolder(folder / "run")
     render(run, run.read_config(), None, "the model is left out here")
@@ -309,7 +309,7 @@ def _damage_yaml(folder: Path, rng: Random) -> None:
 
 
 def _read_config(folder: Path) -> None:
-    from embedding_expansion.training import config
+    from embedding_expansion.runs import config
 
     path = folder / "run" / "config.yaml"
     config.dump(config.load(path))
@@ -318,7 +318,7 @@ def _read_config(folder: Path) -> None:
 
 def _parsed(arguments: list[str]) -> Any:
     from embedding_expansion.app.arguments import parse
-    from embedding_expansion.training.config import parser
+    from embedding_expansion.runs.config import parser
 
     return parse(parser(), arguments)
 
@@ -335,7 +335,8 @@ def _embed(embedder: Any) -> None:
 
 
 def _read_checkpoint(folder: Path) -> None:
-    from embedding_expansion.training.checkpoint import checkpoint_path, load_tensors, saved_steps
+    from embedding_expansion.model.weights import load_tensors
+    from embedding_expansion.training.checkpoint import checkpoint_path, saved_steps
 
     steps = saved_steps(folder / "run" / "checkpoints")
     load_tensors(checkpoint_path(folder / "run" / "checkpoints", steps[-1]))

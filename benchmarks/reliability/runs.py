@@ -175,7 +175,7 @@ def ranks_killed(training: Training, rng: random.Random, tries: int) -> Count:
             status = -1
         assert both[1 - victim].stderr is not None
         said = both[1 - victim].stderr.read().decode()
-        ended = status == 0 or (status == 2 and "another of the processes that train together has ended" in said)
+        ended = status == 0 or (status == 2 and "another process of this distributed run has ended" in said)
         again = [process.wait(SECONDS) for process in _ranks(training.resuming(name))]
         survived += ended and again == [0, 0] and training.weights_of(name) == expected
     return Count("one of two ranks killed", tries, survived)
