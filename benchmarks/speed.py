@@ -22,11 +22,11 @@ from harness import Batch, Contender, milliseconds, race, ratio, table
 from limits import OUT_OF_MEMORY
 
 SCALED = next(row for row in ROWS if row.name == "multi_similarity")
-MANY = 1024  # segments of a class that count where there are too many
+MANY = 1024  # limit on the segments of a class if there are too many
 
 
 def comparisons(rows: list[Row], given: Namespace) -> Iterator[tuple[dict[str, Any], list[Contender], Batch]]:
-    """Every loss, n = 2, beside the incumbent's and the Gram product."""
+    """Return the cases for every loss with n = 2, the incumbent's loss and the Gram product."""
     for clustered in given.embeddings:
         for k in given.per_class:
             for b in given.sizes:
@@ -38,7 +38,7 @@ def comparisons(rows: list[Row], given: Namespace) -> Iterator[tuple[dict[str, A
 
 
 def scaling(given: Namespace) -> Iterator[tuple[dict[str, Any], list[Contender], Batch]]:
-    """One loss with more points and with more images of a class, beside the Gram product."""
+    """Return the cases for one loss with more points and with more images of a class, and the Gram product."""
     b = max(given.sizes)
     about = {"part": "scaling", "loss": SCALED.name, "expandable": True}
     for clustered in given.embeddings:
@@ -54,7 +54,7 @@ def scaling(given: Namespace) -> Iterator[tuple[dict[str, Any], list[Contender],
 
 
 def measure(given: Namespace) -> dict[str, Any]:
-    """All measurements; the JSON is written after each, so that an interrupted run leaves what it has."""
+    """Run all measurements. The JSON is written after each one, so an interrupted run keeps its results."""
     rows, left_out = choose(given.losses)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}", file=sys.stderr)
@@ -82,7 +82,7 @@ def _kind(clustered: bool) -> str:
 
 
 def tables(report: dict[str, Any]) -> str:
-    """Markdown: the losses, a table per kind of embeddings and images per class; then the scaling."""
+    """Return Markdown: a table of losses per kind of embeddings and images per class, then the scaling."""
     parts = []
     results = report["results"]
     groups = {(r["clustered"], r["k"]): None for r in results if r["part"] == "losses"}
@@ -136,7 +136,7 @@ def _ratio(result: dict[str, Any], of: str, to: str) -> str:
 
 
 def _brief(why: str) -> bool:
-    """Whether it is a limit that ended it, which fits in a cell, and no error."""
+    """Return whether a limit ended the contender, which fits in a cell, and not an error."""
     return why == OUT_OF_MEMORY or why.startswith(">")
 
 
@@ -148,7 +148,7 @@ def arguments() -> Namespace:
     options.add_argument("--embeddings", nargs="+", choices=["clustered", "unclustered"])
     options.add_argument("--parts", nargs="+", choices=["losses", "scaling"], default=["losses", "scaling"])
     options.add_argument("--repeats", type=int, default=5)
-    options.add_argument("--check", action="store_true", help="compare with the bars; exit with 1 where one is missed")
+    options.add_argument("--check", action="store_true", help="compare with the bars; exit with 1 if one is missed")
     options.add_argument("--report", type=Path, help="measure nothing, print the tables of this JSON")
     given = options.parse_args()
     given.d = 512
@@ -171,7 +171,7 @@ def main() -> int:
     for search in dict.fromkeys(verdict.search for verdict in checked):
         met = [verdict.met for verdict in checked if verdict.search == search]
         print(f"\n{search}: {sum(met)} of {len(met)} met, {len(met) - sum(met)} missed.")
-    in_use = report["searches"][0]  # the other is told, and fails no check
+    in_use = report["searches"][0]  # the other form is reported, but does not fail the check
     return 1 if any(not v.met for v in checked if v.search in (in_use, "plain")) else 0
 
 

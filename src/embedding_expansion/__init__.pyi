@@ -53,7 +53,7 @@ from .data.sampler import ClassBalancedSampler as ClassBalancedSampler
 from .inference.client import Client as Client
 from .inference.collection import Collection as Collection
 from .inference.embedder import Embedder as Embedder
-from .model import EmbeddingModel as EmbeddingModel
+from .model.network import EmbeddingModel as EmbeddingModel
 from .retrieval.clustering import agglomerative as agglomerative
 from .retrieval.clustering import clustering_metrics as clustering_metrics
 from .retrieval.clustering import hdbscan as hdbscan

@@ -21,20 +21,17 @@ from embedding_expansion.core.modules import MultiSimilarityLoss, TripletLoss
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.proxy_losses import PROXY_LOSSES, SubCenterArcFaceLoss
 from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
-from embedding_expansion.model import EmbeddingModel
-from embedding_expansion.training import factory
-from embedding_expansion.training.config import (
+from embedding_expansion.model.network import EmbeddingModel
+from embedding_expansion.runs.config import dump, from_namespace, load, parser
+from embedding_expansion.runs.options import (
     ExpansionConfig,
     MemoryConfig,
     MinerConfig,
     ModelConfig,
     OptimizerConfig,
     TrainConfig,
-    dump,
-    from_namespace,
-    load,
-    parser,
 )
+from embedding_expansion.training import factory
 from embedding_expansion.training.factory import make_loss, make_optimizer, set_learning_rate
 
 

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from embedding_expansion.checks import validates as validates
 from embedding_expansion.core.grouping import rows_where
-from embedding_expansion.core.validation import validates as validates
 from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
 
 Labels: TypeAlias = Int[Tensor, " b"] | Sequence[int] | Any  # `Any`: NumPy's integers, without importing NumPy

@@ -154,7 +154,7 @@ class SignalToNoiseRatioContrastiveLoss(
     PairLoss,
     function=losses.snr_contrastive,
     metric="snr",
-    not_expandable="its distance is measured over coordinates, where a synthetic point is no weighted sum of its ends'",
+    not_expandable="the distance of a synthetic point to another does not follow from those of its ends",
 ):
     """Contrastive loss on the signal-to-noise distance (margin=1.0, positive_margin=0.0); see `snr_contrastive`."""
 

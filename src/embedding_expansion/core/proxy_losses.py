@@ -150,7 +150,7 @@ class SoftTripleLoss(
     metric="inner",
     positive=("scale", "gamma"),
     monotone=False,
-    not_expandable="a class is there a weighted sum over its centres, which a single hardest pair cannot stand for",
+    not_expandable="a class is a weighted sum over its centres, which a single hardest pair cannot represent",
 ):
     """SoftTriple (centers_per_class=10, margin=0.01, scale=20.0, gamma=0.1, tau=0.2); see `losses.soft_triple`.
 
