@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.miners import MultiSimilarityMiner
-from embedding_expansion.core.modules import LOSSES
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.search import native
 from embedding_expansion.errors import EmbeddingExpansionError

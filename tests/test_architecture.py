@@ -26,6 +26,7 @@ FLOORS = {
     "failures": 1,
     "checks": 1,
     "files": 1,
+    "interop": 3,
     "core": 2,
     "runs": 2,
     "data": 3,

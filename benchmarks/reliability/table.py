@@ -19,9 +19,10 @@ from pathlib import Path
 
 import indexes
 import parsers
-import runs
 import server
 from faults import Count
+
+import runs
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- counts -->\n", "<!-- end of counts -->\n"

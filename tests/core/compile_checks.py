@@ -14,7 +14,7 @@ from torch import Tensor
 
 from embedding_expansion.core import losses
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
-from embedding_expansion.core.modules import LOSSES, MultiSimilarityLoss
+from embedding_expansion.core.losses import LOSSES, MultiSimilarityLoss
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import compare
 

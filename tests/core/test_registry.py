@@ -8,8 +8,7 @@ from __future__ import annotations
 import inspect
 
 from embedding_expansion.core import losses
-from embedding_expansion.core.modules import LOSSES
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES
+from embedding_expansion.core.losses import LOSSES, PROXY_LOSSES
 
 from . import oracles
 from .oracles import proxy

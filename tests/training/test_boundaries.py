@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from embedding_expansion.training.limits import MOST_BYTES, MOST_PARTS, RANGES
 
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.errors import DataError, InvalidInput
-from embedding_expansion.training.config import (
+from embedding_expansion.runs.options import (
     DataConfig,
     ExpansionConfig,
     MemoryConfig,
@@ -21,7 +22,6 @@ from embedding_expansion.training.config import (
     TrainConfig,
 )
 from embedding_expansion.training.evaluation import hold_out_classes
-from embedding_expansion.training.limits import MOST_BYTES, MOST_PARTS, RANGES
 
 
 def with_option(name: str, value: Any) -> TrainConfig:

@@ -22,8 +22,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor
 
-from embedding_expansion.core.modules import LOSSES
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES
+from embedding_expansion.core.losses import LOSSES, PROXY_LOSSES
 from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.model.network import NotFinite, all_finite
 from embedding_expansion.runs.options import (

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from embedding_expansion.core.modules import MultiSimilarityLoss
+from embedding_expansion.core.losses import MultiSimilarityLoss
 from embedding_expansion.core.search import native
 from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.model.trained import find_device

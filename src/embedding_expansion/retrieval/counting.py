@@ -16,6 +16,7 @@ from torch import Tensor
 
 from embedding_expansion.retrieval import native
 from embedding_expansion.retrieval.inputs import UnitRows
+from embedding_expansion.retrieval.native import MOST_RELEVANT
 from embedding_expansion.retrieval.ranks import UNRANKED, RelevantRanks
 from embedding_expansion.retrieval.tables import TableRows, Tables
 from embedding_expansion.retrieval.task import RetrievalTask, common_dtype
@@ -24,8 +25,6 @@ from embedding_expansion.retrieval.task import RetrievalTask, common_dtype
 BLOCK, HELD = 1024, 8
 # An upper bound of every count.
 MOST = 2**31 - 1
-# The queries with more relevant rows than this are ranked instead.
-MOST_RELEVANT = 128
 # Relevant rows that are read at a time.
 PIECE = 8192
 # If more than this share of at least this number of products must be computed again, as in a set whose rows are nearly

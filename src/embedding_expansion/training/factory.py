@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.losses import LOSSES, PROXY_LOSSES
 from embedding_expansion.core.memory import CrossBatchMemory
 from embedding_expansion.core.miners import (
     BatchHardMiner,
@@ -21,10 +22,8 @@ from embedding_expansion.core.miners import (
     EasyPositiveMiner,
     MultiSimilarityMiner,
 )
-from embedding_expansion.core.modules import LOSSES
-from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.errors import InvalidInput, UnknownName
 from embedding_expansion.model.backbones import OF_VECTORS
@@ -61,7 +60,7 @@ def make_loss(config: TrainConfig, num_classes: int) -> PairLoss:
         raise UnknownName("loss", name, BY_NAME)
     known = inspect.signature(BY_NAME[name]).parameters
     sizes: dict[str, Any] = {"num_classes": num_classes, "embedding_size": config.model.dim}
-    own = known.keys() - sizes.keys() - {option.name for option in OPTIONS}
+    own = {key for key, parameter in known.items() if parameter.kind is not parameter.VAR_KEYWORD} - sizes.keys()
     for parameter in given:
         if parameter not in own:
             raise UnknownName(f"parameter of the loss {name}", parameter, own)

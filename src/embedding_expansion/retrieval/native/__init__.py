@@ -15,14 +15,18 @@ from torch import Tensor
 from embedding_expansion.core.compiled import disabled as disabled
 from embedding_expansion.core.compiled import off, open_library
 
-STEP = 32  # columns of a table that the kernel reads at a time; the width of a table is a multiple of it
+# Constants that the C code has as well, compared when the library is loaded.
+STEP = 32  # columns of a table that the kernel reads at a time; the width of a table is a multiple
+MOST_RELEVANT = 128  # relevant rows of a query
+WALKS = 8  # walks on a graph side by side
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None if `open_library` finds none."""
-    return open_library(Path(__file__).parent, "_measures", (Tile, Relevant, NearestChoice, Walk))
+    """The compiled library, or None where it is missing or turned off; see `open_library`."""
+    constants = {"STEP": STEP, "MOST_RELEVANT": MOST_RELEVANT, "WALKS": WALKS}
+    return open_library(Path(__file__).parent, "_measures", (Tile, Relevant, NearestChoice, Walk), constants)
 
 
 def available(device: torch.device) -> bool:
@@ -94,7 +98,7 @@ class Walk(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("starts", "column", "weight", "source", "solution")),
         ("count", ctypes.c_int64),
-        ("eights", ctypes.c_int32),
+        ("blocks", ctypes.c_int32),
         ("max_iterations", ctypes.c_int32),
         ("alpha", ctypes.c_double),
         ("tolerance", ctypes.c_double),

@@ -29,8 +29,6 @@ from embedding_expansion.retrieval.search import (
 # Tables of gallery x queries that the solver keeps at a time, and the most queries in one, so that it fits the cache.
 TABLES = 6
 QUERIES = 64
-# Walks that the native kernel computes side by side.
-EIGHT = 8
 
 Sparse: TypeAlias = Any  # scipy's csr_array, which has no types
 
@@ -158,8 +156,9 @@ def _solve(
         solved = _solve_side_by_side(graph, sources.T.contiguous().numpy(), alpha, tolerance, max_iterations)
         return torch.from_numpy(solved).T.contiguous()
     q, g = sources.shape
-    eights = -(-q // EIGHT)
-    source = functional.pad(sources, (0, 0, 0, eights * EIGHT - q)).view(eights, EIGHT, g).transpose(1, 2).contiguous()
+    blocks = -(-q // native.WALKS)
+    source = functional.pad(sources, (0, 0, 0, blocks * native.WALKS - q))
+    source = source.view(blocks, native.WALKS, g).transpose(1, 2).contiguous()
     solution = torch.empty_like(source)
     starts, column = graph.indptr.astype(np.int64, copy=False), graph.indices.astype(np.int32, copy=False)
     walk = native.Walk(
@@ -169,7 +168,7 @@ def _solve(
         source=source.data_ptr(),
         solution=solution.data_ptr(),
         count=g,
-        eights=eights,
+        blocks=blocks,
         max_iterations=max_iterations,
         alpha=alpha,
         tolerance=tolerance,

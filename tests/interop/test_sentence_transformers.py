@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from core.batches import PAIRED, UNEQUAL, batch
+from core.explicit import points_of_class, points_of_row, rows_of_class
 from embedding_expansion import (
     DistributedLoss,
     EmbeddingExpansion,
@@ -20,11 +22,10 @@ from embedding_expansion import (
     ProxyAnchorLoss,
     TripletLoss,
 )
-from embedding_expansion.core.interop.sentence_transformers import ExpandedBatchLoss, SentenceLoss, is_sentence_loss
+from embedding_expansion.core.adapters import adapter_of
 from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.interop.sentence_transformers import ExpandedBatchLoss, SentenceLoss
 
-from ..batches import PAIRED, UNEQUAL, batch
-from ..explicit import points_of_class, points_of_row, rows_of_class
 from .sentences import features, losses, texts, tiny_model, train
 
 Distances = losses.BatchHardTripletLossDistanceFunction
@@ -147,7 +148,7 @@ def test_anchor_scope_looks_from_the_anchor_and_its_partner() -> None:
 
 def oracle_of_pairs(name: str, E: Tensor, labels: list[int]) -> Tensor:
     """As `oracle`, where only partners are expanded: classes of 4 rows are two pairs, and have no points across."""
-    from ..explicit import points_of_paired_class
+    from core.explicit import points_of_paired_class
 
     everything = {label: points_of_paired_class(E, labels, label, 2, True) for label in labels}
     with pytest.MonkeyPatch.context() as patch:
@@ -214,9 +215,10 @@ def test_the_librarys_losses_are_told_from_ours() -> None:
     class Derived(losses.BatchHardTripletLoss):
         pass
 
-    assert is_sentence_loss(losses.BatchAllTripletLoss(Stub()))
-    assert is_sentence_loss(Derived(Stub()))
-    assert not is_sentence_loss(TripletLoss())
+    for loss in (losses.BatchAllTripletLoss(Stub()), Derived(Stub())):
+        with pytest.raises(InvalidType, match=r"takes texts; use .*\.ExpandedBatchLoss\(loss"):
+            EmbeddingExpansion(loss)
+    assert adapter_of(TripletLoss()) is None
     assert ExpandedBatchLoss(Derived(Stub())).known.method == "batch_hard_triplet_loss"
 
 

@@ -9,9 +9,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from embedding_expansion.core.batch import Batch
-from embedding_expansion.core.chosen import ChosenPairs, narrowed
+from embedding_expansion.core.chosen import ChosenPairs
 from embedding_expansion.core.inputs import validates
-from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.pairs import Pairs, narrowed
 from embedding_expansion.errors import InvalidInput, InvalidType
 
 LIBRARY = "pytorch_metric_learning"
@@ -29,7 +29,7 @@ def mined(miner: Any, pairs: Pairs, batch: Batch, columns: Int[Tensor, " g"]) ->
 
     It sees the plain batch, as miner(embeddings, labels), and with a reference that as well: the rows as the loss takes
     them, which are normalised unless the loss has normalize=False or is of that library, and numbers of classes in the
-    place of labels. What is left of the table is told in `narrowed`; pairs that contradict the labels are left out.
+    place of labels. `narrowed` says what is left of the table; pairs that contradict the labels are left out.
 
     Args:
         miner: an instance of one of its miners.

@@ -7,79 +7,90 @@ import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from embedding_expansion.core.batch import Batch
-from embedding_expansion.core.expanding import Expansion, expand_batch
-from embedding_expansion.core.interop.metric_learning.square import Form, Indices, alone, indices, square_table
-from embedding_expansion.core.interop.metric_learning.stand_in import reading
+from embedding_expansion.core.batch import Batch, Inputs
+from embedding_expansion.core.mining import Expansion, expand_batch
 from embedding_expansion.core.pairs import Pairs, compare_batch
 from embedding_expansion.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from embedding_expansion.core.interop.metric_learning.loss import MetricLearningLoss
+from embedding_expansion.interop.metric_learning.square import (
+    Form,
+    Indices,
+    Scale,
+    alone,
+    indices,
+    measured,
+    square_table,
+)
+from embedding_expansion.interop.metric_learning.stand_in import reading
 
 CLASSES = ((3, 1, 2), (3, 3, 3), (3, 2))  # rows of each class of the batches to try, till the loss takes one
 TOLERANCE = 1e-4  # relative, of values that are to be the same in float32
 
 
-def probe(loss: MetricLearningLoss) -> tuple[Form, bool]:
+def probe(theirs: Any, scale: Scale) -> tuple[Form, bool]:
     """How a loss is to be given an expanded table, and whether it takes (i, k) and (k, i) for one pair.
 
     The loss must give the same value for its own table as it does by itself; it must read no pair that is not handed to
     it, be it by an indices tuple or by putting all others far away; and an expanded table must change its value. Works
     on copies, with the random generators and warnings put back.
 
+    Args:
+        theirs: the loss.
+        scale: of its distance.
+
     Raises:
         InvalidInput: naming the loss, where this does not hold.
     """
-    if holds_a_graph(loss.loss):
+    if holds_a_graph(theirs):
         raise InvalidInput(
-            f"{loss.name} cannot be expanded: it has been called before and holds tensors of that graph; pass a fresh "
-            "instance"
+            f"{type(theirs).__name__} cannot be expanded: it has been called before and holds tensors of that graph; "
+            "pass a fresh instance"
         )
-    tensors = itertools.chain(loss.loss.parameters(), loss.loss.buffers())
+    tensors = itertools.chain(theirs.parameters(), theirs.buffers())
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
     devices = [like.device] if like.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reason = ""
         for sizes in CLASSES:
-            trial = Trial(loss, sizes, like)
+            trial = Trial(theirs, scale, sizes, like)
             own = trial.value()
             if own is not None:
                 return trial.verdict(own)
             reason = reason or trial.reason
-    raise InvalidInput(f"{loss.name} cannot be expanded: on a little batch of {CLASSES[0]} images a class it {reason}")
+    raise InvalidInput(
+        f"{type(theirs).__name__} cannot be expanded: on a little batch of {CLASSES[0]} images a class it {reason}"
+    )
 
 
 class Trial:
     """A little batch, its plain and expanded tables, and the loss's values on them."""
 
-    def __init__(self, loss: MetricLearningLoss, sizes: tuple[int, ...], like: Tensor) -> None:
-        self.loss, self.reason = loss, ""
+    def __init__(self, theirs: Any, scale: Scale, sizes: tuple[int, ...], like: Tensor) -> None:
+        self.theirs, self.scale, self.reason = theirs, scale, ""
         labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         generator = torch.Generator().manual_seed(0)
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         # Few dimensions and no clusters: every hinge is active somewhere.
-        rows = torch.randn(len(labels), 4, generator=generator).to(like.device, dtype)
-        self.batch = Batch.checked(rows, labels.to(like.device), None, None, None, None)
-        measured = loss.measured(self.batch)
-        plain = compare_batch(measured, loss.metric, partners=False)
-        self.plain = loss.scale(plain.negative)
-        expansion = Expansion(2, "class_pair", True, loss.metric, None)
-        self.expanded = expand_batch(measured, expansion, partners=False)
-        self.square = square_table(self.expanded, measured, loss.scale)
+        points = torch.randn(len(labels), 4, generator=generator).to(like.device, dtype)
+        self.batch = Batch.of(Inputs(points, labels.to(like.device)))
+        rows = measured(theirs.distance, self.batch)
+        plain = compare_batch(rows, scale.metric, partners=False)
+        self.plain = scale(plain.negative)
+        expansion = Expansion(2, "class_pair", True, scale.metric, None)
+        self.expanded = expand_batch(rows, expansion, partners=False)
+        self.square = square_table(self.expanded, rows, scale)
 
     def value(self, table: Tensor | None = None, chosen: Indices | None = None) -> Tensor | None:
         """The loss's value, by itself or of a table; None, and the reason, where it has none."""
         self.seed()
         given = self.batch.embeddings.clone(), self.batch.labels.clone(), chosen
         try:
-            loss: Any = copy.deepcopy(self.loss.loss)  # some change with every call
+            loss: Any = copy.deepcopy(self.theirs)  # some change with every call
             if table is None:
                 value = loss(*given)
             else:
@@ -120,7 +131,7 @@ class Trial:
 
     def check_distance(self) -> None:
         """Raise InvalidInput where the loss's distance gives another table than the one that stands in for it."""
-        own = copy.deepcopy(self.loss.loss.distance)
+        own = copy.deepcopy(self.theirs.distance)
         table = own(self.batch.embeddings, self.batch.embeddings)
         different = ~torch.eye(len(table), dtype=torch.bool, device=table.device)  # of a row to itself is rounding
         if not torch.allclose(table[different], self.plain[different], rtol=TOLERANCE, atol=TOLERANCE):
@@ -143,7 +154,7 @@ class Trial:
         self.reason = ""
 
         def far(scale: Tensor) -> Tensor | None:
-            farness = self.loss.scale.far * float(scale)
+            farness = self.scale.far * float(scale)
             return self.value(alone(self.plain, self.expanded.negative_mask, self.batch, farness))
 
         if self.agree(far, torch.tensor(1.0), torch.tensor(2.0)):
@@ -153,7 +164,7 @@ class Trial:
     def selected(self, table: Tensor, form: Form) -> Tensor | None:
         """The value of one negative for each row and other class."""
         if form == "table":
-            return self.value(alone(table, self.expanded.negative_mask, self.batch, self.loss.scale.far))
+            return self.value(alone(table, self.expanded.negative_mask, self.batch, self.scale.far))
         return self.value(table, indices(self.expanded, self.batch, form))
 
     def as_triplets(self, pairs: Pairs) -> bool:
@@ -180,7 +191,7 @@ class Trial:
 
     def refusal(self, reason: str) -> InvalidInput:
         """The error, which names the loss."""
-        return InvalidInput(f"{self.loss.name} cannot be expanded: it {reason}")
+        return InvalidInput(f"{type(self.theirs).__name__} cannot be expanded: it {reason}")
 
 
 def holds_a_graph(loss: Any) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.pairs import Metric, Pairs, squared_norms
@@ -41,6 +42,14 @@ class Scale:
     def far(self) -> float:
         """What is very far away."""
         return -FAR if self.metric == "inner" else FAR
+
+
+def measured(distance: Any, batch: Batch) -> Batch:
+    """The batch with rows normalised where the distance of the loss does so."""
+    if not distance.normalize_embeddings:
+        return batch
+    rows = functional.normalize(batch.embeddings, dim=1)
+    return replace(batch, embeddings=rows, gallery=rows)
 
 
 def representatives(batch: Batch, shift: int = 0) -> Int[Tensor, "b c"]:

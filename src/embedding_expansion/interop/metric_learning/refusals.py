@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedding_expansion.core.inputs import validates
-from embedding_expansion.core.interop.metric_learning.miners import is_foreign_miner
-from embedding_expansion.core.interop.metric_learning.square import Scale
 from embedding_expansion.errors import InvalidInput, InvalidType
-
-if TYPE_CHECKING:
-    from embedding_expansion.core.interop.metric_learning.loss import MetricLearningLoss
+from embedding_expansion.interop.metric_learning.square import Scale
 
 PROXIES = "it compares images with learnt proxies and not with each other; expand this package's proxy losses instead"
 WRAPPER = "it holds another loss; expand that one"
@@ -71,21 +67,3 @@ def check_distance(name: str, distance: Any) -> Scale:
     if power <= 0:
         raise InvalidInput(f"{refused}to the power {power}, larger is not further; use a power above 0")
     return Scale("euclidean", float(power))
-
-
-@validates
-def check_options(loss: MetricLearningLoss, options: dict[str, Any]) -> None:
-    """Raise InvalidInput for an option that means nothing with the loss, and take `normalize` out."""
-    own = bool(loss.loss.distance.normalize_embeddings)
-    if options.pop("normalize", own) != own:
-        raise InvalidInput(
-            f"normalize is {not own}, but the distance of {loss.name} has normalize_embeddings={own}, which decides; "
-            "leave normalize out"
-        )
-    for name, neutral in (("reduction", "mean"), ("chunk", None)):
-        if options.get(name, neutral) != neutral:
-            raise InvalidInput(f"{name} is {options[name]!r}, but {loss.undivided}")
-    miner = options.get("miner")
-    if miner is not None and loss.takes_no_pairs:
-        kind = type(miner).__name__ if is_foreign_miner(miner) or not hasattr(miner, "__name__") else miner.__name__
-        raise InvalidInput(f"miner is a {kind}, but {loss.takes_no_pairs}; leave miner out")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedding_expansion.core.batch import Batch, widened
-from embedding_expansion.core.expanding import Expansion, expand_batch
+from embedding_expansion.core.batch import Batch, Inputs, widened
 from embedding_expansion.core.inputs import Labels, as_batch, as_labels, check_unit, validates
+from embedding_expansion.core.mining import Expansion, expand_batch
 from embedding_expansion.core.sides import Scope
 from embedding_expansion.errors import InvalidInput, InvalidType
 
@@ -40,9 +40,12 @@ _LOSSES = {
 }
 
 
-def is_sentence_loss(loss: object) -> bool:
-    """Whether an object is of sentence-transformers, or of a class derived from one of its."""
-    return any(_is_theirs(kind) for kind in type(loss).__mro__)
+def adapted(loss: object, scope: str, options: dict[str, Any]) -> NoReturn:
+    """Raise InvalidType: such a loss takes texts and not embeddings, so that no pair loss can stand for it."""
+    raise InvalidType(
+        f"loss is a {type(loss).__name__} of sentence-transformers, which takes texts; use "
+        "embedding_expansion.interop.sentence_transformers.ExpandedBatchLoss(loss, ...)"
+    )
 
 
 class ExpandedBatchLoss(nn.Module):
@@ -134,7 +137,7 @@ class ExpandedBatchLoss(nn.Module):
         elif self.expansion.normalize_synthetic and self.expansion.n > 0:
             remedy = "end the model with Normalize(), or pass normalize_synthetic=False"
             check_unit(embeddings, "synthetic points are normalised", remedy)
-        batch = Batch.checked(embeddings, labels, None, None, None, None)
+        batch = Batch.prepared(Inputs(embeddings, labels), normalize=False, check=False)
         hardest = expand_batch(batch, self.expansion, partners=False).negative
         between = _as_distance(hardest, self.distance)[:, torch.unique(labels, return_inverse=True)[1]]
         same = labels[:, None] == labels

@@ -1,3 +1,0 @@
-"""See `checks`."""
-
-from embedding_expansion.checks import validates as validates
