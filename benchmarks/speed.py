@@ -22,12 +22,12 @@ from harness import Batch, Contender, milliseconds, race, ratio, table
 from limits import OUT_OF_MEMORY
 
 SCALED = next(row for row in ROWS if row.name == "multi_similarity")
+MANY = 1024  # limit on the segments of a class if there are too many
 PARTS = ["losses", "points", "scaling"]
-MANY = 1024  # segments of a class that count where there are too many
 
 
 def comparisons(rows: list[Row], given: Namespace) -> Iterator[tuple[dict[str, Any], list[Contender], Batch]]:
-    """Every loss, n = 2, beside the incumbent's and the Gram product."""
+    """Return the cases for every loss with n = 2, the incumbent's loss and the Gram product."""
     for clustered in given.embeddings:
         for k in given.per_class:
             for b in given.sizes:
@@ -49,7 +49,7 @@ def points(given: Namespace) -> Iterator[tuple[dict[str, Any], list[Contender], 
 
 
 def scaling(given: Namespace) -> Iterator[tuple[dict[str, Any], list[Contender], Batch]]:
-    """One loss with more images of a class, beside the Gram product."""
+    """Return the cases for one loss with more images of a class, and the Gram product."""
     b = max(given.sizes)
     about = {"part": "scaling", "loss": SCALED.name, "expandable": True}
     for clustered in given.embeddings:
@@ -62,7 +62,7 @@ def scaling(given: Namespace) -> Iterator[tuple[dict[str, Any], list[Contender],
 
 
 def measure(given: Namespace) -> dict[str, Any]:
-    """All measurements; the JSON is written after each, so that an interrupted run leaves what it has."""
+    """Run all measurements. The JSON is written after each one, so an interrupted run keeps its results."""
     rows, left_out = choose(given.losses)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}", file=sys.stderr)
@@ -91,7 +91,7 @@ def _kind(clustered: bool) -> str:
 
 
 def tables(report: dict[str, Any]) -> str:
-    """Markdown: the losses, a table per kind of embeddings and images per class; then more points, more images."""
+    """Return Markdown: a table of losses per kind of embeddings and images per class; then more points, more images."""
     parts = []
     results = report["results"]
     groups = {(r["clustered"], r["k"]): None for r in results if r["part"] == "losses"}
@@ -145,7 +145,7 @@ def _ratio(result: dict[str, Any], of: str, to: str) -> str:
 
 
 def _brief(why: str) -> bool:
-    """Whether it is a limit that ended it, which fits in a cell, and no error."""
+    """Return whether a limit ended the contender, which fits in a cell, and not an error."""
     return why == OUT_OF_MEMORY or why.startswith(">")
 
 
@@ -157,7 +157,7 @@ def arguments() -> Namespace:
     options.add_argument("--embeddings", nargs="+", choices=["clustered", "unclustered"])
     options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options.add_argument("--repeats", type=int, default=5)
-    options.add_argument("--check", action="store_true", help="compare with the bars; exit with 1 where one is missed")
+    options.add_argument("--check", action="store_true", help="compare with the bars; exit with 1 if one is missed")
     options.add_argument("--report", type=Path, help="measure nothing, print the tables of this JSON")
     given = options.parse_args()
     given.d = 512
@@ -180,7 +180,7 @@ def main() -> int:
     for search in dict.fromkeys(verdict.search for verdict in checked):
         met = [verdict.met for verdict in checked if verdict.search == search]
         print(f"\n{search}: {sum(met)} of {len(met)} met, {len(met) - sum(met)} missed.")
-    in_use = report["searches"][0]  # the other is told, and fails no check
+    in_use = report["searches"][0]  # the other form is reported, but does not fail the check
     return 1 if any(not v.met for v in checked if v.search in (in_use, "plain")) else 0
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/step.py --out step.json
 
-The backbone runs once a round and the losses after it, on embeddings of the size that it gives.
+The backbone runs once per round, and then the losses run on embeddings of the size of its output.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import harness
 from contenders import Ours, choose, searches
 from harness import Batch, milliseconds, seconds_per_call, table
 
-MOST = 0.01  # of a step
-CALLS = 20  # of a loss, for one sample
+MOST = 0.01  # bar: share of a step
+CALLS = 20  # calls of a loss per sample
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _plain(backbone: str) -> dict[str, Any]:
-    """Without heads that only help training from scratch."""
+    """Return the backbone without auxiliary heads, which only help training from scratch."""
     return {"aux_logits": False, "init_weights": True} if backbone == "googlenet" else {}
 
 

@@ -17,7 +17,6 @@ import torch
 
 import embedding_expansion
 from embedding_expansion.app.train import run as run_train
-from embedding_expansion.core.pair_loss import OPTIONS
 from embedding_expansion.training.factory import BY_NAME
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +71,7 @@ def blocks_of_integrations() -> list[tuple[str, str]]:
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
 @pytest.mark.parametrize(
     ("heading", "block"),
-    # Open Metric Learning's have an environment of their own: tests/core/interop/test_open_metric_learning.py
+    # Open Metric Learning's have an environment of their own: tests/interop/test_open_metric_learning.py
     [(heading, block) for heading, block in blocks_of_integrations() if heading != "Open Metric Learning"],
 )
 def test_the_examples_for_other_trainers_run(heading: str, block: str, tmp_path: Path) -> None:
@@ -80,7 +79,7 @@ def test_the_examples_for_other_trainers_run(heading: str, block: str, tmp_path:
     names: dict[str, Any] = {"torch": torch, "model": torch.nn.Linear(6, 4), "images": images, "labels": labels}
     names["loader"] = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=8)
     if heading == "sentence-transformers":
-        from core.interop.sentences import texts, tiny_model, train
+        from interop.sentences import texts, tiny_model, train
 
         sentences, topics = texts()
         names["sentence_model"] = tiny_model()
@@ -129,8 +128,7 @@ def test_the_page_of_losses_says_what_the_code_does(name: str) -> None:
     loss = BY_NAME[name]
     assert shown_class == f"`{loss.__name__}`"
     given = inspect.signature(loss).parameters.values()
-    options = {option.name for option in OPTIONS}
-    defaults = {p.name: p.default for p in given if p.name not in options and p.default is not p.empty}
+    defaults = {p.name: p.default for p in given if p.default is not p.empty}
     shown = dict(cell.split("=") for cell in re.findall(r"`([^`]+)`", parameters))
     assert {key: ast.literal_eval(value) for key, value in shown.items()} == defaults
     if loss.not_expandable:

@@ -14,6 +14,8 @@ from typing import Any
 
 import lazy_loader
 
+from embedding_expansion.core.adapters import register
+
 __version__ = "0.2.0.dev0"
 
 #: Former public names and their new names. A former name works for one release, with a warning.
@@ -21,6 +23,12 @@ _RENAMED: dict[str, str] = {}
 
 _load, _, _names = lazy_loader.attach_stub(__name__, __file__)
 __all__ = [*_names, "__version__"]
+
+
+register(
+    pytorch_metric_learning="embedding_expansion.interop.metric_learning",
+    sentence_transformers="embedding_expansion.interop.sentence_transformers",
+)
 
 
 def __getattr__(name: str) -> Any:

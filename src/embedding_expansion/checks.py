@@ -7,13 +7,24 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
 
+F = TypeVar("F", bound=Callable[..., Any])
 _LONGEST = 80  # characters of a value in a sentence
+
+
+def validates(function: F) -> F:
+    """Marks a function that checks its arguments itself.
+
+    Where annotations are checked at run time (jaxtyping's import hook) such a function is left alone, so that the
+    caller gets this package's errors and not the checker's.
+    """
+    function.__no_type_check__ = True  # type: ignore[attr-defined]
+    return function
 
 
 def whole_number(value: object) -> int | None:

@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from embedding_expansion.app.report.answers import best, by_class, confusions, find_answers, typical, worst
 from embedding_expansion.app.report.charts import chart, thin, ticks
+from embedding_expansion.app.report.gallery import uri_of
 from embedding_expansion.app.report.hard_pairs import HardPair, Point, select
 from embedding_expansion.app.report.plane import lay_out, short_names
-from embedding_expansion.app.report.thumbnails import data_uri
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.retrieval.metrics import retrieval_metrics
 from embedding_expansion.training.job import make_sampler
@@ -219,4 +219,4 @@ def test_thinned_points_keep_the_first_and_the_last() -> None:
 def test_pictures_are_bounded_whatever_the_image(channels: int) -> None:
     for height, width in ((1, 1), (32, 32), (40, 41), (900, 20), (500, 500)):
         noise = torch.randint(0, 256, (channels, height, width), dtype=torch.uint8)
-        assert len(data_uri(noise)) < 16_000
+        assert len(uri_of(noise)) < 16_000

@@ -12,7 +12,7 @@ import torch
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest, synthesize
-from embedding_expansion.core.modules import MultiSimilarityLoss, TripletLoss
+from embedding_expansion.core.losses import MultiSimilarityLoss, TripletLoss
 from embedding_expansion.core.pairs import compare
 from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, InvalidType, UnknownName
 
@@ -241,11 +241,11 @@ def test_rows_that_are_none_of_the_batch_are_refused(entry: Callable[..., Any], 
 
 
 @pytest.mark.parametrize(
-    "past", [torch.zeros(5, dtype=torch.bool), torch.zeros(6), torch.zeros(6, 1, dtype=torch.bool), 1], ids=str
+    "from_memory", [torch.zeros(5, dtype=torch.bool), torch.zeros(6), torch.zeros(6, 1, dtype=torch.bool), 1], ids=str
 )
 @every_table
-def test_past_that_is_no_flag_for_each_row_is_refused(entry: Callable[..., Any], past: Any) -> None:
-    assert "past" in message((InvalidInput, InvalidType), entry, E, LABELS, past=past)
+def test_a_mask_of_a_memory_that_does_not_fit_is_refused(entry: Callable[..., Any], from_memory: Any) -> None:
+    assert "from_memory" in message((InvalidInput, InvalidType), entry, E, LABELS, from_memory=from_memory)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_good_input_of_every_entry_is_taken() -> None:
     for entry in [*ENTRIES.values(), *WITHOUT_ROWS.values()]:
         entry(E, LABELS)
     for entry in ENTRIES.values():
-        entry(E, LABELS, rows=torch.tensor([1, 4]), past=torch.tensor([True, False, False, False, False, True]))
+        entry(E, LABELS, rows=torch.tensor([1, 4]), from_memory=torch.tensor([True, False, False, False, False, True]))
 
 
 @every_table

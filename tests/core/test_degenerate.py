@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 
 import pytest
 import torch
 from torch import Tensor
 
+from embedding_expansion.core.distributed import DistributedLoss
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES, PROXY_LOSSES
+from embedding_expansion.core.memory import CrossBatchMemory
 from embedding_expansion.errors import DegenerateBatchWarning
 
 from . import oracles
@@ -128,3 +131,28 @@ def test_a_batch_that_ignore_index_empties_is_a_degenerate_one(name: str) -> Non
     value.backward()
     assert value.item() == 0
     assert (E.grad == 0).all()
+
+
+WRAPPERS = {
+    "plain": lambda loss: loss,
+    "expanded": EmbeddingExpansion,
+    "memory": lambda loss: CrossBatchMemory(EmbeddingExpansion(loss), embedding_size=3),
+    "distributed": lambda loss: DistributedLoss(EmbeddingExpansion(loss)),
+    "in blocks": lambda loss: EmbeddingExpansion(loss, chunk=2),
+}
+
+
+@pytest.mark.parametrize("wrapper", list(WRAPPERS))
+def test_the_warning_points_at_the_line_that_calls_the_loss(wrapper: str) -> None:
+    loss = WRAPPERS[wrapper](LOSSES["multi_similarity"]())
+    with pytest.warns(DegenerateBatchWarning) as found:
+        loss(rows_for([1, 1]), [1, 1])
+    line = inspect.currentframe().f_lineno - 1
+    assert [(warning.filename, warning.lineno) for warning in found] == [(__file__, line)]
+
+
+@pytest.mark.parametrize("name", list(PROXY_LOSSES))
+def test_that_of_a_proxy_loss_does_too(name: str) -> None:
+    with pytest.warns(DegenerateBatchWarning) as found:
+        PROXY_LOSSES[name](num_classes=3, embedding_size=3)(torch.zeros(0, 3), [])
+    assert {warning.filename for warning in found} == {__file__}

@@ -27,7 +27,7 @@ from embedding_expansion import (
     Pairs,
     TripletLoss,
 )
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, InvalidType
 
@@ -128,7 +128,7 @@ def test_with_a_memory_it_names_rows_of_the_batch_and_the_queue_stays(name: str,
     queue, queued = memory.queue()
     b, chosen = len(L), some_pairs(L.tolist())
     past = torch.arange(b + len(queued)) >= b
-    pairs, anchor_labels = inner.table(torch.cat([E, queue]), torch.cat([L, queued]), past=past)
+    pairs, anchor_labels = inner.table(torch.cat([E, queue]), torch.cat([L, queued]), from_memory=past)
     pairs = by_hand(pairs, chosen, torch.cat([L, queued]).tolist(), scope, kept=len(queued))
     expected = inner.terms(pairs, anchor_labels).mean()
     torch.testing.assert_close(memory(E, L, as_tuple(chosen)), expected)

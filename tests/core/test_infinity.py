@@ -14,10 +14,10 @@ from torch import Tensor
 from embedding_expansion.core import losses
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.search import infinity, native
-from embedding_expansion.core.search.problem import smallest_square
+from embedding_expansion.core.search.problem import SMALLEST_SQUARE
 from embedding_expansion.errors import InvalidInput
 
 from . import oracles
@@ -145,9 +145,9 @@ def test_with_a_memory_one_end_of_a_segment_is_current() -> None:
     E = torch.tensor([[1, 1, 0.2], [1, -1, 0.2], [-1, 0.3, 0.1], [1, 0, 1]], dtype=torch.float64)
     E = E / E.norm(dim=1, keepdim=True)
     labels, past = [0, 0, 0, 1], torch.tensor([True, True, False, False])
-    ours, theirs = expand(E, labels, math.inf, past=past).negative
+    ours, theirs = expand(E, labels, math.inf, from_memory=past).negative
     for finite in (3, 50):
-        assert (expand(E, labels, finite, past=past).negative[0] <= ours + 1e-12).all()
+        assert (expand(E, labels, finite, from_memory=past).negative[0] <= ours + 1e-12).all()
     arcs = [zoomed(E, ends, (3, 3), True, "euclidean") for ends in ((0, 2), (1, 2), (0, 1))]
     torch.testing.assert_close(float(ours[1]), max(arcs[:2]))
     torch.testing.assert_close(float(theirs[0]), max(arcs))
@@ -223,7 +223,7 @@ def test_degenerate_segments_have_values_and_gradients(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_where_the_middle_is_no_point_what_lies_beside_it_is_found(dtype: torch.dtype, gap: float) -> None:
     """Ends nearly opposite: the arc sweeps through all directions within a few weights around one half."""
-    least = smallest_square(dtype)
+    least = SMALLEST_SQUARE[dtype]
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
         E = torch.randn(5, 3, generator=generator, dtype=torch.float64)
@@ -262,7 +262,7 @@ def test_among_many_holes_no_point_is_harder_than_the_winners(
     monkeypatch.setattr(infinity, "LIMIT", limit)
     E, labels = holed(sizes, d)
     winners, pairs = hardest(E, labels, math.inf, scope=scope), expand(E, labels, math.inf, scope=scope)
-    rounding = 4 * torch.finfo(E.dtype).eps / smallest_square(E.dtype)  # of the squared norm at the edge of a hole
+    rounding = 4 * torch.finfo(E.dtype).eps / SMALLEST_SQUARE[E.dtype]  # of the squared norm at the edge of a hole
     classes = sorted(set(labels))
     clouds = [sampled(E, rows_of_class(labels, label), scope) for label in classes]
     for i, label in enumerate(labels):
@@ -285,7 +285,7 @@ def sampled(E: Tensor, rows: list[int], scope: str) -> Tensor:
         u = torch.cat([grid, *(edge[None] for edge in halved(E[i], E[j]))])
         x = u[:, None] * E[i] + (1 - u[:, None]) * E[j]
         norm = x.norm(dim=1, keepdim=True)
-        points.append((x / norm)[norm[:, 0] ** 2 >= smallest_square(E.dtype)])
+        points.append((x / norm)[norm[:, 0] ** 2 >= SMALLEST_SQUARE[E.dtype]])
     return torch.cat(points)
 
 
@@ -294,11 +294,11 @@ def halved(x: Tensor, y: Tensor) -> list[Tensor]:
     edges = []
     for end in (0.0, 1.0):
         outside, within = torch.tensor(end, dtype=x.dtype), torch.tensor(0.5, dtype=x.dtype)
-        if ((x + y) / 2).square().sum() >= smallest_square(x.dtype):
+        if ((x + y) / 2).square().sum() >= SMALLEST_SQUARE[x.dtype]:
             return []
         for _ in range(60):
             u = (outside + within) / 2
-            enough = (u * x + (1 - u) * y).square().sum() >= smallest_square(x.dtype)
+            enough = (u * x + (1 - u) * y).square().sum() >= SMALLEST_SQUARE[x.dtype]
             outside, within = (u, within) if enough else (outside, u)
         edges.append(outside)
     return edges
@@ -312,7 +312,7 @@ def test_the_gradient_of_nearly_opposite_rows_is_bounded(
 ) -> None:
     if not natively:
         monkeypatch.setattr(native, "takes", lambda product: False)
-    bound, most = smallest_square(dtype) ** -0.5, 0.0
+    bound, most = SMALLEST_SQUARE[dtype] ** -0.5, 0.0
     for gap in (0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 0.0):
         for seed in range(6):
             generator = torch.Generator().manual_seed(seed)

@@ -13,10 +13,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.losses import (
+    LOSSES,
+    PROXY_LOSSES,
+    ContrastiveLoss,
+    MarginLoss,
+    MultiSimilarityLoss,
+    TripletLoss,
+)
 from embedding_expansion.core.memory import CrossBatchMemory
-from embedding_expansion.core.modules import LOSSES, ContrastiveLoss, MarginLoss, MultiSimilarityLoss, TripletLoss
 from embedding_expansion.core.pair_loss import PairLoss
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES
 from embedding_expansion.errors import DegenerateBatchWarning, InvalidInput, InvalidType
 
 from . import oracles
@@ -56,7 +62,7 @@ class Queue:
         if not self.rows:
             return inner(E, labels)
         together, names = torch.cat([E, torch.stack(self.rows)]), [*labels.tolist(), *self.labels]
-        return inner(together, names, past=torch.arange(len(names)) >= len(labels))
+        return inner(together, names, from_memory=torch.arange(len(names)) >= len(labels))
 
 
 @pytest.mark.parametrize("size", [6, 14, 100])  # smaller than a batch, filled and begun anew, and never full
@@ -182,7 +188,7 @@ def test_ignored_rows_do_not_enter_and_rows_are_those_of_the_batch() -> None:
     assert torch.equal(memory.queue()[1], names)
     other = memory_of(TripletLoss(), 100)
     other(*first)
-    with pytest.raises(InvalidInput, match="rows that are past"):
+    with pytest.raises(InvalidInput, match="the batch has rows 0 to"):
         other(*second, rows=torch.tensor([len(second[1])]))
 
 
@@ -280,7 +286,7 @@ def test_a_memory_is_not_expanded_and_takes_no_other_past_or_reference() -> None
     memory, E = memory_of(ContrastiveLoss(), 8), torch.ones(2, 4)
     with pytest.raises(InvalidInput, match=r"cannot be expanded: expand the loss inside it"):
         EmbeddingExpansion(memory)
-    with pytest.raises(InvalidInput, match="past is given"):
-        memory(E, [0, 1], past=torch.tensor([True, False]))
+    with pytest.raises(InvalidInput, match="from_memory is given"):
+        memory(E, [0, 1], from_memory=torch.tensor([True, False]))
     with pytest.raises(InvalidInput, match="reference is given"):
         memory(E, [0, 1], reference=E, reference_labels=[0, 1])

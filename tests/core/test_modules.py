@@ -14,10 +14,10 @@ import embedding_expansion
 from embedding_expansion.core import losses
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand
-from embedding_expansion.core.losses import Terms
-from embedding_expansion.core.modules import LOSSES, MultiSimilarityLoss
+from embedding_expansion.core.losses import LOSSES, MultiSimilarityLoss
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import compare
+from embedding_expansion.core.terms import Terms
 from embedding_expansion.errors import InvalidInput
 
 from . import oracles
@@ -181,8 +181,8 @@ def test_rows_and_past_reach_the_table(name: str, scope: str | None) -> None:
     past = torch.zeros(len(E), dtype=torch.bool)
     past[[1, 5]] = True
     rows = torch.tensor([6, 0, 3])
-    terms = module(name, scope, reduction="none")(E, labels, rows=rows, past=past)
-    expected = getattr(losses, name)(table(name, scope, E, labels, rows=rows, past=past))
+    terms = module(name, scope, reduction="none")(E, labels, rows=rows, from_memory=past)
+    expected = getattr(losses, name)(table(name, scope, E, labels, rows=rows, from_memory=past))
     torch.testing.assert_close(terms.total, expected.total, rtol=1e-9, atol=1e-11)
 
 
@@ -209,8 +209,8 @@ def test_ignored_rows_may_hold_anything_but_other_rows_may_not_move() -> None:
     past[3] = True
     rows = torch.tensor([7, 1])
     loss = EmbeddingExpansion(MultiSimilarityLoss(ignore_index=-1))
-    given = loss(all_rows, all_labels, rows=rows + 2, past=torch.cat([torch.zeros(2, dtype=torch.bool), past]))
-    expected = EmbeddingExpansion(MultiSimilarityLoss())(E, labels, rows=rows, past=past)
+    given = loss(all_rows, all_labels, rows=rows + 2, from_memory=torch.cat([torch.zeros(2, dtype=torch.bool), past]))
+    expected = EmbeddingExpansion(MultiSimilarityLoss())(E, labels, rows=rows, from_memory=past)
     torch.testing.assert_close(given, expected)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES, ArcFaceLoss, ProxyAnchorLoss, SoftTripleLoss
+from embedding_expansion.core.losses import PROXY_LOSSES, ArcFaceLoss, ProxyAnchorLoss, SoftTripleLoss
 from embedding_expansion.errors import DegenerateBatchWarning, InvalidInput, InvalidType, UnknownName
 
 from .batches import seeds
@@ -140,7 +140,7 @@ def test_past_rows_are_no_anchors(name: str) -> None:
     E, labels = numbered_batch(seed=3)
     past = torch.arange(len(labels)) % 3 == 0
     loss = proxy_loss(name)
-    torch.testing.assert_close(loss(E, labels, past=past), loss(E[~past], labels[~past]))
+    torch.testing.assert_close(loss(E, labels, from_memory=past), loss(E[~past], labels[~past]))
 
 
 @pytest.mark.parametrize("name", [name for name in EXPANDABLE if name != "proxy_anchor"])
@@ -148,7 +148,7 @@ def test_past_rows_are_ends_of_segments(name: str) -> None:
     E, labels = numbered_batch(seed=3)
     past = torch.arange(len(labels)) % 3 == 0
     loss = with_scope(proxy_loss(name), "class_pair")
-    assert loss(E, labels, past=past) > loss(E[~past], labels[~past]) + 1e-6
+    assert loss(E, labels, from_memory=past) > loss(E[~past], labels[~past]) + 1e-6
 
 
 def test_to_a_proxy_that_is_the_anchor_a_past_row_is_as_good_as_any() -> None:
@@ -156,7 +156,7 @@ def test_to_a_proxy_that_is_the_anchor_a_past_row_is_as_good_as_any() -> None:
     past = torch.arange(len(labels)) % 3 == 0
     for scope in (None, "class_pair"):
         loss = with_scope(proxy_loss("proxy_anchor"), scope)
-        torch.testing.assert_close(loss(E, labels, past=past), loss(E, labels))
+        torch.testing.assert_close(loss(E, labels, from_memory=past), loss(E, labels))
 
 
 @every_loss

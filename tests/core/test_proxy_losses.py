@@ -16,8 +16,8 @@ from torch import Tensor
 import embedding_expansion
 from embedding_expansion.core import losses
 from embedding_expansion.core.expansion import expand
+from embedding_expansion.core.losses import PROXY_LOSSES, ArcFaceLoss, ProxyAnchorLoss, SoftTripleLoss
 from embedding_expansion.core.pairs import compare
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES, ArcFaceLoss, ProxyAnchorLoss, SoftTripleLoss
 
 from . import oracles
 from .oracles import proxy as formulas
@@ -258,7 +258,7 @@ def test_functions_compile_in_one_graph() -> None:
 COMPILE = """
 import torch
 from embedding_expansion import PROXY_LOSSES
-from embedding_expansion.core.call import Call
+from embedding_expansion.core.batch import Inputs
 from embedding_expansion.core.losses import nearest_center
 
 torch.manual_seed(0)
@@ -269,7 +269,7 @@ for name, kind in PROXY_LOSSES.items():
         function = lambda pairs: kind.function(nearest_center(pairs, 3))
     if name == "soft_triple":
         function = lambda pairs: kind.function(pairs, centers_per_class=10)
-    batch = loss.batch(Call(E, torch.tensor([0, 0, 1, 1, 1, 2, 2, 2])))
+    batch = loss.batch(Inputs(E, torch.tensor([0, 0, 1, 1, 1, 2, 2, 2])))
     pairs = super(kind, loss).compare(batch, statistics=False)
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(pairs)
     expected = function(pairs)

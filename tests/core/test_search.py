@@ -15,7 +15,7 @@ from torch import Tensor
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.search import native
 
@@ -119,7 +119,7 @@ def test_with_a_memory(n: float, scope: str) -> None:
     E, labels = batch_for(scope, 4)
     past = torch.zeros(len(labels), dtype=torch.bool)
     past[[1, 2, 3, 6]] = True
-    assert_same(E, labels, n, scope=scope, past=past)
+    assert_same(E, labels, n, scope=scope, from_memory=past)
 
 
 @every_scope

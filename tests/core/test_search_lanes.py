@@ -78,7 +78,7 @@ def test_a_memory_is_barred_in_lanes_as_well(n: float, scope: str) -> None:
     E = E / E.norm(dim=1, keepdim=True)
     past = torch.zeros(len(labels), dtype=torch.bool)
     past[1::3] = True
-    assert_same(E, labels, n, scope=scope, past=past)
+    assert_same(E, labels, n, scope=scope, from_memory=past)
 
 
 @pytest.mark.parametrize("options", [{"max_segments": 2}, {"rows": torch.arange(0, 90, 4)}], ids=["segments", "rows"])

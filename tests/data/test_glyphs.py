@@ -128,5 +128,5 @@ def test_without_a_place_to_write_the_glyphs_are_rendered_each_time(
 
 
 def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="seed of 0 or more, -1 was given"):
+    with pytest.raises(InvalidInput, match="seed is -1; pass a whole number of at least 0"):
         open_glyphs(seed=-1)

@@ -83,7 +83,7 @@ def test_what_cannot_be_sampled_is_refused() -> None:
     labels = np.array([0, 0, 1, 1])
     with pytest.raises(InvalidInput, match="3 classes per batch were asked for but the images have 2 classes"):
         ClassBalancedSampler(labels, 3, 2, 0)
-    with pytest.raises(InvalidInput, match="both must be at least 1"):
+    with pytest.raises(InvalidInput, match="images_per_class is 0; pass a whole number of at least 1"):
         ClassBalancedSampler(labels, 2, 0, 0)
-    with pytest.raises(InvalidInput, match="seed of 0 or more"):
+    with pytest.raises(InvalidInput, match="seed is -1; pass a whole number of at least 0"):
         ClassBalancedSampler(labels, 2, 2, -1)

@@ -5,7 +5,8 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from embedding_expansion.data import transforms
-from embedding_expansion.data.transforms import TRANSFORMS, test_transform, train_transform
+from embedding_expansion.data.preprocessing import TRANSFORMS
+from embedding_expansion.data.transforms import test_transform, train_transform
 from embedding_expansion.errors import InvalidInput, UnknownName
 
 IMAGE = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -81,5 +82,5 @@ def test_the_modern_test_transform_cuts_out_the_middle() -> None:
 def test_wrong_names_and_sizes_are_refused() -> None:
     with pytest.raises(UnknownName, match="did you mean 'paper'"):
         train_transform(32, "papr")
-    with pytest.raises(InvalidInput, match="side 0"):
+    with pytest.raises(InvalidInput, match="size is 0; pass a whole number of at least 1"):
         test_transform(0, "none")

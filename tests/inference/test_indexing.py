@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from embedding_expansion.data.thumbnails import thumbnail
 from embedding_expansion.errors import DataError, StoreError
 from embedding_expansion.inference.collection import Collection
 from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.indexing import add_images, index_images
-from embedding_expansion.inference.thumbnails import thumbnail
 from embedding_expansion.retrieval.index import Item, create_index, open_index
 from inference.contents import contents
 
@@ -191,7 +191,7 @@ def test_vectors_from_elsewhere_and_other_dimensions_are_refused(exports: Path, 
         index.add([Item("x")], np.ones((1, 6)))
     with pytest.raises(StoreError, match="items of an unknown model"):
         index_images(exports / "onnx", [photos], tmp_path / "own")
-    with pytest.raises(StoreError, match="holds no model"):
+    with pytest.raises(StoreError, match="contains no model"):
         add_images(tmp_path / "own", [photos])
 
 

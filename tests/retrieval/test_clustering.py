@@ -195,7 +195,7 @@ def test_dense_groups_are_found_and_the_rest_is_noise() -> None:
         (lambda: agglomerative(np.eye(3), similarity=1.5), "similarity is 1.5"),
         (lambda: agglomerative(np.eye(3), similarity=float("nan")), "similarity is nan"),
         (lambda: agglomerative(np.eye(3), k=1, linkage="averge"), "did you mean 'average'"),
-        (lambda: hdbscan(np.eye(3), min_cluster_size=1), "min_cluster_size is 1; pass at least 2"),
+        (lambda: hdbscan(np.eye(3), min_cluster_size=1), "min_cluster_size is 1; pass a whole number of at least 2"),
         (lambda: hdbscan(np.eye(3), min_cluster_size=4), "min_cluster_size is 4 and min_samples 4 but"),
         (lambda: hdbscan(np.eye(3), min_cluster_size=2, min_samples=9), "min_samples 9 but embeddings has 3 rows"),
         (lambda: partition_metrics([1, 2], [1]), "clusters has 1 entries but classes has 2 rows"),
@@ -238,7 +238,7 @@ def test_labels_that_do_not_fit_are_told() -> None:
 @pytest.mark.parametrize(("seed", "kind"), [(-1, InvalidInput), (1.5, InvalidType), (True, InvalidType)])
 def test_a_seed_that_is_none_is_a_sentence(seed: Any, kind: type[Exception]) -> None:
     rows, labels = np.eye(6), np.repeat([0, 1], 3)
-    with pytest.raises(kind, match=r"seed is .*; pass a whole number of 0 or more"):
+    with pytest.raises(kind, match=r"seed is .*; pass a whole number of at least 0"):
         kmeans(rows, 2, seed=seed)
     with pytest.raises(kind, match="seed is"):
         verification(rows, labels, sample=3, seed=seed)

@@ -160,7 +160,7 @@ def test_a_mask_and_a_gallery_share_the_rows_that_they_need_not_copy() -> None:
     [
         ({"more": "map"}, InvalidType, r"more is 'map'; pass several names"),
         ({"more": ("ndgc",)}, UnknownName, r"there is no measure named 'ndgc'; did you mean 'ndcg'"),
-        ({"precision_at": (0,)}, InvalidInput, r"an entry of precision_at is 0"),
+        ({"precision_at": (0,)}, InvalidInput, r"precision_at holds 0"),
         ({"precision_at": 3}, InvalidType, r"precision_at is 3"),
         ({"gallery": np.eye(3)}, InvalidInput, r"only one of gallery and gallery_labels"),
         ({"gallery_labels": [0, 1]}, InvalidInput, r"only one of gallery and gallery_labels"),
@@ -175,7 +175,7 @@ def test_a_mask_and_a_gallery_share_the_rows_that_they_need_not_copy() -> None:
         (
             {"gallery": np.eye(3), "gallery_labels": [0] * 3, "is_gallery": [True] * 3},
             InvalidInput,
-            r"is_gallery and gallery are given",
+            r"is_gallery and gallery are both given",
         ),
         ({"gallery": np.eye(3), "gallery_labels": [8] * 3}, InvalidInput, r"none of the 3 queries has another row"),
     ],

@@ -199,9 +199,9 @@ ROWS = np.eye(3)
         ((ROWS[:0], []), {}, r"embeddings has the shape \(0, 3\)"),
         ((ROWS * np.nan, [0, 0, 1]), {}, r"NaN or infinite entries in 3 of 3 rows, the first is row 0"),
         ((ROWS, [0, 1, 2]), {}, r"none of the 3 queries has another row of its class"),
-        ((ROWS, [0, 0, 1], (0,)), {}, r"an entry of ks is 0"),
+        ((ROWS, [0, 0, 1], (0,)), {}, r"ks holds 0"),
         ((ROWS, [0, 0, 1]), {"chunk": 0}, r"chunk is 0"),
-        ((ROWS, [0, 0, 1]), {"is_query": [False] * 3}, r"is_query chooses none of the 3 rows"),
+        ((ROWS, [0, 0, 1]), {"is_query": [False] * 3}, r"is_query selects none of the 3 rows"),
         ((ROWS, [0, 0, 1]), {"is_gallery": [True]}, r"is_gallery has 1 entries but embeddings has 3 rows"),
     ],
 )
@@ -219,8 +219,8 @@ def test_bad_input_is_told_in_one_sentence(
         ((ROWS.astype(int), [0, 0, 1]), {}, r"embeddings has the type int64"),
         ((ROWS, [0.0, 0.0, 1.0]), {}, r"labels has the type float64"),
         ((ROWS, ["a", "a", "b"]), {}, "labels holds text; pass whole numbers, as numpy"),
-        ((ROWS, [0, 0, 1], 4), {}, r"ks is 4; pass several"),
-        ((ROWS, [0, 0, 1], (1.5,)), {}, r"an entry of ks is 1.5"),
+        ((ROWS, [0, 0, 1], 4), {}, r"ks is 4; pass whole numbers"),
+        ((ROWS, [0, 0, 1], (1.5,)), {}, r"ks holds 1.5"),
         ((ROWS, [0, 0, 1]), {"is_gallery": [0, 1, 1]}, r"is_gallery has the type int64"),
     ],
 )

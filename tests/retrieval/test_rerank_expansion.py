@@ -93,7 +93,7 @@ def test_a_copy_of_the_query_pulls_it_nowhere() -> None:
         (2, -1.0, InvalidInput, "alpha is -1.0; pass a finite number of at least 0"),
         (2, float("nan"), InvalidInput, "alpha is nan"),
         (2, float("inf"), InvalidInput, "alpha is inf"),
-        (2, "3", InvalidType, "alpha is '3'; pass a number"),
+        (2, "3", InvalidType, "alpha is '3'; pass a finite number of at least 0"),
     ],
 )
 def test_numbers_that_cannot_be_used_are_named(k: int, alpha: float, error: type[Exception], said: str) -> None:

@@ -115,7 +115,7 @@ def test_what_cannot_be_used_is_named() -> None:
     for options, said in (
         ({"k1": 0}, "k1 is 0"),
         ({"k2": 0}, "k2 is 0"),
-        ({"distance_weight": 1.5}, "distance_weight is 1.5; pass a finite number from 0 to 1"),
+        ({"distance_weight": 1.5}, "distance_weight is 1.5; pass a number from 0 to 1"),
         ({"exclude": [1, 1, -1, -1, -1, -1]}, "same gallery row for several queries"),
         ({"exclude": [6, 1, -1, -1, -1, -1]}, "exclude has indices from -1 to 6"),
     ):

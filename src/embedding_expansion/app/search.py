@@ -63,11 +63,11 @@ def run(arguments: list[str]) -> int:
     given = parse(_options(), arguments)
 
     from embedding_expansion.app.outputs import outputs
+    from embedding_expansion.checks import as_whole
     from embedding_expansion.data.finding import is_vector_file
     from embedding_expansion.inference.collection import Collection
-    from embedding_expansion.retrieval.arrays import positive
 
-    positive(given.k, "k")
+    as_whole(given.k, "k", least=1)
     with ExitStack() as opened:
         opened.enter_context(outputs(html=given.html, json=None if given.json == STDIN else given.json))
         images = [] if is_vector_file(*given.images) else _read(given.images)

@@ -1,27 +1,236 @@
-"""A batch as it was checked: which rows are anchors, and what they are compared with."""
+"""What a loss is called with, checked once; the batch that its table is made from, and the batch's classes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, no_type_check
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.chosen import ChosenPairs
-from embedding_expansion.core.grouping import Classes, group, partners, positives, rows_where
+from embedding_expansion.core.chosen import ChosenPairs, IndicesTuple
+from embedding_expansion.core.custom_op import CustomOp
 from embedding_expansion.core.inputs import (
     LARGEST,
     Labels,
     as_batch,
-    as_past,
+    as_memory_mask,
     as_reference,
     as_rows,
     check_finite,
     validates,
 )
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a batch in ascending order of their label, and where their rows stand.
+
+    `order[start[y] : start[y] + size[y]]` are the rows of class y, ascending.
+    """
+
+    label: Int[Tensor, " c"]
+    of_row: Int[Tensor, " b"]  # the class of each row, 0..c-1
+    order: Int[Tensor, " b"]
+    start: Int[Tensor, " c"]
+    size: Int[Tensor, " c"]
+
+    def find(self, labels: Int[Tensor, " a"]) -> Int[Tensor, " a"]:
+        """The class of each label; -1 where there is none."""
+        place = torch.searchsorted(self.label, labels).clamp(max=len(self.label) - 1)
+        return torch.where(self.label[place] == labels, place, -1)
+
+    def positives(
+        self, of_anchor: Int[Tensor, " a"], anchors: Int[Tensor, " a"] | None
+    ) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
+        """The rows of each anchor's class, ascending, in as few slots as the largest class needs (at least one).
+
+        Args:
+            of_anchor: the class of each anchor, -1 for none.
+            anchors: the anchors' own rows, which are no positives; None where the anchors are not among the rows.
+
+        Returns:
+            The rows, and which slots are used; an unused slot names some row.
+        """
+        if anchors is not None and len(self.runs) == 1:
+            return self._positives_of_equals(anchors)
+        others = 0 if anchors is None else 1
+        start = self.start[of_anchor, None]
+        size = torch.where(of_anchor[:, None] < 0, 0, self.size[of_anchor, None]) - others
+        slots = max(1, int(size.max())) if len(of_anchor) else 1
+        slot = torch.arange(slots, device=of_anchor.device)
+        position = start + slot
+        if anchors is not None:
+            rank = torch.empty_like(self.order)
+            rank[self.order] = torch.arange(self.order.shape[0], device=rank.device)
+            position = position + (position >= rank[anchors, None])  # step over the anchor
+        mask = slot < size
+        return self.order[torch.where(mask, position, 0)], mask
+
+    def _positives_of_equals(self, anchors: Int[Tensor, " a"]) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
+        """The same where all classes have as many rows, in a few steps."""
+        k = self.runs[0][0]
+        slots = max(1, k - 1)
+        slot, member = torch.arange(slots, device=anchors.device), torch.arange(k, device=anchors.device)[:, None]
+        others = slot + (slot >= member) if k > 1 else torch.zeros_like(member)
+        index = self.order.new_empty(self.order.shape[0], slots)
+        index[self.order] = self.order.view(-1, k).index_select(1, others.flatten()).view(-1, slots)
+        index = index.index_select(0, anchors)
+        return index, torch.full_like(index, k > 1, dtype=torch.bool)
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """The sizes that occur, ascending, and how many classes have each."""
+        return runs_of(self.size)
+
+    def by_size(self) -> list[tuple[Int[Tensor, " g"], Int[Tensor, "g k"]]]:
+        """The classes in buckets of equal size, as (classes, their rows): padding to the largest costs its square."""
+        buckets = []
+        for k in torch.unique(self.size).tolist():
+            classes = (self.size == k).nonzero().flatten()
+            members = self.order[self.start[classes, None] + torch.arange(k, device=self.order.device)]
+            buckets.append((classes, members))
+        return buckets
+
+
+def runs_of(size: Int[Tensor, " g"]) -> tuple[tuple[int, int], ...]:
+    """The sizes that occur, ascending, and how often."""
+    if size.shape[0] == 0:
+        return ()
+    low, high = (int(bound) for bound in torch.aminmax(size))
+    if low == high:
+        return ((low, size.shape[0]),)
+    sizes, counts = torch.unique(size, return_counts=True)
+    return tuple(zip(sizes.tolist(), counts.tolist(), strict=True))
+
+
+def group(labels: Int[Tensor, " b"]) -> Classes:
+    """Group the rows of a batch by label."""
+    label, of_row, size = torch.unique(labels, return_inverse=True, return_counts=True)
+    return Classes(label, of_row, torch.argsort(of_row, stable=True), size.cumsum(0) - size, size)
+
+
+@no_type_check  # a checked function has no signature to read
+def _rows_where(mask: Tensor) -> Tensor:
+    """The rows (k,) where a mask (b,) is true."""
+    return mask.nonzero().flatten()
+
+
+@no_type_check
+def _class_of_row(labels: Tensor) -> Tensor:
+    """`Classes.of_row` from labels."""
+    return torch.unique(labels, return_inverse=True)[1]
+
+
+@no_type_check
+def _positives(of_gallery: Tensor, of_anchor: Tensor, anchors: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`Classes.positives` from labels."""
+    classes = group(of_gallery)
+    found = classes.of_row[anchors] if anchors is not None else classes.find(of_anchor)
+    return classes.positives(found, anchors)
+
+
+@no_type_check
+def _partners(index: Tensor, mask: Tensor, anchors: Tensor | None, a: int, g: int) -> tuple[Tensor, Tensor]:
+    """See `Batch.partners`."""
+    row_of = index.new_full((g,), -1)
+    if anchors is not None:
+        row_of[anchors] = torch.arange(a, device=index.device)
+    missing = torch.unique(index[mask & (row_of[index] < 0)])
+    row_of[missing] = torch.arange(len(missing), device=index.device) + a
+    return missing, row_of[index].clamp(min=0)  # slots that are not used name some row
+
+
+@no_type_check
+def _fake_rows(mask: Tensor) -> Tensor:
+    return mask.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+
+
+@no_type_check
+def _fake_class_of_row(labels: Tensor) -> Tensor:
+    return torch.empty_like(labels)
+
+
+@no_type_check
+def _fake_positives(of_gallery: Tensor, of_anchor: Tensor, anchors: Tensor | None) -> tuple[Tensor, Tensor]:
+    shape = of_anchor.shape[0], torch.library.get_ctx().new_dynamic_size(min=1)
+    return of_anchor.new_empty(shape), of_anchor.new_empty(shape, dtype=torch.bool)
+
+
+@no_type_check
+def _fake_partners(index: Tensor, mask: Tensor, anchors: Tensor | None, a: int, g: int) -> tuple[Tensor, Tensor]:
+    return index.new_empty(torch.library.get_ctx().new_dynamic_size()), torch.empty_like(index)
+
+
+rows_where = CustomOp("rows_where", _rows_where, _fake_rows)
+class_of_row = CustomOp("class_of_row", _class_of_row, _fake_class_of_row)
+positives = CustomOp("positives", _positives, _fake_positives)
+partners = CustomOp("partners", _partners, _fake_partners)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments of a call: checked, on one device, labels as int64."""
+
+    embeddings: Float[Tensor, "b d"]
+    labels: Int[Tensor, " b"]
+    rows: Int[Tensor, " a"] | None = None  # the anchors; None: all rows that are not from a memory
+    from_memory: Bool[Tensor, " b"] | None = None
+    reference: Float[Tensor, "g d"] | None = None
+    reference_labels: Int[Tensor, " g"] | None = None
+    chosen: ChosenPairs | None = None  # None: all pairs
+
+    @classmethod
+    @validates
+    def checked(
+        cls,
+        embeddings: Float[Tensor, "b d"],
+        labels: Labels,
+        rows: Int[Tensor, " a"] | None = None,
+        from_memory: Bool[Tensor, " b"] | None = None,
+        reference: Float[Tensor, "g d"] | None = None,
+        reference_labels: Labels | None = None,
+        indices_tuple: IndicesTuple | None = None,
+    ) -> Inputs:
+        """The arguments, or an error that says which cannot be used.
+
+        Raises:
+            InvalidInput, InvalidType: a shape, a type, a label or a row does not fit.
+        """
+        embeddings, labels = as_batch(embeddings, labels)
+        if from_memory is not None:
+            from_memory = as_memory_mask(from_memory, embeddings)
+        if rows is not None:
+            rows = as_rows(rows, from_memory, len(labels), labels.device)
+        if reference is not None or reference_labels is not None:
+            reference, reference_labels = as_reference(reference, reference_labels, embeddings)
+        chosen = None if indices_tuple is None else ChosenPairs.of(indices_tuple, labels.device)
+        return cls(embeddings, labels, rows, from_memory, reference, reference_labels, chosen)
+
+    def without(self, label: int) -> Inputs:
+        """The arguments without the rows of one label; rows that name others are renumbered."""
+        keep, others = self.labels != label, self.labels != label
+        rows, chosen, reference, of_reference = self.rows, self.chosen, self.reference, self.reference_labels
+        if rows is not None:
+            rows = (keep.cumsum(0) - 1)[rows[rows_where(keep[rows])]]
+        if reference is not None and of_reference is not None:
+            others = of_reference != label
+            left = rows_where(others)
+            reference, of_reference = reference[left], of_reference[left]
+        if chosen is not None:
+            chosen = chosen.without(~keep, ~others)
+        kept = rows_where(keep)
+        from_memory = None if self.from_memory is None else self.from_memory[kept]
+        return Inputs(self.embeddings[kept], self.labels[kept], rows, from_memory, reference, of_reference, chosen)
+
+    def prepared(self, normalize: bool, *, check: bool) -> Inputs:
+        """The arguments with rows as a table takes them; see `prepared`."""
+        reference = self.reference
+        if reference is not None:
+            reference = prepared(reference, normalize, check=check, name="reference")
+        return replace(self, embeddings=prepared(self.embeddings, normalize, check=check), reference=reference)
 
 
 @dataclass(frozen=True)
@@ -31,7 +240,7 @@ class Batch:
     embeddings: Float[Tensor, "b d"]
     labels: Int[Tensor, " b"]
     anchors: Int[Tensor, " a"]
-    past: Bool[Tensor, " b"] | None
+    from_memory: Bool[Tensor, " b"] | None
     gallery: Float[Tensor, "g d"]
     gallery_labels: Int[Tensor, " g"]
     has_reference: bool
@@ -40,56 +249,49 @@ class Batch:
     chosen: ChosenPairs | None = None  # the pairs that the caller chose; None: all
 
     @classmethod
-    @validates
-    def checked(
-        cls,
-        embeddings: Float[Tensor, "b d"],
-        labels: Labels,
-        rows: Int[Tensor, " a"] | None,
-        past: Bool[Tensor, " b"] | None,
-        reference: Float[Tensor, "g d"] | None,
-        reference_labels: Labels | None,
-    ) -> Batch:
-        """The batch, or an error that says what cannot be used."""
-        embeddings, labels = as_batch(embeddings, labels)
-        batch = cls.of(embeddings, labels, rows, past, reference, reference_labels)
-        if embeddings.device.type == "cpu":
-            check_finite(embeddings)
-            if reference is not None:
-                check_finite(batch.gallery, "reference")
-        return batch
+    def prepared(cls, inputs: Inputs, *, normalize: bool, check: bool) -> Batch:
+        """The batch of checked arguments with prepared rows."""
+        return cls.of(inputs.prepared(normalize, check=check))
 
     @classmethod
-    @validates
-    def of(
-        cls,
-        embeddings: Float[Tensor, "b d"],
-        labels: Int[Tensor, " b"],
-        rows: Int[Tensor, " a"] | None,
-        past: Bool[Tensor, " b"] | None,
-        reference: Float[Tensor, "g d"] | None,
-        reference_labels: Labels | None,
-    ) -> Batch:
-        """The batch of embeddings and labels that are checked already, or an error."""
-        past = as_past(past, embeddings)
-        if past is not None and not torch.compiler.is_compiling() and not bool(past.any()):
-            past = None
-        anchors = as_rows(rows, past, labels.shape[0], labels.device)
-        gallery, gallery_labels = as_reference(reference, reference_labels, embeddings, labels)
-        every_row = rows is None and past is None
-        embeddings = widened(embeddings)
-        gallery = embeddings if reference is None else widened(gallery).to(embeddings.dtype)
-        return cls(embeddings, labels, anchors, past, gallery, gallery_labels, reference is not None, every_row)
+    def of(cls, inputs: Inputs) -> Batch:
+        """The batch of checked arguments, half precision widened."""
+        embeddings, reference, from_memory = widened(inputs.embeddings), inputs.reference, inputs.from_memory
+        if from_memory is not None and not torch.compiler.is_compiling() and not bool(from_memory.any()):
+            from_memory = None
+        gallery, gallery_labels = embeddings, inputs.labels
+        if reference is not None and inputs.reference_labels is not None:
+            gallery, gallery_labels = widened(reference).to(embeddings.dtype), inputs.reference_labels
+        anchors = inputs.rows
+        if anchors is None:
+            everyone = torch.arange(len(inputs.labels), device=inputs.labels.device)
+            anchors = everyone if from_memory is None else rows_where(~from_memory)
+        return cls(
+            embeddings,
+            inputs.labels,
+            anchors,
+            from_memory,
+            gallery,
+            gallery_labels,
+            has_reference=reference is not None,
+            every_row=inputs.rows is None and from_memory is None,
+            chosen=inputs.chosen,
+        )
 
     def against_proxies(self) -> Batch:
         """This batch, whose reference are proxies."""
         return replace(self, proxies="gallery")
 
-    def turned(self) -> Batch:
+    def swapped(self) -> Batch:
         """The proxies that were the reference, all of them, as anchors against this batch."""
         everyone = torch.arange(len(self.gallery_labels), device=self.labels.device)
         sides = (self.gallery, self.gallery_labels, everyone, None, self.embeddings, self.labels)
         return Batch(*sides, has_reference=True, every_row=True, proxies="anchors")
+
+    @property
+    def anchor_labels(self) -> Int[Tensor, " a"]:
+        """The label of each anchor."""
+        return self.labels[self.anchors]
 
     @property
     def is_empty(self) -> bool:
@@ -107,6 +309,19 @@ class Batch:
         if not self.has_reference:
             return self.classes.of_row[self.anchors]
         return self.classes.find(self.labels[self.anchors])
+
+    def why_degenerate(self) -> str | None:
+        """Why the batch teaches little, if it does. The sentences are constant, so that a long run shows each once."""
+        if len(self.labels) == 0 or (self.from_memory is not None and bool(self.from_memory.all())):
+            return "the batch has no anchor, so the loss is 0"
+        if self.has_reference:
+            if not bool(torch.isin(self.labels, self.gallery_labels).any()):
+                return "no class of the batch is in the reference, so there is no positive pair"
+        elif len(self.classes.size) == len(self.labels):
+            return "no class of the batch has two images, so there is no positive pair and nothing is pulled together"
+        elif len(self.classes.size) == 1:
+            return "the batch is of one class, so there is no negative pair and nothing is pushed apart"
+        return None
 
     def positives(self) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
         """The rows of the gallery that are each anchor's positives, and which slots are used."""
@@ -131,18 +346,6 @@ class Batch:
 def widened(embeddings: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
     """Half precision as float32: its rounding is larger than what tells the hardest pairs apart."""
     return embeddings.float() if embeddings.dtype in (torch.float16, torch.bfloat16) else embeddings
-
-
-def without(
-    ignored: int, embeddings: Tensor, labels: Tensor, rows: Tensor | None, past: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """The batch without the rows of one label; the rows that are anchors are renumbered."""
-    keep = labels != ignored
-    if rows is not None:
-        rows = as_rows(rows, past, labels.shape[0], labels.device)
-        rows = (keep.cumsum(0) - 1)[rows[rows_where(keep[rows])]]
-    kept = rows_where(keep)
-    return embeddings[kept], labels[kept], rows, None if past is None else past[kept]
 
 
 def prepared(

@@ -1,20 +1,16 @@
-"""Pairs that are chosen by row, as pytorch-metric-learning's miners choose them, and what they leave of a table."""
+"""Pairs that the caller chooses by row: an indices tuple, as the miners of several libraries give it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from embedding_expansion.core.inputs import validates
+from embedding_expansion.checks import validates
 from embedding_expansion.errors import InvalidInput, InvalidType
-
-if TYPE_CHECKING:
-    from embedding_expansion.core.batch import Batch
-    from embedding_expansion.core.pairs import Pairs
 
 IndicesTuple: TypeAlias = tuple[Int[Tensor, " _"], ...] | Any  # `Any`: what is no such tuple gets a sentence
 
@@ -94,47 +90,6 @@ class ChosenPairs:
             place[self.of_negatives[far]],
             others_place[self.negatives[far]],
         )
-
-
-def narrowed(pairs: Pairs, batch: Batch, columns: Int[Tensor, " g"], chosen: ChosenPairs) -> Pairs:
-    """The table with the chosen pairs only.
-
-    A positive pair keeps its slot. A negative pair keeps the column of the negative, which in an expanded table is that
-    of its class. Rows of negatives that only partners read are narrowed as those of anchors, which they are in other
-    blocks or on other ranks. Which pairs occurred together in a triplet, and how often, is lost.
-
-    Args:
-        pairs: the table, plain or expanded.
-        batch: what it was made from.
-        columns: (g,), the column of the negatives that each row of the gallery belongs to.
-        chosen: the pairs; those that contradict the labels are none of the table.
-    """
-    if batch.is_empty:
-        return pairs
-    rows, (index, used) = len(batch.labels), batch.positives()
-    near = _marked(chosen.anchors, chosen.positives, rows, len(batch.gallery_labels))
-    far = _marked(chosen.of_negatives, columns[chosen.negatives], rows, pairs.negative.shape[1])
-    if chosen.reach is not None:
-        near[:, chosen.reach :] = True
-        far[:, columns[chosen.reach :]] = True  # a column stays where one of its pairs does
-        far[chosen.reach :] = True
-    of_table = batch.anchors
-    if pairs.partner is not None and not batch.has_reference:
-        of_table = torch.cat([of_table, batch.partners(index, used)[0]])
-    left = far[of_table]
-    return replace(
-        pairs,
-        positive_mask=pairs.positive_mask & near[batch.anchors].gather(1, index),
-        negative_mask=torch.cat([pairs.negative_mask[: len(left)] & left, pairs.negative_mask[len(left) :]]),
-    )
-
-
-def _marked(
-    row: Int[Tensor, " k"], column: Int[Tensor, " k"], rows: int, columns: int
-) -> Bool[Tensor, "{rows} {columns}"]:
-    mask = torch.zeros(rows, columns, dtype=torch.bool, device=row.device)
-    mask[row, column] = True
-    return mask
 
 
 @validates

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from embedding_expansion.core.call import Call, as_call
+from embedding_expansion.core.batch import Inputs
 from embedding_expansion.core.chosen import ChosenPairs, IndicesTuple
-from embedding_expansion.core.inputs import Labels, as_batch, as_reference, validates
+from embedding_expansion.core.inputs import Labels, one_reference, validates
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.errors import InvalidInput, InvalidType
 
@@ -72,8 +72,8 @@ class DistributedLoss(nn.Module):
         super().__init__()
         if not isinstance(loss, PairLoss):
             raise InvalidType(f"loss is a {type(loss).__name__}; pass an instance of one of this package's pair losses")
-        if loss.undivided:
-            raise InvalidInput(f"ranks cannot share this loss: {loss.undivided}")
+        if loss.indivisible:
+            raise InvalidInput(f"ranks cannot share this loss: {loss.indivisible}")
         if loss.reduction != "mean":
             raise InvalidInput(
                 f"a distributed loss is a mean over ranks, but the loss has reduction={loss.reduction!r}"
@@ -88,7 +88,7 @@ class DistributedLoss(nn.Module):
     def forward(
         self,
         embeddings: Float[Tensor, "b d"],
-        labels: Labels = None,
+        labels: Labels | None = None,
         indices_tuple: IndicesTuple | None = None,
         ref_emb: Float[Tensor, "g d"] | None = None,
         ref_labels: Labels | None = None,
@@ -116,32 +116,30 @@ class DistributedLoss(nn.Module):
                 embeddings, labels, *theirs, reference=reference, reference_labels=reference_labels
             )
             return value
-        call = as_call(embeddings, labels, *theirs, reference=reference, reference_labels=reference_labels)
+        if ref_emb is not None or ref_labels is not None:
+            reference, reference_labels = one_reference(ref_emb, ref_labels, reference, reference_labels)
+        inputs = Inputs.checked(embeddings, labels, None, None, reference, reference_labels, indices_tuple)
         world = dist.get_world_size()
-        terms = self.loss.terms_of(self.loss.batch(_of_all_ranks(call)), across=_Sum.apply)
+        terms = self.loss.terms_of(self.loss.batch(_of_all_ranks(inputs)), across=_Sum.apply)
         weight = terms.weight.sum(dim=1)
         dist.all_reduce(weight)
         return world * (terms.total.sum(dim=1) * torch.where(weight > 0, 1 / weight, 0)).sum()
 
 
-def _of_all_ranks(call: Call) -> Call:
-    """The call with the rows of all ranks, in the order of ranks, of which this rank's are the anchors."""
-    embeddings, labels = as_batch(call.embeddings, call.labels)
-    b, rank = len(labels), dist.get_rank()
-    chosen = None if call.indices_tuple is None else ChosenPairs.of(call.indices_tuple, labels.device)
-    gathered, of_gathered = _gathered(embeddings, labels, "")
-    reference, of_reference, g = None, None, b
-    if call.reference is not None or call.reference_labels is not None:
-        reference, of_reference = as_reference(call.reference, call.reference_labels, embeddings, labels)
-        g = len(of_reference)
-        reference, of_reference = _gathered(reference, of_reference, " of the reference")
+def _of_all_ranks(inputs: Inputs) -> Inputs:
+    """The arguments with the rows of all ranks, in the order of ranks, of which this rank's are the anchors."""
+    b, rank, chosen = len(inputs.labels), dist.get_rank(), inputs.chosen
+    embeddings, labels = _gathered(inputs.embeddings, inputs.labels, "")
+    reference, reference_labels, g = None, None, b
+    if inputs.reference is not None and inputs.reference_labels is not None:
+        g = len(inputs.reference)
+        reference, reference_labels = _gathered(inputs.reference, inputs.reference_labels, " of the reference")
+    if chosen is not None:
+        anchors, of_negatives = (_in_order_of_ranks(index, b, rank) for index in (chosen.anchors, chosen.of_negatives))
+        positives, negatives = (_in_order_of_ranks(index, g, rank) for index in (chosen.positives, chosen.negatives))
+        chosen = ChosenPairs(anchors, positives, of_negatives, negatives)
     rows = torch.arange(b, device=labels.device) + b * rank
-    if chosen is None:
-        return Call(gathered, of_gathered, rows, None, reference, of_reference)
-    anchors, of_negatives = (_in_order_of_ranks(index, b, rank) for index in (chosen.anchors, chosen.of_negatives))
-    positives, negatives = (_in_order_of_ranks(index, g, rank) for index in (chosen.positives, chosen.negatives))
-    pairs = anchors, positives, of_negatives, negatives
-    return Call(gathered, of_gathered, rows, None, reference, of_reference, pairs)
+    return Inputs(embeddings, labels, rows, None, reference, reference_labels, chosen)
 
 
 def _gathered(

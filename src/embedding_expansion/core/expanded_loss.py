@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from embedding_expansion.core.batch import Batch
-from embedding_expansion.core.expanding import Expansion, expand_batch
-from embedding_expansion.core.grouping import class_of_row
+from embedding_expansion.core.adapters import adapter_of
+from embedding_expansion.core.batch import Batch, class_of_row
 from embedding_expansion.core.inputs import validates
-from embedding_expansion.core.interop.metric_learning.loss import adapted
-from embedding_expansion.core.interop.sentence_transformers import ExpandedBatchLoss, is_sentence_loss
-from embedding_expansion.core.pair_loss import PairLoss
+from embedding_expansion.core.mining import Expansion
+from embedding_expansion.core.pair_loss import PairLoss, WrappedLoss
 from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.sides import Scope
-from embedding_expansion.core.wrapped import WrappedLoss
 from embedding_expansion.errors import InvalidInput, InvalidType
 
 
@@ -26,8 +24,8 @@ class EmbeddingExpansion(WrappedLoss):
 
     Args:
         loss: an instance of one of the pair losses, or a loss of pytorch-metric-learning, of which
-            docs/from-pytorch-metric-learning.md says which work. Of a batch loss of sentence-transformers, which takes
-            texts, what is made is an ExpandedBatchLoss.
+            docs/from-pytorch-metric-learning.md says which work. For the losses of sentence-transformers, which take
+            texts, use `ExpandedBatchLoss`.
         n: synthetic points per pair of a class, a whole number; 0 is mining without synthetic points, `math.inf` the
             whole arc between the pair, exactly.
         scope: "class_pair", the paper's formula, or "anchor", the authors' released program; see `expand`.
@@ -53,11 +51,6 @@ class EmbeddingExpansion(WrappedLoss):
     """
 
     @validates
-    def __new__(cls, loss: Any = None, *expansion: Any, **options: Any) -> Any:
-        """Of a loss of sentence-transformers, which takes texts, an ExpandedBatchLoss, which does so as well."""
-        return ExpandedBatchLoss(loss, *expansion, **options) if is_sentence_loss(loss) else super().__new__(cls)
-
-    @validates
     def __init__(
         self,
         loss: Any,
@@ -65,18 +58,19 @@ class EmbeddingExpansion(WrappedLoss):
         scope: Scope = "class_pair",
         normalize_synthetic: bool = True,
         max_segments: int | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         if isinstance(loss, type):
             raise InvalidType(f"loss is the class {loss.__name__}; pass an instance, {loss.__name__}()")
-        foreign = adapted(loss, scope, options)
-        loss = loss if foreign is None else foreign
+        adapter = adapter_of(loss)
+        if adapter is not None:
+            loss = adapter.adapted(loss, scope, options)
         if isinstance(loss, EmbeddingExpansion) or not isinstance(loss, PairLoss):
             name = type(loss).__name__
             article = "an" if name[0] in "AEIOU" else "a"
             raise InvalidType(
-                f"loss is {article} {name}; pass one of this package's pair losses, e.g. TripletLoss(), or one of "
-                "pytorch-metric-learning's"
+                f"loss is {article} {name}; pass one of this package's pair losses, e.g. TripletLoss(), or a loss of a "
+                "library that is adapted"
             )
         if loss.not_expandable:
             raise InvalidInput(f"{type(loss).__name__} cannot be expanded: {loss.not_expandable}")
@@ -86,8 +80,7 @@ class EmbeddingExpansion(WrappedLoss):
 
     def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
         """The expanded table."""
-        batch, partners = self.loss.measured(batch), self.loss.reads_partner
-        return expand_batch(batch, self.expansion, partners=partners, statistics=statistics)
+        return self.loss.expanded(batch, self.expansion, statistics=statistics)
 
     def columns(self, batch: Batch) -> Int[Tensor, " g"]:
         """A column a class."""

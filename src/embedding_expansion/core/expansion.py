@@ -11,13 +11,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from embedding_expansion.core.batch import Batch
-from embedding_expansion.core.expanding import Expansion, expand_batch, hardest_of_batch
-from embedding_expansion.core.grouping import group
-from embedding_expansion.core.inputs import Labels, as_batch, as_count, check_finite, validates
-from embedding_expansion.core.mining import Winners
+from embedding_expansion.core.batch import Batch, Inputs, group
+from embedding_expansion.core.inputs import Labels, as_batch, as_count, check_finite, renamed, validates
+from embedding_expansion.core.mining import Expansion, Winners, expand_batch, hardest_of_batch
 from embedding_expansion.core.pairs import Metric, Pairs
-from embedding_expansion.core.search.problem import smallest_square
+from embedding_expansion.core.search.problem import SMALLEST_SQUARE
 from embedding_expansion.core.sides import Scope, interpolated
 from embedding_expansion.errors import InvalidInput
 
@@ -69,11 +67,12 @@ def synthesize(
     ends, weights = interpolated(ends, count, embeddings.dtype)
     points = weights[:, :1] * embeddings[ends[:, 0]] + weights[:, 1:] * embeddings[ends[:, 1]]
     if normalize_synthetic:
-        kept = (points * points).sum(dim=1) >= smallest_square(points.dtype)
+        kept = (points * points).sum(dim=1) >= SMALLEST_SQUARE[points.dtype]
         points, ends = functional.normalize(points[kept], dim=1), ends[kept]
     return points, labels[ends[:, 0]]
 
 
+@renamed(past="from_memory")
 @validates
 def hardest(
     embeddings: Float[Tensor, "b d"],
@@ -83,7 +82,7 @@ def hardest(
     scope: Scope = "class_pair",
     normalize_synthetic: bool = True,
     metric: Metric = "euclidean",
-    past: Bool[Tensor, " b"] | None = None,
+    from_memory: Bool[Tensor, " b"] | None = None,
     max_segments: int | None = None,
 ) -> Winners:
     """Find the hardest pair of points of every two classes, without gradient.
@@ -104,9 +103,10 @@ def hardest(
     """
     expansion = Expansion.checked(n, scope, normalize_synthetic, metric, max_segments)
     with torch.no_grad():
-        return hardest_of_batch(embeddings, labels, expansion, past)
+        return hardest_of_batch(embeddings, labels, expansion, from_memory)
 
 
+@renamed(past="from_memory")
 @validates
 def expand(
     embeddings: Float[Tensor, "b d"],
@@ -117,7 +117,7 @@ def expand(
     normalize_synthetic: bool = True,
     metric: Metric = "euclidean",
     rows: Int[Tensor, " a"] | None = None,
-    past: Bool[Tensor, " b"] | None = None,
+    from_memory: Bool[Tensor, " b"] | None = None,
     reference: Float[Tensor, "g d"] | None = None,
     reference_labels: Labels | None = None,
     max_segments: int | None = None,
@@ -144,9 +144,10 @@ def expand(
             similarity to a unit row, which is at most 1 over the point's norm before it is normalised, ends at 100
             (float64: 1e5). With infinite n the points of just that norm take part, their weights as constants.
         metric: what a similarity is, and so what is hardest: "euclidean", 1 - d^2/2, or "inner", the inner product.
-        rows: (a,), the rows that are anchors, one given twice an anchor twice; all that are not past by default.
-        past: (b,), marks rows that come from a memory: positives, negatives and ends of segments, never anchors; a
-            point on the anchor's side has at least one end that is not past.
+        rows: (a,), the rows that are anchors, one given twice an anchor twice; by default all that are not
+            from a memory.
+        from_memory: (b,), marks rows that come from a memory: positives, negatives and ends of segments, never anchors;
+            a point on the anchor's side has at least one end in the batch.
         reference: (g, d), rows to compare the anchors with instead of the batch's own: the positives, and the points of
             the negatives' side, are the reference's; the points of the anchor's side are the batch's.
         reference_labels: (g,), their labels; the columns of `negative` are their classes.
@@ -158,8 +159,8 @@ def expand(
         Pairs with one negative per class of the batch, in ascending order of the label, the anchor's own masked.
 
     Raises:
-        InvalidInput, InvalidType: if the batch, n, rows or past cannot be used, or the rows are not paired in anchor
-        scope.
+        InvalidInput, InvalidType: if the batch, n, rows or from_memory cannot be used, or the rows are not paired in
+            anchor scope.
         UnknownName: if there is no such scope or metric.
 
     Example:
@@ -177,5 +178,7 @@ def expand(
     (float32; float64: 1e-10), is no point for any n.
     """
     expansion = Expansion.checked(n, scope, normalize_synthetic, metric, max_segments)
-    batch = Batch.checked(embeddings, labels, rows, past, reference, reference_labels)
+    batch = Batch.prepared(
+        Inputs.checked(embeddings, labels, rows, from_memory, reference, reference_labels), normalize=False, check=False
+    )
     return expand_batch(batch, expansion, partners=partners)

@@ -2,26 +2,84 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
-from collections.abc import Iterable, Sequence
-from typing import Any, SupportsIndex, TypeAlias
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec, SupportsIndex, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.grouping import rows_where
-from embedding_expansion.core.validation import validates as validates
+from embedding_expansion.checks import validates as validates
 from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Labels: TypeAlias = Int[Tensor, " b"] | Sequence[int] | Any  # `Any`: NumPy's integers, without importing NumPy
 
 
+INSIDE = __name__.split(".")[0], "torch", "jaxtyping"  # whose frames a warning does not point at
 MOST_POINTS = 100  # on a segment: the time of the search grows with its square, and infinity takes less
 LARGEST = 1e12  # value of an embedding: squared norms of more drown what they are compared with
 WIDTHS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # that can be computed with
 NUMBERED = "pass whole numbers, as numpy.unique({}, return_inverse=True)[1] gives them"
+
+
+def warn_user(message: str, category: type[Warning]) -> None:
+    """Warn at the line that calls this package, however many frames of its own, torch or a type checker lie between."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in INSIDE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function with `old="new"` so that it takes arguments by old names too, with a DeprecationWarning."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*given: P.args, **named: P.kwargs) -> R:
+            for old, new in names.items():
+                if old in named:
+                    if new in named:
+                        raise InvalidInput(f"{old} and {new} are both given, and mean the same; leave {old} out")
+                    warn_user(f"{old} is now {new}; the old name will go", DeprecationWarning)
+                    named[new] = named.pop(old)
+            return function(*given, **named)
+
+        return call
+
+    return decorate
+
+
+def check_renamed(old: str, value: Any, new: str, given: Any) -> Any:
+    """The value of an argument that is given by its old name, with a DeprecationWarning.
+
+    Raises:
+        InvalidInput: it is given by both names.
+    """
+    if given is not None:
+        raise InvalidInput(f"{old} and {new} are both given, and mean the same; leave {old} out")
+    warn_user(f"{old} is now {new}; the old name will go", DeprecationWarning)
+    return value
+
+
+@validates
+def one_reference(ref_emb: Any, ref_labels: Any, reference: Any, reference_labels: Any) -> tuple[Any, Any]:
+    """The reference and its labels, of which `ref_emb` and `ref_labels` are other names.
+
+    Raises:
+        InvalidInput: one is given by both names.
+    """
+    for theirs, ours, name in ((ref_emb, reference, "ref_emb"), (ref_labels, reference_labels, "ref_labels")):
+        if theirs is not None and ours is not None:
+            other = "reference" if name == "ref_emb" else "reference_labels"
+            raise InvalidInput(f"{name} and {other} are both given, and mean the same; leave {name} out")
+    return ref_emb if reference is None else reference, ref_labels if reference_labels is None else reference_labels
 
 
 @validates
@@ -72,6 +130,10 @@ def check_readable(tensor: Tensor, name: str) -> None:
 @validates
 def as_labels(labels: Labels, name: str = "labels") -> Int[Tensor, " b"]:
     """Labels as an int64 tensor; whole numbers of any width keep their identity."""
+    if labels is None:
+        raise InvalidType(
+            f"{name} is None; pass one whole number per row, which says what its positives and negatives are"
+        )
     if not isinstance(labels, Tensor):
         if isinstance(labels, (str, bytes)) or not hasattr(labels, "__len__"):
             raise InvalidType(
@@ -115,22 +177,26 @@ def check_finite(embeddings: Float[Tensor, "b d"], name: str = "embeddings") -> 
 
 
 @validates
-def as_past(past: Bool[Tensor, " b"] | None, embeddings: Float[Tensor, "b d"]) -> Bool[Tensor, " b"] | None:
-    """Which rows come from a memory, or an error."""
-    if past is None:
-        return None
-    if not isinstance(past, Tensor) or past.dtype != torch.bool or past.shape != embeddings.shape[:1]:
-        shape = f"{past.dtype} {tuple(past.shape)}" if isinstance(past, Tensor) else type(past).__name__
-        raise InvalidInput(f"past is {shape}; pass a boolean tensor of shape ({len(embeddings)},), one entry per row")
-    return past.to(embeddings.device)
+def as_memory_mask(from_memory: Bool[Tensor, " b"], embeddings: Float[Tensor, "b d"]) -> Bool[Tensor, " b"]:
+    """The mask of the rows that come from a memory, or an error."""
+    if (
+        not isinstance(from_memory, Tensor)
+        or from_memory.dtype != torch.bool
+        or from_memory.shape != embeddings.shape[:1]
+    ):
+        is_tensor = isinstance(from_memory, Tensor)
+        given = f"{from_memory.dtype} {tuple(from_memory.shape)}" if is_tensor else type(from_memory).__name__
+        raise InvalidInput(
+            f"from_memory is {given}; pass a boolean tensor of shape ({len(embeddings)},), one entry per row"
+        )
+    return from_memory.to(embeddings.device)
 
 
 @validates
-def as_rows(rows: Int[Tensor, " a"] | None, past: Bool[Tensor, " b"] | None, b: int, device: torch.device) -> Tensor:
-    """Which rows are anchors: those given, by default all that are not past."""
-    if rows is None:
-        everything = torch.arange(b, device=device)
-        return everything if past is None else rows_where(~past)
+def as_rows(
+    rows: Int[Tensor, " a"], from_memory: Bool[Tensor, " b"] | None, b: int, device: torch.device
+) -> Int[Tensor, " a"]:
+    """The rows that are anchors as int64, or an error."""
     if not isinstance(rows, Tensor) or rows.dim() != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
         raise InvalidInput("rows must be a 1-D tensor of row numbers; for a mask pass mask.nonzero().flatten()")
     rows = rows.to(device).long()
@@ -138,24 +204,19 @@ def as_rows(rows: Int[Tensor, " a"] | None, past: Bool[Tensor, " b"] | None, b: 
         return rows
     if int(rows.min()) < 0 or int(rows.max()) >= b:
         raise InvalidInput(f"rows runs from {int(rows.min())} to {int(rows.max())}; the batch has rows 0 to {b - 1}")
-    if past is not None and bool(past[rows].any()):
-        raise InvalidInput("rows names rows that are past; a past embedding is never an anchor, leave it out of rows")
+    if from_memory is not None and bool(from_memory[rows].any()):
+        raise InvalidInput("rows names rows that come from a memory, which are never anchors; leave them out of rows")
     return rows
 
 
 @validates
 def as_reference(
-    reference: Float[Tensor, "g d"] | None,
-    reference_labels: Labels | None,
-    embeddings: Float[Tensor, "b d"],
-    labels: Int[Tensor, " b"],
+    reference: Float[Tensor, "g d"] | None, reference_labels: Labels | None, embeddings: Float[Tensor, "b d"]
 ) -> tuple[Float[Tensor, "g d"], Int[Tensor, " g"]]:
-    """What the anchors are compared with, and its labels: the batch itself where there is no reference."""
-    if (reference is None) != (reference_labels is None):
+    """The rows that the anchors are compared with instead of the batch, and their labels, or an error."""
+    if reference is None or reference_labels is None:
         missing = "reference_labels" if reference_labels is None else "reference"
         raise InvalidInput(f"{missing} is missing; pass reference and reference_labels together, or neither")
-    if reference is None:
-        return embeddings, labels
     reference, reference_labels = as_batch(reference, reference_labels, name="reference")
     if len(reference) == 0 or reference.shape[1:] != embeddings.shape[1:]:
         raise InvalidInput(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Unpack
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.batch import Batch, prepared, widened
+from embedding_expansion.checks import as_whole
+from embedding_expansion.core.batch import Batch, Inputs, prepared, widened
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
-from embedding_expansion.core.inputs import Labels, as_limit, validates, whole_number
-from embedding_expansion.core.pair_loss import PairLoss
-from embedding_expansion.core.proxy_losses import ProxyLoss
+from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.pair_loss import PairLoss, WrappedLoss
+from embedding_expansion.core.parameters import Options
+from embedding_expansion.core.proxy_loss import ProxyLoss
 from embedding_expansion.core.terms import Terms
-from embedding_expansion.core.wrapped import WrappedLoss
 from embedding_expansion.errors import InvalidInput, InvalidType
 
 
@@ -40,7 +42,7 @@ class CrossBatchMemory(WrappedLoss):
             batch; pairs with the queue stay, and expanded the columns of its classes.
 
     Raises:
-        InvalidInput, InvalidType: if an option or a batch cannot be used; `past` and `reference` are not taken.
+        InvalidInput, InvalidType: if an option or a batch cannot be used; `from_memory` and `reference` are not taken.
 
     On several ranks it is `DistributedLoss(CrossBatchMemory(loss, ...))`: every rank enters the embeddings of all ranks
     in the order of ranks, so that all hold the same queue.
@@ -65,7 +67,9 @@ class CrossBatchMemory(WrappedLoss):
     batches: Tensor
 
     @validates
-    def __init__(self, loss: PairLoss, embedding_size: int, size: int = 1024, start: int = 0, **options: Any) -> None:
+    def __init__(
+        self, loss: PairLoss, embedding_size: int, size: int = 1024, start: int = 0, **options: Unpack[Options]
+    ) -> None:
         if isinstance(loss, CrossBatchMemory) or not isinstance(loss, PairLoss):
             raise InvalidType(
                 f"loss is a {type(loss).__name__}; pass one of this package's pair losses, plain or expanded; on "
@@ -77,17 +81,13 @@ class CrossBatchMemory(WrappedLoss):
             raise InvalidInput(
                 f"{type(inner).__name__} compares with proxies of all classes and takes no memory; leave it out"
             )
-        if loss.undivided:
-            raise InvalidInput(f"no CrossBatchMemory holds this loss: {loss.undivided}")
-        if whole_number(start) is None or start < 0:
-            raise InvalidInput(f"start is {start!r}; pass a whole number of batches, 0 or more")
+        if loss.indivisible:
+            raise InvalidInput(f"no CrossBatchMemory holds this loss: {loss.indivisible}")
         super().__init__(loss, **options)
-        dimensions, length = as_limit("embedding_size", embedding_size), as_limit("size", size)
-        if dimensions is None or length is None:
-            raise InvalidInput("embedding_size or size is None; pass whole numbers above 0")
+        dimensions, length = as_whole(embedding_size, "embedding_size", least=1), as_whole(size, "size", least=1)
         if expansion is not None and expansion.scope == "anchor" and length % 2:
             raise InvalidInput(f"size is {length}, but anchor scope pairs the rows of the queue; pass an even number")
-        self.start = int(start)
+        self.start = as_whole(start, "start", least=0)
         self.register_buffer("rows", torch.zeros(length, dimensions))
         self.register_buffer("labels", torch.zeros(length, dtype=torch.int64))
         self.register_buffer("entered", torch.zeros((), dtype=torch.int64))  # embeddings, in all
@@ -98,37 +98,36 @@ class CrossBatchMemory(WrappedLoss):
         there = min(int(self.entered), len(self.labels))
         return self.rows[:there], self.labels[:there]
 
-    @validates
-    def reference(
-        self, embeddings: Tensor, labels: Tensor, reference: Tensor | None, reference_labels: Labels | None
-    ) -> tuple[None, None]:
-        """None: the batch is compared with itself and the queue."""
-        if reference is not None or reference_labels is not None:
+    def with_reference(self, inputs: Inputs) -> Inputs:
+        """The arguments, which must have no reference: the batch is compared with itself and the queue."""
+        if inputs.reference is not None:
             raise InvalidInput("reference is given to a CrossBatchMemory, which compares with its queue; leave it out")
-        return None, None
+        return inputs
 
-    def with_past(
-        self, embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"], past: Bool[Tensor, " b"] | None
-    ) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"], Bool[Tensor, " k"] | None]:
-        """The batch, and behind it the queue, which is past."""
-        if past is not None:
-            raise InvalidInput("past is given to a CrossBatchMemory, which brings its own; leave it out")
+    def prepared(self, inputs: Inputs) -> Batch:
+        """The batch with normalised rows, and after them the queue, whose rows are from memory."""
+        inputs = inputs.prepared(self.normalize, check=self.check_finite)
+        embeddings, labels = inputs.embeddings, inputs.labels
+        if inputs.from_memory is not None:
+            raise InvalidInput("from_memory is given to a CrossBatchMemory, which has its own queue; leave it out")
         if embeddings.shape[1] != self.rows.shape[1]:
             raise InvalidInput(
                 f"embeddings has {embeddings.shape[1]} dimensions, but embedding_size is {self.rows.shape[1]}"
             )
         old, old_labels = self.queue()
         if int(self.batches) < self.start or len(old_labels) == 0:
-            return embeddings, labels, None
+            return Batch.of(inputs)
         rows, old = widened(embeddings), prepared(widened(old), self.normalize, check=False)
-        past = torch.arange(len(labels) + len(old_labels), device=labels.device) >= len(labels)
-        return torch.cat([rows, old.to(rows.dtype)]), torch.cat([labels, old_labels]), past
+        from_memory = torch.arange(len(labels) + len(old_labels), device=labels.device) >= len(labels)
+        rows, labels = torch.cat([rows, old.to(rows.dtype)]), torch.cat([labels, old_labels])
+        chosen = None if inputs.chosen is None else replace(inputs.chosen, reach=len(inputs.labels))
+        return Batch.of(replace(inputs, embeddings=rows, labels=labels, from_memory=from_memory, chosen=chosen))
 
     def terms_of(self, batch: Batch, across: Callable[[Tensor], Tensor] | None = None) -> Terms:
-        """Both steps; what is not past of the batch then enters the queue."""
+        """Both steps; the batch then enters the queue."""
         terms = super().terms_of(batch, across)
         if self.training:
-            b = len(batch.labels) if batch.past is None else int((~batch.past).sum())
+            b = len(batch.labels) if batch.from_memory is None else int((~batch.from_memory).sum())
             self._enter(batch.embeddings[:b].detach(), batch.labels[:b])
         return terms
 

@@ -13,16 +13,39 @@ from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.batch import Batch, prepared
+from embedding_expansion.core.adapters import adapter_of
+from embedding_expansion.core.batch import Batch, Inputs, prepared
 from embedding_expansion.core.inputs import Labels, as_batch, as_reference, validates
 from embedding_expansion.core.pairs import Pairs, compare_batch
 from embedding_expansion.core.terms import negatives_of_anchors, squared_distance
 from embedding_expansion.errors import InvalidInput, InvalidType
 
 NEAREST, FURTHEST = 0.5, 1.4  # distances at which the weights of `DistanceWeightedMiner` are cut off, as in its paper
+
+
+def narrowed_by(miner: Any, pairs: Pairs, batch: Batch, columns: Int[Tensor, " g"]) -> Pairs:
+    """The table with the pairs that a miner keeps.
+
+    Args:
+        miner: `Pairs -> Pairs`, or a miner of another library.
+        pairs: the table, plain or expanded.
+        batch: what it was made from.
+        columns: (g,), the column of the negatives that each row of the gallery belongs to.
+
+    Raises:
+        InvalidType: the miner gives something other than Pairs.
+    """
+    adapter = adapter_of(miner)
+    if adapter is not None:
+        found: Pairs = adapter.mined(miner, pairs, batch, columns)
+        return found
+    found = miner(pairs)
+    if not isinstance(found, Pairs):
+        raise InvalidType(f"the miner gives a {type(found).__name__}; a miner takes Pairs and gives Pairs")
+    return found
 
 
 class Miner(ABC):
@@ -59,10 +82,10 @@ class Miner(ABC):
         with torch.no_grad():
             rows, labels = as_batch(embeddings, labels)
             if ref_emb is not None or ref_labels is not None:
-                ref_emb, ref_labels = as_reference(ref_emb, ref_labels, rows, labels)
+                ref_emb, ref_labels = as_reference(ref_emb, ref_labels, rows)
                 ref_emb = prepared(ref_emb, normalize=True, check=False, name="reference")
             rows = prepared(rows, normalize=True, check=False)
-            batch = Batch.of(rows, labels, None, None, ref_emb, ref_labels)
+            batch = Batch.of(Inputs(rows, labels, reference=ref_emb, reference_labels=ref_labels))
             pairs = self.narrow(compare_batch(batch, "inner", partners=False))
             positive_anchors, slots = pairs.positive_mask.nonzero(as_tuple=True)
             positives = batch.positives()[0][positive_anchors, slots] if len(slots) else slots

@@ -1,29 +1,101 @@
-"""Mining: the hardest pair of points of every two groups, found in inner products and read off them with gradient.
+"""Mining: the hardest pair of points of every two groups, found in inner products and read from them with gradient.
 
 A point is a weighted sum of two rows, so every inner product that mining needs is a small bilinear form of the product
 of the two sides: with W the weights, the expanded table is W G W^T. No point is built in d dimensions.
+
+`torch.compile` gets the search as custom operators, since its sizes depend on the labels and it is no tensor code.
+Nothing but tensors and plain values passes into an operator or out of it, so the backward pass makes the plan again
+from the labels.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias, no_type_check
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.batch import Batch
-from embedding_expansion.core.inputs import check_unit
-from embedding_expansion.core.pairs import as_similarity, copies_at_one, squared_norms
-from embedding_expansion.core.plan import Plan, plan_of
+from embedding_expansion.core.batch import Batch, Inputs
+from embedding_expansion.core.inputs import Labels, as_count, as_limit, check_name, check_unit, validates
+from embedding_expansion.core.pairs import (
+    Metric,
+    Pairs,
+    as_similarity,
+    copies_at_one,
+    nothing_to_compare,
+    squared_norms,
+)
 from embedding_expansion.core.search import infinity, native, table
 from embedding_expansion.core.search.problem import HardestPairs, Problem, Rules
-from embedding_expansion.core.sides import Scope
+from embedding_expansion.core.sides import SCOPES, Plan, Scope, plan_of
 from embedding_expansion.errors import InvalidInput
 
+EXPANDABLE: tuple[Metric, ...] = ("euclidean", "inner")  # in which a similarity is told by inner products
 Grams: TypeAlias = tuple[Tensor, Tensor]  # `left_gram` and `right_gram` of a Problem
+INFINITY = -1  # as n, which is passed as a whole number
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What is a synthetic point, and what is hardest; the options of `expand`."""
+
+    n: int | float
+    scope: Scope
+    normalize_synthetic: bool
+    metric: Metric
+    max_segments: int | None
+
+    @classmethod
+    @validates
+    def checked(
+        cls, n: int | float, scope: Scope, normalize_synthetic: bool, metric: Metric, max_segments: int | None
+    ) -> Expansion:
+        """The options, or an error that says which cannot be used."""
+        check_name("scope", scope, SCOPES)
+        check_name("metric", metric, EXPANDABLE)
+        return cls(as_count(n), scope, normalize_synthetic, metric, as_limit("max_segments", max_segments))
+
+    @property
+    def rules(self) -> Rules:
+        """What the search has to know."""
+        return Rules(self.n, self.normalize_synthetic, self.metric)
+
+
+def expand_batch(batch: Batch, expansion: Expansion, *, partners: bool, statistics: bool = False) -> Pairs:
+    """The expanded table of a batch; `partners` as in `expand`, `statistics`: with the share of synthetic points."""
+    if batch.is_empty:
+        return nothing_to_compare(batch.embeddings)
+    given = batch, expansion.rules, expansion.scope, expansion.max_segments
+    found = mine(*given, partners=partners, statistics=statistics)
+    value = found.value if found.order is None else found.value.index_select(1, found.order)
+    return Pairs(
+        positive=found.positive,
+        positive_mask=found.positive_mask,
+        negative=value if found.groups is None else value.index_select(0, found.groups),
+        negative_mask=found.negative_mask,
+        partner=found.partner,
+        per_class=expansion.scope == "class_pair",
+        synthetic_share=found.synthetic_share,
+    )
+
+
+@validates
+def hardest_of_batch(
+    embeddings: Float[Tensor, "b d"], labels: Labels, expansion: Expansion, from_memory: Bool[Tensor, " b"] | None
+) -> Winners:
+    """The winners for all classes, or in anchor scope for all rows, whichever are anchors."""
+    inputs = Inputs.checked(embeddings, labels, from_memory=from_memory)
+    if inputs.from_memory is not None:
+        inputs = replace(inputs, rows=torch.arange(len(inputs.labels), device=inputs.labels.device))
+    batch = Batch.prepared(inputs, normalize=False, check=False)
+    if batch.is_empty:
+        none = batch.labels.new_zeros(0, 0, 2, 2)
+        return Winners(none, none.to(batch.embeddings.dtype), none[..., 0].bool())
+    plan = plan_of(batch, expansion.scope, expansion.max_segments, partners=False)
+    return winners_of(plan, find(batch.embeddings, None, plan, expansion.rules)[1])
 
 
 @dataclass(frozen=True)
@@ -31,7 +103,7 @@ class Winners:
     """The hardest pair of points for every row l (a class, or in anchor scope an anchor) and every class c.
 
     The last axis but one of `ends` names the point: 0 is the anchor's, 1 the negative. An original point is both ends,
-    with weights (1, 0). The entries of the anchor's own class mean nothing.
+    with weights (1, 0). The entries of the anchor's grams class mean nothing.
     """
 
     ends: Int[Tensor, "l c 2 2"]  # rows of the batch (of the reference, for the negative, where there is one)
@@ -43,7 +115,8 @@ def search(problem: Problem) -> HardestPairs:
     """The hardest pairs: in torch for n = infinity, otherwise by the C library where it runs, in torch where not."""
     if math.isinf(problem.rules.n):
         return infinity.search(problem)
-    return native.search(problem) if native.takes(problem.product) else table.search(problem)
+    found = native.search(problem)
+    return table.search(problem) if found is None else found
 
 
 class Mined(NamedTuple):
@@ -63,6 +136,8 @@ def mine(
     batch: Batch, rules: Rules, scope: Scope, max_segments: int | None, *, partners: bool, statistics: bool
 ) -> Mined:
     """Plan and search of a batch with anchors; the share of synthetic points only with `statistics`."""
+    if torch.compiler.is_compiling():
+        return _mine_by_operator(batch, rules, scope, max_segments, partners=partners, statistics=statistics)
     plan = plan_of(batch, scope, max_segments, partners=partners)
     gallery = batch.gallery if batch.has_reference else None
     positive, value, ends, weights = Winning.apply(batch.embeddings, gallery, plan, rules)
@@ -74,9 +149,9 @@ def mine(
 def find(
     embeddings: Float[Tensor, "b d"], gallery: Float[Tensor, "g d"] | None, plan: Plan, rules: Rules
 ) -> tuple[Float[Tensor, "a p"], HardestPairs, Grams]:
-    """The similarities of the positives, the hardest pairs, and the Gram matrices of the groups.
+    """The similarities of the positives, the hardest pairs, and the groups' inner products with themselves.
 
-    Without a gallery the batch is its own.
+    Without a gallery the batch is its grams.
 
     Raises:
         InvalidInput: if there are infinitely many points on arcs, and rows are not unit vectors.
@@ -113,7 +188,7 @@ def _standing(
 
 
 def _grams(plan: Plan, x: Tensor, y: Tensor, product: Tensor | None) -> Grams:
-    """The Gram matrices of the groups of both sides, read off the product where it holds them."""
+    """The inner products of every group of either side with itself."""
     if plan.same_rows and product is not None:
         left = product.flatten().index_select(0, plan.left.layout.gram_index)
         return left, left if plan.symmetric else product.flatten().index_select(0, plan.right.layout.gram_index)
@@ -135,7 +210,7 @@ def gradient(
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "g d"] | None]:
     """What `find` passes back to the embeddings and the gallery, the winners held fixed.
 
-    The Gram matrices of the groups are computed again where they are not given. `differentiable`: by
+    The groups' inner products with themselves are computed again where they are not given. `differentiable`: by
     operations of torch, so that it can be differentiated again.
     """
     left, right = plan.left, plan.right
@@ -235,3 +310,181 @@ def synthetic_share(plan: Plan, found: HardestPairs) -> Float[Tensor, ""]:
     if found.half:
         different = different.triu()
     return (found.is_synthetic & different[..., None]).sum() / (2 * different.sum()).clamp(min=1)
+
+
+def _mine_by_operator(
+    batch: Batch, rules: Rules, scope: Scope, max_segments: int | None, *, partners: bool, statistics: bool
+) -> Mined:
+    """`mine` in compiled code."""
+    n = INFINITY if math.isinf(rules.n) else int(rules.n)
+    gallery = (batch.gallery, batch.gallery_labels) if batch.has_reference else (None, None)
+    given = (batch.embeddings, batch.labels, batch.anchors, batch.from_memory, *gallery)
+    positive, value, _, _, positive_mask, negative_mask, partner, groups, order, share = _mine_operator(
+        *given, batch.proxies, n, rules.normalize, rules.metric, scope, max_segments, partners
+    )
+    with_partner = partner if partners and scope == "anchor" else None
+    return Mined(
+        positive,
+        value,
+        positive_mask,
+        negative_mask,
+        with_partner,
+        groups,
+        order,
+        share if statistics else None,
+    )
+
+
+def _batch(
+    embeddings: Tensor,
+    labels: Tensor,
+    anchors: Tensor,
+    from_memory: Tensor | None,
+    gallery: Tensor | None,
+    gallery_labels: Tensor | None,
+    proxies: Any,
+) -> Batch:
+    has_reference = gallery is not None and gallery_labels is not None
+    if gallery is None or gallery_labels is None:
+        gallery, gallery_labels = embeddings, labels
+    sides = embeddings, labels, anchors, from_memory, gallery, gallery_labels
+    return Batch(*sides, has_reference=has_reference, every_row=False, proxies=proxies)
+
+
+def _rules(n: int, normalize: bool, metric: Any) -> Rules:
+    return Rules(math.inf if n == INFINITY else n, normalize, metric)
+
+
+@torch.library.custom_op("embedding_expansion::mine", mutates_args=())
+@no_type_check  # a checked function has no signature to read
+def _mine_operator(
+    embeddings: Tensor,
+    labels: Tensor,
+    anchors: Tensor,
+    from_memory: Tensor | None,
+    gallery: Tensor | None,
+    gallery_labels: Tensor | None,
+    proxies: str | None,
+    n: int,
+    normalize: bool,
+    metric: str,
+    scope: str,
+    max_segments: int | None,
+    partners: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if anchors.shape[0] == 0:
+        return _nothing(embeddings, labels, scope, partners)
+    batch = _batch(embeddings, labels, anchors, from_memory, gallery, gallery_labels, proxies)
+    plan = plan_of(batch, scope, max_segments, partners=partners)
+    positive, found, _ = find(embeddings, gallery, plan, _rules(n, normalize, metric))
+    groups, order = (
+        torch.arange(count, device=labels.device) if index is None else index
+        for index, count in zip((plan.groups, plan.order), found.value.shape, strict=True)
+    )
+    partner = labels.new_zeros(0) if plan.partner is None else plan.partner
+    masks = plan.positive_mask, plan.negative_mask
+    share = synthetic_share(plan, found)
+    return positive, found.value, found.ends, found.weights, *masks, partner, groups, order, share
+
+
+def _nothing(embeddings: Tensor, labels: Tensor, scope: Scope, partners: bool) -> tuple[Tensor, ...]:
+    """What is found where there is no anchor: one column, as in `nothing_to_compare`.
+
+    Sizes are those of the fake below, which has one row for a partner, one group and one column at least.
+    """
+    r = 1 if partners and scope == "anchor" else 0
+    g = r if scope == "anchor" else 1
+    shapes = (0, 1), (g, 1), (g, 1, 4), (g, 1, 2), (0, 1), (r, 1)
+    positive, value, ends, weights, positive_mask, negative_mask = (embeddings.new_zeros(shape) for shape in shapes)
+    partner = labels.new_zeros((0, 1) if r else (0,))
+    at = labels.new_zeros(r), labels.new_zeros(1)
+    masks = positive_mask.bool(), negative_mask.bool()
+    return positive, value, ends.int(), weights, *masks, partner, *at, embeddings.new_zeros(())
+
+
+@_mine_operator.register_fake
+def _(  # type: ignore[no-untyped-def]
+    embeddings,
+    labels,
+    anchors,
+    from_memory,
+    gallery,
+    gallery_labels,
+    proxies,
+    n,
+    normalize,
+    metric,
+    scope,
+    max_segments,
+    partners,
+):
+    size = torch.library.get_ctx().new_dynamic_size
+    a, p, c, h = anchors.shape[0], size(min=1), size(min=1), size(min=1)
+    r = size(min=1) if partners and scope == "anchor" else a
+    g = r if scope == "anchor" else size(min=1)
+    whole = [(a, p), (r, c), (a, p) if partners and scope == "anchor" else (0,), (r,), (c,)]
+    positives, negatives, partner, groups, order = (labels.new_empty(shape) for shape in whole)
+    return (
+        embeddings.new_empty(a, p),
+        embeddings.new_empty(g, h),
+        labels.new_empty(g, h, 4, dtype=torch.int32),
+        embeddings.new_empty(g, h, 2),
+        positives.new_empty(positives.shape, dtype=torch.bool),
+        negatives.new_empty(negatives.shape, dtype=torch.bool),
+        partner,
+        groups,
+        order,
+        embeddings.new_empty(()),
+    )
+
+
+@torch.library.custom_op("embedding_expansion::mine_back", mutates_args=())
+@no_type_check  # a checked function has no signature to read
+def _mine_operator_backward(
+    of_positive: Tensor,
+    of_value: Tensor,
+    value: Tensor,
+    ends: Tensor,
+    weights: Tensor,
+    embeddings: Tensor,
+    labels: Tensor,
+    anchors: Tensor,
+    from_memory: Tensor | None,
+    gallery: Tensor | None,
+    gallery_labels: Tensor | None,
+    proxies: str | None,
+    n: int,
+    normalize: bool,
+    metric: str,
+    scope: str,
+    max_segments: int | None,
+    partners: bool,
+) -> tuple[Tensor, Tensor]:
+    if anchors.shape[0] == 0:
+        return torch.zeros_like(embeddings), embeddings.new_zeros(0) if gallery is None else torch.zeros_like(gallery)
+    batch = _batch(embeddings, labels, anchors, from_memory, gallery, gallery_labels, proxies)
+    plan = plan_of(batch, scope, max_segments, partners=partners)
+    found = HardestPairs(ends, weights, value, half=plan.symmetric)
+    rules = _rules(n, normalize, metric)
+    to_embeddings, to_gallery = gradient(embeddings, gallery, plan, rules, found, of_positive, of_value)
+    return to_embeddings, embeddings.new_zeros(0) if to_gallery is None else to_gallery
+
+
+@_mine_operator_backward.register_fake
+def _(of_positive, of_value, value, ends, weights, embeddings, labels, anchors, from_memory, gallery, *rest):  # type: ignore[no-untyped-def]
+    return torch.empty_like(embeddings), embeddings.new_empty(0) if gallery is None else torch.empty_like(gallery)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, value, ends, weights, *_ = output
+    ctx.save_for_backward(value, ends, weights, *inputs[:6])
+    ctx.options = inputs[6:]
+
+
+def _back(ctx: Any, of_positive: Tensor, of_value: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    to_embeddings, to_gallery = _mine_operator_backward(of_positive, of_value, *ctx.saved_tensors, *ctx.options)
+    has_gallery = ctx.saved_tensors[7] is not None
+    return to_embeddings, None, None, None, to_gallery if has_gallery else None, *[None] * 8
+
+
+_mine_operator.register_autograd(_back, setup_context=_keep)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from embedding_expansion.core.batch import Batch
-from embedding_expansion.core.inputs import Labels, check_name, validates
+from embedding_expansion.core.batch import Batch, Inputs
+from embedding_expansion.core.chosen import ChosenPairs
+from embedding_expansion.core.inputs import Labels, check_name, renamed, validates
 
 Metric: TypeAlias = Literal["euclidean", "inner", "snr"]
 METRICS: tuple[Metric, ...] = ("euclidean", "inner", "snr")
@@ -93,6 +94,7 @@ def copies_at_one(
     return torch.where(similarity >= alike, 1, similarity)  # and NaN stays what it is
 
 
+@renamed(past="from_memory")
 @validates
 def compare(
     embeddings: Float[Tensor, "b d"],
@@ -100,7 +102,7 @@ def compare(
     *,
     metric: Metric = "euclidean",
     rows: Int[Tensor, " a"] | None = None,
-    past: Bool[Tensor, " b"] | None = None,
+    from_memory: Bool[Tensor, " b"] | None = None,
     reference: Float[Tensor, "g d"] | None = None,
     reference_labels: Labels | None = None,
     partners: bool = True,
@@ -112,8 +114,9 @@ def compare(
         labels: (b,), whole numbers: a tensor, a list or an array.
         metric: what a similarity is: "euclidean", 1 - d^2/2, "inner", the inner product, or "snr", 1 - d/2 of the
             signal-to-noise distance d, the variance of the difference over the anchor's (over coordinates).
-        rows: (a,), the rows that are anchors, one given twice an anchor twice; all that are not past by default.
-        past: (b,), marks rows that come from a memory: positives and negatives, never anchors.
+        rows: (a,), the rows that are anchors, one given twice an anchor twice; by default all that are not
+            from a memory.
+        from_memory: (b,), marks rows that come from a memory: positives and negatives, never anchors.
         reference: (g, d), rows to compare the anchors with instead of the batch's own (another model's, another
             tower's); all of one label are positives. An anchor is never left out of it: it does not hold the anchors.
         reference_labels: (g,), their labels.
@@ -124,7 +127,8 @@ def compare(
         Pairs with the anchor's negatives among all b rows. An anchor without positives has an all-False mask.
 
     Raises:
-        InvalidInput, InvalidType: if shapes, labels, rows or past do not fit, or on CPU a value is NaN or infinite.
+        InvalidInput, InvalidType: if shapes, labels, rows or from_memory do not fit, or on CPU a value is NaN or
+            infinite.
 
     Example:
         >>> points = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
@@ -138,7 +142,9 @@ def compare(
     distance is kept as a similarity, so that one table serves losses on distances and on inner products.
     """
     check_name("metric", metric, METRICS)
-    batch = Batch.checked(embeddings, labels, rows, past, reference, reference_labels)
+    batch = Batch.prepared(
+        Inputs.checked(embeddings, labels, rows, from_memory, reference, reference_labels), normalize=False, check=False
+    )
     return compare_batch(batch, metric, partners=partners)
 
 
@@ -175,3 +181,44 @@ def nothing_to_compare(embeddings: Float[Tensor, "b d"]) -> Pairs:
     empty = embeddings.sum() + embeddings.new_zeros(0, 1)
     nowhere = torch.zeros(0, 1, dtype=torch.bool, device=embeddings.device)
     return Pairs(empty, nowhere, empty, nowhere, nowhere.long(), per_class=False)
+
+
+def narrowed(pairs: Pairs, batch: Batch, columns: Int[Tensor, " g"], chosen: ChosenPairs) -> Pairs:
+    """The table with the chosen pairs only.
+
+    A positive pair keeps its slot. A negative pair keeps the column of the negative, which in an expanded table is that
+    of its class. Rows of negatives that only partners read are narrowed as those of anchors, which they are in other
+    blocks or on other ranks. Which pairs occurred together in a triplet, and how often, is lost.
+
+    Args:
+        pairs: the table, plain or expanded.
+        batch: what it was made from.
+        columns: (g,), the column of the negatives that each row of the gallery belongs to.
+        chosen: the pairs; those that contradict the labels are none of the table.
+    """
+    if batch.is_empty:
+        return pairs
+    rows, (index, used) = len(batch.labels), batch.positives()
+    near = _marked(chosen.anchors, chosen.positives, rows, len(batch.gallery_labels))
+    far = _marked(chosen.of_negatives, columns[chosen.negatives], rows, pairs.negative.shape[1])
+    if chosen.reach is not None:
+        near[:, chosen.reach :] = True
+        far[:, columns[chosen.reach :]] = True  # a column stays where one of its pairs does
+        far[chosen.reach :] = True
+    of_table = batch.anchors
+    if pairs.partner is not None and not batch.has_reference:
+        of_table = torch.cat([of_table, batch.partners(index, used)[0]])
+    left = far[of_table]
+    return replace(
+        pairs,
+        positive_mask=pairs.positive_mask & near[batch.anchors].gather(1, index),
+        negative_mask=torch.cat([pairs.negative_mask[: len(left)] & left, pairs.negative_mask[len(left) :]]),
+    )
+
+
+def _marked(
+    row: Int[Tensor, " k"], column: Int[Tensor, " k"], rows: int, columns: int
+) -> Bool[Tensor, "{rows} {columns}"]:
+    mask = torch.zeros(rows, columns, dtype=torch.bool, device=row.device)
+    mask[row, column] = True
+    return mask

@@ -1,10 +1,13 @@
-"""The two sides of the search: the points that classes, or anchors, offer to mining.
+"""The two sides of the search, and what is compared with what: all of it follows from the labels alone.
 
-A point is a weighted sum of two rows, so it is named by two members of its group and a weight, and never built.
+`Layout` orders the members of groups by size, `Side` is a layout with its rows and labels, `Plan` is both sides and how
+a table is read from what the search finds. A point is a weighted sum of two rows: two members of its group and a
+weight name it, and it is never built.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,12 +17,106 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.grouping import Classes, runs_of
-from embedding_expansion.core.layout import Layout, class_layout
+from embedding_expansion.core.batch import Batch, Classes, group, runs_of
 from embedding_expansion.errors import InvalidInput
 
 Scope: TypeAlias = Literal["class_pair", "anchor"]
 SCOPES: tuple[Scope, ...] = ("class_pair", "anchor")
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Groups ordered by size; those of equal size stand together and share one list of segments: nothing is padded."""
+
+    member: Int[Tensor, " m"]  # group by group, the place of each member among the rows of the side
+    rows: int  # how many rows stand on the side
+    runs: tuple[tuple[int, int], ...]  # the sizes that occur, ascending, and how many groups have each
+    originals: int | None  # how many members of each group are points themselves; None: all
+    segments: tuple[Int[Tensor, "_ 2"], ...]  # for each size that occurs: between which members
+
+    @cached_property
+    def size(self) -> Int[Tensor, " g"]:
+        """How many members each group has."""
+        runs = torch.tensor(self.runs, dtype=torch.int64, device=self.member.device).view(-1, 2)
+        return torch.repeat_interleave(runs[:, 0], runs[:, 1])
+
+    @cached_property
+    def buckets(self) -> list[tuple[slice, slice, int, Int[Tensor, "e 2"]]]:
+        """For each size: which groups, which members, the size, and the segments."""
+        found, group, member = [], 0, 0
+        for (k, count), segments in zip(self.runs, self.segments, strict=True):
+            found.append((slice(group, group + count), slice(member, member + count * k), k, segments))
+            group, member = group + count, member + count * k
+        return found
+
+    @cached_property
+    def first(self) -> Int[Tensor, " g"]:
+        """Where each group's members begin."""
+        return self.size.cumsum(0) - self.size
+
+    @cached_property
+    def gram_at(self) -> Int[Tensor, " g"]:
+        """Where each group's Gram matrix begins, when the groups' Gram matrices are flattened one after another."""
+        square = self.size * self.size
+        return square.cumsum(0) - square
+
+    @cached_property
+    def gram_index(self) -> Int[Tensor, " o"]:
+        """The entries of every group's Gram matrix, as indices into the flattened Gram matrix of the side's rows."""
+        parts = []
+        for _, members, k, _ in self.buckets:
+            at = self.member[members].reshape(-1, k)
+            parts.append((at[:, :, None] * self.rows + at[:, None, :]).flatten())
+        return torch.cat(parts)
+
+    @cached_property
+    def numbers(self) -> dict[str, Tensor]:
+        """The groups as the native kernel reads them: numbers of 32 bits, segments in one list for each size."""
+        lengths = torch.tensor([0, *(len(segments) for segments in self.segments)])
+        originals = self.size if self.originals is None else torch.full_like(self.size, self.originals)
+        kinds, counts = torch.arange(len(self.runs)), torch.tensor([count for _, count in self.runs])
+        numbers = {
+            "first": torch.cat([self.first, torch.tensor([len(self.member)])]),
+            "row": self.member,
+            "originals": originals,
+            "kind": kinds.repeat_interleave(counts),
+            "list": lengths.cumsum(0),
+            "segment": torch.cat([segments.flatten() for segments in self.segments]),
+        }
+        return {name: number.int().contiguous() for name, number in numbers.items()} | {"gram_at": self.gram_at}
+
+
+@functools.lru_cache(maxsize=4)
+def class_layout(
+    runs: tuple[tuple[int, int], ...], pairs_only: bool, max_segments: int | None, device: torch.device
+) -> Layout:
+    """The layout of classes of these sizes, each of whose members stands on the side once.
+
+    Kept, as the batches of a training are of few sizes.
+
+    Args:
+        runs: as in Layout.
+        pairs_only: segments join members (0,1), (2,3), ... only, not every two.
+        max_segments: of a class.
+        device: where the numbers lie.
+    """
+    with torch.inference_mode(False):  # what is kept must be fit for the next caller
+        total = sum(k * count for k, count in runs)
+        lists = []
+        for k, _ in runs:
+            pairs = torch.arange(k - k % 2, device=device).reshape(k // 2, 2)
+            lists.append(pairs if pairs_only else segments_between(k, max_segments, device))
+        return Layout(torch.arange(total, device=device), total, runs, None, tuple(lists))
+
+
+def segments_between(k: int, max_segments: int | None, device: torch.device) -> Int[Tensor, "e 2"]:
+    """Every two of k members; of more than `max_segments` those of neighbours first, so that all members take part."""
+    ends = torch.triu_indices(k, k, offset=1, device=device).T
+    if max_segments is None or len(ends) <= max_segments:
+        return ends
+    apart = ends[:, 1] - ends[:, 0]
+    apart = torch.minimum(apart, k - apart)  # the last member is the first one's neighbour
+    return ends[torch.argsort(apart, stable=True)[:max_segments].sort().values]
 
 
 @dataclass(frozen=True)
@@ -92,15 +189,15 @@ def class_side(classes: Classes, *, scope: Scope, max_segments: int | None) -> S
 
 
 def some_classes(
-    side: Side, chosen: Bool[Tensor, " c"], past: Bool[Tensor, " b"] | None, max_segments: int | None
+    side: Side, chosen: Bool[Tensor, " c"], from_memory: Bool[Tensor, " b"] | None, max_segments: int | None
 ) -> Side:
-    """The anchors' side of class-pair scope: the classes chosen; past rows may not be both ends of a point."""
+    """The anchors' side of class-pair scope: the classes chosen; from_memory rows may not be both ends of a point."""
     if not bool(chosen.all()):
         keep = chosen[side.label]
         of_member = keep.repeat_interleave(side.size, output_size=len(side.member))
         layout = class_layout(runs_of(side.size[keep]), False, max_segments, side.rows.device)
         side = Side(side.rows[side.member[of_member]], side.label[keep], layout)
-    return side if past is None else replace(side, barred=past[side.rows])
+    return side if from_memory is None else replace(side, barred=from_memory[side.rows])
 
 
 def anchor_side(classes: Classes, rows: Int[Tensor, " a"], every_row: Int[Tensor, " b"] | None) -> Side:
@@ -132,3 +229,104 @@ def check_paired(labels: Int[Tensor, " b"]) -> None:
             f"anchor scope pairs rows (0,1), (2,3), ..., but rows {i} and {i + 1} have the labels {int(labels[i])} and "
             f"{int(labels[i + 1])}; order the batch so that each pair is of one class, or use scope='class_pair'"
         )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The two sides of the search, and how a table is read off what it finds."""
+
+    left: Side
+    right: Side
+    anchors_at: Int[Tensor, " a"]  # where each anchor is among the left's rows
+    positives_at: Int[Tensor, "a p"]  # where each of its positives is among the right's
+    entries: Int[Tensor, "a p"]  # where the positives are in the flattened product of the sides' rows
+    same_rows: bool  # whether both sides have the same rows, so that their product holds their squared norms
+    symmetric: bool  # whether the sides are one, so that the pair of groups (h, g) is that of (g, h) turned round
+    positive_mask: Bool[Tensor, "a p"]
+    negative_mask: Bool[Tensor, "r c"]
+    partner: Int[Tensor, "a p"] | None  # as in Pairs
+    groups: Int[Tensor, " r"] | None  # the left's group of every row of the table; None: as they are
+    order: Int[Tensor, " c"] | None  # the right's groups in the order of their classes; None: as they are
+
+
+def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: bool) -> Plan:
+    """The plan of a batch with anchors; `partners` as in `expand`.
+
+    Raises:
+        InvalidInput: if the batch cannot be expanded by anchor.
+    """
+    if scope == "anchor":
+        _check_by_anchor(batch, partners=partners)
+    index, mask = batch.positives()
+    needed, of_needed, partner = batch.anchors, batch.of_anchor, None
+    if partners and scope == "anchor":
+        missing, partner = batch.partners(index, mask)
+        needed = torch.cat([batch.anchors, missing])
+        of_needed = batch.classes.of_row[needed]
+    right = _right(batch, scope, max_segments)
+    left, groups = _left(batch, scope, max_segments, right, needed)
+    of_left = _place(left.rows, batch.labels.shape[0])
+    of_right = of_left if left.rows is right.rows else _place(right.rows, batch.gallery_labels.shape[0])
+    anchors_at, positives_at = of_left[batch.anchors], of_right[index]
+    return Plan(
+        left=left,
+        right=right,
+        anchors_at=anchors_at,
+        positives_at=positives_at,
+        entries=anchors_at[:, None] * right.rows.shape[0] + positives_at,
+        same_rows=left.rows is right.rows,
+        symmetric=left is right,
+        positive_mask=mask,
+        negative_mask=of_needed[:, None] != torch.arange(batch.classes.label.shape[0], device=of_needed.device),
+        partner=partner,
+        groups=groups,
+        order=torch.argsort(right.label) if len(right.layout.runs) > 1 else None,  # several sizes stand by size
+    )
+
+
+def _check_by_anchor(batch: Batch, *, partners: bool) -> None:
+    if batch.proxies == "anchors":
+        raise InvalidInput("proxies are the anchors of this loss and have no partners; use scope='class_pair'")
+    check_paired(batch.labels)
+    if batch.has_reference and batch.proxies is None:
+        check_paired(batch.gallery_labels)
+        if partners:
+            raise InvalidInput(
+                "a loss that reads both ends of a positive pair cannot be expanded by anchor against a reference; "
+                "use scope='class_pair'"
+            )
+
+
+def _right(batch: Batch, scope: Scope, max_segments: int | None) -> Side:
+    """The negatives' side. Proxies offer themselves only: a point between two of a class was never learnt."""
+    if batch.proxies == "gallery":
+        return class_side(batch.classes, scope="class_pair", max_segments=0)
+    return class_side(batch.classes, scope=scope, max_segments=max_segments)
+
+
+def _left(
+    batch: Batch, scope: Scope, max_segments: int | None, right: Side, needed: Int[Tensor, " r"]
+) -> tuple[Side, Int[Tensor, " r"] | None]:
+    """The anchors' side, and its group that each anchor belongs to (None: each to its grams)."""
+    classes = group(batch.labels) if batch.has_reference else batch.classes
+    if scope == "anchor":
+        every_row = right.rows if needed.shape[0] == batch.labels.shape[0] and not batch.has_reference else None
+        side = anchor_side(classes, needed, every_row)
+        return (replace(side, label=batch.of_anchor) if batch.has_reference else side), None
+    whole = class_side(classes, scope=scope, max_segments=max_segments) if batch.has_reference else right
+    of_anchor = classes.of_row[needed]
+    if batch.every_row and not batch.has_reference and len(right.layout.runs) == 1:
+        return right, of_anchor
+    chosen = torch.zeros_like(classes.label, dtype=torch.bool).index_fill_(0, of_anchor, True)
+    left = some_classes(whole, chosen, batch.from_memory, max_segments)
+    groups = _place(left.label, len(classes.label))[of_anchor]
+    if batch.has_reference:
+        left = replace(left, label=batch.classes.find(classes.label)[left.label])
+    return left, groups
+
+
+def _place(members: Int[Tensor, " s"], total: int) -> Int[Tensor, " b"]:
+    """Where each of `total` numbers stands among the members."""
+    place = members.new_zeros(total)
+    place[members] = torch.arange(members.shape[0], device=members.device)
+    return place

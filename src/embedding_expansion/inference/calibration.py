@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from embedding_expansion.checks import as_share
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.inputs import generator_of
 from embedding_expansion.retrieval.open_set import OpenSetCurve, open_set
 from embedding_expansion.retrieval.roc import VerificationCurve
-from embedding_expansion.retrieval.threshold import TASKS, Task, Threshold, check_share
+from embedding_expansion.retrieval.threshold import TASKS, Task, Threshold
 from embedding_expansion.retrieval.verification import verification
 
 #: Above this number of rows, this number of pairs is sampled instead of comparing all pairs.
@@ -38,7 +39,7 @@ class Goal:
         if len(given) != 1:
             raise InvalidInput("pass one of precision and false_alarm_rate, such as precision 0.99")
         for name, value in given.items():
-            check_share(value, name)
+            as_share(value, name)
 
 
 @dataclass(frozen=True)

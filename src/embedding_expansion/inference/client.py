@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedding_expansion.checks import as_whole, validates
 from embedding_expansion.errors import InvalidInput, StoreError
 
 
@@ -64,6 +65,7 @@ class Client:
             raise InvalidInput(f"url is {url!r}; pass a URL that starts with http:// or https://")
         self._url, self._token, self._timeout = url.rstrip("/"), token, timeout
 
+    @validates
     def search(
         self,
         image: str | os.PathLike[str] | bytes,
@@ -86,11 +88,14 @@ class Client:
                 InvalidInput: the server rejects the request, for the reason in the message.
                 StoreError: the server cannot be reached, is too busy, or fails.
         """
+        k, qe = as_whole(k, "k", least=1), as_whole(qe, "qe", least=0)
         content = image if isinstance(image, bytes) else Path(image).read_bytes()
         return _result(self._ask("/api/search", content, k=k, qe=qe, alpha=alpha, label=label))
 
+    @validates
     def neighbours(self, id: int, k: int = 10, *, qe: int = 0, alpha: float = 3.0, label: str | None = None) -> Result:
         """Finds the images that are most similar to one of the collection. Options and errors are those of `search`."""
+        id, k, qe = as_whole(id, "id", least=1), as_whole(k, "k", least=1), as_whole(qe, "qe", least=0)
         return _result(self._ask(f"/api/items/{id}/neighbours", None, k=k, qe=qe, alpha=alpha, label=label))
 
     def about(self) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from embedding_expansion.core.validation import validates
-from embedding_expansion.errors import InvalidInput, UnknownName
-from embedding_expansion.retrieval.arrays import as_array, positive, unit_vectors
+from embedding_expansion.checks import as_limit, check_name, validates
+from embedding_expansion.errors import InvalidInput
+from embedding_expansion.retrieval.arrays import as_array, unit_vectors
 
 METHODS = ("hdbscan", "kmeans", "agglomerative")
 
@@ -108,10 +108,9 @@ def choose(
         InvalidInput: options contradict each other, or k is below 1.
         InvalidType: k is not a whole number.
     """
-    if method is not None and method not in METHODS:
-        raise UnknownName("method", method, METHODS)
-    if k is not None:
-        positive(k, "k")
+    if method is not None:
+        check_name("method", method, METHODS)
+    as_limit(k, "k")
     chosen, reason = _chosen(method, k, similarity)
     _refuse(chosen, k=k, similarity=similarity, min_cluster_size=min_cluster_size)
     return chosen, reason

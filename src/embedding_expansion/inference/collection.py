@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from embedding_expansion.checks import as_whole, validates
 from embedding_expansion.errors import InvalidInput, StoreError
-from embedding_expansion.inference.embedder import Embedder, Square
+from embedding_expansion.inference.embedder import MOST_IN_A_BATCH, Embedder, Square
 from embedding_expansion.inference.index_model import model_note
 from embedding_expansion.inference.manifest import MANIFEST
 from embedding_expansion.inference.thresholds import THRESHOLDS, Thresholds, read_thresholds, thresholds_of_json
-from embedding_expansion.retrieval.arrays import least_reaching, positive, unit_vectors
+from embedding_expansion.retrieval.arrays import least_reaching, unit_vectors
 from embedding_expansion.retrieval.index import Index, Match, open_index
 from embedding_expansion.retrieval.index.where import Where
 
@@ -68,6 +69,7 @@ class Collection:
         self.thresholds = thresholds_of(index)
 
     @classmethod
+    @validates
     def open(cls, location: str | os.PathLike[str], *, device: str = "auto", batch_size: int = 64) -> Collection:
         """Opens an index built by `embex index` together with its model.
 
@@ -80,6 +82,7 @@ class Collection:
             StoreError: there is no such index, or it contains no model.
             RunError, InvalidInput: the model cannot be opened.
         """
+        batch_size = as_whole(batch_size, "batch_size", least=1, most=MOST_IN_A_BATCH)
         index = open_index(location)
         try:
             if holds_vectors(index):
@@ -89,6 +92,7 @@ class Collection:
             index.close()
             raise
 
+    @validates
     def embed(
         self,
         images: ImageLike | Iterable[ImageLike],
@@ -126,6 +130,7 @@ class Collection:
             raise InvalidInput(f"{self.index.location} holds images; pass image files")
         return self.embedder.embed(rows)
 
+    @validates
     def search(
         self,
         vectors: npt.NDArray[np.float32],
@@ -150,7 +155,8 @@ class Collection:
                 InvalidInput, InvalidType: the vectors, the numbers or the filter are invalid.
         """
         queries, threshold = unit_vectors(vectors, self.index.dimensions), self._threshold()
-        wanted = max(positive(k, "k"), _steps(qe))
+        k, qe = as_whole(k, "k", least=1), as_whole(qe, "qe", least=0)
+        wanted = max(k, qe)
         plain = self.index.search(queries, wanted, where, thumbnails=thumbnails and not qe)
         known = [_known(matches, threshold) for matches in plain]
         if qe:
@@ -158,6 +164,7 @@ class Collection:
             plain = self.index.search(np.array(expanded), k, where, thumbnails=thumbnails) if expanded else []
         return [Answer(matches[:k], one, threshold) for matches, one in zip(plain, known, strict=True)]
 
+    @validates
     def neighbours(
         self,
         id: int,
@@ -173,8 +180,9 @@ class Collection:
         Raises:
             InvalidInput: no item has this id.
         """
+        id, k, qe = as_whole(id, "id"), as_whole(k, "k", least=1), as_whole(qe, "qe", least=0)
         (row,), threshold = self.index.vectors([id]), self._threshold()
-        wanted = max(positive(k, "k"), _steps(qe)) + 1
+        wanted = max(k, qe) + 1
         (found,) = self.index.search(row[None], wanted, where, thumbnails=thumbnails and not qe)
         matches = [match for match in found if match.item.id != id]
         known = _known(matches, threshold)
@@ -272,9 +280,3 @@ def _files(index: Index) -> Iterator[Path]:
         for name in index.files.sizes():
             index.files.fetch(name, Path(folder) / name)
         yield Path(folder)
-
-
-def _steps(qe: int) -> int:
-    if isinstance(qe, bool) or not isinstance(qe, int) or qe < 0:
-        raise InvalidInput(f"qe is {qe!r}; pass the number of neighbours for query expansion, or 0")
-    return qe

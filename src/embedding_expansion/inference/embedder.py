@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from embedding_expansion.checks import as_limit, as_whole, validates
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.errors import DataError, EmbeddingExpansionError, InvalidInput, RunError
 from embedding_expansion.inference.manifest import FILES, MANIFEST, Manifest, read_manifest
@@ -40,15 +41,16 @@ class Embedder:
         batch_size: the number of images per batch.
     """
 
+    @validates
     def __init__(
         self, network: Network, manifest: Manifest, device: str, thresholds: Thresholds, batch_size: int = 64
     ) -> None:
-        if not 1 <= batch_size <= MOST_IN_A_BATCH:
-            raise InvalidInput(f"batch_size is {batch_size}; pass 1 to {MOST_IN_A_BATCH:,}")
         self._network, self._manifest, self._device = network, manifest, device
-        self.thresholds, self.batch_size = thresholds, batch_size
+        self.thresholds = thresholds
+        self.batch_size = as_whole(batch_size, "batch_size", least=1, most=MOST_IN_A_BATCH)
 
     @classmethod
+    @validates
     def load(cls, path: str | os.PathLike[str], *, device: str = "auto", batch_size: int = 64) -> Embedder:
         """Opens a run folder or an export folder.
 
@@ -65,13 +67,14 @@ class Embedder:
             RunError: there is no such folder, or one of its files is missing or broken.
             InvalidInput: the device does not exist, or a library that the model needs is not installed.
         """
+        batch_size = as_whole(batch_size, "batch_size", least=1, most=MOST_IN_A_BATCH)
         folder = Path(path)
         if not folder.is_dir():
             raise RunError(f"the folder {folder} does not exist; pass a run folder or an export folder")
         thresholds = read_thresholds(folder)
         if not (folder / MANIFEST).exists():
             from embedding_expansion.inference.describe import describe_run
-            from embedding_expansion.training.trained import load_trained
+            from embedding_expansion.model.trained import load_trained
 
             trained = load_trained(folder)
             network, device = torch_network(trained.model, device)
@@ -103,6 +106,7 @@ class Embedder:
         """An entry of model.json as text, such as `told("training", "data")`; None if it is missing."""
         return self._manifest.told(*keys)
 
+    @validates
     def embed(
         self,
         images: ImageLike | Iterable[ImageLike],
@@ -128,9 +132,10 @@ class Embedder:
             InvalidInput, InvalidType: a value is not an image.
             RunError: an embedding is NaN or infinite.
         """
+        most_pixels = as_limit(max_pixels, "max_pixels")
         rows, batch = [np.zeros((0, self.dimensions), dtype=np.float32)], list[Square]()
         with prefetch(
-            lambda image: self.square(image, max_pixels=max_pixels),
+            lambda image: self.square(image, max_pixels=most_pixels),
             one_or_many(images),
             threads=THREADS,
             most=AHEAD * self.batch_size,
@@ -151,6 +156,7 @@ class Embedder:
             rows.append(self.embed_squares(batch, flip=flip))
         return np.concatenate(rows)
 
+    @validates
     def square(self, image: ImageLike, *, max_pixels: int | None = None) -> Square:
         """Decodes and preprocesses an image for the model: uint8, (image_size, image_size, 3). It is thread-safe.
 
@@ -162,7 +168,7 @@ class Embedder:
             DataError: the image cannot be decoded, or is too thin.
             InvalidInput, InvalidType: the value is not an image.
         """
-        pixels = as_pixels(image, max_pixels)
+        pixels = as_pixels(image, as_limit(max_pixels, "max_pixels"))
         try:
             return self._manifest.preprocessing(pixels)
         except InvalidInput as error:  # too thin
@@ -200,7 +206,7 @@ def _exported(folder: Path, manifest: Manifest, device: str) -> tuple[Network, s
             f"{folder} contains a program of torch.export, which can execute code when loaded; if you trust it, call "
             "torch.export.load yourself, or export the run with --format onnx or safetensors"
         )
-    from embedding_expansion.training.trained import load_trained
+    from embedding_expansion.model.trained import load_trained
 
     return torch_network(load_trained(folder).model, device)
 

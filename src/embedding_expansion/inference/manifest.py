@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedding_expansion.checks import whole_number
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.errors import RunError
 from embedding_expansion.files import read_json
@@ -81,8 +82,9 @@ def read_manifest(folder: Path) -> Manifest:
 def _positive(content: dict[str, Any], section: str, name: str, path: Path) -> int:
     entries = content.get(section)
     value = entries.get(name) if isinstance(entries, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 1 << 16:
+    number = whole_number(value)
+    if number is None or not 0 < number <= 1 << 16:
         raise RunError(
             f"{path} has {section}.{name} {value!r}, which is not a whole number from 1 to 65,536; export the run again"
         )
-    return value
+    return number

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from embedding_expansion.data.decoding import decode
+from embedding_expansion.data.thumbnails import thumbnail
 from embedding_expansion.errors import DataError
 from embedding_expansion.inference.embedder import AHEAD, THREADS, Embedder, Square
 from embedding_expansion.inference.inventory import Entry
 from embedding_expansion.inference.prefetch import prefetch
-from embedding_expansion.inference.thumbnails import thumbnail
 from embedding_expansion.retrieval.index import Item, Loading
 
 #: A callback: called with the number of images done (including broken ones) and the total.

@@ -58,10 +58,10 @@ class Table:
     winners: list[list[tuple[Point, Point]]]
 
 
-def _anchors(b: int, rows: Sequence[int] | None, past: Sequence[bool] | None) -> list[int]:
+def _anchors(b: int, rows: Sequence[int] | None, from_memory: Sequence[bool] | None) -> list[int]:
     if rows is not None:
         return list(rows)
-    return [i for i in range(b) if past is None or not past[i]]
+    return [i for i in range(b) if from_memory is None or not from_memory[i]]
 
 
 def plain_table(
@@ -69,12 +69,12 @@ def plain_table(
     labels: Sequence[int],
     metric: str = "euclidean",
     rows: Sequence[int] | None = None,
-    past: Sequence[bool] | None = None,
+    from_memory: Sequence[bool] | None = None,
 ) -> Table:
     def negatives_of(i: int) -> list[Tensor]:
         return [similarity(E[i], E[k], metric) for k in range(len(labels)) if labels[k] != labels[i]]
 
-    anchors = _anchors(len(labels), rows, past)
+    anchors = _anchors(len(labels), rows, from_memory)
     positive_rows = [[j for j in rows_of_class(labels, labels[i]) if j != i] for i in anchors]
     return Table(
         anchors,
@@ -94,7 +94,7 @@ def expanded_table(
     normalize: bool = True,
     metric: str = "euclidean",
     rows: Sequence[int] | None = None,
-    past: Sequence[bool] | None = None,
+    from_memory: Sequence[bool] | None = None,
 ) -> Table:
     classes = sorted(set(labels))
 
@@ -103,13 +103,13 @@ def expanded_table(
         if scope == "anchor":
             ours = points_of_row(E, i, n, normalize)
             return [hardest_pair(ours, points_of_paired_class(E, labels, y, n, normalize), metric) for y in others]
-        ours = points_of_class(E, labels, labels[i], n, normalize, past)
+        ours = points_of_class(E, labels, labels[i], n, normalize, from_memory)
         return [hardest_pair(ours, points_of_class(E, labels, y, n, normalize), metric) for y in others]
 
     def read(pairs: list[tuple[Point, Point]]) -> list[Tensor]:
         return [similarity(p.vector, q.vector, metric) for p, q in pairs]
 
-    plain = plain_table(E, labels, metric, rows, past)
+    plain = plain_table(E, labels, metric, rows, from_memory)
     winners = [pairs_of(i) for i in plain.anchors]
     if scope == "anchor":
         of_partners = [[read(pairs_of(j)) for j in js] for js in plain.positive_rows]

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
 from embedding_expansion.data.decoding import decode
+from embedding_expansion.data.thumbnails import data_uri, thumbnail
 from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.retrieval.index import Index, Item
 
 SIDE = 160  # longer side of a thumbnail, in pixels
-EXACT = 64  # largest side that is stored as PNG, without loss
 
 
 @dataclass(frozen=True)
@@ -55,19 +49,9 @@ class PageImages:
 def uri_of(source: bytes | Path) -> str:
     """An image file, or its bytes, as a data URI; empty if it cannot be decoded."""
     try:
-        return data_uri(decode(source), SIDE, EXACT)
+        return data_uri(thumbnail(decode(source), SIDE))
     except DataError:
         return ""
-
-
-def data_uri(pixels: npt.NDArray[np.uint8], side: int, exact: int) -> str:
-    """Shrinks pixels, (h, w, 3) or grey (h, w), to a longer side of at most `side`, as PNG up to `exact` or as JPEG."""
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    kind = "PNG" if max(picture.size) <= exact else "JPEG"
-    stream = io.BytesIO()
-    picture.save(stream, kind, optimize=True, **({"quality": 82} if kind == "JPEG" else {}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
 def file_name(path: str) -> str:

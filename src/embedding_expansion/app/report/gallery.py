@@ -6,14 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from embedding_expansion.app.report import answers as found
 from embedding_expansion.app.report.answers import Answers
 from embedding_expansion.app.report.plane import Plane, lay_out, short_names
-from embedding_expansion.app.report.thumbnails import Thumbnails
 from embedding_expansion.data.images import ImageSet
+from embedding_expansion.data.thumbnails import data_uri, thumbnail
+from embedding_expansion.errors import DataError
 from embedding_expansion.training.job import Tested
 
+SIDE, LOSSLESS = 96, 40  # longer side of a thumbnail, and largest width stored as PNG, in pixels
 QUERIES = 5  # queries per group: best, typical and worst
 CLASSES, CONFUSIONS = 200, 10  # maximum numbers shown
 
@@ -29,20 +33,37 @@ class Picture:
 
 
 class Album:
-    """The pictures of an image set."""
+    """The pictures of an image set, made on demand."""
 
     def __init__(self, images: ImageSet) -> None:
-        self._images, self._thumbnails = images, Thumbnails(images)
+        self._images = images
+        self._uris: dict[int, str] = {}
 
     def __getitem__(self, index: int) -> Picture:
         """The picture of the image with this index."""
         images = self._images
-        uri = "" if images.holds_vectors else self._thumbnails[index]
-        return Picture(uri, self.name(int(images.labels[index])), images.called(index), images.holds_vectors)
+        if index not in self._uris:
+            self._uris[index] = "" if images.holds_vectors else self._uri(index)
+        return Picture(
+            self._uris[index], self.name(int(images.labels[index])), images.called(index), images.holds_vectors
+        )
 
     def name(self, label: int) -> str:
         """The name of a class."""
         return self._images.class_names[label]
+
+    def _uri(self, index: int) -> str:
+        try:
+            return uri_of(self._images.load(index))
+        except DataError:
+            return ""
+
+
+def uri_of(pixels: Tensor) -> str:
+    """The thumbnail of a uint8 image (c, h, w) as a data URI. Unless c is 1 or 3, only the first channel is shown."""
+    shown = pixels if pixels.shape[0] in (1, 3) else pixels[:1]
+    array = shown.permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
+    return data_uri(thumbnail(array[..., 0] if array.shape[2] == 1 else array, SIDE, LOSSLESS))
 
 
 @dataclass(frozen=True)

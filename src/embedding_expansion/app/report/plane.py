@@ -5,19 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import Float, Int
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from embedding_expansion.data.images import ImageSet
+from embedding_expansion.retrieval.projection import has_neighbours, in_deviations, tsne
 
 CLASSES, POINTS = 40, 400  # maximum numbers shown
-FEWEST = 30  # fewest points for t-SNE
 
 
 @dataclass(frozen=True)
@@ -39,14 +35,10 @@ def lay_out(vectors: Float[Tensor, "n d"], images: ImageSet, seed: int) -> Plane
     each = max(1, POINTS // len(classes))
     chosen = np.concatenate([_spread(np.flatnonzero(images.labels == label), each) for label in classes])
     points = vectors[chosen].double().cpu().numpy()
-    if len(points) >= FEWEST and np.ptp(points, axis=0).max() > 0:
-        with threadpool_limits(1):  # type: ignore[no-untyped-call]
-            tsne: Any = TSNE(  # type: ignore[no-untyped-call]
-                perplexity=min(15, len(points) / 4), init=_by_pca(points) * 1e-4, random_state=seed, max_iter=500
-            )
-            places: npt.NDArray[Any] = tsne.fit_transform(points.astype(np.float32))
-        return Plane("t-SNE", chosen, _fitted(places))
-    return Plane("PCA", chosen, _fitted(_by_pca(points)))
+    by_pca = in_deviations(_components(points))
+    if not has_neighbours(points):
+        return Plane("PCA", chosen, _fitted(by_pca))
+    return Plane("t-SNE", chosen, _fitted(tsne(points.astype(np.float32), by_pca, perplexity=15, seed=seed)))
 
 
 def _spread(members: Int[np.ndarray, " k"], count: int) -> Int[np.ndarray, " few"]:
@@ -54,12 +46,12 @@ def _spread(members: Int[np.ndarray, " k"], count: int) -> Int[np.ndarray, " few
     return np.asarray(members[np.unique(places)])
 
 
-def _by_pca(points: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m 2"]:
-    """The first two principal components, divided by the standard deviation of the first."""
+def _components(points: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m 2"]:
+    """The first two principal components; the second is 0 where there is only one."""
     left, sizes, _ = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
-    places = np.zeros((len(points), 2))
-    places[:, : min(2, len(sizes))] = (left * sizes)[:, :2]
-    return np.asarray(places / max(float(places[:, 0].std()), 1e-12))
+    components = np.zeros((len(points), 2))
+    components[:, : min(2, len(sizes))] = (left * sizes)[:, :2]
+    return components
 
 
 def _fitted(places: Float[np.ndarray, "m 2"]) -> Float[np.ndarray, "m 2"]:

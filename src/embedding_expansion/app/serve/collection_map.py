@@ -13,11 +13,10 @@ from jaxtyping import Float, Int
 
 from embedding_expansion.app.serve.projection import Projection
 from embedding_expansion.retrieval.index import Index, Item
+from embedding_expansion.retrieval.projection import has_neighbours
 
 #: Maximum number of images on the map; a larger collection is sampled.
 MOST = 5000
-#: Fewest images for t-SNE, which needs neighbours; fewer are laid out by PCA.
-FEWEST = 30
 #: Maximum number of clusters that a person can look through; otherwise the square root of half the images.
 MOST_CLUSTERS = 48
 #: Number of principal components that t-SNE takes as its input.
@@ -80,7 +79,7 @@ def compute_maps(index: Index, projection: Projection) -> Iterator[CollectionMap
         return
     components = _components(vectors)
     cluster, closeness = _grouped(vectors)
-    is_flat = len(items) < FEWEST or np.ptp(components, axis=0).max() == 0
+    is_flat = not has_neighbours(components)
     state: State = "ready" if is_flat else "refining"
     first = CollectionMap(version, state, total, labels, items, "PCA", _fitted(components[:, :2]), cluster, closeness)
     yield first

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import threading
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -59,18 +58,12 @@ class Projection:
 def main() -> None:
     """Runs the program."""
     end_with(int(sys.argv[1]))
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
+    from embedding_expansion.retrieval.projection import in_deviations, tsne
 
     with contextlib.suppress(OSError):
         os.nice(10)
     points = np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False)
-    start = points[:, :2] / max(float(points[:, 0].std()), 1e-12) * 1e-4
-    with threadpool_limits(1):  # type: ignore[no-untyped-call]  # one thread: the same points give the same map
-        tsne: Any = TSNE(  # type: ignore[no-untyped-call]
-            perplexity=min(30, len(points) / 4), init=start, random_state=0, max_iter=500
-        )
-        np.save(sys.stdout.buffer, tsne.fit_transform(points), allow_pickle=False)
+    np.save(sys.stdout.buffer, tsne(points, in_deviations(points), perplexity=30), allow_pickle=False)
 
 
 if __name__ == "__main__":

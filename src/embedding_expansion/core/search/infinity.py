@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from embedding_expansion.core.search import table
-from embedding_expansion.core.search.problem import NEVER, HardestPairs, Problem, Rules, least_length, smallest_square
+from embedding_expansion.core.search.problem import LEAST_LENGTH, NEVER, SMALLEST_SQUARE, HardestPairs, Problem, Rules
 from embedding_expansion.core.search.table import Block, Candidates, HardestInBlock, search_in_blocks
 from embedding_expansion.core.sides import Side
 
@@ -135,7 +135,7 @@ def _candidates(side: Side, gram: Float[Tensor, " o"], rules: Rules) -> Iterator
             kinds.append(ArcPoints(segments, k, between, free, None, inside=True))
             ends.append(segments)
         if rules.normalize:
-            edges = torch.cat(hole_edges(between, smallest_square(gram.dtype)), dim=1)
+            edges = torch.cat(hole_edges(between, SMALLEST_SQUARE[gram.dtype]), dim=1)
             allowed = free.repeat(1, 2) & ~edges.isnan()
             if bool(allowed.any()):
                 twice = segments.repeat(2, 1), Segment(*(x.repeat(1, 2) for x in between))
@@ -169,7 +169,7 @@ def _hardest_of_kinds(block: Block, x: ArcPoints, y: ArcPoints, part: slice) -> 
     for points, weight in ((a, u), (b, v)):
         square = points.segment.square(weight)
         if rules.normalize and points.inside:
-            least = smallest_square(square.dtype)
+            least = SMALLEST_SQUARE[square.dtype]
             value = value * square.clamp(min=least).rsqrt()
             if points.weight is None:  # the edges of a hole have that squared norm, up to rounding
                 allowed = allowed & (square >= least)
@@ -232,7 +232,7 @@ def between_arcs(a: Segment, b: Segment, m: Products) -> tuple[Tensor, Tensor]:
     In orthonormal bases along the ends' sum and difference, m becomes a 2 x 2 matrix. Its leading singular vectors are
     the only directions that maximise the inner product; their angles must lie within the arcs.
     """
-    least = least_length(a.both.dtype)
+    least = LEAST_LENGTH[a.both.dtype]
     a_sum, a_difference, b_sum, b_difference = (
         square.where(square > least, torch.nan).rsqrt() for square in (a.sum, a.difference, b.sum, b.difference)
     )

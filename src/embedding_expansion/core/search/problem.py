@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,10 @@ from embedding_expansion.core.pairs import Metric
 from embedding_expansion.core.sides import Side
 
 NEVER = -1e30  # the value of a point that is excluded; every real value is larger
+#: The squared norm below which a synthetic point has no direction and is excluded.
+SMALLEST_SQUARE = {torch.float32: 1e-4, torch.float64: 1e-10}
+#: The squared norm below which the ends of an arc count as equal, or as opposite: a multiple of rounding.
+LEAST_LENGTH = {torch.float32: 1e-6, torch.float64: 1e-14}
 
 
 @dataclass(frozen=True)
@@ -22,21 +25,6 @@ class Rules:
     n: int | float  # points on a segment, or infinity
     normalize: bool  # whether synthetic points are L2-normalised again
     metric: Metric
-
-    @property
-    def count(self) -> int:
-        """The number of points to enumerate on a segment; 0 for infinity, which enumerates none."""
-        return 0 if math.isinf(self.n) else int(self.n)
-
-
-def smallest_square(dtype: torch.dtype) -> float:
-    """The squared norm below which a synthetic point has no direction and is excluded."""
-    return 1e-10 if dtype == torch.float64 else 1e-4
-
-
-def least_length(dtype: torch.dtype) -> float:
-    """The squared norm below which the ends of an arc count as equal, or as opposite: a multiple of rounding."""
-    return 1e-14 if dtype == torch.float64 else 1e-6
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.search.problem import NEVER, HardestPairs, Problem, Rules, smallest_square
+from embedding_expansion.core.search.problem import NEVER, SMALLEST_SQUARE, HardestPairs, Problem, Rules
 from embedding_expansion.core.sides import Side, interpolated
 
 LIMIT = 1 << 20  # entries of a table at a time; larger tables leave a core's cache
@@ -169,7 +169,7 @@ def _points(side: Side, gram: Float[Tensor, " o"], rules: Rules) -> Iterator[Poi
     for (groups, members, k, segments), grams in zip(side.layout.buckets, side.by_size(gram), strict=True):
         originals = k if side.layout.originals is None else side.layout.originals
         itself = torch.arange(originals, device=gram.device)[:, None].expand(-1, 2)
-        inner, inner_weights = interpolated(segments, rules.count, gram.dtype)
+        inner, inner_weights = interpolated(segments, int(rules.n), gram.dtype)
         ends = torch.cat([itself, inner])
         weights = torch.cat([inner_weights.new_tensor([[1.0, 0.0]]).expand(originals, 2), inner_weights])
         square = _square(grams, ends, weights)
@@ -177,8 +177,8 @@ def _points(side: Side, gram: Float[Tensor, " o"], rules: Rules) -> Iterator[Poi
         if rules.metric == "euclidean":
             shift = (1 - square) / 2
         if rules.normalize:
-            dropped = square[:, originals:] < smallest_square(gram.dtype)
-            scale[:, originals:] = square[:, originals:].clamp(min=smallest_square(gram.dtype)).rsqrt()
+            dropped = square[:, originals:] < SMALLEST_SQUARE[gram.dtype]
+            scale[:, originals:] = square[:, originals:].clamp(min=SMALLEST_SQUARE[gram.dtype]).rsqrt()
             shift[:, originals:] = torch.where(dropped, NEVER, 0)
         if side.barred is not None:
             out = side.barred[members].reshape(-1, k)[:, ends].all(dim=-1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from embedding_expansion.core.compiled import INSTRUCTION_SETS, off, open_library
 from embedding_expansion.core.compiled import disabled as disabled
-from embedding_expansion.core.search.problem import NEVER, HardestPairs, Problem, smallest_square
+from embedding_expansion.core.search.problem import NEVER, SMALLEST_SQUARE, HardestPairs, Problem
 from embedding_expansion.core.sides import Side
 
 WORTH_THREADS = 1 << 19  # entries of a product; of less a second thread gains nothing
@@ -92,10 +93,12 @@ class _NativeBackward(ctypes.Structure):
     )
 
 
-def search(problem: Problem) -> HardestPairs:
-    """The hardest pairs for a finite n; equal to those of `table.search` up to rounding."""
+def search(problem: Problem) -> HardestPairs | None:
+    """The hardest pairs for a finite n, equal to those of `table.search` up to rounding; None if it cannot run here."""
+    if not takes(problem.product):
+        return None
     product = problem.product.contiguous()
-    shape = problem.left.size.shape[0], problem.right.size.shape[0]
+    shape = problem.left.label.shape[0], problem.right.label.shape[0]
     ends = torch.empty(*shape, 4, dtype=torch.int32)
     weights, value = product.new_empty(*shape, 2), product.new_empty(*shape)
     given = _NativeProblem(
@@ -143,10 +146,10 @@ def _call(name: str, product: Tensor, *given: Any) -> None:
 def _rules(problem: Problem) -> _NativeRules:
     rules = problem.rules
     return _NativeRules(
-        n=rules.count,
+        n=0 if rules.n == math.inf else int(rules.n),  # the backward pass does not read it
         normalize=rules.normalize,
         euclidean=rules.metric == "euclidean",
-        smallest=smallest_square(problem.product.dtype),
+        smallest=SMALLEST_SQUARE[problem.product.dtype],
     )
 
 

@@ -1,1 +1,0 @@
-"""pytorch-metric-learning: its losses expanded through their distance, and its miners on our tables."""

@@ -1,0 +1,139 @@
+"""Losses of pytorch-metric-learning, expanded through their distance object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from embedding_expansion.core.batch import Batch, Inputs
+from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.mining import Expansion
+from embedding_expansion.core.pair_loss import PairLoss
+from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.terms import Terms
+from embedding_expansion.errors import InvalidInput
+from embedding_expansion.interop.metric_learning.miners import is_foreign_miner
+from embedding_expansion.interop.metric_learning.probe import probe
+from embedding_expansion.interop.metric_learning.refusals import check_distance, check_kind
+from embedding_expansion.interop.metric_learning.square import (
+    Form,
+    Indices,
+    Scale,
+    alone,
+    indices,
+    measured,
+    square_table,
+)
+from embedding_expansion.interop.metric_learning.stand_in import reading
+
+
+@validates
+def adapted(loss: Any, scope: str, options: dict[str, Any]) -> MetricLearningLoss:
+    """The loss as a PairLoss to expand.
+
+    `normalize` is taken out of the options, since the loss's distance decides it.
+
+    Raises:
+        InvalidInput, InvalidType: with the loss's name, if it cannot be expanded, or not in that scope, or not with
+        these options.
+    """
+    check_kind(loss)
+    found = MetricLearningLoss(loss)
+    if scope == "anchor" and found.crosses:
+        raise InvalidInput(
+            f"{found.kind} takes (i, k) and (k, i) for one pair, but in anchor scope they differ; use "
+            'scope="class_pair"'
+        )
+    found.check_options(options)
+    return found
+
+
+class MetricLearningLoss(PairLoss):
+    """A loss of pytorch-metric-learning that reads its pairs in the table of its distance.
+
+    For the time of a call its distance gives the expanded table, in the distance's own terms (`is_inverted`, `power`,
+    normalisation): originals within a class, the hardest pair of two classes for rows of different ones. The loss gets
+    an indices tuple with one negative for each anchor and other class; where it takes none, all other entries of the
+    class are far away. The value is what it returns, through its own reducer and with its own regularisers.
+
+    Args:
+        loss: the loss; it stays as it is, and its parameters are this module's.
+
+    Raises:
+        InvalidInput: if the loss does not read the table: see `probe`.
+    """
+
+    reads_partner = False
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__(normalize=False)  # the loss's regularisers are of the rows as they are
+        self.loss, self.kind = loss, type(loss).__name__
+        self.scale: Scale = check_distance(self.kind, loss.distance)
+        self.metric = self.scale.metric
+        self.form: Form
+        self.form, self.crosses = probe(loss, self.scale)
+
+    @property
+    def indivisible(self) -> str:
+        """It returns one number."""
+        return f"{self.kind} returns one number for the whole batch; use this package's loss of that kind instead"
+
+    @property
+    def takes_no_pairs(self) -> str:
+        """A loss of a whole table takes none."""
+        return f"{self.kind} takes no pairs: it reads its whole table" if self.form == "table" else ""
+
+    def with_reference(self, inputs: Inputs) -> Inputs:
+        """The arguments, which must have no reference."""
+        if inputs.reference is not None:
+            raise InvalidInput(f"reference is given, but {self.indivisible}")
+        return inputs
+
+    def with_anchors(self, batch: Batch) -> Batch:
+        """The batch, all of whose rows must be anchors."""
+        if not batch.every_row:
+            raise InvalidInput(f"rows or from_memory is given, but {self.indivisible}")
+        return batch
+
+    def expanded(self, batch: Batch, expansion: Expansion, *, statistics: bool) -> Pairs:
+        """The expanded table of the rows as the loss's distance takes them."""
+        return super().expanded(measured(self.loss.distance, batch), expansion, statistics=statistics)
+
+    def terms(self, pairs: Pairs, batch: Batch, statistic: Tensor | None = None) -> Terms:
+        """The loss's own value, as one total of weight 1."""
+        value = pairs.positive.sum() if batch.is_empty else self._value(batch, pairs)
+        return Terms(value.reshape(1, 1), torch.ones_like(value).reshape(1, 1))
+
+    @validates
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Raise InvalidInput for an option that means nothing with the loss, and take `normalize` out."""
+        normalizes = bool(self.loss.distance.normalize_embeddings)
+        if options.pop("normalize", normalizes) != normalizes:
+            raise InvalidInput(
+                f"normalize is {not normalizes}, but the distance of {self.kind} has normalize_embeddings="
+                f"{normalizes}, which decides; leave normalize out"
+            )
+        for name, neutral in (("reduction", "mean"), ("chunk", None)):
+            if options.get(name, neutral) != neutral:
+                raise InvalidInput(f"{name} is {options[name]!r}, but {self.indivisible}")
+        miner = options.get("miner")
+        if miner is not None and self.takes_no_pairs:
+            kind = type(miner).__name__ if is_foreign_miner(miner) or not hasattr(miner, "__name__") else miner.__name__
+            raise InvalidInput(f"miner is a {kind}, but {self.takes_no_pairs}; leave miner out")
+
+    def _value(self, batch: Batch, pairs: Pairs) -> Tensor:
+        table = square_table(pairs, measured(self.loss.distance, batch), self.scale)
+        chosen: Indices | None = None
+        if self.form == "table":
+            table = alone(table, pairs.negative_mask, batch, self.scale.far)
+        else:
+            chosen = indices(pairs, batch, self.form)
+        with reading(self.loss, batch.embeddings, table):
+            value: Tensor = self.loss(batch.embeddings, batch.labels, chosen)
+        return value
+
+    def extra_repr(self) -> str:
+        """How the loss is given its pairs."""
+        return f"form={self.form!r}"

@@ -1,0 +1,263 @@
+"""sentence-transformers in both directions: its batch losses expanded, and pair losses for its trainer.
+
+The library is recognised, never imported.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedding_expansion.core.batch import Batch, Inputs, widened
+from embedding_expansion.core.inputs import Labels, as_batch, as_labels, check_unit, validates
+from embedding_expansion.core.mining import Expansion, expand_batch
+from embedding_expansion.core.sides import Scope
+from embedding_expansion.errors import InvalidInput, InvalidType
+
+Distance: TypeAlias = Literal["euclidean", "squared", "cosine"]
+EMBEDDING = "sentence_embedding"  # the key under which a SentenceTransformer puts what it has computed
+
+
+class _Known(NamedTuple):
+    """A batch loss of the library."""
+
+    method: str  # computes the loss from labels and embeddings
+    counts_negatives: bool  # whether a negative that stands in the table twice counts twice
+
+
+_LOSSES = {
+    "BatchAllTripletLoss": _Known("batch_all_triplet_loss", counts_negatives=True),
+    "BatchHardTripletLoss": _Known("batch_hard_triplet_loss", counts_negatives=False),
+    "BatchHardSoftMarginTripletLoss": _Known("batch_hard_triplet_soft_margin_loss", counts_negatives=False),
+    "BatchSemiHardTripletLoss": _Known("batch_semi_hard_triplet_loss", counts_negatives=False),
+}
+
+
+def adapted(loss: object, scope: str, options: dict[str, Any]) -> NoReturn:
+    """Raise InvalidType: such a loss takes texts and not embeddings, so that no pair loss can stand for it."""
+    raise InvalidType(
+        f"loss is a {type(loss).__name__} of sentence-transformers, which takes texts; use "
+        "embedding_expansion.interop.sentence_transformers.ExpandedBatchLoss(loss, ...)"
+    )
+
+
+class ExpandedBatchLoss(nn.Module):
+    """A batch loss of sentence-transformers whose negatives are the hardest pairs of points of every two classes.
+
+    The loss reads its distances through `distance_metric`. Here it gets a table in which two texts of different classes
+    have the distance of the hardest pair of original and synthetic points of the two classes; within a class all is as
+    it was. Each class is one negative. The losses on the hardest or a semi-hard negative may see it once per member;
+    `BatchAllTripletLoss`, a mean over triplets, sees it once, else large classes would weigh more.
+
+    Args:
+        loss: a BatchAllTripletLoss, BatchHardTripletLoss, BatchHardSoftMarginTripletLoss or BatchSemiHardTripletLoss,
+            with the Euclidean distance, plain or squared, or the cosine distance.
+        n: synthetic points per pair of a class; 0 is mining without synthetic points. As in `expand`, as are scope,
+            normalize_synthetic and max_segments.
+        scope: "class_pair" or "anchor".
+        normalize_synthetic: L2-normalise the synthetic points. With a Euclidean distance the embeddings must then be
+            unit vectors, since the library takes them as they are; with the cosine distance it cannot be turned off.
+        max_segments: expand at most so many pairs of a class.
+        **options: there are no others; an error says so.
+
+    Shapes: sentence_features as the library's collator makes them, of which the first column is read; labels (b,),
+    whole numbers; the result is a scalar.
+
+    Raises:
+        InvalidType: if loss is a class.
+        InvalidInput: if it is another loss or has another distance; if the embeddings are not unit vectors and
+            normalize_synthetic asks for it.
+
+    With several processes each computes the loss of its own texts, as the library's losses do.
+
+    Source: the losses are Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification", 2017, and
+    Schroff et al., "FaceNet", 2015, as sentence-transformers has them. Differs from the source: the negatives; see
+    `expand`.
+    """
+
+    @validates
+    def __init__(
+        self,
+        loss: nn.Module,
+        n: int | float = 2,
+        scope: Scope = "class_pair",
+        normalize_synthetic: bool = True,
+        max_segments: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if options:
+            raise InvalidInput(
+                f"{', '.join(options)} is given, but a loss of sentence-transformers takes texts and has no such "
+                "options; use SentenceLoss(model, EmbeddingExpansion(...)) with a loss of this package"
+            )
+        if isinstance(loss, type):
+            raise InvalidType(f"loss is the class {loss.__name__}; pass an instance, {loss.__name__}(model)")
+        self.known = _known(loss)
+        self.distance = _distance_of(loss)
+        if self.distance == "cosine" and not normalize_synthetic:
+            raise InvalidInput(
+                "the loss has the cosine distance, which looks at directions only; leave normalize_synthetic at True"
+            )
+        metric: Any = "inner" if self.distance == "cosine" else "euclidean"
+        self.expansion = Expansion.checked(n, scope, normalize_synthetic, metric, max_segments)
+        # The trainer puts its wrapped model, such as that of DistributedDataParallel, in the place of `model`.
+        self.model: Any = loss.sentence_embedder
+        self.loss: Any = loss
+
+    @validates
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+        """The loss of a batch of texts."""
+        return self.of_embeddings(self.model(next(iter(sentence_features)))[EMBEDDING], labels)
+
+    @validates
+    def of_embeddings(self, embeddings: Float[Tensor, "b d"], labels: Labels) -> Float[Tensor, ""]:
+        """The loss of embeddings."""
+        labels = labels.flatten() if isinstance(labels, Tensor) else as_labels(labels)
+        embeddings, labels = as_batch(embeddings, labels)
+        table = self.table(embeddings, labels)
+        loss = copy.copy(self.loss)  # the caller's loss keeps its distance
+        loss.distance_metric = lambda _: table
+        value: Tensor = getattr(loss, self.known.method)(labels, embeddings)
+        return value
+
+    def table(self, embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> Float[Tensor, "b b"]:
+        """The distances that the loss reads: its own within a class, those of the hardest pairs between classes."""
+        embeddings = widened(embeddings)
+        own: Tensor = self.loss.distance_metric(embeddings)
+        if self.distance == "cosine":
+            embeddings = functional.normalize(embeddings, dim=1)
+        elif self.expansion.normalize_synthetic and self.expansion.n > 0:
+            remedy = "end the model with Normalize(), or pass normalize_synthetic=False"
+            check_unit(embeddings, "synthetic points are normalised", remedy)
+        batch = Batch.prepared(Inputs(embeddings, labels), normalize=False, check=False)
+        hardest = expand_batch(batch, self.expansion, partners=False).negative
+        between = _as_distance(hardest, self.distance)[:, torch.unique(labels, return_inverse=True)[1]]
+        same = labels[:, None] == labels
+        if self.known.counts_negatives:
+            between = torch.where(_repeats(same), torch.finfo(between.dtype).max / 2, between)
+        return torch.where(same, own, between)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What the model card says of the loss."""
+        given = self.expansion
+        return {
+            "loss": type(self.loss).__name__,
+            **self.loss.get_config_dict(),
+            "n": given.n,
+            "scope": given.scope,
+            "normalize_synthetic": given.normalize_synthetic,
+            "max_segments": given.max_segments,
+        }
+
+
+class SentenceLoss(nn.Module):
+    """Any loss on embeddings and labels, for the SentenceTransformerTrainer.
+
+    Args:
+        model: the SentenceTransformer that is trained.
+        loss: one of this package's losses: plain, `EmbeddingExpansion`, with a memory, or `DistributedLoss` of these.
+
+    Shapes: sentence_features as the library's collator makes them, one entry for each column of texts; labels (b,),
+    whole numbers; the result is a scalar. All texts of a row have its label. Without labels, as with (anchor, positive)
+    columns, each row is a class of its own. A row's texts stand side by side, as anchor scope asks for.
+
+    Raises:
+        InvalidType: if loss is no module, such as a class; or labels are not whole numbers.
+        InvalidInput: if there are no labels and one column.
+
+    The loss's own parameters, such as proxies, are trained with the model. The trainer averages gradients over
+    processes, so with several of them wrap the loss in `DistributedLoss`.
+    """
+
+    @validates
+    def __init__(self, model: nn.Module, loss: nn.Module) -> None:
+        super().__init__()
+        if isinstance(loss, type):
+            raise InvalidType(f"loss is the class {loss.__name__}; pass an instance, {loss.__name__}()")
+        if not isinstance(loss, nn.Module):
+            raise InvalidType(f"loss is a {type(loss).__name__}; pass a loss on embeddings and labels")
+        if getattr(loss, "reduction", "mean") != "mean":
+            raise InvalidInput("the trainer needs a scalar, but the loss has reduction='none'; pass reduction='mean'")
+        self.model, self.loss = model, loss  # the trainer looks for this name
+
+    @validates
+    def forward(
+        self, sentence_features: Iterable[dict[str, Tensor]], labels: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, ""]:
+        """The loss of a batch of texts."""
+        columns = [self.model(features)[EMBEDDING] for features in sentence_features]
+        if labels is None:
+            labels = _own_classes(columns)
+        embeddings = torch.stack(columns, dim=1).flatten(0, 1)
+        value: Tensor = self.loss(embeddings, labels.flatten().repeat_interleave(len(columns)))
+        return value
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What the model card says of the loss."""
+        return {"loss": " ".join(repr(self.loss).split())}
+
+
+def _is_theirs(kind: type) -> bool:
+    return kind.__module__.split(".")[0] == "sentence_transformers"
+
+
+def _known(loss: nn.Module) -> _Known:
+    """Which loss it is, by the nearest class of the library that it is derived from."""
+    for kind in type(loss).__mro__:
+        if _is_theirs(kind) and kind.__name__ in _LOSSES:
+            return _LOSSES[kind.__name__]
+    raise InvalidInput(
+        f"{type(loss).__name__} cannot be expanded: it compares no batch of texts with classes; pass one of "
+        f"{', '.join(_LOSSES)}, or SentenceLoss(model, EmbeddingExpansion(...))"
+    )
+
+
+def _distance_of(loss: nn.Module) -> Distance:
+    """Which distance the loss has, by what it makes of three points; a name would not tell a partial or a lambda."""
+    points = torch.tensor([[1.0, 2.0], [-3.0, 0.5], [0.25, -1.0]], dtype=torch.float64)
+    unit = functional.normalize(points, dim=1)
+    straight = (points[:, None] - points).norm(dim=2)
+    distances: dict[Distance, Tensor] = {"euclidean": straight, "squared": straight**2, "cosine": 1 - unit @ unit.T}
+    metric: Callable[[Tensor], Any] | Any = loss.distance_metric
+    try:
+        found = None if isinstance(metric, nn.Module) else metric(points)
+    except Exception:  # whatever a function of somebody else's makes of three points: it is none of those known
+        found = None
+    for name, expected in distances.items():
+        if isinstance(found, Tensor) and found.shape == expected.shape and torch.allclose(found.double(), expected):
+            return name
+    raise InvalidInput(
+        f"the distance of {type(loss).__name__} is {getattr(metric, '__name__', metric)!r}, in which synthetic points "
+        "are not known; use euclidean_distance or cosine_distance"
+    )
+
+
+def _as_distance(similarity: Float[Tensor, "b c"], distance: Distance) -> Float[Tensor, "b c"]:
+    """A similarity as a distance; at distance 0 the root has no gradient."""
+    if distance == "cosine":
+        return 1 - similarity
+    square = (2 * (1 - similarity)).clamp(min=0)
+    apart = square > 0
+    return square if distance == "squared" else torch.where(apart, torch.where(apart, square, 1).sqrt(), 0)
+
+
+def _repeats(same: Bool[Tensor, "b b"]) -> Bool[Tensor, " b"]:
+    """Which rows are not the first of their class."""
+    return same.tril(diagonal=-1).any(dim=1)
+
+
+def _own_classes(columns: list[Tensor]) -> Int[Tensor, " b"]:
+    """A class for each row, and other ones on every rank."""
+    if len(columns) < 2:
+        raise InvalidInput("there are no labels and one column of texts; add a label column, or one of positives")
+    rows = torch.arange(len(columns[0]), device=columns[0].device)
+    several = dist.is_available() and dist.is_initialized()
+    return rows + len(rows) * dist.get_rank() if several else rows
