@@ -1,4 +1,4 @@
-"""What a loss is called with, checked once; the batch that its table is made from, and the batch's classes."""
+"""The checked arguments of a loss, the batch that its table is made from, and the classes of the batch."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from embedding_expansion.core.inputs import (
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a batch in ascending order of their label, and where their rows stand.
+    """The classes of a batch in ascending order of their label, and the rows of each.
 
-    `order[start[y] : start[y] + size[y]]` are the rows of class y, ascending.
+    `order[start[y] : start[y] + size[y]]` are the rows of class y in ascending order.
     """
 
     label: Int[Tensor, " c"]
@@ -38,21 +38,22 @@ class Classes:
     size: Int[Tensor, " c"]
 
     def find(self, labels: Int[Tensor, " a"]) -> Int[Tensor, " a"]:
-        """The class of each label; -1 where there is none."""
+        """The class of each label; -1 for a label without a class."""
         place = torch.searchsorted(self.label, labels).clamp(max=len(self.label) - 1)
         return torch.where(self.label[place] == labels, place, -1)
 
     def positives(
         self, of_anchor: Int[Tensor, " a"], anchors: Int[Tensor, " a"] | None
     ) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
-        """The rows of each anchor's class, ascending, in as few slots as the largest class needs (at least one).
+        """The positives of each anchor, ascending, in as many slots as the largest class needs (at least one).
 
         Args:
-            of_anchor: the class of each anchor, -1 for none.
-            anchors: the anchors' own rows, which are no positives; None where the anchors are not among the rows.
+            of_anchor: the class of each anchor, or -1 where it has no class.
+            anchors: the rows of the anchors, which are not their own positives; None if the anchors are not among the
+                rows.
 
         Returns:
-            The rows, and which slots are used; an unused slot names some row.
+            The rows, and a mask of the slots that are used. An unused slot holds an arbitrary row.
         """
         if anchors is not None and len(self.runs) == 1:
             return self._positives_of_equals(anchors)
@@ -70,7 +71,7 @@ class Classes:
         return self.order[torch.where(mask, position, 0)], mask
 
     def _positives_of_equals(self, anchors: Int[Tensor, " a"]) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
-        """The same where all classes have as many rows, in a few steps."""
+        """`positives` for classes of equal size, in fewer steps."""
         k = self.runs[0][0]
         slots = max(1, k - 1)
         slot, member = torch.arange(slots, device=anchors.device), torch.arange(k, device=anchors.device)[:, None]
@@ -82,11 +83,14 @@ class Classes:
 
     @cached_property
     def runs(self) -> tuple[tuple[int, int], ...]:
-        """The sizes that occur, ascending, and how many classes have each."""
+        """(size, number of classes of that size), by ascending size."""
         return runs_of(self.size)
 
     def by_size(self) -> list[tuple[Int[Tensor, " g"], Int[Tensor, "g k"]]]:
-        """The classes in buckets of equal size, as (classes, their rows): padding to the largest costs its square."""
+        """The classes grouped by size, as pairs (classes, rows of these classes).
+
+        Padding all classes to the largest would cost the square of its size.
+        """
         buckets = []
         for k in torch.unique(self.size).tolist():
             classes = (self.size == k).nonzero().flatten()
@@ -96,7 +100,7 @@ class Classes:
 
 
 def runs_of(size: Int[Tensor, " g"]) -> tuple[tuple[int, int], ...]:
-    """The sizes that occur, ascending, and how often."""
+    """(size, how often it occurs), by ascending size."""
     if size.shape[0] == 0:
         return ()
     low, high = (int(bound) for bound in torch.aminmax(size))
@@ -107,26 +111,26 @@ def runs_of(size: Int[Tensor, " g"]) -> tuple[tuple[int, int], ...]:
 
 
 def group(labels: Int[Tensor, " b"]) -> Classes:
-    """Group the rows of a batch by label."""
+    """Groups the rows of a batch by label."""
     label, of_row, size = torch.unique(labels, return_inverse=True, return_counts=True)
     return Classes(label, of_row, torch.argsort(of_row, stable=True), size.cumsum(0) - size, size)
 
 
-@no_type_check  # a checked function has no signature to read
+@no_type_check  # custom_op cannot read the signature of a function checked by jaxtyping
 def _rows_where(mask: Tensor) -> Tensor:
-    """The rows (k,) where a mask (b,) is true."""
+    """The indices (k,) at which a mask (b,) is true."""
     return mask.nonzero().flatten()
 
 
 @no_type_check
 def _class_of_row(labels: Tensor) -> Tensor:
-    """`Classes.of_row` from labels."""
+    """Computes `Classes.of_row` from labels."""
     return torch.unique(labels, return_inverse=True)[1]
 
 
 @no_type_check
 def _positives(of_gallery: Tensor, of_anchor: Tensor, anchors: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`Classes.positives` from labels."""
+    """Computes `Classes.positives` from labels."""
     classes = group(of_gallery)
     found = classes.of_row[anchors] if anchors is not None else classes.find(of_anchor)
     return classes.positives(found, anchors)
@@ -134,13 +138,13 @@ def _positives(of_gallery: Tensor, of_anchor: Tensor, anchors: Tensor | None) ->
 
 @no_type_check
 def _partners(index: Tensor, mask: Tensor, anchors: Tensor | None, a: int, g: int) -> tuple[Tensor, Tensor]:
-    """See `Batch.partners`."""
+    """Computes `Batch.partners` from the positives of a batch with a anchors and g gallery rows."""
     row_of = index.new_full((g,), -1)
     if anchors is not None:
         row_of[anchors] = torch.arange(a, device=index.device)
     missing = torch.unique(index[mask & (row_of[index] < 0)])
     row_of[missing] = torch.arange(len(missing), device=index.device) + a
-    return missing, row_of[index].clamp(min=0)  # slots that are not used name some row
+    return missing, row_of[index].clamp(min=0)  # an unused slot holds an arbitrary row
 
 
 @no_type_check
@@ -172,7 +176,7 @@ partners = CustomOp("partners", _partners, _fake_partners)
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of a call: checked, on one device, labels as int64."""
+    """The checked arguments of a call, on one device, with labels as int64."""
 
     embeddings: Float[Tensor, "b d"]
     labels: Int[Tensor, " b"]
@@ -194,10 +198,10 @@ class Inputs:
         reference_labels: Labels | None = None,
         indices_tuple: IndicesTuple | None = None,
     ) -> Inputs:
-        """The arguments, or an error that says which cannot be used.
+        """Checks the arguments of a call.
 
         Raises:
-            InvalidInput, InvalidType: a shape, a type, a label or a row does not fit.
+            InvalidInput, InvalidType: if a shape, a type, a label or a row does not fit; the error names the argument.
         """
         embeddings, labels = as_batch(embeddings, labels)
         if from_memory is not None:
@@ -210,7 +214,7 @@ class Inputs:
         return cls(embeddings, labels, rows, from_memory, reference, reference_labels, chosen)
 
     def without(self, label: int) -> Inputs:
-        """The arguments without the rows of one label; rows that name others are renumbered."""
+        """The arguments without the rows of one label. Row indices are renumbered to match."""
         keep, others = self.labels != label, self.labels != label
         rows, chosen, reference, of_reference = self.rows, self.chosen, self.reference, self.reference_labels
         if rows is not None:
@@ -226,7 +230,7 @@ class Inputs:
         return Inputs(self.embeddings[kept], self.labels[kept], rows, from_memory, reference, of_reference, chosen)
 
     def prepared(self, normalize: bool, *, check: bool) -> Inputs:
-        """The arguments with rows as a table takes them; see `prepared`."""
+        """The arguments with prepared embeddings and reference; see the function `prepared`."""
         reference = self.reference
         if reference is not None:
             reference = prepared(reference, normalize, check=check, name="reference")
@@ -235,7 +239,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """Anchors, and the gallery that holds their positives and negatives: the batch itself, or a reference."""
+    """Anchors and a gallery, which holds their positives and negatives: the batch itself or a reference."""
 
     embeddings: Float[Tensor, "b d"]
     labels: Int[Tensor, " b"]
@@ -244,18 +248,18 @@ class Batch:
     gallery: Float[Tensor, "g d"]
     gallery_labels: Int[Tensor, " g"]
     has_reference: bool
-    every_row: bool  # whether all rows are anchors, in their order
-    proxies: Literal["anchors", "gallery"] | None = None  # which side are proxies: no points lie between two of them
-    chosen: ChosenPairs | None = None  # the pairs that the caller chose; None: all
+    every_row: bool  # all rows are anchors, in order
+    proxies: Literal["anchors", "gallery"] | None = None  # the side that holds proxies; no points lie between these
+    chosen: ChosenPairs | None = None  # the pairs that the caller chose; None: all pairs
 
     @classmethod
     def prepared(cls, inputs: Inputs, *, normalize: bool, check: bool) -> Batch:
-        """The batch of checked arguments with prepared rows."""
+        """Makes a batch of checked arguments, after preparing their rows."""
         return cls.of(inputs.prepared(normalize, check=check))
 
     @classmethod
     def of(cls, inputs: Inputs) -> Batch:
-        """The batch of checked arguments, half precision widened."""
+        """Makes a batch of checked arguments, with half precision converted to float32."""
         embeddings, reference, from_memory = widened(inputs.embeddings), inputs.reference, inputs.from_memory
         if from_memory is not None and not torch.compiler.is_compiling() and not bool(from_memory.any()):
             from_memory = None
@@ -279,11 +283,11 @@ class Batch:
         )
 
     def against_proxies(self) -> Batch:
-        """This batch, whose reference are proxies."""
+        """This batch, with its reference marked as proxies."""
         return replace(self, proxies="gallery")
 
     def swapped(self) -> Batch:
-        """The proxies that were the reference, all of them, as anchors against this batch."""
+        """The batch whose anchors are all proxies of the reference, and whose gallery is this batch."""
         everyone = torch.arange(len(self.gallery_labels), device=self.labels.device)
         sides = (self.gallery, self.gallery_labels, everyone, None, self.embeddings, self.labels)
         return Batch(*sides, has_reference=True, every_row=True, proxies="anchors")
@@ -305,13 +309,16 @@ class Batch:
 
     @cached_property
     def of_anchor(self) -> Int[Tensor, " a"]:
-        """The class of each anchor among those of the gallery; -1 where the gallery has none such."""
+        """The class of each anchor among the classes of the gallery; -1 if the gallery lacks the class."""
         if not self.has_reference:
             return self.classes.of_row[self.anchors]
         return self.classes.find(self.labels[self.anchors])
 
     def why_degenerate(self) -> str | None:
-        """Why the batch teaches little, if it does. The sentences are constant, so that a long run shows each once."""
+        """Why the batch is degenerate, or None if it is not.
+
+        The sentences are constant, so that Python's default filter shows each only once in a long run.
+        """
         if len(self.labels) == 0 or (self.from_memory is not None and bool(self.from_memory.all())):
             return "the batch has no anchor, so the loss is 0"
         if self.has_reference:
@@ -324,7 +331,7 @@ class Batch:
         return None
 
     def positives(self) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
-        """The rows of the gallery that are each anchor's positives, and which slots are used."""
+        """The gallery rows of each anchor's positives, and a mask of the slots that are used."""
         anchors = None if self.has_reference else self.anchors
         if torch.compiler.is_compiling():
             index, mask = positives(self.gallery_labels, self.labels[self.anchors], anchors)
@@ -334,9 +341,9 @@ class Batch:
     def partners(
         self, index: Int[Tensor, "a p"], mask: Bool[Tensor, "a p"]
     ) -> tuple[Int[Tensor, " m"], Int[Tensor, "a p"]]:
-        """The positives that are no anchors, once each, and which row of a table belongs to each positive.
+        """The positives that are not anchors, each once, and the row of the table that belongs to each positive.
 
-        The table's first rows are the anchors', those of the positives that are no anchors follow.
+        The first rows of the table belong to the anchors, the following ones to the positives that are not anchors.
         """
         anchors = None if self.has_reference else self.anchors
         missing, row = partners(index, mask, anchors, self.anchors.shape[0], self.gallery_labels.shape[0])
@@ -344,31 +351,35 @@ class Batch:
 
 
 def widened(embeddings: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-    """Half precision as float32: its rounding is larger than what tells the hardest pairs apart."""
+    """Converts half precision to float32, because its rounding exceeds the differences between the hardest pairs."""
     return embeddings.float() if embeddings.dtype in (torch.float16, torch.bfloat16) else embeddings
 
 
 def prepared(
     embeddings: Float[Tensor, "b d"], normalize: bool, *, check: bool, name: str = "embeddings"
 ) -> Float[Tensor, "b d"]:
-    """The rows as a table takes them: L2-normalised in float32 or better. `check` looks at them first, on a GPU too."""
+    """The embeddings, L2-normalised in float32 or better if `normalize` is set.
+
+    Raises:
+        InvalidInput: if a value is NaN, infinite or too large. This is checked on the CPU, and with `check` on a GPU.
+    """
     look = check or embeddings.device.type == "cpu"
     if not normalize:
         if look:
             check_finite(embeddings, name)
         return embeddings
-    # A zero row's gradient is that of its direction times 1/eps, which half precision must be able to hold.
+    # The gradient of a zero row is scaled by 1/eps, which must not overflow in half precision.
     eps = 1e-3 if embeddings.dtype == torch.float16 else 1e-12
     rows = widened(embeddings)
     norm = torch.linalg.vector_norm(rows.detach(), dim=1, keepdim=True)
     if look and not torch.compiler.is_compiling() and norm.shape[0] and not norm.amax().item() <= LARGEST:
-        check_finite(embeddings, name)  # norms that are small tell as much, and are fewer
+        check_finite(embeddings, name)  # small norms imply small values, and there are fewer norms to look at
     unit: Tensor = _Normalized.apply(rows, norm, eps)
     return unit
 
 
 class _Normalized(torch.autograd.Function):
-    """Rows over their norm, eps at the least: `functional.normalize` with a shorter way back."""
+    """Rows divided by max(norm, eps), as `functional.normalize`, with a cheaper backward pass."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, norm: Tensor, eps: float) -> Tensor:
@@ -380,8 +391,8 @@ class _Normalized(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         unit, norm, rows = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is asked for, and the norm as it was given has none
+        if torch.is_grad_enabled():  # for a second derivative: the saved norm is detached
             norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         along = (gradient * unit).sum(dim=1, keepdim=True)
-        along = torch.where(norm > ctx.eps, along, 0)  # a row that eps has shortened is a multiple of what it was
+        along = torch.where(norm > ctx.eps, along, 0)  # below eps the division is linear
         return torch.addcmul(gradient, unit, along, value=-1).div_(norm.clamp(min=ctx.eps)), None, None

@@ -1,4 +1,4 @@
-"""What a user may hand to the mathematics, and the sentences for what cannot be used."""
+"""Checks of the arguments that users pass to the losses, and their error messages."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class IntegerArray(Protocol):
 Labels: TypeAlias = Int[Tensor, " b"] | Sequence[int] | IntegerArray
 
 
-INSIDE = __name__.split(".")[0], "torch", "jaxtyping"  # whose frames a warning does not point at
-MOST_POINTS = 100  # on a segment: the time of the search grows with its square, and infinity takes less
-LARGEST = 1e12  # value of an embedding: squared norms of more drown what they are compared with
-WIDTHS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # that can be computed with
+INSIDE = __name__.split(".")[0], "torch", "jaxtyping"  # packages whose frames a warning skips
+MOST_POINTS = 100  # largest n: the search time grows with its square, and n = infinity is faster
+LARGEST = 1e12  # largest absolute value of an embedding: beyond it, squared norms swamp the inner products
+WIDTHS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # supported types
 NUMBERED = "pass whole numbers, as numpy.unique({}, return_inverse=True)[1] gives them"
 
 
 def warn_user(message: str, category: type[Warning]) -> None:
-    """Warn at the line that calls this package, however many frames of its own, torch or a type checker lie between."""
+    """Issues a warning at the line that calls this package, skipping frames of this package, torch and jaxtyping."""
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in INSIDE:
         frame, level = frame.f_back, level + 1
@@ -49,7 +49,7 @@ def warn_user(message: str, category: type[Warning]) -> None:
 
 
 def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a function with `old="new"` so that it takes arguments by old names too, with a DeprecationWarning."""
+    """Decorator that accepts renamed arguments (`old="new"`) by their old names, with a DeprecationWarning."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -68,10 +68,10 @@ def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def check_renamed(old: str, value: Any, new: str, given: Any) -> Any:
-    """The value of an argument that is given by its old name, with a DeprecationWarning.
+    """Returns the value of an argument that is given by its old name, and issues a DeprecationWarning.
 
     Raises:
-        InvalidInput: it is given by both names.
+        InvalidInput: if the argument is given by both names.
     """
     if given is not None:
         raise InvalidInput(f"{old} and {new} are both given, and mean the same; leave {old} out")
@@ -81,10 +81,10 @@ def check_renamed(old: str, value: Any, new: str, given: Any) -> Any:
 
 @validates
 def one_reference(ref_emb: Any, ref_labels: Any, reference: Any, reference_labels: Any) -> tuple[Any, Any]:
-    """The reference and its labels, of which `ref_emb` and `ref_labels` are other names.
+    """The reference and its labels; `ref_emb` and `ref_labels` are other names for them.
 
     Raises:
-        InvalidInput: one is given by both names.
+        InvalidInput: if one of them is given by both names.
     """
     for theirs, ours, name in ((ref_emb, reference, "ref_emb"), (ref_labels, reference_labels, "ref_labels")):
         if theirs is not None and ours is not None:
@@ -97,7 +97,11 @@ def one_reference(ref_emb: Any, ref_labels: Any, reference: Any, reference_label
 def as_batch(
     embeddings: Float[Tensor, "b d"], labels: Labels | None, *, name: str = "embeddings"
 ) -> tuple[Float[Tensor, "b d"], Int[Tensor, " b"]]:
-    """The embeddings and their labels as an int64 tensor on the embeddings' device, or an error that names them."""
+    """Checks embeddings and labels; returns the labels as an int64 tensor on the device of the embeddings.
+
+    Raises:
+        InvalidInput, InvalidType: if they cannot be used; the error calls the embeddings `name`.
+    """
     of = "labels" if name == "embeddings" else f"{name}_labels"
     if not isinstance(embeddings, Tensor):
         raise InvalidType(
@@ -118,7 +122,7 @@ def as_batch(
 
 
 def check_floating(tensor: Tensor, name: str) -> None:
-    """Raise InvalidType where a tensor holds no floating values that can be computed with."""
+    """Raises InvalidType unless the tensor has one of the supported floating types."""
     check_readable(tensor, name)
     if not tensor.is_floating_point():
         raise InvalidType(f"{name} has dtype {tensor.dtype}; pass floating values, e.g. {name}.float()")
@@ -127,7 +131,7 @@ def check_floating(tensor: Tensor, name: str) -> None:
 
 
 def check_readable(tensor: Tensor, name: str) -> None:
-    """Raise InvalidType where a tensor is no plain table of values."""
+    """Raises InvalidType if the tensor is nested, sparse, quantized or on the meta device."""
     if tensor.is_nested:
         raise InvalidType(f"{name} is a nested tensor; pass torch.stack({name}.unbind()), its rows in one length")
     if tensor.layout != torch.strided:
@@ -140,7 +144,11 @@ def check_readable(tensor: Tensor, name: str) -> None:
 
 @validates
 def as_labels(labels: Labels | None, name: str = "labels") -> Int[Tensor, " b"]:
-    """Labels as an int64 tensor; whole numbers of any width keep their identity."""
+    """Converts labels to an int64 tensor. Labels of any integer type stay distinct.
+
+    Raises:
+        InvalidInput, InvalidType: if they are not whole numbers, one per row; the error calls them `name`.
+    """
     if labels is None:
         raise InvalidType(
             f"{name} is None; pass one whole number per row, which says what its positives and negatives are"
@@ -152,7 +160,7 @@ def as_labels(labels: Labels | None, name: str = "labels") -> Int[Tensor, " b"]:
             )
         try:
             given: Any = labels
-            # An array is copied: torch reads none with negative strides.
+            # Copies an array, because torch rejects negative strides.
             labels = torch.as_tensor(given.copy() if hasattr(given, "strides") else given)
             labels = labels if len(labels) else labels.long()
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -169,15 +177,15 @@ def as_labels(labels: Labels | None, name: str = "labels") -> Int[Tensor, " b"]:
         raise InvalidType(f"{name} has dtype {labels.dtype}; pass whole numbers, e.g. {name}.long()")
     if labels.dim() != 1:
         raise InvalidInput(f"{name} has shape {tuple(labels.shape)}; pass one whole number per row, shape (batch,)")
-    # The widest unsigned labels keep their bits: which are equal is all that a label says.
+    # Reinterpreting uint64 keeps equal labels equal and different ones different, which is all that labels express.
     return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.long()
 
 
 def check_finite(embeddings: Float[Tensor, "b d"], name: str = "embeddings") -> None:
-    """Raise InvalidInput, naming the first bad row, where an embedding is NaN, infinite or beyond LARGEST."""
+    """Raises InvalidInput, with the first bad row, if an embedding is NaN, infinite or beyond LARGEST."""
     if torch.compiler.is_compiling() or embeddings.numel() == 0:
         return
-    if embeddings.detach().abs().amax().item() <= LARGEST:  # which NaN is not
+    if embeddings.detach().abs().amax().item() <= LARGEST:  # False for NaN
         return
     bad = (~(embeddings.detach().abs() <= LARGEST)).any(dim=1).nonzero().flatten()
     what = f"values beyond {LARGEST:g}" if bool(embeddings.isfinite().all()) else "NaN or infinite values"
@@ -189,7 +197,11 @@ def check_finite(embeddings: Float[Tensor, "b d"], name: str = "embeddings") -> 
 
 @validates
 def as_memory_mask(from_memory: Bool[Tensor, " b"], embeddings: Float[Tensor, "b d"]) -> Bool[Tensor, " b"]:
-    """The mask of the rows that come from a memory, or an error."""
+    """Checks the mask of the rows that come from a memory, and moves it to the device of the embeddings.
+
+    Raises:
+        InvalidInput: if it is not a boolean tensor with one entry per row.
+    """
     if (
         not isinstance(from_memory, Tensor)
         or from_memory.dtype != torch.bool
@@ -207,7 +219,11 @@ def as_memory_mask(from_memory: Bool[Tensor, " b"], embeddings: Float[Tensor, "b
 def as_rows(
     rows: Int[Tensor, " a"], from_memory: Bool[Tensor, " b"] | None, b: int, device: torch.device
 ) -> Int[Tensor, " a"]:
-    """The rows that are anchors as int64, or an error."""
+    """Checks the row indices of the anchors, and converts them to int64.
+
+    Raises:
+        InvalidInput: if they are not a 1-D tensor of indices of rows that are not from a memory.
+    """
     if not isinstance(rows, Tensor) or rows.dim() != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
         raise InvalidInput("rows must be a 1-D tensor of row numbers; for a mask pass mask.nonzero().flatten()")
     rows = rows.to(device).long()
@@ -224,7 +240,11 @@ def as_rows(
 def as_reference(
     reference: Float[Tensor, "g d"] | None, reference_labels: Labels | None, embeddings: Float[Tensor, "b d"]
 ) -> tuple[Float[Tensor, "g d"], Int[Tensor, " g"]]:
-    """The rows that the anchors are compared with instead of the batch, and their labels, or an error."""
+    """Checks a reference and its labels, and moves both to the device of the embeddings.
+
+    Raises:
+        InvalidInput, InvalidType: if one of them is missing, or they do not fit each other or the embeddings.
+    """
     if reference is None or reference_labels is None:
         missing = "reference_labels" if reference_labels is None else "reference"
         raise InvalidInput(f"{missing} is missing; pass reference and reference_labels together, or neither")
@@ -239,13 +259,19 @@ def as_reference(
 
 @validates
 def as_count(n: SupportsIndex | float) -> int | float:
-    """The number of synthetic points per pair, 0 to MOST_POINTS or infinity, or an error."""
+    """Checks the number of synthetic points per pair.
+
+    Raises:
+        InvalidInput, InvalidType: if n is not a whole number from 0 to MOST_POINTS, nor infinity.
+    """
     if isinstance(n, float) and n == math.inf:
         return math.inf
     shape = getattr(n, "shape", ())
     if len(shape) == 0 and hasattr(n, "item"):  # a scalar of NumPy or torch
         return as_count(n.item())
-    count = int(n) if isinstance(n, float) and n.is_integer() else whole_number(n)  # a float, as infinity is one
+    count = (
+        int(n) if isinstance(n, float) and n.is_integer() else whole_number(n)
+    )  # 2.0 is accepted
     if count is None or count < 0:
         kind = InvalidInput if isinstance(n, (int, float)) else InvalidType
         raise kind(f"n is {shown(n)}; pass a whole number of synthetic points, 0 or more, or infinity")
@@ -258,9 +284,10 @@ def as_count(n: SupportsIndex | float) -> int | float:
 
 
 def check_unit(embeddings: Float[Tensor, "b d"], because: str, remedy: str) -> None:
-    """Raise InvalidInput, with why and what to do, where a row is not of unit norm (to 1e-3).
+    """Raises InvalidInput if the norm of a row differs from 1 by more than 1e-3.
 
-    A row of zeros passes: normalising it has left it as it was, and no arc ends in it.
+    The message consists of `because`, the row with its norm, and `remedy`. Rows of zeros are accepted: normalisation
+    does not change them, and no arc ends in them.
     """
     if torch.compiler.is_compiling() or embeddings.numel() == 0:
         return
@@ -272,7 +299,7 @@ def check_unit(embeddings: Float[Tensor, "b d"], because: str, remedy: str) -> N
 
 
 def check_classes(labels: Int[Tensor, " b"], num_classes: int, name: str) -> None:
-    """Raise InvalidInput unless labels are 0 to num_classes - 1; `name` is the option that says how many."""
+    """Raises InvalidInput unless all labels are from 0 to num_classes - 1; `name` is the option with that number."""
     if torch.compiler.is_compiling() or len(labels) == 0:
         return
     lowest, highest = int(labels.min()), int(labels.max())

@@ -1,11 +1,12 @@
-"""Mining: the hardest pair of points of every two groups, found in inner products and read from them with gradient.
+"""Mining: finds the hardest pair of points of every two groups from inner products, and differentiates it.
 
-A point is a weighted sum of two rows, so every inner product that mining needs is a small bilinear form of the product
-of the two sides: with W the weights, the expanded table is W G W^T. No point is built in d dimensions.
+A point is a weighted sum of two rows. Every inner product that mining needs is therefore a small bilinear form of the
+inner products of the rows: with weights W and products G, the expanded table is W G W^T. No point is built in d
+dimensions.
 
-`torch.compile` gets the search as custom operators, since its sizes depend on the labels and it is no tensor code.
-Nothing but tensors and plain values passes into an operator or out of it, so the backward pass makes the plan again
-from the labels.
+`torch.compile` sees the search as custom operators, because its sizes depend on the labels and parts of it are not
+tensor code. An operator takes and returns only tensors and plain values, so its backward pass makes the plan again from
+the labels.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ from embedding_expansion.core.search.problem import HardestPairs, Problem, Rules
 from embedding_expansion.core.sides import SCOPES, Plan, Scope, plan_of
 from embedding_expansion.errors import InvalidInput
 
-EXPANDABLE: tuple[Metric, ...] = ("euclidean", "inner")  # in which a similarity is told by inner products
+EXPANDABLE: tuple[Metric, ...] = ("euclidean", "inner")  # the metrics that follow from inner products
 Grams: TypeAlias = tuple[Tensor, Tensor]  # `left_gram` and `right_gram` of a Problem
-INFINITY = -1  # as n, which is passed as a whole number
+INFINITY = -1  # stands for n = infinity in the custom operators, whose n is an integer
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """What is a synthetic point, and what is hardest; the options of `expand`."""
+    """The options of `expand`: which synthetic points there are, and what "hardest" means."""
 
     n: int | float
     scope: Scope
@@ -54,19 +55,26 @@ class Expansion:
     def checked(
         cls, n: int | float, scope: Scope, normalize_synthetic: bool, metric: Metric, max_segments: int | None
     ) -> Expansion:
-        """The options, or an error that says which cannot be used."""
+        """The options once checked; raises an error that names the first invalid one."""
         check_name("scope", scope, SCOPES)
         check_name("metric", metric, EXPANDABLE)
         return cls(as_count(n), scope, normalize_synthetic, metric, as_limit(max_segments, "max_segments"))
 
     @property
     def rules(self) -> Rules:
-        """What the search has to know."""
+        """The part of the options that the search reads."""
         return Rules(self.n, self.normalize_synthetic, self.metric)
 
 
 def expand_batch(batch: Batch, expansion: Expansion, *, partners: bool, statistics: bool = False) -> Pairs:
-    """The expanded table of a batch; `partners` as in `expand`, `statistics`: with the share of synthetic points."""
+    """The expanded table of a batch.
+
+    Args:
+        batch: the checked batch.
+        expansion: the options of the expansion.
+        partners: as in `expand`.
+        statistics: also compute the share of synthetic points.
+    """
     if batch.is_empty:
         return nothing_to_compare(batch.embeddings)
     given = batch, expansion.rules, expansion.scope, expansion.max_segments
@@ -87,7 +95,7 @@ def expand_batch(batch: Batch, expansion: Expansion, *, partners: bool, statisti
 def hardest_of_batch(
     embeddings: Float[Tensor, "b d"], labels: Labels, expansion: Expansion, from_memory: Bool[Tensor, " b"] | None
 ) -> Winners:
-    """The winners for all classes, or in anchor scope for all rows, whichever are anchors."""
+    """The winners for all classes or, in anchor scope, for all rows, including rows from a memory."""
     inputs = Inputs.checked(embeddings, labels, from_memory=from_memory)
     if inputs.from_memory is not None:
         inputs = replace(inputs, rows=torch.arange(len(inputs.labels), device=inputs.labels.device))
@@ -103,8 +111,8 @@ def hardest_of_batch(
 class Winners:
     """The hardest pair of points for every row l (a class, or in anchor scope an anchor) and every class c.
 
-    The last axis but one of `ends` names the point: 0 is the anchor's, 1 the negative. An original point is both ends,
-    with weights (1, 0). The entries of the anchor's grams class mean nothing.
+    The second to last axis of `ends` selects the point: 0 is the anchor's point, 1 the negative. For an original point
+    both ends are its row, with weights (1, 0). Entries for the anchor's own class are meaningless.
     """
 
     ends: Int[Tensor, "l c 2 2"]  # rows of the batch (of the reference, for the negative, where there is one)
@@ -113,7 +121,7 @@ class Winners:
 
 
 def search(problem: Problem) -> HardestPairs:
-    """The hardest pairs: in torch for n = infinity, otherwise by the C library where it runs, in torch where not."""
+    """The hardest pairs: for a finite n from the C library where it is available, otherwise in torch."""
     if math.isinf(problem.rules.n):
         return infinity.search(problem)
     found = native.search(problem)
@@ -121,7 +129,7 @@ def search(problem: Problem) -> HardestPairs:
 
 
 class Mined(NamedTuple):
-    """What an expanded table is read off: shapes and meanings as in `Plan` and `HardestPairs`."""
+    """The parts of an expanded table; shapes and meanings are as in `Plan` and `HardestPairs`."""
 
     positive: Float[Tensor, "a p"]  # similarities of the positives
     value: Float[Tensor, "g h"]  # of the hardest pairs
@@ -136,7 +144,7 @@ class Mined(NamedTuple):
 def mine(
     batch: Batch, rules: Rules, scope: Scope, max_segments: int | None, *, partners: bool, statistics: bool
 ) -> Mined:
-    """Plan and search of a batch with anchors; the share of synthetic points only with `statistics`."""
+    """Plans and runs the search for a batch with anchors; `statistics` adds the share of synthetic points."""
     if torch.compiler.is_compiling():
         return _mine_by_operator(batch, rules, scope, max_segments, partners=partners, statistics=statistics)
     plan = plan_of(batch, scope, max_segments, partners=partners)
@@ -150,19 +158,19 @@ def mine(
 def find(
     embeddings: Float[Tensor, "b d"], gallery: Float[Tensor, "g d"] | None, plan: Plan, rules: Rules
 ) -> tuple[Float[Tensor, "a p"], HardestPairs, Grams]:
-    """The similarities of the positives, the hardest pairs, and the groups' inner products with themselves.
+    """The similarities of the positives, the hardest pairs, and the Gram matrices of the groups.
 
-    Without a gallery the batch is its grams.
+    Without a gallery the batch is compared with itself.
 
     Raises:
-        InvalidInput: if there are infinitely many points on arcs, and rows are not unit vectors.
+        InvalidInput: if n is infinite, synthetic points are normalised, and a row is not a unit vector.
     """
     if rules.normalize and math.isinf(rules.n):
         for rows in (embeddings,) if gallery is None else (embeddings, gallery):
             check_unit(rows, "n is infinity", "pass L2-normalised rows, normalize_synthetic=False, or a finite n")
     left, right = plan.left, plan.right
     with torch.autocast(embeddings.device.type, enabled=False):
-        x, y = _standing(embeddings, gallery, plan)
+        x, y = _rows_of_sides(embeddings, gallery, plan)
         product = x @ y.T
         grams = _grams(plan, x, y, product)
         found = search(Problem(product, left, right, *grams, rules, plan.symmetric))
@@ -173,15 +181,15 @@ def find(
             of_anchors = of_x.index_select(0, plan.anchors_at)[:, None]
             of_positives = of_y.index_select(0, plan.positives_at.flatten()).view_as(positive)
             positive = as_similarity(positive, of_anchors, of_positives, "euclidean")
-            # Their gradient needs no such care: that of a distance of 0 is 0.
+            # The gradient needs no correction: at distance 0 it is 0.
             positive = copies_at_one(positive, of_anchors, "euclidean")
     return positive, found, grams
 
 
-def _standing(
+def _rows_of_sides(
     embeddings: Tensor, gallery: Tensor | None, plan: Plan
 ) -> tuple[Float[Tensor, "s d"], Float[Tensor, "t d"]]:
-    """The rows that stand on either side."""
+    """The embeddings of the left and the right rows."""
     x = embeddings.index_select(0, plan.left.rows)
     if plan.same_rows:
         return x, x
@@ -189,7 +197,7 @@ def _standing(
 
 
 def _grams(plan: Plan, x: Tensor, y: Tensor, product: Tensor | None) -> Grams:
-    """The inner products of every group of either side with itself."""
+    """The Gram matrices of the groups of both sides, read from `product` where it holds them."""
     if plan.same_rows and product is not None:
         left = product.flatten().index_select(0, plan.left.layout.gram_index)
         return left, left if plan.symmetric else product.flatten().index_select(0, plan.right.layout.gram_index)
@@ -209,14 +217,22 @@ def gradient(
     *,
     differentiable: bool = False,
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "g d"] | None]:
-    """What `find` passes back to the embeddings and the gallery, the winners held fixed.
+    """The backward pass of `find`: the gradients of the embeddings and of the gallery, with the winners held fixed.
 
-    The groups' inner products with themselves are computed again where they are not given. `differentiable`: by
-    operations of torch, so that it can be differentiated again.
+    Args:
+        embeddings: as in `find`.
+        gallery: as in `find`.
+        plan: as in `find`.
+        rules: as in `find`.
+        found: the hardest pairs.
+        of_positive: the gradient of the similarities of the positives.
+        of_value: the gradient of the values of the hardest pairs.
+        grams: the Gram matrices; computed again where None.
+        differentiable: use torch operations only, so that the result can be differentiated again.
     """
     left, right = plan.left, plan.right
     with torch.autocast(embeddings.device.type, enabled=False):
-        x, y = _standing(embeddings, gallery, plan)
+        x, y = _rows_of_sides(embeddings, gallery, plan)
         to_product = x.new_zeros(x.shape[0], y.shape[0])
         grams = _grams(plan, x, y, None) if grams is None else grams
         problem = Problem(to_product, left, right, *grams, rules, plan.symmetric)
@@ -249,7 +265,7 @@ def gradient(
 
 
 def _to_squares(plan: Plan, to_product: Tensor, of_positive: Tensor) -> tuple[Float[Tensor, " s"], Float[Tensor, " t"]]:
-    """What 1 - d^2/2 of the positives passes on to the squared norms of the left's rows and of the right's."""
+    """The gradients of the squared norms of the left and the right rows, through 1 - d^2/2 of the positives."""
     half = of_positive / -2
     to_left, to_right = to_product.new_zeros(to_product.shape[0]), to_product.new_zeros(to_product.shape[1])
     to_left.index_add_(0, plan.anchors_at, half.sum(dim=1))
@@ -257,16 +273,16 @@ def _to_squares(plan: Plan, to_product: Tensor, of_positive: Tensor) -> tuple[Fl
 
 
 class Winning(torch.autograd.Function):
-    """`find` with its gradient. Keeps the winners, and nothing that grows with the number of points.
+    """`find` with its gradient. It saves the winners, and nothing that grows with the number of points.
 
-    Twice differentiable where n is finite, as the weights of the winners are then constants.
+    It is twice differentiable for a finite n, because the weights of the winners are then constants.
     """
 
     @staticmethod
     def forward(
         ctx: Any, embeddings: Tensor, gallery: Tensor | None, plan: Plan, rules: Rules
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The positives' similarities, the hardest pairs' values, ends and weights."""
+        """The similarities of the positives, and the values, ends and weights of the hardest pairs."""
         positive, found, grams = find(embeddings, gallery, plan, rules)
         ctx.save_for_backward(embeddings, gallery, found.ends, found.weights, found.value, *grams)
         ctx.plan, ctx.rules = plan, rules
@@ -276,13 +292,13 @@ class Winning(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_positive: Tensor | None, of_value: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        """What the rows of the winners and of the positives get."""
+        """The gradients of the embeddings and of the gallery."""
         embeddings, gallery, ends, weights, value, *grams = ctx.saved_tensors
         again = torch.is_grad_enabled()
         if again and math.isinf(ctx.rules.n):
             raise InvalidInput(
-                "a second derivative of an expansion with n=infinity is asked for (create_graph=True), and there is "
-                "none as its points move along their arcs; use a finite n, or create_graph=False"
+                "a second derivative of an expansion with n=infinity is asked for (create_graph=True), but it is not "
+                "defined because the points move along their arcs; use a finite n, or create_graph=False"
             )
         found = HardestPairs(ends, weights, value, half=ctx.plan.symmetric)
         of_value = torch.zeros_like(value) if of_value is None else of_value
@@ -293,7 +309,7 @@ class Winning(torch.autograd.Function):
 
 
 def winners_of(plan: Plan, found: HardestPairs) -> Winners:
-    """The winners in rows of the batch, class by class, or in anchor scope row by class."""
+    """The winners as rows of the batch: class by class or, in anchor scope, row by class."""
     left, right, found = plan.left, plan.right, found.whole()
     sides = []
     for k, (side, shape) in enumerate(((left, (-1, 1, 1)), (right, (1, -1, 1)))):
@@ -306,7 +322,7 @@ def winners_of(plan: Plan, found: HardestPairs) -> Winners:
 
 
 def synthetic_share(plan: Plan, found: HardestPairs) -> Float[Tensor, ""]:
-    """The share of synthetic points among the points of the selected pairs."""
+    """The share of synthetic points among the points of the hardest pairs."""
     different = plan.left.label[:, None] != plan.right.label
     if found.half:
         different = different.triu()
@@ -316,7 +332,7 @@ def synthetic_share(plan: Plan, found: HardestPairs) -> Float[Tensor, ""]:
 def _mine_by_operator(
     batch: Batch, rules: Rules, scope: Scope, max_segments: int | None, *, partners: bool, statistics: bool
 ) -> Mined:
-    """`mine` in compiled code."""
+    """`mine` in compiled code, through the custom operator."""
     n = INFINITY if math.isinf(rules.n) else int(rules.n)
     gallery = (batch.gallery, batch.gallery_labels) if batch.has_reference else (None, None)
     given = (batch.embeddings, batch.labels, batch.anchors, batch.from_memory, *gallery)
@@ -357,7 +373,7 @@ def _rules(n: int, normalize: bool, metric: Any) -> Rules:
 
 
 @torch.library.custom_op("embedding_expansion::mine", mutates_args=())
-@no_type_check  # a checked function has no signature to read
+@no_type_check  # custom_op cannot read the signature of a function checked by jaxtyping
 def _mine_operator(
     embeddings: Tensor,
     labels: Tensor,
@@ -389,9 +405,9 @@ def _mine_operator(
 
 
 def _nothing(embeddings: Tensor, labels: Tensor, scope: Scope, partners: bool) -> tuple[Tensor, ...]:
-    """What is found where there is no anchor: one column, as in `nothing_to_compare`.
+    """The operator's result for a batch without anchors: one column, as in `nothing_to_compare`.
 
-    Sizes are those of the fake below, which has one row for a partner, one group and one column at least.
+    The sizes agree with the fake below, which has at least one row for a partner, one group and one column.
     """
     r = 1 if partners and scope == "anchor" else 0
     g = r if scope == "anchor" else 1
@@ -440,7 +456,7 @@ def _(  # type: ignore[no-untyped-def]
 
 
 @torch.library.custom_op("embedding_expansion::mine_back", mutates_args=())
-@no_type_check  # a checked function has no signature to read
+@no_type_check  # custom_op cannot read the signature of a function checked by jaxtyping
 def _mine_operator_backward(
     of_positive: Tensor,
     of_value: Tensor,

@@ -1,7 +1,7 @@
 """A pair loss as a module: loss(embeddings, labels) -> scalar.
 
-It works in two steps, the table of similarities and the terms read from it: expansion replaces the first only. With
-`chunk` both are done for a block of anchors at a time.
+A loss has two steps: it makes a table of similarities, and it reads terms from the table. Expansion replaces only the
+first step. With `chunk` the loss runs both steps for one block of anchors at a time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SAMPLER = "sample several classes and at least 2 images of each, e.g. with Class
 if TYPE_CHECKING:
 
     class Scalar(Tensor):
-        """A tensor without dimensions, which has no length."""
+        """A tensor without dimensions. It has no length, which a type checker reports."""
 
         __len__: None  # type: ignore[assignment]
 
@@ -42,16 +42,17 @@ class PairLoss(nn.Module):
     """A pair loss on embeddings and labels.
 
     Args:
-        parameters: of the loss function, by name; a loss of this package takes each of them as an argument.
+        parameters: the parameters of the loss function, by name. The losses of this package take each parameter as an
+            argument instead.
         normalize: L2-normalise the embeddings first.
-        reduction: "mean". "none", which makes a call give `Terms`, is deprecated: use `per_anchor`.
-        ignore_index: a label whose rows take no part at all.
-        check_finite: on CUDA, look for NaN and infinite embeddings, which makes the GPU wait; on CPU this is always
-            done.
-        miner: narrows the table before the loss reads it, `Pairs -> Pairs` (see `miners`), or a miner of
-            pytorch-metric-learning (see `mined`); all pairs by default.
-        chunk: work on so many anchors at a time, and again in the backward pass, so that memory is that of a block and
-            not of the batch; by default all at once.
+        reduction: "mean". The deprecated "none" makes a call return `Terms`; use `per_anchor` instead.
+        ignore_index: a label whose rows are ignored.
+        check_finite: also check for NaN and infinite embeddings on CUDA, which synchronises the GPU. On the CPU the
+            loss always checks.
+        miner: selects pairs of the table before the loss reads it: a callable `Pairs -> Pairs` (see `miners`), or a
+            miner of pytorch-metric-learning (see `mined`). By default the loss reads all pairs.
+        chunk: compute the loss for this many anchors at a time, and again in the backward pass. Memory then grows with
+            the block and not with the batch. By default all anchors are computed at once.
         statistics: keep figures of the last batch in `last_statistics`, as detached scalar tensors: `active_share`, the
             share of anchors with a term above 0, and with expansion `synthetic_share`, the share of synthetic points
             among the points of the selected hardest pairs.
@@ -61,8 +62,8 @@ class PairLoss(nn.Module):
     Raises:
         InvalidInput, InvalidType, UnknownName: if an option or a batch cannot be used.
 
-    A batch that is empty, of one class or without a positive pair is no error: what is left of the loss is computed,
-    and a DegenerateBatchWarning says why.
+    An empty batch, a batch of one class or one without a positive pair does not raise an error. The loss computes the
+    terms that remain and issues a DegenerateBatchWarning with the reason.
 
     Example:
         >>> from embedding_expansion import MultiSimilarityLoss
@@ -74,7 +75,7 @@ class PairLoss(nn.Module):
 
     function: ClassVar[Callable[..., Terms]]
     name: ClassVar[str]
-    metric: Metric  # of the class, or of a loss of another library
+    metric: Metric  # set by the class, or by the adapter of a loss of another library
     reads_partner: ClassVar[bool]
     positive: ClassVar[tuple[str, ...]]
     monotone: ClassVar[bool]
@@ -93,21 +94,22 @@ class PairLoss(nn.Module):
         statistic: Callable[..., Tensor] | None = None,
         not_expandable: str = "",
     ) -> None:
-        """What a loss says of itself in its class line.
+        """Declares a loss through the arguments of its class statement.
 
-        A class without an `__init__` gets one with the parameters of the function; write it out where a type checker
-        should see them.
+        A class without an `__init__` gets one with the parameters of the function. Write `__init__` out if a type
+        checker should see the parameters.
 
         Args:
-            function: `Pairs -> Terms`; its parameters are the module's.
-            name: of the loss in configurations; by default that of the function.
-            metric: which similarity it reads.
-            reads_partner: whether it reads the negatives of a positive as well.
-            positive: parameters that must be above 0.
+            function: the loss function, `Pairs -> Terms`. Its parameters become the parameters of the module.
+            name: the name of the loss in configurations; by default the name of the function.
+            metric: the similarity that the loss reads.
+            reads_partner: whether the loss also reads the negatives of a positive.
+            positive: the parameters that must be above 0.
             monotone: whether the value never falls when negatives become more similar.
-            statistic: of a loss that looks at the whole batch: `Pairs -> Tensor`, with gradient, such that the sum over
-                blocks of anchors is the batch's. The function then takes that sum as the keyword `statistic`.
-            not_expandable: why the loss cannot be expanded; empty where it can.
+            statistic: for a loss that depends on the whole batch, a function `Pairs -> Tensor`, with gradient, whose
+                sum over blocks of anchors is the statistic of the batch. The loss function then takes that sum as the
+                keyword `statistic`.
+            not_expandable: the reason why the loss cannot be expanded; empty if it can.
         """
         if function is None:
             return
@@ -131,7 +133,7 @@ class PairLoss(nn.Module):
             self.parameters_of_function = checked_parameters(type(self), function, parameters or {})
         self.last_statistics: dict[str, Tensor] = {}
 
-    if TYPE_CHECKING:  # nn.Module's own says nothing of arguments and result
+    if TYPE_CHECKING:  # the __call__ of nn.Module has no types for arguments and result
 
         def __call__(  # noqa: D102
             self,
@@ -162,24 +164,25 @@ class PairLoss(nn.Module):
         reference_labels: Labels | None = None,
         past: Bool[Tensor, " b"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The loss of a batch, a scalar.
+        """Computes the loss of a batch, a scalar.
 
-        `rows`, `from_memory`, `reference` and `reference_labels` are as in `compare`. The others are there for code
-        that calls losses as pytorch-metric-learning does:
+        `rows`, `from_memory`, `reference` and `reference_labels` are as in `compare`. `indices_tuple`, `ref_emb` and
+        `ref_labels` support code that calls losses as pytorch-metric-learning does.
 
         Args:
             embeddings: (b, d), floating.
             labels: (b,), whole numbers.
-            indices_tuple: the pairs to read of all there are: (anchors, positives, anchors, negatives), or triplets
-                (anchors, positives, negatives), 1-D tensors of rows of the batch, with a reference positives and
-                negatives of its rows. The loss's own miner then chooses among them. None: all pairs.
+            indices_tuple: the pairs that the loss reads: (anchors, positives, anchors, negatives), or triplets
+                (anchors, positives, negatives), each a 1-D tensor of row indices of the batch. With a reference,
+                positives and negatives are rows of the reference. The miner of the loss, if there is one, selects
+                among these pairs. None: all pairs.
             ref_emb: another name of `reference`.
             ref_labels: another name of `reference_labels`.
-            rows: (a,), the anchors.
-            from_memory: (b,), marks rows of a memory.
-            reference: (g, d), what the batch is compared with instead of itself.
-            reference_labels: (g,), its labels.
-            past: the old name of `from_memory`, with a DeprecationWarning.
+            rows: (a,), the rows that are anchors.
+            from_memory: (b,), True for rows that come from a memory.
+            reference: (g, d), the embeddings to compare the batch with instead of itself.
+            reference_labels: (g,), the labels of the reference.
+            past: the deprecated name of `from_memory`.
         """
         if past is not None:
             from_memory = check_renamed("past", past, "from_memory", from_memory)
@@ -211,15 +214,15 @@ class PairLoss(nn.Module):
         reference: Float[Tensor, "g d"] | None = None,
         reference_labels: Labels | None = None,
     ) -> Terms:
-        """What each anchor adds to the loss of a batch, and how much it weighs.
+        """Computes what each anchor adds to the loss of a batch, and the weight of each anchor.
 
-        The value of the loss is `loss.per_anchor(...).mean()`. Arguments and errors are those of a call.
+        The value of the loss is `loss.per_anchor(...).mean()`. Arguments and errors are as in a call of the loss.
         """
         inputs = Inputs.checked(embeddings, labels, rows, from_memory, reference, reference_labels, indices_tuple)
         return self.terms_of(self.batch(inputs))
 
     def terms_of(self, batch: Batch, across: Callable[[Tensor], Tensor] | None = None) -> Terms:
-        """Both steps, in blocks where `chunk` asks for them; `across` sums a batch-wide statistic over processes."""
+        """Runs both steps, in blocks if `chunk` is set. `across` sums a statistic of the batch over processes."""
         if self.chunk is None:
             pairs = self.pairs(batch)
             statistic = None if across is None else self.batch_statistic(pairs)
@@ -242,19 +245,19 @@ class PairLoss(nn.Module):
         reference: Float[Tensor, "g d"] | None = None,
         reference_labels: Labels | None = None,
     ) -> tuple[Pairs, Batch]:
-        """The first step: the table of similarities, and the batch that it was made from."""
+        """Runs the first step: returns the table of similarities, and the batch that it is made from."""
         batch = self.batch(Inputs.checked(embeddings, labels, rows, from_memory, reference, reference_labels))
         return self.pairs(batch), batch
 
     def batch(self, inputs: Inputs) -> Batch:
-        """The batch of checked arguments as the table takes it: without ignored rows, normalised."""
+        """Makes the batch for the table: removes ignored rows and normalises the others."""
         if inputs.chosen is not None:
             if self.takes_no_pairs:
                 raise InvalidInput(f"indices_tuple is given, but {self.takes_no_pairs}; leave it out")
             inputs.chosen.check(inputs.labels, inputs.reference_labels)
         if self.ignore_index is None:
             inputs = self.with_reference(inputs)
-        else:  # twice: the loss may number classes without the ignored one, and bring a proxy of it
+        else:  # twice: the loss may not know the ignored label, and its reference may hold proxies of it
             inputs = self.with_reference(inputs.without(self.ignore_index)).without(self.ignore_index)
         batch = self.prepared(inputs)
         self.warn_if_degenerate(batch)
@@ -262,58 +265,58 @@ class PairLoss(nn.Module):
 
     @property
     def takes_no_pairs(self) -> str:
-        """Why pairs of images cannot be chosen for the loss; empty if they can."""
+        """The reason why the loss does not accept an `indices_tuple`; empty if it does."""
         return ""
 
     def with_reference(self, inputs: Inputs) -> Inputs:
-        """The arguments, with the proxies of a loss that has some as the reference."""
+        """The arguments; a loss with proxies adds them as the reference."""
         return inputs
 
     def prepared(self, inputs: Inputs) -> Batch:
-        """The batch with normalised rows; a memory adds its own."""
+        """Makes the batch with normalised rows; a memory appends the rows of its queue."""
         return Batch.prepared(inputs, normalize=self.normalize, check=self.check_finite)
 
     def with_anchors(self, batch: Batch) -> Batch:
-        """The batch whose anchors are the rows that the loss takes as anchors."""
+        """The batch with the anchors of this loss: the rows of the batch or, in some losses, the proxies."""
         return batch
 
     def warn_if_degenerate(self, batch: Batch) -> None:
-        """Warn, at the line that calls the loss, of a batch that teaches little."""
+        """Warns about a degenerate batch. The warning points at the line that calls the loss."""
         reason = None if torch.compiler.is_compiling() else batch.why_degenerate()
         if reason is not None:
             warn_user(f"{reason}; {SAMPLER}", DegenerateBatchWarning)
 
     def pairs(self, batch: Batch) -> Pairs:
-        """The table of a batch."""
+        """The table of a batch, restricted to the pairs that the caller and the miner choose."""
         pairs = self.compare(batch, statistics=self.statistics)
         if batch.chosen is not None:
             pairs = narrowed(pairs, batch, self.columns(batch), batch.chosen)
         return pairs if self.miner is None else narrowed_by(self.miner, pairs, batch, self.columns(batch))
 
     def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
-        """The similarities of a batch; `statistics`: with the share of synthetic points."""
+        """The table of all pairs of a batch; `statistics` adds the share of synthetic points."""
         return compare_batch(batch, self.metric, partners=self.reads_partner)
 
     def columns(self, batch: Batch) -> Int[Tensor, " g"]:
-        """The column of the negatives that each row of the gallery belongs to: one for each row, or for its class."""
+        """The column of `Pairs.negative` for each row of the gallery: its own column, or that of its class."""
         return torch.arange(len(batch.gallery_labels), device=batch.labels.device)
 
     def expanded(self, batch: Batch, expansion: Expansion, *, statistics: bool) -> Pairs:
-        """The expanded table of a batch; `statistics`: with the share of synthetic points."""
+        """The expanded table of a batch; `statistics` adds the share of synthetic points."""
         return expand_batch(batch, expansion, partners=self.reads_partner, statistics=statistics)
 
     @property
     def indivisible(self) -> str:
-        """Why the loss has no terms per anchor, so that blocks, ranks and memories cannot share it; empty if it has."""
+        """The reason why the loss has no terms per anchor, which blocks, ranks and memories need; empty if it has."""
         return ""
 
     @property
     def has_statistic(self) -> bool:
-        """Whether the loss looks at the whole batch."""
+        """Whether the loss depends on a statistic of the whole batch."""
         return type(self).statistic is not None
 
     def batch_statistic(self, pairs: Pairs) -> Tensor | None:
-        """What a loss that looks at the whole batch sums over it; None for all other losses."""
+        """The statistic of these pairs, for a loss that depends on the whole batch; None for other losses."""
         statistic = type(self).statistic
         if statistic is None:
             return None
@@ -321,18 +324,19 @@ class PairLoss(nn.Module):
         return statistic(pairs, **{k: v for k, v in self.parameters_of_function.items() if k in known})
 
     def terms(self, pairs: Pairs, batch: Batch, statistic: Tensor | None = None) -> Terms:
-        """The second step: what each anchor adds.
+        """Runs the second step: computes what each anchor adds.
 
         Args:
-            pairs: the table, or some of its rows.
-            batch: what the table was made from; parameters per class look at its labels.
-            statistic: that of the whole batch, where the table is a part of one; by default that of the table.
+            pairs: the table, or a block of its rows.
+            batch: the batch that the table is made from; losses with parameters per class read its labels.
+            statistic: the statistic of the whole batch, if the table is only a block of it; by default the statistic
+                of the table.
         """
         given = {} if statistic is None else {"statistic": statistic}
         return type(self).function(pairs, **self.parameters_of_function, **given)
 
     def note(self, terms: Terms, synthetic_share: Float[Tensor, ""] | None) -> None:
-        """Keep figures of the batch in `last_statistics`, where they were asked for."""
+        """Keeps figures of the batch in `last_statistics`, if the option `statistics` is set."""
         if self.statistics:
             if not self.indivisible:
                 self.last_statistics["active_share"] = terms.active_share()
@@ -340,12 +344,12 @@ class PairLoss(nn.Module):
                 self.last_statistics["synthetic_share"] = synthetic_share
 
     def extra_repr(self) -> str:
-        """The parameters, as they were resolved."""
+        """The values of all parameters, given or default."""
         return ", ".join(f"{name}={value!r}" for name, value in self.parameters_of_function.items())
 
 
 def _write_init(kind: type[PairLoss], function: Callable[..., Terms]) -> None:
-    """Give a class without an `__init__` one that takes the parameters of its function, by position or by name."""
+    """Adds an `__init__` to a class; it takes the parameters of the function by position or by name."""
     known = parameters_of(function)
 
     @validates
@@ -369,14 +373,14 @@ def _write_init(kind: type[PairLoss], function: Callable[..., Terms]) -> None:
 
 
 class WrappedLoss(PairLoss):
-    """All that a loss does, done by the loss inside; options are the loss's own but for those that are given.
+    """A loss that delegates to another loss, whose options it inherits.
 
     Args:
-        loss: the loss inside.
-        **options: as in PairLoss.
+        loss: the wrapped loss.
+        **options: as in `PairLoss`; by default the options of the wrapped loss.
 
     Raises:
-        UnknownName: if there is no such option.
+        UnknownName: if an option does not exist.
     """
 
     loss: PairLoss
@@ -388,58 +392,67 @@ class WrappedLoss(PairLoss):
         self.loss = loss
 
     def with_reference(self, inputs: Inputs) -> Inputs:
-        """With the proxies of the loss inside, where it has some."""
+        """The arguments; a wrapped loss with proxies adds them as the reference."""
         return self.loss.with_reference(inputs)
 
     def with_anchors(self, batch: Batch) -> Batch:
-        """As the loss inside takes them."""
+        """The batch with the anchors of the wrapped loss."""
         return self.loss.with_anchors(batch)
 
     def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
-        """By the loss inside."""
+        """The table that the wrapped loss makes of a batch."""
         return self.loss.compare(batch, statistics=statistics)
 
     def columns(self, batch: Batch) -> Int[Tensor, " g"]:
-        """As in the table of the loss inside."""
+        """The column for each row of the gallery in the table of the wrapped loss."""
         return self.loss.columns(batch)
 
     @property
     def indivisible(self) -> str:
-        """Why the loss inside has no terms per anchor; empty if it has."""
+        """The reason why the wrapped loss has no terms per anchor; empty if it has."""
         return self.loss.indivisible
 
     @property
     def takes_no_pairs(self) -> str:
-        """Why pairs cannot be chosen for the loss inside; empty if they can."""
+        """The reason why the wrapped loss does not accept an `indices_tuple`; empty if it does."""
         return self.loss.takes_no_pairs
 
     @property
     def has_statistic(self) -> bool:
-        """Whether the loss inside looks at the whole batch."""
+        """Whether the wrapped loss depends on a statistic of the whole batch."""
         return self.loss.has_statistic
 
     def batch_statistic(self, pairs: Pairs) -> Tensor | None:
-        """That of the loss inside."""
+        """The statistic that the wrapped loss computes of these pairs."""
         return self.loss.batch_statistic(pairs)
 
     def terms(self, pairs: Pairs, batch: Batch, statistic: Tensor | None = None) -> Terms:
-        """What each anchor adds, by the loss inside."""
+        """What each anchor adds to the wrapped loss."""
         return self.loss.terms(pairs, batch, statistic)
 
 
 def terms_in_blocks(
     loss: PairLoss, batch: Batch, chunk: int, across: Callable[[Tensor], Tensor] | None = None
 ) -> tuple[Terms, Tensor | None]:
-    """What each anchor adds, computed for `chunk` anchors at a time and again in the backward pass.
+    """Computes what each anchor adds for `chunk` anchors at a time, and again in the backward pass.
 
-    Equal to the whole batch's, but where pairs of points are exactly as hard as others: there a block may pass the
-    gradient of another winner. Anchors of a class come together, since expansion looks at their class once a block.
-    `across` sums a batch-wide statistic over processes. Also gives the mean of the blocks' shares of synthetic points.
+    The result equals that of the whole batch, with one exception: where several pairs of points are exactly equally
+    hard, a block may select another winner and pass its gradient. Anchors of one class share a block where possible,
+    because expansion searches each class once per block.
+
+    Args:
+        loss: the loss.
+        batch: the whole batch.
+        chunk: the number of anchors of a block.
+        across: sums a statistic of the batch over processes.
+
+    Returns:
+        The terms, and the mean of the blocks' shares of synthetic points where the table holds a share.
     """
     order = torch.argsort(batch.labels[batch.anchors], stable=True)
     blocks = torch.split(order, chunk)
 
-    # Compiled, blocks that are read twice cannot be computed again: torch 2.15 does not partition such a graph.
+    # torch.compile in torch 2.15 cannot partition a graph that recomputes blocks which are read twice.
     keep = torch.compiler.is_compiling() and loss.has_statistic
 
     def of_block(function: Callable[[Batch], tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
@@ -470,12 +483,12 @@ def terms_in_blocks(
         return found.total, found.weight, *share
 
     parts = of_block(terms)
-    back = torch.argsort(order)
-    total, weight = (torch.cat([part[k] for part in parts], dim=1)[:, back] for k in (0, 1))
+    inverse = torch.argsort(order)
+    total, weight = (torch.cat([part[k] for part in parts], dim=1)[:, inverse] for k in (0, 1))
     shares = [share for part in parts for share in part[2:]]
     return Terms(total, weight), torch.stack(shares).mean() if shares else None
 
 
 def _draws_kept(device: torch.device) -> AbstractContextManager[None]:
-    """After it random draws are what they would have been: a miner draws the same for the statistic and the terms."""
+    """Restores the random state on exit, so that a miner draws the same pairs for the statistic and for the terms."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])

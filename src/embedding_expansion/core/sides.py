@@ -1,8 +1,8 @@
-"""The two sides of the search, and what is compared with what: all of it follows from the labels alone.
+"""The two sides of the search: which groups of rows are compared. They follow from the labels alone.
 
-`Layout` orders the members of groups by size, `Side` is a layout with its rows and labels, `Plan` is both sides and how
-a table is read from what the search finds. A point is a weighted sum of two rows: two members of its group and a
-weight name it, and it is never built.
+`Layout` orders groups by size. `Side` is a layout with its rows and labels. `Plan` holds both sides and maps the result
+of the search to a table. A point is a weighted sum of two rows; it is stored as two members of its group and a weight,
+and its coordinates are never computed.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ SCOPES: tuple[Scope, ...] = ("class_pair", "anchor")
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Groups ordered by size; those of equal size stand together and share one list of segments: nothing is padded."""
+    """Groups ordered by size. Groups of equal size are adjacent and share one list of segments, without padding."""
 
-    member: Int[Tensor, " m"]  # group by group, the place of each member among the rows of the side
-    rows: int  # how many rows stand on the side
-    runs: tuple[tuple[int, int], ...]  # the sizes that occur, ascending, and how many groups have each
+    member: Int[Tensor, " m"]  # the members of all groups, group by group, as indices into the side's rows
+    rows: int  # the number of rows of the side
+    runs: tuple[tuple[int, int], ...]  # (size, number of groups of that size), by ascending size
     originals: int | None  # how many members of each group are points themselves; None: all
-    segments: tuple[Int[Tensor, "_ 2"], ...]  # for each size that occurs: between which members
+    segments: tuple[Int[Tensor, "_ 2"], ...]  # for each size, the two members that each segment joins
 
     @cached_property
     def size(self) -> Int[Tensor, " g"]:
-        """How many members each group has."""
+        """The number of members of each group."""
         runs = torch.tensor(self.runs, dtype=torch.int64, device=self.member.device).view(-1, 2)
         return torch.repeat_interleave(runs[:, 0], runs[:, 1])
 
     @cached_property
     def buckets(self) -> list[tuple[slice, slice, int, Int[Tensor, "e 2"]]]:
-        """For each size: which groups, which members, the size, and the segments."""
+        """One tuple per size: the slice of its groups, the slice of their members, the size, and the segments."""
         found, group, member = [], 0, 0
         for (k, count), segments in zip(self.runs, self.segments, strict=True):
             found.append((slice(group, group + count), slice(member, member + count * k), k, segments))
@@ -51,18 +51,18 @@ class Layout:
 
     @cached_property
     def first(self) -> Int[Tensor, " g"]:
-        """Where each group's members begin."""
+        """The index of each group's first member in `member`."""
         return self.size.cumsum(0) - self.size
 
     @cached_property
     def gram_at(self) -> Int[Tensor, " g"]:
-        """Where each group's Gram matrix begins, when the groups' Gram matrices are flattened one after another."""
+        """The offset of each group's Gram matrix among the flattened Gram matrices."""
         square = self.size * self.size
         return square.cumsum(0) - square
 
     @cached_property
     def gram_index(self) -> Int[Tensor, " o"]:
-        """The entries of every group's Gram matrix, as indices into the flattened Gram matrix of the side's rows."""
+        """The indices of every group's Gram matrix in the flattened Gram matrix of all rows of the side."""
         parts = []
         for _, members, k, _ in self.buckets:
             at = self.member[members].reshape(-1, k)
@@ -71,7 +71,7 @@ class Layout:
 
     @cached_property
     def numbers(self) -> dict[str, Tensor]:
-        """The groups as the C code reads them: numbers of 32 bits, segments in one list for each size."""
+        """The arrays that the C code reads: 32-bit integers (`gram_at` has 64 bits), with one segment list per size."""
         lengths = torch.tensor([0, *(len(segments) for segments in self.segments)])
         originals = self.size if self.originals is None else torch.full_like(self.size, self.originals)
         kinds, counts = torch.arange(len(self.runs)), torch.tensor([count for _, count in self.runs])
@@ -90,17 +90,17 @@ class Layout:
 def class_layout(
     runs: tuple[tuple[int, int], ...], pairs_only: bool, max_segments: int | None, device: torch.device
 ) -> Layout:
-    """The layout of classes of these sizes, each of whose members stands on the side once.
+    """The layout of classes of the given sizes, in which each row is a member of one class.
 
-    Kept, as the batches of a training are of few sizes.
+    The last few layouts are cached, because the batches of a training run have few different sizes.
 
     Args:
-        runs: as in Layout.
-        pairs_only: segments join members (0,1), (2,3), ... only, not every two.
-        max_segments: of a class.
-        device: where the numbers lie.
+        runs: as in `Layout`.
+        pairs_only: join only members (0,1), (2,3), ... by segments, instead of every two members.
+        max_segments: the largest number of segments of a class; None: no limit.
+        device: the device of the tensors.
     """
-    with torch.inference_mode(False):  # what is kept must be fit for the next caller
+    with torch.inference_mode(False):  # cached tensors must not be inference tensors: later callers may need autograd
         total = sum(k * count for k, count in runs)
         lists = []
         for k, _ in runs:
@@ -110,41 +110,44 @@ def class_layout(
 
 
 def segments_between(k: int, max_segments: int | None, device: torch.device) -> Int[Tensor, "e 2"]:
-    """Every two of k members; of more than `max_segments` those of neighbours first, so that all members take part."""
+    """The segments between every two of k members; beyond `max_segments`, only those between the nearest neighbours.
+
+    Neighbours come first so that every member takes part.
+    """
     ends = torch.triu_indices(k, k, offset=1, device=device).T
     if max_segments is None or len(ends) <= max_segments:
         return ends
     apart = ends[:, 1] - ends[:, 0]
-    apart = torch.minimum(apart, k - apart)  # the last member is the first one's neighbour
+    apart = torch.minimum(apart, k - apart)  # the last member is a neighbour of the first
     return ends[torch.argsort(apart, stable=True)[:max_segments].sort().values]
 
 
 @dataclass(frozen=True)
 class Side:
-    """Groups of rows: classes or, for the anchors of anchor scope, an anchor with its partner."""
+    """Groups of rows. A group is a class or, for the anchors of anchor scope, an anchor with its partner."""
 
-    rows: Int[Tensor, " s"]  # rows of the batch that stand on this side, each once
-    label: Int[Tensor, " g"]  # the class of each group; no pair is looked for within one
+    rows: Int[Tensor, " s"]  # the rows of the batch on this side, each once
+    label: Int[Tensor, " g"]  # the class of each group; the search compares groups of different classes only
     layout: Layout
-    barred: Bool[Tensor, " m"] | None = None  # members that may not be both ends of a point
+    barred: Bool[Tensor, " m"] | None = None  # a point must not have two of these members as its ends
 
     @property
     def member(self) -> Int[Tensor, " m"]:
-        """Group by group, the place of each member in `rows`."""
+        """The members of all groups, group by group, as indices into `rows`."""
         return self.layout.member
 
     @property
     def size(self) -> Int[Tensor, " g"]:
-        """How many members each group has."""
+        """The number of members of each group."""
         return self.layout.size
 
     @cached_property
     def short_label(self) -> Int[Tensor, " g"]:
-        """The class of each group in 32 bits, as the C code reads it."""
+        """The class of each group as a 32-bit integer, for the C code."""
         return self.label.int()
 
     def grams(self, embeddings: Float[Tensor, "s d"]) -> Float[Tensor, " o"]:
-        """The Gram matrices of all groups, flattened one after another, from the embeddings of the side's rows."""
+        """Computes the Gram matrices of all groups from the embeddings of `rows`, flattened one after another."""
         parts = []
         for _, members, k, _ in self.layout.buckets:
             of_group = embeddings[self.member[members]].reshape(-1, k, embeddings.shape[1])
@@ -152,7 +155,7 @@ class Side:
         return torch.cat(parts)
 
     def by_size(self, grams: Float[Tensor, " o"]) -> Iterator[Float[Tensor, "g k k"]]:
-        """Flattened Gram matrices as one block for each size of group, in the order of `layout.buckets`."""
+        """Splits the flattened Gram matrices into one batch of matrices per group size, as in `layout.buckets`."""
         at = 0
         for groups, _, k, _ in self.layout.buckets:
             count = groups.stop - groups.start
@@ -160,25 +163,28 @@ class Side:
             at += count * k * k
 
     def grams_backward(self, gradient: Float[Tensor, " o"], embeddings: Float[Tensor, "s d"]) -> Tensor:
-        """The backward pass of `grams`: the gradient of the rows' embeddings, (s, d)."""
+        """The backward pass of `grams`: maps the gradient of the Gram matrices to that of the embeddings, (s, d)."""
         result = torch.zeros_like(embeddings)
-        for (_, members, k, _), of_products in zip(self.layout.buckets, self.by_size(gradient), strict=True):
+        for (_, members, k, _), of_grams in zip(self.layout.buckets, self.by_size(gradient), strict=True):
             of_group = embeddings[self.member[members]].reshape(-1, k, embeddings.shape[1])
-            result.index_add_(0, self.member[members], ((of_products + of_products.mT) @ of_group).flatten(0, 1))
+            result.index_add_(0, self.member[members], ((of_grams + of_grams.mT) @ of_group).flatten(0, 1))
         return result
 
 
 def interpolated(
     segments: Int[Tensor, "s 2"], n: int, dtype: torch.dtype
 ) -> tuple[Int[Tensor, "p 2"], Float[Tensor, "p 2"]]:
-    """Ends and weights of the n inner points of every segment: (k x_i + (n + 1 - k) x_j) / (n + 1), k = 1..n."""
+    """The ends and weights of n points on every segment: (k x_i + (n + 1 - k) x_j) / (n + 1) for k = 1..n."""
     k = torch.arange(1, n + 1, device=segments.device, dtype=torch.float64) / (n + 1)
     weights = torch.stack([k, 1 - k], dim=1).to(dtype)
     return segments.repeat_interleave(n, dim=0), weights.repeat(len(segments), 1)
 
 
 def class_side(classes: Classes, *, scope: Scope, max_segments: int | None) -> Side:
-    """All classes, by size: segments join every two rows, in anchor scope rows (0,1), (2,3), ... only."""
+    """The side of all classes, ordered by size.
+
+    Segments join every two rows of a class; in anchor scope only rows (0,1), (2,3), ...
+    """
     runs = classes.runs
     layout = class_layout(runs, scope == "anchor", max_segments, classes.size.device)
     if len(runs) <= 1:
@@ -191,7 +197,10 @@ def class_side(classes: Classes, *, scope: Scope, max_segments: int | None) -> S
 def some_classes(
     side: Side, chosen: Bool[Tensor, " c"], from_memory: Bool[Tensor, " b"] | None, max_segments: int | None
 ) -> Side:
-    """The anchors' side of class-pair scope: the classes chosen; from_memory rows may not be both ends of a point."""
+    """The anchors' side of class-pair scope: the chosen classes of `side`.
+
+    A point on it has at least one end that is not from a memory.
+    """
     if not bool(chosen.all()):
         keep = chosen[side.label]
         of_member = keep.repeat_interleave(side.size, output_size=len(side.member))
@@ -204,20 +213,21 @@ def anchor_side(classes: Classes, rows: Int[Tensor, " a"], every_row: Int[Tensor
     """The anchors' side of anchor scope: each anchor, and the segment to its partner in the batch.
 
     Args:
-        classes: of the batch.
+        classes: the classes of the batch.
         rows: the anchors.
-        every_row: the order in which all rows of the batch stand on this side; by default only those needed do.
+        every_row: all rows of the batch in the order that they shall have on this side; None: the side holds only the
+            anchors and their partners.
     """
     both = torch.stack([rows, rows ^ 1], dim=1).flatten()  # rows (0,1), (2,3), ... are partners
-    standing = torch.unique(both) if every_row is None else every_row
+    on_side = torch.unique(both) if every_row is None else every_row
     where = torch.empty_like(classes.order)
-    where[standing] = torch.arange(len(standing), device=rows.device)
+    where[on_side] = torch.arange(len(on_side), device=rows.device)
     segments = (torch.tensor([[0, 1]], device=rows.device),)
-    return Side(standing, classes.of_row[rows], Layout(where[both], len(standing), ((2, len(rows)),), 1, segments))
+    return Side(on_side, classes.of_row[rows], Layout(where[both], len(on_side), ((2, len(rows)),), 1, segments))
 
 
 def check_paired(labels: Int[Tensor, " b"]) -> None:
-    """Raise InvalidInput unless rows (0,1), (2,3), ... are of one class each, as anchor scope reads them."""
+    """Raises InvalidInput unless both rows of each pair (0,1), (2,3), ... have the same label."""
     if len(labels) % 2:
         raise InvalidInput(
             f"anchor scope pairs rows (0,1), (2,3), ..., but the batch has {len(labels)} rows; pass an even number"
@@ -233,27 +243,27 @@ def check_paired(labels: Int[Tensor, " b"]) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """The two sides of the search, and how a table is read off what it finds."""
+    """The two sides of the search, and the indices that map its result to a table."""
 
     left: Side
     right: Side
-    anchors_at: Int[Tensor, " a"]  # where each anchor is among the left's rows
-    positives_at: Int[Tensor, "a p"]  # where each of its positives is among the right's
-    entries: Int[Tensor, "a p"]  # where the positives are in the flattened product of the sides' rows
-    same_rows: bool  # whether both sides have the same rows, so that their product holds their squared norms
-    symmetric: bool  # whether the sides are one, so that the pair of groups (h, g) is that of (g, h) turned round
+    anchors_at: Int[Tensor, " a"]  # the anchors, as indices into `left.rows`
+    positives_at: Int[Tensor, "a p"]  # the positives of each anchor, as indices into `right.rows`
+    entries: Int[Tensor, "a p"]  # the positives, as indices into the flattened product of the two sides' rows
+    same_rows: bool  # both sides have the same rows, so the diagonal of their product holds the squared norms
+    symmetric: bool  # both sides are the same, so the pair of groups (h, g) is the pair (g, h) reversed
     positive_mask: Bool[Tensor, "a p"]
     negative_mask: Bool[Tensor, "r c"]
-    partner: Int[Tensor, "a p"] | None  # as in Pairs
-    groups: Int[Tensor, " r"] | None  # the left's group of every row of the table; None: as they are
-    order: Int[Tensor, " c"] | None  # the right's groups in the order of their classes; None: as they are
+    partner: Int[Tensor, "a p"] | None  # as in `Pairs`
+    groups: Int[Tensor, " r"] | None  # the left group of every row of the table; None: row i is group i
+    order: Int[Tensor, " c"] | None  # the right groups sorted by class; None: they are already sorted
 
 
 def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: bool) -> Plan:
-    """The plan of a batch with anchors; `partners` as in `expand`.
+    """The plan for a batch with at least one anchor; `partners` is as in `expand`.
 
     Raises:
-        InvalidInput: if the batch cannot be expanded by anchor.
+        InvalidInput: if the scope is "anchor" and the batch does not support it.
     """
     if scope == "anchor":
         _check_by_anchor(batch, partners=partners)
@@ -280,7 +290,7 @@ def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: b
         negative_mask=of_needed[:, None] != torch.arange(batch.classes.label.shape[0], device=of_needed.device),
         partner=partner,
         groups=groups,
-        order=torch.argsort(right.label) if len(right.layout.runs) > 1 else None,  # several sizes stand by size
+        order=torch.argsort(right.label) if len(right.layout.runs) > 1 else None,  # sides are ordered by size
     )
 
 
@@ -298,7 +308,7 @@ def _check_by_anchor(batch: Batch, *, partners: bool) -> None:
 
 
 def _right(batch: Batch, scope: Scope, max_segments: int | None) -> Side:
-    """The negatives' side. Proxies offer themselves only: a point between two of a class was never learnt."""
+    """The negatives' side. There are no points between proxies, because a point between two proxies is not learnt."""
     if batch.proxies == "gallery":
         return class_side(batch.classes, scope="class_pair", max_segments=0)
     return class_side(batch.classes, scope=scope, max_segments=max_segments)
@@ -307,7 +317,7 @@ def _right(batch: Batch, scope: Scope, max_segments: int | None) -> Side:
 def _left(
     batch: Batch, scope: Scope, max_segments: int | None, right: Side, needed: Int[Tensor, " r"]
 ) -> tuple[Side, Int[Tensor, " r"] | None]:
-    """The anchors' side, and its group that each anchor belongs to (None: each to its grams)."""
+    """The anchors' side, and the group of each needed row (None: row i is group i)."""
     classes = group(batch.labels) if batch.has_reference else batch.classes
     if scope == "anchor":
         every_row = right.rows if needed.shape[0] == batch.labels.shape[0] and not batch.has_reference else None
@@ -326,7 +336,7 @@ def _left(
 
 
 def _place(members: Int[Tensor, " s"], total: int) -> Int[Tensor, " b"]:
-    """Where each of `total` numbers stands among the members."""
+    """The index in `members` of each number from 0 to total - 1; 0 for a number that is not among them."""
     place = members.new_zeros(total)
     place[members] = torch.arange(members.shape[0], device=members.device)
     return place

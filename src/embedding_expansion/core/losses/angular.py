@@ -52,7 +52,7 @@ def angular(pairs: Pairs, angle: float = 45.0) -> Terms:
     return Terms(masked_sum(term, pairs.positive_mask)[None], positive_pairs(pairs))
 
 
-@no_type_check  # a checked function has no signature to read
+@no_type_check  # custom_op cannot read the signature of a function checked by jaxtyping
 def _sums(rows: Tensor, partner: Tensor) -> Tensor:
     """Log sum over k of exp(rows[i, k] + rows[partner[i, j], k]), (a, p), one slot at a time: no table of triplets."""
     mine = rows[: len(partner)]

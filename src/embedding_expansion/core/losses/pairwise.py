@@ -63,7 +63,7 @@ def _gaps(near: Tensor, away: Tensor, away_mask: Tensor, lowest: float, highest:
         yield j, gap
 
 
-@no_type_check  # a checked function has no signature to read
+@no_type_check  # custom_op cannot read the signature of a function checked by jaxtyping
 def _sums(
     kind: str,
     near: Tensor,
