@@ -23,20 +23,20 @@ class EmbeddingExpansion(WrappedLoss):
     """A pair loss whose negatives are the hardest pairs of original and synthetic points of every two classes.
 
     Args:
-        loss: an instance of one of the pair losses, or a loss of pytorch-metric-learning, of which
-            docs/from-pytorch-metric-learning.md says which work. For the losses of sentence-transformers, which take
-            texts, use `ExpandedBatchLoss`.
-        n: synthetic points per pair of a class, a whole number; 0 is mining without synthetic points, `math.inf` the
-            whole arc between the pair, exactly.
-        scope: "class_pair", the paper's formula, or "anchor", the authors' released program; see `expand`.
+        loss: an instance of one of the pair losses, or a loss of pytorch-metric-learning;
+            docs/from-pytorch-metric-learning.md lists the supported ones. The losses of sentence-transformers take
+            texts; use `ExpandedBatchLoss` for them.
+        n: synthetic points per pair of a class, a whole number. 0 is mining without synthetic points. `math.inf` is the
+            whole arc between the pair, computed exactly.
+        scope: "class_pair" is the formula of the paper, "anchor" that of the authors' released program; see `expand`.
         normalize_synthetic: L2-normalise the synthetic points.
-        max_segments: expand at most so many pairs of a class; see `expand`.
-        **options: normalize, reduction, ignore_index, check_finite, miner, chunk, statistics as in PairLoss; by default
-            the loss's own.
+        max_segments: the largest number of pairs of a class to expand; see `expand`.
+        **options: normalize, reduction, ignore_index, check_finite, miner, chunk and statistics, as in `PairLoss`; by
+            default the options of the given loss.
 
     Raises:
-        InvalidInput, InvalidType, UnknownName: if an option or a batch cannot be used, or a second derivative is asked
-            for where n is infinite.
+        InvalidInput, InvalidType, UnknownName: if an option or a batch cannot be used, or if a second derivative is
+            requested for an infinite n.
 
     Source: Ko & Gu, "Embedding Expansion: Augmentation in Embedding Space for Deep Metric Learning", CVPR 2020. Differs
     from the source: see `expand`. Infinite n: the optimum is that of Vasudeva et al., "LoOp: Looking for Optimal Hard
@@ -79,11 +79,11 @@ class EmbeddingExpansion(WrappedLoss):
         self.expansion = expansion
 
     def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
-        """The expanded table."""
+        """The expanded table of a batch."""
         return self.loss.expanded(batch, self.expansion, statistics=statistics)
 
     def columns(self, batch: Batch) -> Int[Tensor, " g"]:
-        """A column a class."""
+        """The column of `Pairs.negative` for each row of the gallery: the index of its class."""
         compiling = torch.compiler.is_compiling()
         return class_of_row(batch.gallery_labels) if compiling else batch.classes.of_row
 

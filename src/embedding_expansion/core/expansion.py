@@ -1,7 +1,7 @@
 """Embedding expansion: synthetic points between embeddings of a class, and the hardest pair of every two classes.
 
-The paper in code: `expand` replaces `compare`, and any pair loss reads its table. No synthetic point is built in
-training (see mining.py); `synthesize` makes them for looking.
+This is the method of the paper. `expand` replaces `compare`, and any pair loss reads its table. Training never builds
+a synthetic point (see mining.py); `synthesize` returns the points for inspection.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from embedding_expansion.errors import InvalidInput
 def synthesize(
     embeddings: Float[Tensor, "b d"], labels: Labels, n: int, *, normalize_synthetic: bool = True
 ) -> tuple[Float[Tensor, "s d"], Int[Tensor, " s"]]:
-    """Make the synthetic points themselves, for looking, plotting and testing. Training never needs them.
+    """Computes the synthetic points, for inspection, plots and tests. Training never needs them.
 
-    Between any two rows i < j of a class, for k = 1..n, lies (k x_i + (n + 1 - k) x_j) / (n + 1), then L2-normalised.
+    For any two rows i < j of a class and k = 1..n, the point is (k x_i + (n + 1 - k) x_j) / (n + 1), L2-normalised.
 
     Args:
-        embeddings: (b, d), floating, taken as they are.
+        embeddings: (b, d), floating, not normalised here.
         labels: (b,), whole numbers.
         n: points per pair, 0 or more.
-        normalize_synthetic: whether to L2-normalise each point. One whose squared norm is under 1e-4 (float32; float64:
-            1e-10) has no direction and is left out.
+        normalize_synthetic: L2-normalise each point. A point whose squared norm is below 1e-4 (in float64 1e-10) has no
+            direction and is left out.
 
     Returns:
-        The points, class by class in ascending order of the label, then by (i, j), then by k; and their labels.
+        The points, sorted by label, then by (i, j), then by k, and their labels.
 
     Raises:
         InvalidInput, InvalidType: if the batch or n cannot be used.
@@ -54,7 +54,7 @@ def synthesize(
     """
     embeddings, labels = as_batch(embeddings, labels)
     if as_count(n) == math.inf:
-        raise InvalidInput("n is infinity, and so many points cannot be made; pass a whole number")
+        raise InvalidInput("n is infinity, but only a finite number of points can be listed; pass a whole number")
     count = as_whole(n, "n", least=0)
     if embeddings.device.type == "cpu":
         check_finite(embeddings)
@@ -88,13 +88,13 @@ def hardest(
     from_memory: Bool[Tensor, " b"] | None = None,
     max_segments: int | None = None,
 ) -> Winners:
-    """Find the hardest pair of points of every two classes, without gradient.
+    """Finds the hardest pair of points of every two classes, without gradient.
 
-    Args and errors as in `expand`.
+    Arguments and errors are as in `expand`.
 
     Returns:
         Winners: class by class (c, c) in class-pair scope, row by class (b, c) in anchor scope. Among equally hard
-        pairs the first wins, originals before synthetic points, those in the order of `synthesize`.
+        pairs the first wins: originals come before synthetic points, which are in the order of `synthesize`.
 
     Example:
         >>> points = functional.normalize(torch.tensor([[1.0, 0.9], [1.0, -0.9], [2.0, 0.1], [-1.0, 0.0]]), dim=1)
@@ -128,43 +128,46 @@ def expand(
 ) -> Pairs:
     """Embedding expansion: the table of a pair loss whose negatives are the hardest pairs of points (m = classes).
 
-    The anchor's negative for another class is the most similar pair of an original or synthetic point of its own class
-    and one of the other. Positives stay the originals. The gradient is that of the winning pair.
+    For each other class, the negative of an anchor is the most similar pair of points: one original or synthetic point
+    of the anchor's class, and one of the other class. Positives are originals only. The gradient is that of the winning
+    pair.
 
     Args:
-        embeddings: (b, d), floating, taken as they are; half precision is compared in float32. Any number of rows a
-            class.
+        embeddings: (b, d), floating, not normalised here; half precision is compared in float32. A class may have any
+            number of rows.
         labels: (b,), whole numbers: a tensor, a list or an array.
-        n: synthetic points per pair of a class, a whole number; 0 is mining without synthetic points, infinity
-            (`math.inf`) the whole arc or segment between the pair, exactly.
-        scope: "class_pair": all points of the anchor's class take part, and its anchors share the result, as in the
-            paper. "anchor": the anchor itself and its own n points towards its partner, where rows (0,1), (2,3), ...
-            are partners; only partners are expanded, as in the authors' released program.
-        normalize_synthetic: whether synthetic points are L2-normalised. One whose squared norm is under 1e-4 (float32;
-            float64: 1e-10), such as the middle of opposite points, has no direction and takes no part. In float32 a
-            cosine with a point of so small a norm is rounded by up to 1e-3, and by 1e-6 with one of norm 0.3; it is
-            never above the product of the norms. So where rows of a class come to be opposite, the gradient of a
-            similarity to a unit row, which is at most 1 over the point's norm before it is normalised, ends at 100
-            (float64: 1e5). With infinite n the points of just that norm take part, their weights as constants.
-        metric: what a similarity is, and so what is hardest: "euclidean", 1 - d^2/2, or "inner", the inner product.
-        rows: (a,), the rows that are anchors, one given twice an anchor twice; by default all that are not
+        n: synthetic points per pair of a class, a whole number. 0 is mining without synthetic points. Infinity
+            (`math.inf`) is the whole arc or segment between the pair, computed exactly.
+        scope: with "class_pair", the formula of the paper, all points of the anchor's class are searched, and the
+            anchors of a class share the result. With "anchor", as in the authors' released program, the search covers
+            the anchor and the n points towards its partner, where rows (0,1), (2,3), ... are partners; only partners
+            are expanded.
+        normalize_synthetic: L2-normalise synthetic points. A point whose squared norm is below 1e-4 (in float64 1e-10),
+            such as the middle of opposite points, has no direction and is excluded. In float32 the rounding error of a
+            cosine is up to 1e-3 with a point of such a small norm, and 1e-6 with one of norm 0.3; a cosine never
+            exceeds the product of the norms. The gradient of a similarity to a unit row is at most 1 over the norm of
+            the point before normalisation. It is therefore bounded by 100 (in float64 1e5) where rows of a class become
+            opposite. With infinite n, the points of exactly this norm are included, with constant weights.
+        metric: the similarity that defines the hardest pair: "euclidean" is 1 - d^2/2, "inner" is the inner product.
+        rows: (a,), the rows that are anchors; a row given twice is an anchor twice. By default all rows that are not
             from a memory.
-        from_memory: (b,), marks rows that come from a memory: positives, negatives and ends of segments, never anchors;
-            a point on the anchor's side has at least one end in the batch.
-        reference: (g, d), rows to compare the anchors with instead of the batch's own: the positives, and the points of
-            the negatives' side, are the reference's; the points of the anchor's side are the batch's.
-        reference_labels: (g,), their labels; the columns of `negative` are their classes.
-        max_segments: at most so many pairs of a class are expanded, those of neighbouring rows first, so that every
-            image takes part; by default all K (K - 1) / 2.
-        partners: in anchor scope, whether `negative` gets the rows of positives that are no anchors, as in `compare`.
+        from_memory: (b,), True for rows that come from a memory. They are positives, negatives and ends of segments,
+            but not anchors; a point on the anchor's side has at least one end in the batch.
+        reference: (g, d), rows to compare the anchors with instead of the batch itself. The positives and the points of
+            the negatives' side come from the reference; the points of the anchor's side come from the batch.
+        reference_labels: (g,), the labels of the reference; its classes are the columns of `negative`.
+        max_segments: the largest number of pairs of a class to expand, starting with neighbouring rows so that every
+            image is used; by default all K (K - 1) / 2 pairs.
+        partners: in anchor scope, also give `negative` a row for every positive that is not an anchor, as in `compare`.
 
     Returns:
-        Pairs with one negative per class of the batch, in ascending order of the label, the anchor's own masked.
+        Pairs with one negative per class of the batch, in ascending order of the label. The mask excludes the anchor's
+        own class.
 
     Raises:
         InvalidInput, InvalidType: if the batch, n, rows or from_memory cannot be used, or the rows are not paired in
             anchor scope.
-        UnknownName: if there is no such scope or metric.
+        UnknownName: if the scope or the metric does not exist.
 
     Example:
         >>> points = torch.tensor([[0.6, 0.8], [0.6, -0.8], [1.0, 0.0], [-1.0, 0.0]])
@@ -173,12 +176,13 @@ def expand(
         >>> expand(points, [0, 0, 1, 1], n=1).negative[0, 1]
         tensor(1.)
 
-    Source: Ko & Gu, CVPR 2020, sections 4.1 and 4.2. Differs from the source: computed from inner products alone; exact
-    ties give the gradient of the first winner, where the released program gives every tied pair the full gradient and
-    so doubles that of a synthetic one, which it holds twice. Infinite n is not in it: the optimum is that of Vasudeva
-    et al., "LoOp: Looking for Optimal Hard Negative Embeddings", ICCV 2021, here from inner products; in anchor scope
-    the whole segment counts, the partner included. The middle of two opposite points, whose squared norm is under 1e-4
-    (float32; float64: 1e-10), is no point for any n.
+    Source: Ko & Gu, CVPR 2020, sections 4.1 and 4.2. Differs from the source: everything is computed from inner
+    products. Exact ties give the gradient of the first winner; the released program gives every tied pair the full
+    gradient, which doubles the gradient of a synthetic point because the program holds the point twice. Infinite n is
+    not in the source: the optimum is that of Vasudeva et al., "LoOp: Looking for Optimal Hard Negative Embeddings",
+    ICCV 2021, here from inner products; in anchor scope it covers the whole segment, including the partner. For every
+    n, points whose squared norm is below 1e-4 (in float64 1e-10), such as the middle of two opposite points, are
+    excluded.
     """
     expansion = Expansion.checked(n, scope, normalize_synthetic, metric, max_segments)
     batch = Batch.prepared(

@@ -269,9 +269,7 @@ def as_count(n: SupportsIndex | float) -> int | float:
     shape = getattr(n, "shape", ())
     if len(shape) == 0 and hasattr(n, "item"):  # a scalar of NumPy or torch
         return as_count(n.item())
-    count = (
-        int(n) if isinstance(n, float) and n.is_integer() else whole_number(n)
-    )  # 2.0 is accepted
+    count = int(n) if isinstance(n, float) and n.is_integer() else whole_number(n)  # 2.0 is accepted
     if count is None or count < 0:
         kind = InvalidInput if isinstance(n, (int, float)) else InvalidType
         raise kind(f"n is {shown(n)}; pass a whole number of synthetic points, 0 or more, or infinity")

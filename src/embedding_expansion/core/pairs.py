@@ -1,4 +1,4 @@
-"""The table of similarities that a pair loss reads, and how the plain losses make it."""
+"""The table of similarities that a pair loss reads, and its construction for losses without expansion."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from embedding_expansion.core.inputs import Labels, renamed, validates
 
 Metric: TypeAlias = Literal["euclidean", "inner", "snr"]
 METRICS: tuple[Metric, ...] = ("euclidean", "inner", "snr")
-ROUNDING = 16  # last places of 1 by which rounding parts what is equal: at most 10, measured in 4 to 8192 dimensions
-SILENCE = 1e-12  # an anchor whose variance, times d, is no more has no signal: all its snr distances are 0
+ROUNDING = 16  # bound on the rounding error in units of eps; 10 was the largest measured in 4 to 8192 dimensions
+NO_SIGNAL = 1e-12  # an anchor whose variance times d is at most this has no signal: all its snr distances are 0
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The similarities of a batch: a anchors, p slots for positives, m negatives. Larger is closer.
+    """The similarities of a batch with a anchors, p slots for positives and m negatives. Larger is closer.
 
-    With the metric "inner" an entry is the inner product, with "euclidean" 1 - d^2/2 of the distance d; for unit
-    vectors these are the same. With "snr" it is 1 - d/2 of the signal-to-noise distance d. Masked entries are finite
-    and mean nothing.
+    With the metric "inner" an entry is the inner product, with "euclidean" it is 1 - d^2/2 for the distance d; for unit
+    vectors these are the same. With "snr" it is 1 - d/2 for the signal-to-noise distance d. Entries whose mask is False
+    are finite and meaningless.
     """
 
-    positive: Float[Tensor, "a p"]  # anchor i against its positives; p is the most that any anchor has, at least 1
+    positive: Float[Tensor, "a p"]  # anchor i against its positives; p is the largest number of positives, at least 1
     positive_mask: Bool[Tensor, "a p"]
-    negative: Float[Tensor, "r m"]  # row i < a: anchor i against its negatives; further rows: see partner
+    negative: Float[Tensor, "r m"]  # row i < a: anchor i against its negatives; for the other rows see `partner`
     negative_mask: Bool[Tensor, "r m"]
-    partner: Int[Tensor, "a p"] | None  # the row of `negative` that belongs to that positive
-    per_class: bool  # the negatives belong to the anchor's class: its anchors share them
-    synthetic_share: Float[Tensor, ""] | None = None  # of synthetic points in the selected pairs, where asked for
+    partner: Int[Tensor, "a p"] | None  # for each positive, its row of `negative`
+    per_class: bool  # whether the anchors of a class share their negatives
+    synthetic_share: Float[Tensor, ""] | None = None  # share of synthetic points in the selected pairs, on request
 
 
 class _Gram(torch.autograd.Function):
@@ -55,7 +55,7 @@ class _Gram(torch.autograd.Function):
 
 
 def inner_products(left: Float[Tensor, "s d"], right: Float[Tensor, "t d"]) -> Float[Tensor, "s t"]:
-    """Inner products of all rows of the one with all rows of the other, with autocast off."""
+    """The inner products of all rows of `left` with all rows of `right`, with autocast off."""
     with torch.autocast(left.device.type, enabled=False):
         product: Tensor = _Gram.apply(left) if left is right else left @ right.T
         return product
@@ -67,32 +67,32 @@ def squared_norms(embeddings: Float[Tensor, "s d"]) -> Float[Tensor, " s"]:
 
 
 def rounding(values: Tensor) -> float:
-    """What rounding may make of 0, in similarities and squared distances of unit rows in the width of these values."""
+    """A bound on the rounding error of similarities and squared distances of unit rows in this precision."""
     return ROUNDING * torch.finfo(values.dtype).eps
 
 
 def as_similarity(
     product: Float[Tensor, "*t"], left: Float[Tensor, "*#t"], right: Float[Tensor, "*#t"], metric: Metric
 ) -> Float[Tensor, "*t"]:
-    """An inner product as the metric's similarity, given the squared norms of the two points."""
+    """Converts inner products to similarities of the metric, given the squared norms of the left and right points."""
     if metric == "snr":
-        heard = left > SILENCE
-        return torch.where(heard, 1 - (left + right - 2 * product) / (2 * torch.where(heard, left, 1)), 1)
+        has_signal = left > NO_SIGNAL
+        return torch.where(has_signal, 1 - (left + right - 2 * product) / (2 * torch.where(has_signal, left, 1)), 1)
     return product if metric == "inner" else product + (1 - (left + right) / 2)
 
 
 def copies_at_one(
     similarity: Float[Tensor, "a p"], square: Float[Tensor, "a 1"], metric: Metric
 ) -> Float[Tensor, "a p"]:
-    """Similarities of positives, exactly 1, without gradient, where the distance of two rows is rounding alone.
+    """Sets similarities of positives to exactly 1, without gradient, where the distance is within rounding error.
 
-    Rounding grows with the squared norms of the anchors, `square`, of which a table tells nothing any more; and a loss
-    that counts the pairs which add something must not count two copies of an image.
+    A loss that counts active pairs must not count two copies of an image. The rounding error grows with the squared
+    norms of the anchors, `square`, which the table does not hold, so it is corrected here.
     """
     if metric == "inner":
         return similarity
     alike = 1 - rounding(similarity) * (square.detach() if metric == "euclidean" else 1)
-    return torch.where(similarity >= alike, 1, similarity)  # and NaN stays what it is
+    return torch.where(similarity >= alike, 1, similarity)  # NaN stays NaN
 
 
 @renamed(past="from_memory")
@@ -108,27 +108,30 @@ def compare(
     reference_labels: Labels | None = None,
     partners: bool = True,
 ) -> Pairs:
-    """Compare every anchor with every other row: the table of a plain pair loss (m = b).
+    """Compares every anchor with every other row. The result is the table of a plain pair loss (m = b).
 
     Args:
-        embeddings: (b, d), floating, taken as they are; half precision is compared in float32.
+        embeddings: (b, d), floating, not normalised here; half precision is compared in float32.
         labels: (b,), whole numbers: a tensor, a list or an array.
-        metric: what a similarity is: "euclidean", 1 - d^2/2, "inner", the inner product, or "snr", 1 - d/2 of the
-            signal-to-noise distance d, the variance of the difference over the anchor's (over coordinates).
-        rows: (a,), the rows that are anchors, one given twice an anchor twice; by default all that are not
+        metric: the similarity: "euclidean" is 1 - d^2/2; "inner" is the inner product; "snr" is 1 - d/2 for the
+            signal-to-noise distance d, the variance of the difference divided by the variance of the anchor (both over
+            coordinates).
+        rows: (a,), the rows that are anchors; a row given twice is an anchor twice. By default all rows that are not
             from a memory.
-        from_memory: (b,), marks rows that come from a memory: positives and negatives, never anchors.
-        reference: (g, d), rows to compare the anchors with instead of the batch's own (another model's, another
-            tower's); all of one label are positives. An anchor is never left out of it: it does not hold the anchors.
-        reference_labels: (g,), their labels.
-        partners: whether `negative` gets the rows of those positives that are no anchors as well, and `partner` says
-            where each positive's row is. Only losses that look at both ends of a pair (lifted structure) need it.
+        from_memory: (b,), True for rows that come from a memory. They are positives and negatives, but not anchors.
+        reference: (g, d), rows to compare the anchors with instead of the batch itself, such as the embeddings of
+            another model or another tower. All rows with the label of an anchor are its positives; no row is skipped
+            as being the anchor itself.
+        reference_labels: (g,), the labels of the reference.
+        partners: also give `negative` a row for every positive that is not an anchor, and let `partner` hold the row
+            of each positive. Only losses that read both ends of a pair, such as lifted structure, need it.
 
     Returns:
-        Pairs with the anchor's negatives among all b rows. An anchor without positives has an all-False mask.
+        Pairs in which the columns of `negative` are all b rows (or g, with a reference). The positive mask of an anchor
+        without positives is False everywhere.
 
     Raises:
-        InvalidInput, InvalidType: if shapes, labels, rows or from_memory do not fit, or on CPU a value is NaN or
+        InvalidInput, InvalidType: if shapes, labels, rows or from_memory do not fit, or a value on the CPU is NaN or
             infinite.
 
     Example:
@@ -139,8 +142,8 @@ def compare(
         >>> pairs.negative[0].tolist(), pairs.negative_mask[0].tolist()
         ([1.0, 0.0, -1.0], [False, False, True])
 
-    Source: the notation P_i, N_i of Ko & Gu, "Embedding Expansion", CVPR 2020, section 3. Differs from the source: the
-    distance is kept as a similarity, so that one table serves losses on distances and on inner products.
+    Source: the notation P_i, N_i of Ko & Gu, "Embedding Expansion", CVPR 2020, section 3. Differs from the source:
+    distances are stored as similarities, so one table serves losses on distances and losses on inner products.
     """
     check_name("metric", metric, METRICS)
     batch = Batch.prepared(
@@ -150,7 +153,7 @@ def compare(
 
 
 def compare_batch(batch: Batch, metric: Metric, *, partners: bool) -> Pairs:
-    """`compare` of a batch that is checked."""
+    """`compare` for a checked batch."""
     if batch.is_empty:
         return nothing_to_compare(batch.embeddings)
     index, mask = batch.positives()
@@ -178,24 +181,25 @@ def compare_batch(batch: Batch, metric: Metric, *, partners: bool) -> Pairs:
 
 
 def nothing_to_compare(embeddings: Float[Tensor, "b d"]) -> Pairs:
-    """The pairs of no anchors, still tied to the embeddings so that a backward pass has somewhere to go."""
+    """The table of a batch without anchors, connected to the embeddings so that a backward pass works."""
     empty = embeddings.sum() + embeddings.new_zeros(0, 1)
     nowhere = torch.zeros(0, 1, dtype=torch.bool, device=embeddings.device)
     return Pairs(empty, nowhere, empty, nowhere, nowhere.long(), per_class=False)
 
 
 def narrowed(pairs: Pairs, batch: Batch, columns: Int[Tensor, " g"], chosen: ChosenPairs) -> Pairs:
-    """The table with the chosen pairs only.
+    """Restricts the table to the chosen pairs.
 
-    A positive pair keeps its slot. A negative pair keeps the column of the negative, which in an expanded table is that
-    of its class. Rows of negatives that only partners read are narrowed as those of anchors, which they are in other
-    blocks or on other ranks. Which pairs occurred together in a triplet, and how often, is lost.
+    A positive pair keeps its slot. A negative pair keeps the column of the negative, which in an expanded table is the
+    column of its class. The additional rows of partners are restricted as the rows of anchors are, because the same
+    rows are anchors in other blocks or on other ranks. The table does not record which pairs formed a triplet, or how
+    often.
 
     Args:
         pairs: the table, plain or expanded.
-        batch: what it was made from.
-        columns: (g,), the column of the negatives that each row of the gallery belongs to.
-        chosen: the pairs; those that contradict the labels are none of the table.
+        batch: the batch that the table is made from.
+        columns: (g,), the column of `negative` for each row of the gallery.
+        chosen: the pairs to keep. Pairs that contradict the labels have no effect.
     """
     if batch.is_empty:
         return pairs
@@ -204,7 +208,7 @@ def narrowed(pairs: Pairs, batch: Batch, columns: Int[Tensor, " g"], chosen: Cho
     far = _marked(chosen.of_negatives, columns[chosen.negatives], rows, pairs.negative.shape[1])
     if chosen.reach is not None:
         near[:, chosen.reach :] = True
-        far[:, columns[chosen.reach :]] = True  # a column stays where one of its pairs does
+        far[:, columns[chosen.reach :]] = True  # a column is kept if one of its pairs is
         far[chosen.reach :] = True
     of_table = batch.anchors
     if pairs.partner is not None and not batch.has_reference:

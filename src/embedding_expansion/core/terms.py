@@ -1,6 +1,6 @@
-"""What a loss gives for a table of similarities, and the few readings of a table that losses share.
+"""The terms that a loss computes from a table of similarities, and helpers that several losses share.
 
-Notation: s is a similarity of the table, d^2 = 2 - 2s the squared distance it stands for.
+Notation: s is a similarity of the table, d^2 = 2 - 2s the corresponding squared distance.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from torch.nn import functional
 
 from embedding_expansion.core.pairs import Pairs, rounding
 
-STEEPEST = 1e-6  # the distance whose slope is the steepest that is passed on, however wide the numbers
+STEEPEST = 1e-6  # distances below this one pass on the slope of the square root at this one, in every precision
 NOTHING = -1e30  # the logarithm of an empty sum: finite, so that its gradient is 0 and not NaN
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What each anchor adds to a loss, and how much it weighs: t means, each over its own anchors or pairs.
+    """What each anchor adds to a loss, and its weight. A loss is a sum of t means, each over its own anchors or pairs.
 
-    A weight of 0 implies a total of 0, but for a regulariser that is divided by the weights of others. Weights carry
-    no gradient.
+    A weight of 0 implies a total of 0, except for a regulariser that is divided by the weights of other terms. Weights
+    carry no gradient.
     """
 
     total: Float[Tensor, "t a"]
     weight: Float[Tensor, "t a"]
 
     def mean(self) -> Float[Tensor, ""]:
-        """The value of the loss: the sum over t of total.sum() / weight.sum(), 0 where nothing weighs.
+        """The value of the loss: the sum over t of total.sum() / weight.sum(), where a mean of total weight 0 counts 0.
 
         Example:
             >>> Terms(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([[3.0, 1.0], [0.0, 0.0]])).mean()
@@ -42,32 +42,32 @@ class Terms:
         return (self.total.sum(dim=1) * share).sum()
 
     def active_share(self) -> Float[Tensor, ""]:
-        """The share of the anchors that weigh whose total is above 0, without gradient."""
+        """The share of anchors with a total above 0 among those with a weight above 0, without gradient."""
         counts = self.weight.detach() > 0
         return ((self.total.detach() > 0) & counts).sum() / counts.sum().clamp(min=1)
 
 
 def negatives_of_anchors(pairs: Pairs) -> tuple[Float[Tensor, "a m"], Bool[Tensor, "a m"]]:
-    """The anchors' rows of the negatives, without those that only partners read."""
-    if pairs.partner is None:  # there are no such rows
+    """The rows of `pairs.negative` and its mask that belong to anchors, without the additional rows of partners."""
+    if pairs.partner is None:  # all rows belong to anchors
         return pairs.negative, pairs.negative_mask
     a = len(pairs.positive)
     return pairs.negative[:a], pairs.negative_mask[:a]
 
 
 def positive_pairs(pairs: Pairs) -> Float[Tensor, "1 a"]:
-    """The weight of a mean over positive pairs: how many each anchor has."""
+    """The weights of a mean over positive pairs: the number of positives of each anchor."""
     return pairs.positive_mask.sum(dim=1).to(pairs.positive.dtype)[None]
 
 
 def squared_distance(similarity: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
-    """d^2 = 2 - 2s, which rounding may not make negative."""
+    """d^2 = 2 - 2s, clamped at 0 because rounding can make it negative."""
     found: Tensor = _SquaredDistance.apply(similarity)
     return found
 
 
 class _SquaredDistance(torch.autograd.Function):
-    """2 - 2s, 0 at the least, which keeps where it is cut off alone."""
+    """max(2 - 2s, 0). It saves only the mask of the clamped entries for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, similarity: Tensor) -> Tensor:
@@ -82,19 +82,21 @@ class _SquaredDistance(torch.autograd.Function):
 
 
 def distance(similarity: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
-    """The distance, 0 where it cannot be told from 0 (1.4e-3 in float32, 6e-8 in float64). Its gradient is finite.
+    """The distance d, or 0 where rounding hides it (below 1.4e-3 in float32, 6e-8 in float64).
 
-    Read off a similarity, it is exact to about 3e-4 in float32 (1e-8 in float64) where points nearly coincide.
+    The gradient is finite. A distance computed from a similarity is exact to about 3e-4 in float32 (1e-8 in float64) where points nearly
+    coincide.
     """
     found: Tensor = _Distance.apply(similarity)
     return found
 
 
 class _Distance(torch.autograd.Function):
-    """sqrt(2 - 2s), which keeps its result alone.
+    """sqrt(2 - 2s). It saves only its result for the backward pass.
 
-    The square root's slope is infinite at 0. It is bounded by that of the least distance that can be told: points that
-    coincide get no gradient, as that of their similarity is 0, and a batch that has nearly collapsed can come apart.
+    The slope of the square root is infinite at 0. It is bounded by the slope at the smallest distance that rounding
+    does not hide. Points that coincide get no gradient, because the gradient of their similarity is 0; a batch that has
+    nearly collapsed can still separate.
     """
 
     @staticmethod
@@ -111,17 +113,17 @@ class _Distance(torch.autograd.Function):
 
 
 def active(hinge: Float[Tensor, "*t"]) -> Bool[Tensor, "*t"]:
-    """Where a hinge adds something: where it is above 0 by more than rounding alone."""
+    """True where a hinge is above 0 by more than rounding."""
     return hinge > rounding(hinge)
 
 
 def masked_sum(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> Float[Tensor, " a"]:
-    """Row by row over the unmasked entries."""
+    """The sum of each row over its unmasked entries, those whose mask is True."""
     return torch.where(mask, values, 0).sum(dim=1)
 
 
 def masked_logsumexp(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> Float[Tensor, " a"]:
-    """Row by row over the unmasked entries; a large negative number where there are none."""
+    """The log-sum-exp of each row over its unmasked entries, or a large negative number if there are none."""
     if torch.compiler.is_compiling():
         return logsumexp(torch.where(mask, values, NOTHING))
     found: Tensor = _MaskedLogSumExp.apply(values, mask)
@@ -129,7 +131,7 @@ def masked_logsumexp(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) ->
 
 
 class _MaskedLogSumExp(torch.autograd.Function):
-    """The same with one table of its own at a time, forward and back."""
+    """`masked_logsumexp` with at most one temporary table at a time, in the forward and the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, mask: Tensor) -> Tensor:
@@ -144,11 +146,14 @@ class _MaskedLogSumExp(torch.autograd.Function):
         values, mask, found = ctx.saved_tensors
         shares = torch.where(mask, values, NOTHING).sub_(found[:, None]).exp_()
         times = torch.mul if torch.is_grad_enabled() else Tensor.mul_  # a second derivative reads the shares again
-        return times(times(shares, gradient[:, None]), mask), None  # of a row without entries every share is 1
+        return times(times(shares, gradient[:, None]), mask), None  # in a row without entries every share is 1
 
 
 def logsumexp(values: Float[Tensor, "a k"]) -> Float[Tensor, " a"]:
-    """Row by row. Compiled, torch's own asks whether there is an entry at all, which only the batch tells."""
+    """The log-sum-exp of each row.
+
+    torch.compile needs a form without `torch.logsumexp`, which branches on the number of columns.
+    """
     if not torch.compiler.is_compiling():
         return values.logsumexp(dim=1)
     values = with_a_column(values, NOTHING)
@@ -157,12 +162,18 @@ def logsumexp(values: Float[Tensor, "a k"]) -> Float[Tensor, " a"]:
 
 
 def with_a_column(values: Float[Tensor, "a k"], entry: float) -> Float[Tensor, "a m"]:
-    """Compiled, one more column: a batch of no rows has none, and over none there is no maximum. Else as they are."""
+    """Appends a column of `entry` in compiled code, because the maximum over no columns is undefined.
+
+    A batch without rows has no columns. In eager code the values are returned unchanged.
+    """
     return functional.pad(values, (0, 1), value=entry) if torch.compiler.is_compiling() else values
 
 
 def logaddexp(left: Float[Tensor, "*#s"], right: Float[Tensor, "*#s"]) -> Float[Tensor, "*#s"]:
-    """Entry by entry. Torch's own has no second derivative where one of the two is the logarithm of an empty sum."""
+    """log(exp(left) + exp(right)) for each entry, twice differentiable.
+
+    `torch.logaddexp` has no second derivative where one of the two is the logarithm of an empty sum.
+    """
     if torch.compiler.is_compiling():
         return torch.logaddexp(left, right)
     both: list[Tensor] = torch.broadcast_tensors(left, right)  # type: ignore[no-untyped-call]
