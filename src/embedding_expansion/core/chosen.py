@@ -1,4 +1,4 @@
-"""Pairs that the caller chooses by row: an indices tuple, as the miners of several libraries give it."""
+"""Pairs of rows that the caller chooses: an indices tuple, as the miners of several libraries return it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from embedding_expansion.checks import validates
 from embedding_expansion.errors import InvalidInput, InvalidType
 
-IndicesTuple: TypeAlias = tuple[Int[Tensor, " _"], ...] | Any  # `Any`: what is no such tuple gets a sentence
+IndicesTuple: TypeAlias = tuple[Int[Tensor, " _"], ...] | Any  # `Any`: other values get a readable error
 
 TRIPLETS, PAIRS = ("anchors", "positives", "negatives"), ("anchors", "positives", "anchors", "negatives")
 FORMS = "pass triplets (anchors, positives, negatives) or pairs (anchors, positives, anchors, negatives)"
@@ -20,18 +20,22 @@ FORMS = "pass triplets (anchors, positives, negatives) or pairs (anchors, positi
 
 @dataclass(frozen=True)
 class ChosenPairs:
-    """Positive and negative pairs. Anchors are rows of the batch, the others of what it is compared with."""
+    """Positive and negative pairs. Anchors are rows of the batch; positives and negatives are rows of its gallery."""
 
     anchors: Int[Tensor, " k"]
     positives: Int[Tensor, " k"]
     of_negatives: Int[Tensor, " l"]  # the anchors of the negatives
     negatives: Int[Tensor, " l"]
-    reach: int | None = None  # how many rows there were to choose from: pairs with those behind, a memory's, stay
+    reach: int | None = None  # pairs with rows from this index on, those of a memory, are always kept
 
     @classmethod
     @validates
     def of(cls, chosen: IndicesTuple, device: torch.device) -> ChosenPairs:
-        """The pairs of an indices tuple, or an error; of triplets those that occur in some triplet."""
+        """Makes the pairs of an indices tuple. Triplets are split into their positive and negative pairs.
+
+        Raises:
+            InvalidInput, InvalidType: if it is not a tuple of pairs or triplets.
+        """
         if callable(chosen):
             name = type(chosen).__name__
             raise InvalidType(
@@ -53,11 +57,11 @@ class ChosenPairs:
 
     @validates
     def check(self, labels: Int[Tensor, " b"], of_others: Int[Tensor, " g"] | None) -> None:
-        """Raise InvalidInput where rows are out of range, or pairs are not what the labels say.
+        """Raises InvalidInput if rows are out of range, or pairs contradict the labels.
 
         Args:
-            labels: of the batch.
-            of_others: the labels of what it is compared with; None: the batch itself.
+            labels: the labels of the batch.
+            of_others: the labels of the reference; None if the batch is compared with itself.
         """
         if torch.compiler.is_compiling():
             return
@@ -79,7 +83,7 @@ class ChosenPairs:
             raise InvalidInput(f"indices_tuple pairs row {row} with itself; leave such pairs out")
 
     def without(self, ignored: Bool[Tensor, " b"], others_ignored: Bool[Tensor, " g"]) -> ChosenPairs:
-        """The pairs without those of ignored rows, renumbered as the rows that are left."""
+        """The pairs without ignored rows, renumbered for the rows that remain."""
         place, others_place = ~ignored, ~others_ignored
         near = place[self.anchors] & others_place[self.positives]
         far = place[self.of_negatives] & others_place[self.negatives]
@@ -94,7 +98,7 @@ class ChosenPairs:
 
 @validates
 def _rows(name: str, given: Any, device: torch.device) -> Int[Tensor, " k"]:
-    """An entry of an indices tuple, or an error."""
+    """Checks an entry of an indices tuple, and converts it to int64 on the device."""
     what = f"the {name} of indices_tuple"
     if not isinstance(given, Tensor):
         raise InvalidType(f"{what} are a {type(given).__name__}; pass a 1-D tensor of row numbers")

@@ -1,4 +1,4 @@
-"""The C libraries of this package: compiled when it is installed and a compiler is there, opened here."""
+"""Opens the C libraries of this package, which are compiled at installation if a compiler is present."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ off: ContextVar[bool] = ContextVar("off", default=False)
 
 @contextlib.contextmanager
 def disabled() -> Iterator[None]:
-    """Within it torch does what the libraries would, to compare the two."""
+    """Turns the C libraries off within the context, so that torch computes instead; used to compare the two."""
     before = off.set(True)
     try:
         yield

@@ -1,6 +1,6 @@
-"""Functions that torch.compile takes as one operator, since their sizes or loops depend on values.
+"""Functions that torch.compile treats as one operator, because their sizes or loops depend on values.
 
-Eager code calls them as they are: an operator of `torch.library` loads the whole compiler when it is first called.
+Eager code calls the function directly, because an operator of `torch.library` loads the whole compiler on first use.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ R = TypeVar("R")
 
 
 class CustomOp(Generic[P, R]):
-    """A function, and the operator that stands for it in compiled code.
+    """A function, with an operator that replaces it in compiled code.
 
     Args:
-        name: of the operator.
-        function: on tensors and plain values, annotated as `torch.library.custom_op` asks for.
-        fake: gives results of the right shapes.
+        name: the name of the operator.
+        function: takes tensors and plain values, annotated as `torch.library.custom_op` requires.
+        fake: returns results of the right shapes, without values.
         keep: saves what the backward pass needs; the `setup_context` of an autograd function.
         backward: maps `back`, the context and the gradients of the results to the gradients of the arguments.
-        back: the function, itself a custom op, that `backward` calls.
+        back: the custom op that `backward` calls.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class CustomOp(Generic[P, R]):
             self.eager = type(name, (torch.autograd.Function,), methods).apply  # type: ignore[attr-defined]
 
     def __call__(self, *given: P.args, **named: P.kwargs) -> R:
-        """The function's result."""
+        """Calls the function, or the operator in compiled code."""
         call = self.compiled if torch.compiler.is_compiling() else self.eager
         result: R = call(*given, **named)
         return result

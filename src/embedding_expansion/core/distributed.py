@@ -1,4 +1,4 @@
-"""One loss over a batch that is spread over processes: every rank sees all embeddings, and anchors its own."""
+"""A loss over a batch that is spread over processes. Every rank sees all embeddings; its rows are the anchors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over ranks of what each has; its gradient is the sum of what every rank's share of the loss asks for."""
+    """The sum of a tensor over ranks. Its backward pass sums the gradients of all ranks."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, own: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenate every rank's rows; in the backward pass each rank's rows collect their gradient from all ranks."""
+    """Concatenates the rows of all ranks. Its backward pass sums each rank's gradient over all ranks."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, own: Tensor) -> Tensor:
@@ -51,11 +51,12 @@ class _Gather(torch.autograd.Function):
 
 
 class DistributedLoss(nn.Module):
-    """The loss of the whole batch, each rank adding the terms of its own rows.
+    """The loss of a batch that is spread over several ranks. Each rank computes the terms of its rows.
 
-    The value is world size x this rank's total / the weight of all ranks, so that gradients averaged over the ranks, as
-    DistributedDataParallel does, are those of one process on the whole batch. A statistic of the batch (histogram,
-    intra-pair variance) is summed over the ranks, with gradient. Without a process group it is the loss.
+    The value on a rank is world size x total of this rank / weight of all ranks. Averaging the gradients over ranks, as
+    DistributedDataParallel does, then gives the gradients of a single process on the whole batch. A statistic of the
+    batch (histogram, intra-pair variance) is summed over ranks, with gradient. Without a process group the value is
+    that of the given loss.
 
     Args:
         loss: a pair loss or `EmbeddingExpansion`, with reduction "mean".
@@ -63,11 +64,11 @@ class DistributedLoss(nn.Module):
     Shapes: embeddings (b, d) and labels (b,) of this rank; b is the same on every rank.
 
     Raises:
-        InvalidType: if the loss is none of ours.
-        InvalidInput: if its reduction is "none", or the ranks bring batches of different sizes.
+        InvalidType: if the loss is not a pair loss of this package.
+        InvalidInput: if its reduction is "none", or the ranks have batches of different sizes.
 
-    Source: the gather with gradient is common practice; what it mends is that a gather without gradient, or a mean of
-    the ranks' means, trains something else than the loss of the batch.
+    Source: a gather with gradient is common practice. A gather without gradient, or a mean of the means of the ranks,
+    would optimise something other than the loss of the whole batch.
     """
 
     @validates
@@ -83,7 +84,7 @@ class DistributedLoss(nn.Module):
             )
         if loss.ignore_index is not None:
             raise InvalidInput(
-                "ignore_index would leave the ranks with batches of different sizes; drop such rows before"
+                "ignore_index would leave the ranks with batches of different sizes; remove such rows before the call"
             )
         self.loss = loss
 
@@ -105,7 +106,7 @@ class DistributedLoss(nn.Module):
     def forward(
         self,
         embeddings: Float[Tensor, "b d"],
-        labels: Labels = None,  # type: ignore[assignment]  # the loss refuses None in a sentence
+        labels: Labels = None,  # type: ignore[assignment]  # the loss raises a readable error for None
         indices_tuple: IndicesTuple | None = None,
         ref_emb: Float[Tensor, "g d"] | None = None,
         ref_labels: Labels | None = None,
@@ -113,19 +114,20 @@ class DistributedLoss(nn.Module):
         reference: Float[Tensor, "g d"] | None = None,
         reference_labels: Labels | None = None,
     ) -> Float[Tensor, ""]:
-        """This rank's share of the loss, on the scale that averaging over ranks expects.
+        """Computes this rank's share of the loss, scaled for gradients that are averaged over ranks.
 
         Args:
-            embeddings: (b, d), of this rank.
-            labels: (b,), of this rank.
-            indices_tuple: as in `PairLoss.forward`. Rows of other ranks are chosen as pytorch-metric-learning's
-                DistributedMinerWrapper does: this rank's rows come first, then those of the others in their order. Of
-                the pairs those count whose anchor is one of this rank; losses that read both ends of a positive pair
-                (lifted structure, angular) need those of all anchors, efficient=False there.
+            embeddings: (b, d), the embeddings of this rank.
+            labels: (b,), the labels of this rank.
+            indices_tuple: as in `PairLoss.forward`. Rows of all ranks are numbered as in pytorch-metric-learning's
+                DistributedMinerWrapper: first the rows of this rank, then those of the others in the order of the
+                ranks. Only pairs whose anchor is a row of this rank count. Losses that read both ends of a positive
+                pair (lifted structure, angular) need the pairs of all anchors; pass efficient=False to the wrapper for
+                them.
             ref_emb: another name of `reference`.
             ref_labels: another name of `reference_labels`.
-            reference: (g, d), of this rank; the anchors are compared with the references of all ranks.
-            reference_labels: (g,), of this rank.
+            reference: (g, d), the reference of this rank. The anchors are compared with the references of all ranks.
+            reference_labels: (g,), the labels of the reference of this rank.
         """
         theirs = indices_tuple, ref_emb, ref_labels
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
@@ -144,7 +146,7 @@ class DistributedLoss(nn.Module):
 
 
 def _of_all_ranks(inputs: Inputs) -> Inputs:
-    """The arguments with the rows of all ranks, in the order of ranks, of which this rank's are the anchors."""
+    """The arguments with the rows of all ranks, in the order of the ranks. The rows of this rank are the anchors."""
     b, rank, chosen = len(inputs.labels), dist.get_rank(), inputs.chosen
     embeddings, labels = _gathered(inputs.embeddings, inputs.labels, "")
     reference, reference_labels, g = None, None, b
@@ -170,17 +172,17 @@ def _gathered(
 
 
 def _in_order_of_ranks(index: Int[Tensor, " k"], count: int, rank: int) -> Int[Tensor, " k"]:
-    """Rows that are counted with this rank's first, counted in the order of ranks; each rank has `count`."""
-    own, before = (index >= 0) & (index < count), (index >= count) & (index < (rank + 1) * count)
-    return torch.where(own, index + rank * count, torch.where(before, index - count, index))
+    """Converts row indices that count this rank's rows first to the order of ranks; each rank has `count` rows."""
+    of_this, before = (index >= 0) & (index < count), (index >= count) & (index < (rank + 1) * count)
+    return torch.where(of_this, index + rank * count, torch.where(before, index - count, index))
 
 
 def _check_equal(b: int, device: torch.device, of: str) -> None:
-    """Raise InvalidInput on every rank where the ranks' batches differ in size, rather than hang in the gather."""
+    """Raises InvalidInput on every rank if the batches of the ranks differ in size. The gather would hang."""
     sizes = torch.tensor([b, -b], device=device)
     dist.all_reduce(sizes, op=dist.ReduceOp.MAX)
     if int(sizes[0]) != -int(sizes[1]):
         raise InvalidInput(
-            f"the ranks bring between {-int(sizes[1])} and {int(sizes[0])} rows{of}, this one {b}; give every rank as "
-            "many"
+            f"the ranks have between {-int(sizes[1])} and {int(sizes[0])} rows{of}, this one has {b}; pass the same "
+            "number of rows on every rank"
         )

@@ -1,4 +1,4 @@
-"""Cross-batch memory: a pair loss that also compares a batch with the embeddings of batches before it."""
+"""Cross-batch memory: a pair loss that also compares a batch with the embeddings of earlier batches."""
 
 from __future__ import annotations
 
@@ -22,34 +22,38 @@ from embedding_expansion.errors import InvalidInput, InvalidType
 
 
 class CrossBatchMemory(WrappedLoss):
-    """Adds a queue of past embeddings to a pair loss: they are positives, negatives and, expanded, ends of segments.
+    """Adds a queue of earlier embeddings to a pair loss. With expansion they are also ends of segments.
 
-    Past embeddings are constants and never anchors. Expanded, a synthetic point on the anchor's side of a class pair
-    has at least one end in the batch. A batch is compared with the queue as it was before, and then enters it, in
-    training mode only; the oldest embeddings make room for it.
+    Embeddings of the queue are positives and negatives, but not anchors, and they are constants. With expansion, a
+    synthetic point on the anchor's side of a class pair has at least one end in the batch. The loss compares a batch
+    with the queue and then, in training mode only, adds the batch to the queue, where it replaces the oldest
+    embeddings.
 
-    The queue, its labels and its counts are in the state dict. It holds `size` x (`embedding_size` x 4 + 8) bytes, and
-    the table of similarities has b x (b + size) entries. Expanded, a class with k embeddings has k (k - 1) / 2
-    segments: where the queue holds many of each class, limit them with `max_segments`.
+    The state dict holds the queue, its labels and its counters. The queue takes `size` x (`embedding_size` x 4 + 8)
+    bytes, and the table of similarities has b x (b + size) entries. With expansion, a class with k embeddings has
+    k (k - 1) / 2 segments; if the queue holds many embeddings of each class, limit the segments with `max_segments`.
 
     Args:
-        loss: a pair loss, or an `EmbeddingExpansion` of one. Losses on proxies are refused: a proxy already stands for
-            all images of its class. Expanded with scope "anchor" the size must be even, as rows are paired.
+        loss: a pair loss, or an `EmbeddingExpansion` of one. Losses on proxies are refused, because a proxy already
+            represents all images of its class. For an expansion with scope "anchor" the size must be even, because
+            rows are paired.
         embedding_size: dimensions of the embeddings.
-        size: how many embeddings the queue holds.
-        start: batches before the queue is compared with; it fills from the first.
-        **options: as in PairLoss; by default the loss's own. `rows` and `indices_tuple` of a call are of rows of the
-            batch; pairs with the queue stay, and expanded the columns of its classes.
+        size: the number of embeddings in the queue.
+        start: the number of batches after which the loss starts to compare with the queue. The queue fills from the
+            first batch.
+        **options: as in `PairLoss`; by default the options of the given loss. `rows` and `indices_tuple` of a call
+            refer to rows of the batch; they do not restrict the pairs with the queue or, with expansion, the columns of
+            its classes.
 
     Raises:
-        InvalidInput, InvalidType: if an option or a batch cannot be used; `from_memory` and `reference` are not taken.
+        InvalidInput, InvalidType: if an option or a batch cannot be used, or if `from_memory` or `reference` is given.
 
-    On several ranks it is `DistributedLoss(CrossBatchMemory(loss, ...))`: every rank enters the embeddings of all ranks
-    in the order of ranks, so that all hold the same queue.
+    On several ranks use `DistributedLoss(CrossBatchMemory(loss, ...))`. Every rank adds the embeddings of all ranks in
+    the order of the ranks, so that all ranks hold the same queue.
 
-    Source: Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020, algorithm 1. Differs from the source: a
-    batch is compared with itself and the queue by one loss with one mean, not by two losses that are added, and is in
-    the queue once it was used, not before.
+    Source: Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020, algorithm 1. Differs from the source:
+    one loss with one mean compares a batch with itself and the queue, instead of the sum of two losses; and a batch
+    enters the queue after its loss is computed, not before.
 
     Example:
         >>> from embedding_expansion import ContrastiveLoss
@@ -90,22 +94,22 @@ class CrossBatchMemory(WrappedLoss):
         self.start = as_whole(start, "start", least=0)
         self.register_buffer("rows", torch.zeros(length, dimensions))
         self.register_buffer("labels", torch.zeros(length, dtype=torch.int64))
-        self.register_buffer("entered", torch.zeros((), dtype=torch.int64))  # embeddings, in all
+        self.register_buffer("entered", torch.zeros((), dtype=torch.int64))  # total number of embeddings
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def queue(self) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
-        """The embeddings that are there, and their labels."""
+        """The embeddings in the queue, and their labels."""
         there = min(int(self.entered), len(self.labels))
         return self.rows[:there], self.labels[:there]
 
     def with_reference(self, inputs: Inputs) -> Inputs:
-        """The arguments, which must have no reference: the batch is compared with itself and the queue."""
+        """The arguments; raises InvalidInput if they hold a reference."""
         if inputs.reference is not None:
             raise InvalidInput("reference is given to a CrossBatchMemory, which compares with its queue; leave it out")
         return inputs
 
     def prepared(self, inputs: Inputs) -> Batch:
-        """The batch with normalised rows, and after them the queue, whose rows are from memory."""
+        """Makes the batch with normalised rows, followed by the queue, whose rows are marked as from memory."""
         inputs = inputs.prepared(self.normalize, check=self.check_finite)
         embeddings, labels = inputs.embeddings, inputs.labels
         if inputs.from_memory is not None:
@@ -124,7 +128,7 @@ class CrossBatchMemory(WrappedLoss):
         return Batch.of(replace(inputs, embeddings=rows, labels=labels, from_memory=from_memory, chosen=chosen))
 
     def terms_of(self, batch: Batch, across: Callable[[Tensor], Tensor] | None = None) -> Terms:
-        """Both steps; the batch then enters the queue."""
+        """Runs both steps, then adds the batch to the queue in training mode."""
         terms = super().terms_of(batch, across)
         if self.training:
             b = len(batch.labels) if batch.from_memory is None else int((~batch.from_memory).sum())
@@ -140,5 +144,5 @@ class CrossBatchMemory(WrappedLoss):
         self.batches += 1
 
     def extra_repr(self) -> str:
-        """The size of the queue."""
+        """The sizes of the queue and the start."""
         return f"embedding_size={self.rows.shape[1]}, size={len(self.labels)}, start={self.start}"

@@ -1,7 +1,7 @@
-"""Miners: which of a table's positives and negatives a loss gets to see, `Pairs -> Pairs`.
+"""Miners select the positives and negatives of a table that a loss reads, `Pairs -> Pairs`.
 
-They narrow the masks, on plain and on expanded tables alike: `MultiSimilarityLoss(miner=MultiSimilarityMiner())`.
-Choices that depend on the triplet, such as semihard negatives, are options of the triplet loss.
+Pass one to a loss, as in `MultiSimilarityLoss(miner=MultiSimilarityMiner())`. A miner restricts the masks of plain and
+expanded tables. Selections that depend on the triplet, such as semihard negatives, are options of the triplet loss.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from embedding_expansion.core.pairs import Pairs, compare_batch
 from embedding_expansion.core.terms import negatives_of_anchors, squared_distance
 from embedding_expansion.errors import InvalidType
 
-NEAREST, FURTHEST = 0.5, 1.4  # distances at which the weights of `DistanceWeightedMiner` are cut off, as in its paper
+NEAREST, FURTHEST = 0.5, 1.4  # distances that bound the weights of `DistanceWeightedMiner`, as in its paper
 
 
 def narrowed_by(miner: Any, pairs: Pairs, batch: Batch, columns: Int[Tensor, " g"]) -> Pairs:
-    """The table with the pairs that a miner keeps.
+    """Restricts the table to the pairs that a miner keeps.
 
     Args:
-        miner: `Pairs -> Pairs`, or a miner of another library.
+        miner: a callable `Pairs -> Pairs`, or a miner of another library.
         pairs: the table, plain or expanded.
-        batch: what it was made from.
-        columns: (g,), the column of the negatives that each row of the gallery belongs to.
+        batch: the batch that the table is made from.
+        columns: (g,), the column of `negative` for each row of the gallery.
 
     Raises:
-        InvalidType: the miner gives something other than Pairs.
+        InvalidType: if the miner returns something other than Pairs.
     """
     adapter = adapter_of(miner)
     if adapter is not None:
@@ -50,17 +50,19 @@ def narrowed_by(miner: Any, pairs: Pairs, batch: Batch, columns: Int[Tensor, " g
 
 
 class Miner(ABC):
-    """A miner, called in either of two ways.
+    """A miner. It can be called in two ways.
 
-    miner(pairs) narrows a table: so the losses call it. miner(embeddings, labels) mines a plain batch (b, d) with
-    labels (b,), L2-normalised, as the miners of pytorch-metric-learning do, and gives the indices tuple that its losses
-    take, and ours: the pairs (anchors, positives, anchors, negatives). With ref_emb (g, d) and ref_labels (g,)
-    positives and negatives are rows of those. It sees no synthetic points then.
+    `miner(pairs)` restricts a table. The losses call it this way.
+
+    `miner(embeddings, labels)` mines a batch (b, d) with labels (b,), as the miners of pytorch-metric-learning do. It
+    L2-normalises the embeddings and returns an indices tuple (anchors, positives, anchors, negatives), which the losses
+    of both libraries take. With ref_emb (g, d) and ref_labels (g,), positives and negatives are rows of the reference.
+    This way a miner does not see synthetic points.
     """
 
     @abstractmethod
     def narrow(self, pairs: Pairs) -> Pairs:
-        """The table with fewer pairs."""
+        """Returns the table with fewer pairs."""
 
     @overload
     def __call__(self, pairs: Pairs, /) -> Pairs: ...
@@ -72,7 +74,7 @@ class Miner(ABC):
 
     @validates
     def __call__(self, embeddings: Any, labels: Any = None, ref_emb: Any = None, ref_labels: Any = None) -> Any:
-        """The table with fewer pairs, or the pairs of a batch."""
+        """Returns the table with fewer pairs, or the selected pairs of a batch."""
         if isinstance(embeddings, Pairs):
             return self.narrow(embeddings)
         if labels is None:
@@ -93,7 +95,7 @@ class Miner(ABC):
             return positive_anchors, positives, *pairs.negative_mask.nonzero(as_tuple=True)
 
     def __len__(self) -> int:
-        """It has none: a loss of pytorch-metric-learning that is given a miner in the place of pairs asks for it."""
+        """Raises InvalidType. A loss of pytorch-metric-learning asks for it if it gets a miner instead of pairs."""
         name = type(self).__name__
         raise InvalidType(
             f"indices_tuple is a {name}; pass what it chooses, {name}(...)(embeddings, labels), or use this package's "
@@ -101,12 +103,12 @@ class Miner(ABC):
         )
 
     def __iter__(self) -> Iterator[Tensor]:
-        """As `__len__`."""
+        """Raises InvalidType, as `__len__` does."""
         len(self)
         return iter(())
 
     def __bool__(self) -> bool:
-        """It is there."""
+        """True; without this method Python would ask `__len__`."""
         return True
 
 
@@ -114,10 +116,10 @@ class Miner(ABC):
 class MultiSimilarityMiner(Miner):
     """Keeps negatives harder than the anchor's hardest positive, and positives harder than its hardest negative.
 
-    Both up to epsilon: s_ik > min over P_i of s_ij - epsilon, and s_ij < max over N_i of s_ik + epsilon.
+    Both comparisons allow epsilon: s_ik > min over P_i of s_ij - epsilon, and s_ij < max over N_i of s_ik + epsilon.
 
     Args:
-        epsilon: similarity by which a pair may be easier.
+        epsilon: the similarity by which a pair may be easier.
 
     Source: Wang et al., "Multi-Similarity Loss with General Pair Weighting", CVPR 2019, equations 10 and 11. Differs
     from the source: nothing.
@@ -126,7 +128,7 @@ class MultiSimilarityMiner(Miner):
     epsilon: float = 0.1
 
     def narrow(self, pairs: Pairs) -> Pairs:
-        """The table with fewer pairs; of an anchor without negatives no positive is left, and the reverse."""
+        """Returns the table with fewer pairs. An anchor without negatives loses its positives, and vice versa."""
         a = len(pairs.positive)
         furthest = torch.where(pairs.positive_mask, pairs.positive, torch.inf).amin(dim=1, keepdim=True)
         nearest = torch.where(pairs.negative_mask[:a], pairs.negative[:a], -torch.inf).amax(dim=1, keepdim=True)
@@ -135,28 +137,28 @@ class MultiSimilarityMiner(Miner):
 
 @dataclass(frozen=True)
 class EasyPositiveMiner(Miner):
-    """Keeps each anchor's closest positive only.
+    """Keeps only the closest positive of each anchor.
 
     Source: Xuan, Stylianou & Pless, "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, section 3.
-    Differs from the source: negatives are left to the loss.
+    Differs from the source: the miner does not select negatives.
     """
 
     def narrow(self, pairs: Pairs) -> Pairs:
-        """The table with one positive an anchor."""
+        """Returns the table with one positive per anchor."""
         return _narrowed(pairs, _first_largest(pairs.positive, pairs.positive_mask), None)
 
 
 @dataclass(frozen=True)
 class BatchHardMiner(Miner):
-    """Keeps each anchor's furthest positive and closest negative only, of anchors that have both.
+    """Keeps only the furthest positive and the closest negative of each anchor that has both.
 
-    Source: Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, equation 5,
-    a sum of triplets, of which an image alone in its class and a batch of one class have none.
+    Source: Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, equation 5.
+    The equation sums over triplets, so an anchor without a positive or without a negative contributes nothing.
     Differs from the source: nothing.
     """
 
     def narrow(self, pairs: Pairs) -> Pairs:
-        """The table with one positive and one negative an anchor, or with neither."""
+        """Returns the table with one positive and one negative per anchor, or with neither."""
         negative, negative_mask = negatives_of_anchors(pairs)
         both = pairs.positive_mask.any(dim=1, keepdim=True) & negative_mask.any(dim=1, keepdim=True)
         furthest = _first_largest(-pairs.positive, pairs.positive_mask)
@@ -166,18 +168,18 @@ class BatchHardMiner(Miner):
 @validates
 @dataclass(frozen=True)
 class DistanceWeightedMiner(Miner):
-    """Draws as many negatives as an anchor has positives, all distances being equally likely.
+    """Draws as many negatives as an anchor has positives, such that all distances are equally likely.
 
     A negative at distance d is drawn with weight 1 / q(d), where q(d) = d^(n-2) (1 - d^2/4)^((n-3)/2) is the density of
     distances between random points of the unit sphere in n dimensions.
 
     Args:
-        dimensions: n, of the embeddings, 3 or more.
-        generator: of the draws; torch's own by default.
+        dimensions: the dimensions n of the embeddings, 3 or more.
+        generator: the random generator of the draws; by default torch's global generator.
 
     Source: Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017, equation 4. Differs from the source:
-    negatives are drawn without being put back, for the anchor and not for each positive; distances under 0.5 weigh as
-    0.5 does, and those above 1.4 are drawn only where nothing else is left, as in its authors' program.
+    negatives are drawn without replacement, for the anchor and not for each positive. As in the authors' program,
+    distances below 0.5 have the weight of 0.5, and negatives beyond 1.4 are drawn only if there are no others.
     """
 
     dimensions: int
@@ -187,12 +189,12 @@ class DistanceWeightedMiner(Miner):
         object.__setattr__(self, "dimensions", as_whole(self.dimensions, "dimensions", least=3))
 
     def narrow(self, pairs: Pairs) -> Pairs:
-        """The table with the negatives that were drawn."""
+        """Returns the table with the drawn negatives only."""
         a, n = len(pairs.positive), self.dimensions
         square = squared_distance(pairs.negative[:a].detach()).clamp(NEAREST**2, 4 * (1 - 1e-6))
         weight = (2 - n) / 2 * square.log() + (3 - n) / 2 * (1 - square / 4).log()
         weight = torch.where(square > FURTHEST**2, weight - math.log(1e30), weight)
-        # The largest of a logarithm plus Gumbel noise is drawn with that weight; the k largest, one after the other.
+        # The Gumbel-max trick: the k largest of log weight + Gumbel noise are k draws without replacement.
         uniform = torch.rand(weight.shape, generator=self.generator, dtype=torch.float64, device=weight.device)
         score = torch.where(pairs.negative_mask[:a], weight - (-uniform.log()).log(), -torch.inf)
         rank = score.argsort(dim=1, descending=True).argsort(dim=1)
@@ -205,7 +207,7 @@ def _first_largest(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> B
 
 
 def _narrowed(pairs: Pairs, positives: Bool[Tensor, "a p"] | None, negatives: Bool[Tensor, "a m"] | None) -> Pairs:
-    """The table with these of its pairs; rows of negatives that only partners read stay as they are."""
+    """The table restricted to these pairs; the additional rows of partners are unchanged."""
     positive_mask, negative_mask = pairs.positive_mask, pairs.negative_mask
     if positives is not None:
         positive_mask = positive_mask & positives

@@ -1,4 +1,4 @@
-"""The parameters of a loss function and the options of its module, checked once."""
+"""Checks of the parameters of a loss function and of the options of its module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REDUCTIONS: tuple[Reduction, ...] = ("mean", "none")
 
 
 class Options(TypedDict, total=False):
-    """The options that every loss takes; `PairLoss` says what they mean."""
+    """The options that every loss takes; see `PairLoss` for their meaning."""
 
     normalize: bool
     reduction: Reduction
@@ -42,16 +42,16 @@ DEFAULTS: Options = {
 
 @validates
 def checked_options(owner: type, given: Mapping[str, Any], parameters: Mapping[str, Any]) -> Options:
-    """All options, as given or by default.
+    """Checks the given options and adds the defaults of the others.
 
     Args:
-        owner: the module's class, for the sentences.
-        given: options by name.
-        parameters: those of the loss function, which a mistyped name may have meant.
+        owner: the class of the module, for error messages.
+        given: the options by name.
+        parameters: the parameters of the loss function, as suggestions for a mistyped name.
 
     Raises:
-        UnknownName: no option has that name; says the nearest.
-        InvalidInput, InvalidType: an option cannot be used, or two cannot be used together.
+        UnknownName: if an option does not exist; the error suggests the nearest name.
+        InvalidInput, InvalidType: if an option cannot be used, or two of them exclude each other.
     """
     for name in given:
         if name not in DEFAULTS:
@@ -63,14 +63,14 @@ def checked_options(owner: type, given: Mapping[str, Any], parameters: Mapping[s
     check_name("reduction", options["reduction"], REDUCTIONS)
     miner, chunk, ignored = options["miner"], options["chunk"], options["ignore_index"]
     if ignored is not None and whole_number(ignored) is None:
-        raise InvalidType(f"ignore_index is {ignored!r}; pass the label that takes no part, a whole number")
+        raise InvalidType(f"ignore_index is {ignored!r}; pass the label to ignore, a whole number")
     if miner is not None and (isinstance(miner, type) or not callable(miner)):
-        raise InvalidType(f"miner is {miner!r}; pass an instance of a miner, a function of Pairs that gives Pairs")
+        raise InvalidType(f"miner is {miner!r}; pass an instance of a miner, or a function that maps Pairs to Pairs")
     if chunk is not None:
         options["chunk"] = as_whole(chunk, "chunk", least=1, optional=True)
         if getattr(miner, "generator", None) is not None:
             raise InvalidInput(
-                "chunk computes a block again, for which the miner's generator would draw anew; leave it out"
+                "chunk computes each block twice, and the miner's generator would draw anew; leave the generator out"
             )
         if adapter_of(miner) is not None:
             raise InvalidInput(
@@ -81,23 +81,23 @@ def checked_options(owner: type, given: Mapping[str, Any], parameters: Mapping[s
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters after the table. A keyword-only one, such as a batch's statistic, is not for users."""
+    """The parameters of a loss function after its table, without keyword-only ones, which users do not set."""
     after = list(inspect.signature(function).parameters.values())[1:]
     return {parameter.name: parameter for parameter in after if parameter.kind is not parameter.KEYWORD_ONLY}
 
 
 @validates
 def checked_parameters(owner: type, function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a loss function, as given or by default.
+    """Checks the given parameters of a loss function and adds the defaults of the others.
 
     Args:
-        owner: the module's class, for the sentences; its `positive` names the parameters that must be above 0.
-        function: the loss.
-        given: values by name.
+        owner: the class of the module, for error messages; its `positive` lists the parameters that must be above 0.
+        function: the loss function.
+        given: the values by name.
 
     Raises:
-        UnknownName: no parameter has that name; says the nearest.
-        InvalidInput, InvalidType: a value is of the wrong kind, not finite, or not above 0.
+        UnknownName: if a parameter does not exist; the error suggests the nearest name.
+        InvalidInput, InvalidType: if a value has the wrong type, is not finite, or is not above 0.
     """
     known = parameters_of(function)
     for name in given:
@@ -108,10 +108,10 @@ def checked_parameters(owner: type, function: Callable[..., Any], given: Mapping
 
 
 def checked(owner: type, function: Callable[..., Any], parameter: inspect.Parameter, value: Any) -> Any:
-    """The value as its parameter takes it: of the default's kind, finite, and above 0 where it must be.
+    """Checks a value against the type of the parameter's default, and that it is finite, and above 0 where required.
 
     Raises:
-        UnknownName, InvalidInput, InvalidType: it cannot be used; says what can.
+        UnknownName, InvalidInput, InvalidType: if the value cannot be used; the error says what to pass.
     """
     name, default = parameter.name, parameter.default
     what, above = f"{name} of {owner.__name__}", name in getattr(owner, "positive", ())
@@ -126,7 +126,7 @@ def checked(owner: type, function: Callable[..., Any], parameter: inspect.Parame
     if isinstance(default, int) and not isinstance(default, bool):
         return as_whole(value, what, least=1 if above else None)
     if hasattr(value, "dtype") and hasattr(value, "tolist") and isinstance(value.tolist(), (bool, int, float)):
-        value = value.tolist()  # a scalar of NumPy; and of torch, without a gradient
+        value = value.tolist()  # a scalar of NumPy or torch; the latter loses its gradient
     wants_bool = isinstance(default, bool)
     if isinstance(value, bool) is not wants_bool or not isinstance(value, (bool, int, float)):
         wanted = "True or False" if wants_bool else "a number"

@@ -1,4 +1,4 @@
-"""What the losses on proxies share: the reference is their own, a learnt point (or several) for each class."""
+"""The base of the losses on proxies. Their reference is one learnt point, or several, for each class."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from embedding_expansion.errors import InvalidInput
 class ProxyLoss(PairLoss):
     """A loss that compares the batch with learnt proxies of all training classes.
 
-    The proxies are parameters: give `loss.parameters()` to the optimiser as well (papers: 1 to 100 times the model's
-    learning rate, docs/proxy-losses.md), and move the loss to the model's device.
+    The proxies are parameters. Pass `loss.parameters()` to the optimiser too (the papers use 1 to 100 times the
+    learning rate of the model, see docs/proxy-losses.md), and move the loss to the device of the model.
 
     Args:
-        num_classes: training classes, 2 or more.
+        num_classes: the number of training classes, 2 or more.
         embedding_size: dimensions of the embeddings.
-        parameters: of the loss function, by name; a loss of this package takes each of them as an argument.
-        **options: those of PairLoss; `normalize` is for embeddings and proxies.
+        parameters: the parameters of the loss function, by name. The losses of this package take each parameter as an
+            argument instead.
+        **options: as in `PairLoss`; `normalize` applies to embeddings and proxies.
 
     Attributes:
-        proxies: (num_classes * k, embedding_size), the k proxies of class 0, then those of class 1, ... They begin as
-            Gaussian directions with norms of about 1.
+        proxies: (num_classes * k, embedding_size), the k proxies of class 0, then those of class 1, and so on. They are
+            initialised from a Gaussian distribution, with norms of about 1.
 
     Shapes: embeddings (b, embedding_size); labels (b,), from 0 to num_classes - 1.
 
@@ -58,7 +59,7 @@ class ProxyLoss(PairLoss):
         self.proxies = nn.Parameter(torch.randn(shape) / math.sqrt(self.embedding_size))
 
     def with_reference(self, inputs: Inputs) -> Inputs:
-        """The arguments with the proxies and their classes as the reference."""
+        """Adds the proxies and their classes to the arguments, as the reference."""
         name, size = type(self).__name__, inputs.embeddings.shape[1]
         if inputs.reference is not None:
             raise InvalidInput(f"{name} compares with its own proxies; leave reference and reference_labels out")
@@ -73,13 +74,13 @@ class ProxyLoss(PairLoss):
 
     @property
     def takes_no_pairs(self) -> str:
-        """Its pairs are of an image and a proxy."""
+        """The reason why the loss does not accept an `indices_tuple`: its pairs consist of an image and a proxy."""
         return f"{type(self).__name__} compares images with proxies and not with each other"
 
     def with_anchors(self, batch: Batch) -> Batch:
-        """The batch's rows are the anchors, the proxies are what they are compared with."""
+        """The batch with its rows as the anchors and the proxies as the gallery."""
         return batch.against_proxies()
 
     def extra_repr(self) -> str:
-        """The numbers of proxies and dimensions, and the parameters."""
+        """The shape of the proxies, and the parameters."""
         return f"proxies={tuple(self.proxies.shape)}, {super().extra_repr()}"

@@ -84,8 +84,8 @@ class _SquaredDistance(torch.autograd.Function):
 def distance(similarity: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
     """The distance d, or 0 where rounding hides it (below 1.4e-3 in float32, 6e-8 in float64).
 
-    The gradient is finite. A distance computed from a similarity is exact to about 3e-4 in float32 (1e-8 in float64) where points nearly
-    coincide.
+    The gradient is finite. A distance computed from a similarity is exact to about 3e-4 in float32 (1e-8 in float64)
+    where points nearly coincide.
     """
     found: Tensor = _Distance.apply(similarity)
     return found
