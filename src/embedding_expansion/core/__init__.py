@@ -1,1 +1,1 @@
-"""The mathematics: pairs, expansion, losses. Imports torch and jaxtyping only."""
+"""The mathematics: pairs, expansion and losses. Of other libraries it imports only torch and jaxtyping."""

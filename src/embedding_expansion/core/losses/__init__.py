@@ -1,9 +1,9 @@
-"""The pair losses: each a pure function of a table, `Pairs -> Terms`, and beside it the module that users call.
+"""The pair losses. Each consists of a pure function of a table, `Pairs -> Terms`, and the module that users call.
 
-The functions return what every anchor adds and how much it weighs, so that the papers' normalisers come out exactly,
-also when classes differ in size and when a batch is spread over ranks or row blocks.
+A function returns what every anchor adds and its weight. The normalisers of the papers are therefore exact, even if
+classes differ in size or a batch is spread over ranks or row blocks.
 
-A loss is known as soon as its file is here: the registries below, and the names of this package, come from the files.
+To register a loss, add its file here: the registries below and the names of this package are collected from the files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from embedding_expansion.core.proxy_loss import ProxyLoss
 
 
 def _found() -> Iterator[type[PairLoss]]:
-    """The losses of all files here, in the order of the files and within a file."""
+    """The losses of all files in this folder, in the order of the files and of the classes in a file."""
     for file in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{file.name}")
         for value in vars(module).values():

@@ -1,4 +1,4 @@
-"""Angular loss."""
+"""Angular loss: bounds the angle at the negative in the triangle of a negative and a positive pair."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from embedding_expansion.errors import InvalidInput
 def angular(pairs: Pairs, angle: float = 45.0) -> Terms:
     """Angular loss: 1/|P| sum over P of log(1 + sum over N_i of exp(4 t (s_ik + s_jk) - 2 (1 + t) s_ij)).
 
-    t is the squared tangent of the angle. Where the negatives belong to the class (`pairs.per_class`, expansion in
-    class-pair scope), both ends of a positive pair share them: s_jk = s_ik.
+    t is the squared tangent of the angle. If the anchors of a class share their negatives (`pairs.per_class`, as after
+    expansion in class-pair scope), then s_jk = s_ik.
 
     Args:
         pairs: from `compare` or `expand` with partners, metric "inner".
-        angle: the most that the triangle of a negative and the two ends may have at the negative, in degrees.
+        angle: the largest angle, in degrees, that the triangle of a negative and a positive pair may have at the
+            negative.
 
     Returns:
-        Terms (1, a), weighing the positive pairs of each anchor; an anchor without negatives adds 0 to them.
+        Terms (1, a). The weight of an anchor is its number of positive pairs; without negatives its total is 0.
 
     Raises:
         InvalidInput: if the pairs hold no partners and are not per class, or the angle is not between 0 and 90.
 
     Source: Wang et al., "Deep Metric Learning with Angular Loss", ICCV 2017, equation 8. Differs from the source: every
-    other point is a negative, not one per class.
+    point of another class is a negative, not one per class.
     """
     if not 0 < angle < 90:
         raise InvalidInput(f"angle is {angle}; pass degrees between 0 and 90, by default 45")
@@ -54,7 +55,10 @@ def angular(pairs: Pairs, angle: float = 45.0) -> Terms:
 
 @no_type_check  # custom_op cannot read the signature of a function checked by jaxtyping
 def _sums(rows: Tensor, partner: Tensor) -> Tensor:
-    """Log sum over k of exp(rows[i, k] + rows[partner[i, j], k]), (a, p), one slot at a time: no table of triplets."""
+    """Log of the sum over k of exp(rows[i, k] + rows[partner[i, j], k]), (a, p), for one slot j at a time.
+
+    It needs no table of all triplets.
+    """
     mine = rows[: len(partner)]
     return torch.stack([logsumexp(mine + rows[partner[:, j]]) for j in range(partner.shape[1])], dim=1)
 

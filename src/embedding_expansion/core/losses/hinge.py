@@ -1,4 +1,4 @@
-"""Losses of hinges on the distances of pairs: contrastive and margin loss.
+"""Losses with hinges on the distances of pairs: contrastive and margin loss.
 
 Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anchor's positives and negatives.
 """
@@ -36,17 +36,17 @@ Count: TypeAlias = Literal["pairs", "triplets"]
 def contrastive(pairs: Pairs, margin: float = 1.0, squared: bool = True, average: Average = "all") -> Terms:
     """Contrastive loss: mean over P of d_ij^2, plus mean over N of [margin - d_ik]_+^2.
 
-    Two means, each over its own pairs: an anchor without positives still counts in the second.
+    The two means are separate: an anchor without positives still counts in the second.
 
     Args:
         pairs: from `compare` or `expand`, metric "euclidean".
-        margin: distance that negatives should keep.
-        squared: False takes d_ij and [margin - d_ik]_+ themselves, as pytorch-metric-learning does.
-        average: "all" pairs, or those "active", that add something, as pytorch-metric-learning does: two copies of an
-            image add nothing.
+        margin: the distance that negatives should keep.
+        squared: square d_ij and [margin - d_ik]_+; False does not, as in pytorch-metric-learning.
+        average: "all" averages over all pairs; "active" averages over pairs that add more than 0, as
+            pytorch-metric-learning does. Two copies of an image are not active.
 
     Returns:
-        Terms (2, a), weighing the positive and the negative pairs of each anchor.
+        Terms (2, a). The weights of an anchor are its numbers of positive and of negative pairs.
 
     Source: Hadsell, Chopra & LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006, equation 4.
     Differs from the source: two means instead of one sum with halves.
@@ -66,18 +66,18 @@ def contrastive(pairs: Pairs, margin: float = 1.0, squared: bool = True, average
 def margin(pairs: Pairs, margin: float = 0.2, beta: float | Float[Tensor, " a"] = 1.2, count: Count = "pairs") -> Terms:
     """Margin loss: the mean over active pairs of [margin + d_ij - beta]_+ for P and [margin + beta - d_ik]_+ for N.
 
-    A pair is active where its hinge is above 0. `MarginLoss` can learn beta; its paper draws negatives with
-    `DistanceWeightedMiner`.
+    A pair is active if its hinge is above 0. `MarginLoss` can learn beta. The paper draws negatives as
+    `DistanceWeightedMiner` does.
 
     Args:
         pairs: from `compare` or `expand`, metric "euclidean".
-        margin: half the distance between the closest negative and the furthest positive that cost nothing.
-        beta: the boundary between positives and negatives: a number, or one for each anchor.
-        count: "pairs" takes each pair once; "triplets" takes it as often as the anchor has pairs of the other kind in
-            the sum, and once in the count, as pytorch-metric-learning does.
+        margin: half the distance between the closest negative and the furthest positive at which both hinges are 0.
+        beta: the boundary between positives and negatives: a number, or one number for each anchor.
+        count: "pairs" counts each pair once. "triplets" multiplies each pair by the number of pairs of the other kind
+            that its anchor has, as pytorch-metric-learning does.
 
     Returns:
-        Terms (1, a), weighing the active pairs of each anchor.
+        Terms (1, a). The weight of an anchor is its number of active pairs; "triplets" multiplies them in the same way.
 
     Source: Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017, equation 5. Differs from the source:
     nothing; see `MarginLoss` for the regulariser of beta.
@@ -105,21 +105,21 @@ class ContrastiveLoss(PairLoss, function=contrastive, metric="euclidean"):
 
 
 class MarginLoss(PairLoss, function=margin, metric="euclidean", positive=("beta",), monotone=False):
-    """Margin loss (margin=0.2, beta=1.2, count="pairs") with a boundary that can be learnt; see `losses.margin`.
+    """Margin loss (margin=0.2, beta=1.2, count="pairs") with an optional learnt boundary; see `losses.margin`.
 
     Args:
         margin, beta, count: as in `losses.margin`.
-        learn_beta: make beta a parameter of the module; its optimiser should have a rate of its own.
-        num_classes: learn a beta for each class, labels being 0 to num_classes - 1; None: one for all.
-        nu: weight of the regulariser of a learnt beta, which would else grow: nu times the anchor's beta joins the sum
-            of the hinges once for each positive of the anchor, and is divided by the active pairs as they are. With
-            count="triplets" it is pytorch-metric-learning's: once for each triplet where there is a beta for each
-            class; undivided, nu times beta, where there is one for all.
-        **options: those of PairLoss.
+        learn_beta: make beta a parameter of the module. Give it a separate learning rate in the optimiser.
+        num_classes: learn one beta per class, for labels from 0 to num_classes - 1; None: one beta for all classes.
+        nu: the weight of a regulariser that keeps a learnt beta from growing. It adds nu times the anchor's beta to the
+            sum of the hinges once per positive of the anchor; the sum is then divided by the number of active pairs.
+            With count="triplets" the regulariser is that of pytorch-metric-learning: once per triplet with a beta per
+            class, or nu times beta, not divided by a number of pairs, with one beta for all classes.
+        **options: as in `PairLoss`.
 
-    Source: Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017, section 4.2, the problem that nu
-    regularises, and the authors' program, which draws a triplet for each positive and divides both sums by the active
-    pairs. Differs from the source: no beta for each image.
+    Source: Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017, section 4.2 for the regulariser nu, and
+    the authors' program, which draws a triplet for each positive and divides both sums by the number of active pairs.
+    Differs from the source: there is no beta per image.
     """
 
     @validates
@@ -139,13 +139,13 @@ class MarginLoss(PairLoss, function=margin, metric="euclidean", positive=("beta"
             raise InvalidType(f"learn_beta of MarginLoss is {learn_beta!r}; pass True or False")
         classes = as_limit(num_classes, "num_classes")
         if classes is not None and not learn_beta:
-            raise InvalidInput("num_classes is given, but learn_beta is not; a beta for each class is a learnt one")
+            raise InvalidInput("num_classes is given, but learn_beta is False; pass learn_beta=True, or leave it out")
         self.nu, self.beta = as_number(nu, "nu of MarginLoss", least=0), None
         if learn_beta:
             self.beta = nn.Parameter(torch.full((classes or 1,), float(self.parameters_of_function["beta"])))
 
     def terms(self, pairs: Pairs, batch: Batch, statistic: Tensor | None = None) -> Terms:
-        """What each anchor adds, with its class's beta."""
+        """What each anchor adds, with the beta of its class and the regulariser."""
         if self.beta is None:
             return super().terms(pairs, batch)
         anchor_labels = batch.anchor_labels

@@ -1,4 +1,4 @@
-"""Losses of logarithms of sums of exponentials: N-pair, lifted structure and its general form, multi-similarity.
+"""Losses with logarithms of sums of exponentials: N-pair, lifted structure, its general form, multi-similarity.
 
 Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anchor's positives and negatives.
 """
@@ -34,11 +34,11 @@ def n_pair(pairs: Pairs, scale: float = 1.0) -> Terms:
         scale: multiplies the similarities (an inverse temperature).
 
     Returns:
-        Terms (1, a), weighing the positive pairs of each anchor; an anchor without negatives adds 0 to them.
+        Terms (1, a). The weight of an anchor is its number of positive pairs; without negatives its total is 0.
 
     Source: Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NIPS 2016, equation 4. Differs
-    from the source: every other point is a negative, not one per class; similarities of normalised embeddings are
-    scaled instead of regularising the norm.
+    from the source: every point of another class is a negative, not one per class; the similarities of normalised
+    embeddings are scaled, and their norm is not regularised.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     against = masked_logsumexp(scale * negative, negative_mask)
@@ -49,24 +49,25 @@ def n_pair(pairs: Pairs, scale: float = 1.0) -> Terms:
 def lifted_structure(pairs: Pairs, margin: float = 1.0) -> Terms:
     """Lifted structure loss: 1/(2|P|) sum over P of [log(sum of exp(margin - d) over N_i and N_j) + d_ij]_+^2.
 
-    Where the negatives belong to the class (`pairs.per_class`, expansion in class-pair scope), both ends of a positive
-    pair share them and they count once; elsewhere the partner's row joins the anchor's.
+    If the anchors of a class share their negatives (`pairs.per_class`, as after expansion in class-pair scope), the
+    negatives of both ends of a positive pair are the same and count once. Otherwise the sum runs over the negatives of
+    both ends.
 
     Args:
         pairs: from `compare` or `expand` with partners, metric "euclidean".
-        margin: distance that negatives should keep.
+        margin: the distance that negatives should keep.
 
     Returns:
-        Terms (1, a), weighing the positive pairs of each anchor; an anchor without negatives adds 0 to them.
+        Terms (1, a). The weight of an anchor is its number of positive pairs; without negatives its total is 0.
 
     Raises:
         InvalidInput: if the pairs hold no partners and are not per class.
 
-    Compared with a reference, N_j are the reference's rows of other classes than j, as N_i are.
+    With a reference, N_j consists of the rows of the reference with other labels than j, as N_i does.
 
     Source: Oh Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR 2016, equation 4; Ko
-    & Gu, CVPR 2020. Differs from the source: nothing. In a batch of one class the sum is empty, its logarithm minus
-    infinity, and the hinge 0.
+    & Gu, CVPR 2020. Differs from the source: nothing. In a batch of one class the sum is empty, its logarithm is minus
+    infinity, and the hinge is 0.
     """
     row = masked_logsumexp(margin - distance(pairs.negative), pairs.negative_mask)
     against = row[: len(pairs.positive), None]
@@ -79,21 +80,21 @@ def lifted_structure(pairs: Pairs, margin: float = 1.0) -> Terms:
 
 
 def generalized_lifted_structure(pairs: Pairs, margin: float = 1.0, positive_margin: float = 0.0) -> Terms:
-    """Generalised lifted structure loss: mean over anchors of a hinge of all positives against all negatives.
+    """Generalised lifted structure loss: the mean over anchors of a hinge of all positives against all negatives.
 
         [log sum over P_i of exp(d_ij - positive_margin) + log sum over N_i of exp(margin - d_ik)]_+
 
     Args:
         pairs: from `compare` or `expand`, metric "euclidean".
-        margin: distance that negatives should keep.
-        positive_margin: distance that positives may keep; 0 in the paper.
+        margin: the distance that negatives should keep.
+        positive_margin: the distance that positives may keep; 0 in the paper.
 
     Returns:
         Terms (1, a), weight 1 for every anchor with a positive and a negative.
 
     Source: Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, section 2
-    (L_LG). Differs from the source: nothing. Without positives or without negatives a logarithm is minus infinity, the
-    hinge 0, and the anchor is not counted.
+    (L_LG). Differs from the source: nothing. For an anchor without positives or without negatives, a logarithm is minus
+    infinity and the hinge is 0; the anchor does not count.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     pull = masked_logsumexp(distance(pairs.positive) - positive_margin, pairs.positive_mask)
@@ -110,15 +111,15 @@ def multi_similarity(pairs: Pairs, alpha: float = 2.0, beta: float = 50.0, base:
 
     Args:
         pairs: from `compare` or `expand`, metric "inner".
-        alpha: sharpness of the positive term.
-        beta: sharpness of the negative term.
-        base: the similarity around which pairs are weighed (lambda in the papers).
+        alpha: the sharpness of the positive term.
+        beta: the sharpness of the negative term.
+        base: the similarity around which pairs are weighted (lambda in the papers).
 
     Returns:
-        Terms (1, a), weight 1 for every anchor, also one without positives or negatives.
+        Terms (1, a), weight 1 for every anchor, including those without positives or negatives.
 
     Source: Wang et al., "Multi-Similarity Loss with General Pair Weighting", CVPR 2019, equation 15. Differs from the
-    source: no pair mining here; for that give the module the miner `MultiSimilarityMiner`.
+    source: this function does not mine pairs; pass the miner `MultiSimilarityMiner` to the module for that.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     pull = functional.softplus(masked_logsumexp(-alpha * (pairs.positive - base), pairs.positive_mask)) / alpha
@@ -153,7 +154,7 @@ class GeneralizedLiftedStructureLoss(PairLoss, function=generalized_lifted_struc
 class MultiSimilarityLoss(PairLoss, function=multi_similarity, metric="inner", positive=("alpha", "beta")):
     """Multi-similarity loss (alpha=2.0, beta=50.0, base=0.5); see `losses.multi_similarity`.
 
-    With `miner=MultiSimilarityMiner()` as in its paper, without by default as in that of embedding expansion.
+    Its paper uses `miner=MultiSimilarityMiner()`. The default, no miner, is as in the paper on embedding expansion.
     """
 
     @validates

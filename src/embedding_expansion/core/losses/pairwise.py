@@ -1,7 +1,7 @@
-"""Sums over all pairs of a positive and a negative of an anchor, without the table of them.
+"""Sums over all pairs of a positive and a negative of an anchor, without a table of all triplets.
 
-A table of all triplets has b x p x m entries. Here one slot of the positives is looked at at a time, in the backward
-pass again, so that memory is that of the negatives.
+Such a table has a x p x m entries. These sums process one slot of the positives at a time, and again in the backward
+pass, so their memory is that of the table of negatives.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ def sum_over_negatives(
     lowest: float = -torch.inf,
     highest: float = torch.inf,
 ) -> tuple[Tensor, Tensor]:
-    """For each of an anchor's positives j, the sum over its negatives k of f(near_j - away_k), and how many there are.
+    """For each positive j of an anchor, sums f(near_j - away_k) over its negatives k, and counts the summands.
 
     Args:
-        kind: f: "softplus" or "sigmoid".
-        near: (a, p), of the positives.
-        away: (a, m), of the negatives.
-        near_mask: (a, p).
-        away_mask: (a, m).
-        lowest: pairs of this difference, or a smaller one, take no part.
-        highest: nor do those of this one, or a larger one.
+        kind: the function f, "softplus" or "sigmoid".
+        near: (a, p), the values of the positives.
+        away: (a, m), the values of the negatives.
+        near_mask: (a, p), the slots of `near` that are used.
+        away_mask: (a, m), the entries of `away` that are used.
+        lowest: excludes pairs with a difference of at most this.
+        highest: excludes pairs with a difference of at least this.
 
     Returns:
-        The sums (a, p) and the counts (a, p), 0 in slots that are not used.
+        The sums (a, p) and the counts (a, p), both 0 in unused slots.
     """
     total, count = _sum(kind, near, away, near_mask, away_mask, lowest, highest)
     return total, count.detach()
 
 
 def _gaps(near: Tensor, away: Tensor, away_mask: Tensor, lowest: float, highest: float) -> Iterator[tuple[int, Tensor]]:
-    """Slot by slot the differences, minus infinity, of which f and its slope are 0, where there is no pair."""
+    """The differences near_j - away_k, by slot j; minus infinity, where f and f' are 0, for excluded pairs."""
     away = torch.where(away_mask, away, torch.inf)
     for j in range(near.shape[1]):
         gap = near[:, j, None] - away

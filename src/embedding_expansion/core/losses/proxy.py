@@ -1,8 +1,8 @@
-"""Losses on proxies, learnt points that stand for classes: Proxy-NCA, softmax and its margins, Proxy-Anchor.
+"""Losses on proxies, learnt points that represent classes: Proxy-NCA, softmax and its margins, Proxy-Anchor.
 
 The table is `compare(embeddings, labels, reference=proxies, reference_labels=...)`: an anchor's positives are the
-proxies of its class, its negatives those of all others. Proxy-Anchor reads the same table turned round: the anchors are
-the proxies, the reference is the batch.
+proxies of its class, its negatives the proxies of all other classes. Proxy-Anchor swaps the sides: its anchors are the
+proxies, and its reference is the batch.
 
 Notation: s is a similarity of the table, d^2 = 2 - 2s; y is the anchor's class, z runs over the other classes.
 """
@@ -32,43 +32,43 @@ from embedding_expansion.core.terms import (
     squared_distance,
 )
 
-SMALLEST_SQUARE = 1e-12  # of a sine, whose square root's slope is infinite at 0
+SMALLEST_SQUARE = 1e-12  # lower bound of a squared sine, because the slope of the square root is infinite at 0
 
 
-def _own(pairs: Pairs) -> tuple[Float[Tensor, " a"], Bool[Tensor, " a"]]:
-    """The similarity to the proxy of the anchor's class, the nearest of several; and whether there is one."""
-    there = pairs.positive_mask.any(dim=1)
+def _target(pairs: Pairs) -> tuple[Float[Tensor, " a"], Bool[Tensor, " a"]]:
+    """The similarity to the nearest proxy of the anchor's class, and whether the class has a proxy."""
+    has_target = pairs.positive_mask.any(dim=1)
     nearest = torch.where(pairs.positive_mask, pairs.positive, -torch.inf).max(dim=1).values
-    return torch.where(there, nearest, 0), there
+    return torch.where(has_target, nearest, 0), has_target
 
 
-def _cross_entropy(own: Float[Tensor, " a"], there: Bool[Tensor, " a"], pairs: Pairs, scale: float) -> Terms:
-    """-log softmax of the own class among all, of similarities times scale: a mean over the anchors."""
+def _cross_entropy(target: Float[Tensor, " a"], has_target: Bool[Tensor, " a"], pairs: Pairs, scale: float) -> Terms:
+    """The cross-entropy of the anchor's class among all classes, with logits scale * similarity; mean over anchors."""
     negative, negative_mask = negatives_of_anchors(pairs)
     against = masked_logsumexp(scale * negative, negative_mask)
-    term = torch.where(there, functional.softplus(against - scale * own), 0)
-    return Terms(term[None], there.to(term.dtype)[None])
+    term = torch.where(has_target, functional.softplus(against - scale * target), 0)
+    return Terms(term[None], has_target.to(term.dtype)[None])
 
 
 def proxy_nca(pairs: Pairs, scale: float = 1.0, whole_softmax: bool = False) -> Terms:
     """Proxy-NCA: the mean over anchors of -log(exp(-scale d_y^2) / sum over z of exp(-scale d_z^2)).
 
     Args:
-        pairs: anchors against proxies, one a class, metric "euclidean".
+        pairs: anchors against proxies, one per class, metric "euclidean".
         scale: multiplies the squared distances (an inverse temperature).
-        whole_softmax: the own class joins the sum, as in pytorch-metric-learning and in Proxy-NCA++.
+        whole_softmax: include the anchor's class in the sum, as pytorch-metric-learning and Proxy-NCA++ do.
 
     Returns:
-        Terms (1, a), weight 1 for every anchor whose class has a proxy and which has a negative. They can be negative,
-        but not with `whole_softmax`.
+        Terms (1, a), weight 1 for every anchor that has a negative and whose class has a proxy. Totals can be negative
+        unless `whole_softmax` is set.
 
     Source: Movshovitz-Attias et al., "No Fuss Distance Metric Learning using Proxies", ICCV 2017, equation 4 with
     proxies in place of points (section 3.2). Differs from the source: nothing; the source has no scale.
     """
-    own, there = _own(pairs)
+    target, has_target = _target(pairs)
     negative, negative_mask = negatives_of_anchors(pairs)
-    counts = there & negative_mask.any(dim=1)
-    pull = scale * squared_distance(own)
+    counts = has_target & negative_mask.any(dim=1)
+    pull = scale * squared_distance(target)
     against = masked_logsumexp(-scale * squared_distance(negative), negative_mask)
     term = functional.softplus(pull + against) if whole_softmax else pull + against
     return Terms(torch.where(counts, term, 0)[None], counts.to(term.dtype)[None])
@@ -78,26 +78,26 @@ def normalized_softmax(pairs: Pairs, temperature: float = 0.05) -> Terms:
     """Normalised softmax: the mean over anchors of -log(exp(s_y / t) / (exp(s_y / t) + sum over z of exp(s_z / t))).
 
     Args:
-        pairs: anchors against proxies, one a class, metric "inner".
-        temperature: t; small is sharp.
+        pairs: anchors against proxies, one per class, metric "inner".
+        temperature: t; a small value makes the softmax sharp.
 
     Returns:
         Terms (1, a), weight 1 for every anchor whose class has a proxy.
 
     Source: Zhai & Wu, "Classification is a Strong Baseline for Deep Metric Learning", BMVC 2019, section 3, the
-    normalised softmax loss with a temperature. Differs from the source: the layer normalisation before it is the
-    model's affair.
+    normalised softmax loss with a temperature. Differs from the source: the layer normalisation before the loss is left
+    to the model.
     """
-    return _cross_entropy(*_own(pairs), pairs, 1 / temperature)
+    return _cross_entropy(*_target(pairs), pairs, 1 / temperature)
 
 
 def cosface(pairs: Pairs, margin: float = 0.35, scale: float = 64.0) -> Terms:
     """CosFace, large margin cosine loss: softmax cross-entropy of scale * s_z against scale * (s_y - margin).
 
     Args:
-        pairs: anchors against proxies, one a class, metric "inner", of unit rows.
-        margin: on the cosine.
-        scale: the norm to which embeddings are taken.
+        pairs: anchors against proxies, one per class, metric "inner", of unit rows.
+        margin: the margin on the cosine.
+        scale: the norm to which embeddings are scaled.
 
     Returns:
         Terms (1, a), weight 1 for every anchor whose class has a proxy.
@@ -105,42 +105,44 @@ def cosface(pairs: Pairs, margin: float = 0.35, scale: float = 64.0) -> Terms:
     Source: Wang et al., "CosFace: Large Margin Cosine Loss for Deep Face Recognition", CVPR 2018, equation 4. Differs
     from the source: nothing.
     """
-    own, there = _own(pairs)
-    return _cross_entropy(own - margin, there, pairs, scale)
+    target, has_target = _target(pairs)
+    return _cross_entropy(target - margin, has_target, pairs, scale)
 
 
 def arcface(pairs: Pairs, margin: float = 0.5, scale: float = 64.0) -> Terms:
     """ArcFace, angular margin loss: softmax cross-entropy of scale * s_z against scale * cos(angle_y + margin).
 
     Args:
-        pairs: anchors against proxies, one a class, metric "inner", of unit rows.
-        margin: on the angle, in radians.
-        scale: the norm to which embeddings are taken.
+        pairs: anchors against proxies, one per class, metric "inner", of unit rows.
+        margin: the margin on the angle, in radians.
+        scale: the norm to which embeddings are scaled.
 
     Returns:
         Terms (1, a), weight 1 for every anchor whose class has a proxy.
 
     Source: Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", CVPR 2019, equation 3.
-    Differs from the source: where the angle and the margin together exceed pi, and the cosine would rise again, it is
-    s_y - margin sin(margin), as in the authors' program.
+    Differs from the source: where angle + margin exceeds pi, beyond which the cosine would rise again, the logit is
+    scale * (s_y - margin sin(margin)), as in the authors' program.
     """
-    own, there = _own(pairs)
-    cosine = own.clamp(-1, 1)
+    target, has_target = _target(pairs)
+    cosine = target.clamp(-1, 1)
     sine = (1 - cosine.square()).clamp(min=SMALLEST_SQUARE).sqrt()
     widened = cosine * math.cos(margin) - sine * math.sin(margin)
     narrow_enough = cosine >= -math.cos(margin)  # angle <= pi - margin
-    return _cross_entropy(torch.where(narrow_enough, widened, cosine - margin * math.sin(margin)), there, pairs, scale)
+    return _cross_entropy(
+        torch.where(narrow_enough, widened, cosine - margin * math.sin(margin)), has_target, pairs, scale
+    )
 
 
 def nearest_center(pairs: Pairs, k: int) -> Pairs:
-    """One similarity a class: that of the nearest of its k proxies.
+    """Reduces k proxies per class to one similarity per class: that of the nearest proxy.
 
     Args:
-        pairs: anchors against the proxies of every class, those of a class together.
-        k: proxies of a class.
+        pairs: anchors against the proxies of every class, where the proxies of a class are adjacent.
+        k: the number of proxies per class.
 
     Returns:
-        Pairs with one positive and one negative a class. `arcface` of them is SubCenter-ArcFace.
+        Pairs with one positive, and one negative per other class. `arcface` of these pairs is SubCenter-ArcFace.
 
     Source: Deng et al., "Sub-center ArcFace: Boosting Face Recognition by Large-scale Noisy Web Faces", ECCV 2020,
     the max pooling over sub-centres. Differs from the source: nothing.
@@ -149,15 +151,15 @@ def nearest_center(pairs: Pairs, k: int) -> Pairs:
 
 
 def soft_centers(pairs: Pairs, k: int, gamma: float = 0.1) -> Pairs:
-    """One similarity a class: the mean over its k proxies, weighted by the softmax of their similarities / gamma.
+    """Reduces k proxies per class to one similarity: their mean, weighted by the softmax of similarity / gamma.
 
     Args:
-        pairs: anchors against the proxies of every class, those of a class together.
-        k: proxies of a class.
-        gamma: small prefers the nearest.
+        pairs: anchors against the proxies of every class, where the proxies of a class are adjacent.
+        k: the number of proxies per class.
+        gamma: a small value prefers the nearest proxy.
 
     Returns:
-        Pairs with one positive and one negative a class. `cosface` of them is SoftTriple.
+        Pairs with one positive, and one negative per other class. `cosface` of these pairs is SoftTriple.
 
     Source: Qian et al., "SoftTriple Loss: Deep Metric Learning Without Triplet Sampling", ICCV 2019, the
     relaxed similarity of an example to a class. Differs from the source: nothing.
@@ -168,7 +170,7 @@ def soft_centers(pairs: Pairs, k: int, gamma: float = 0.1) -> Pairs:
 
 
 def _one_a_class(pairs: Pairs, k: int, reading: Callable[[Tensor], Tensor]) -> Pairs:
-    """The similarities to the k proxies of a class, read as one."""
+    """Reduces the similarities to the k proxies of each class to one, by `reading` along the last axis."""
     if len(pairs.positive) == 0:
         return pairs
     negative, negative_mask = negatives_of_anchors(pairs)
@@ -188,35 +190,36 @@ def soft_triple(
     """SoftTriple: softmax cross-entropy of scale * S_z against scale * (S_y - margin), S as in `soft_centers`.
 
     Args:
-        pairs: anchors against the k proxies of every class, those of a class together, metric "inner".
-        margin: on the similarity (delta in the paper).
-        scale: sharpness of the softmax over classes (lambda in the paper).
-        gamma: of the softmax over a class's proxies; small prefers the nearest.
-        centers_per_class: proxies of a class.
+        pairs: anchors against the k proxies of every class, where the proxies of a class are adjacent, metric "inner".
+        margin: the margin on the similarity (delta in the paper).
+        scale: the sharpness of the softmax over classes (lambda in the paper).
+        gamma: the temperature of the softmax over the proxies of a class; a small value prefers the nearest.
+        centers_per_class: k, the number of proxies per class.
 
     Returns:
         Terms (1, a), weight 1 for every anchor whose class has a proxy.
 
     Source: Qian et al., "SoftTriple Loss: Deep Metric Learning Without Triplet Sampling", ICCV 2019, the
-    loss of the title. Differs from the source: what draws a class's proxies together reads no similarity of the batch,
-    so that it is a part of the module (`SoftTripleLoss`).
+    loss of the title. Differs from the source: the regulariser, which pulls the proxies of a class together, is part of
+    the module `SoftTripleLoss`, because it does not depend on the batch.
     """
     return cosface(soft_centers(pairs, centers_per_class, gamma), margin, scale)
 
 
 def proxy_anchor(pairs: Pairs, margin: float = 0.1, alpha: float = 32.0) -> Terms:
-    """Proxy-Anchor: every proxy pulls the batch's rows of its class and pushes the others, the hardest the most.
+    """Proxy-Anchor: every proxy pulls the rows of its class and pushes all other rows, the hardest ones the most.
 
         mean over proxies with positives of log(1 + sum over P of exp(-alpha (s - margin)))
         + mean over all proxies of log(1 + sum over N of exp(alpha (s + margin)))
 
     Args:
-        pairs: proxies, one a class, against the batch, metric "inner".
-        margin: on the similarity (delta in the paper).
-        alpha: sharpness.
+        pairs: proxies, one per class, against the batch, metric "inner".
+        margin: the margin on the similarity (delta in the paper).
+        alpha: the sharpness.
 
     Returns:
-        Terms of shape (2, a). The pull weighs the proxies of classes that are in the batch, the push all.
+        Terms (2, a). The first mean, the pull, is over the proxies of classes in the batch; the second, the push, is
+        over all proxies.
 
     Source: Kim et al., "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020, equation 4. Differs from the source:
     nothing.
@@ -231,10 +234,10 @@ def proxy_anchor(pairs: Pairs, margin: float = 0.1, alpha: float = 32.0) -> Term
 
 
 class ProxyNCALoss(ProxyLoss, function=proxy_nca, metric="euclidean", positive=("scale",)):
-    """Proxy-NCA (scale=1.0, whole_softmax=False); see `losses.proxy_nca`, and ProxyLoss for the rest.
+    """Proxy-NCA (scale=1.0, whole_softmax=False); see `losses.proxy_nca`, and `ProxyLoss` for the other arguments.
 
-    Expanded, an anchor is pushed from every other class's proxy by the hardest point of its own class, original or
-    synthetic, and pulled to its own proxy itself.
+    With expansion, the similarity to the proxy of another class is that of the hardest point of the anchor's class,
+    original or synthetic. The similarity to the proxy of the anchor's class is that of the anchor itself.
     """
 
     @validates
@@ -250,7 +253,7 @@ class ProxyNCALoss(ProxyLoss, function=proxy_nca, metric="euclidean", positive=(
 
 
 class NormalizedSoftmaxLoss(ProxyLoss, function=normalized_softmax, metric="inner", positive=("temperature",)):
-    """Normalised softmax (temperature=0.05); see `losses.normalized_softmax`. Expanded as ProxyNCALoss."""
+    """Normalised softmax (temperature=0.05); see `losses.normalized_softmax`. It is expanded as ProxyNCALoss."""
 
     @validates
     def __init__(
@@ -260,7 +263,7 @@ class NormalizedSoftmaxLoss(ProxyLoss, function=normalized_softmax, metric="inne
 
 
 class CosFaceLoss(ProxyLoss, function=cosface, metric="inner", positive=("scale",)):
-    """CosFace (margin=0.35, scale=64.0); see `losses.cosface`. Expanded as ProxyNCALoss."""
+    """CosFace (margin=0.35, scale=64.0); see `losses.cosface`. It is expanded as ProxyNCALoss."""
 
     @validates
     def __init__(
@@ -275,7 +278,7 @@ class CosFaceLoss(ProxyLoss, function=cosface, metric="inner", positive=("scale"
 
 
 class ArcFaceLoss(ProxyLoss, function=arcface, metric="inner", positive=("scale",)):
-    """ArcFace (margin=0.5 radians, scale=64.0); see `losses.arcface`. Expanded as ProxyNCALoss."""
+    """ArcFace (margin=0.5 radians, scale=64.0); see `losses.arcface`. It is expanded as ProxyNCALoss."""
 
     @validates
     def __init__(
@@ -292,8 +295,8 @@ class ArcFaceLoss(ProxyLoss, function=arcface, metric="inner", positive=("scale"
 class SubCenterArcFaceLoss(ProxyLoss, function=arcface, name="sub_center_arcface", metric="inner", positive=("scale",)):
     """SubCenter-ArcFace (sub_centers=3, margin=0.5 radians, scale=64.0): `losses.arcface` of `losses.nearest_center`.
 
-    Expanded, the hardest point of the anchor's class is compared with the nearest sub-centre of every other class;
-    there are no points between sub-centres.
+    With expansion, the hardest point of the anchor's class is compared with the nearest sub-centre of every other
+    class. There are no points between sub-centres.
     """
 
     @validates
@@ -306,11 +309,11 @@ class SubCenterArcFaceLoss(ProxyLoss, function=arcface, name="sub_center_arcface
         scale: float = 64.0,
         **options: Unpack[Options],
     ) -> None:
-        self.per_class = as_whole(sub_centers, "sub_centers", least=1)  # first: the proxies are made of it
+        self.per_class = as_whole(sub_centers, "sub_centers", least=1)  # the base class reads it
         super().__init__(num_classes, embedding_size, {"margin": margin, "scale": scale}, **options)
 
     def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
-        """The similarities to the nearest sub-centre of every class. An expanded table has these already."""
+        """The similarities to the nearest sub-centre of every class; an expanded table already holds them."""
         return nearest_center(super().compare(batch, statistics=statistics), self.per_class)
 
 
@@ -324,8 +327,8 @@ class SoftTripleLoss(
 ):
     """SoftTriple (centers_per_class=10, margin=0.01, scale=20.0, gamma=0.1, tau=0.2); see `losses.soft_triple`.
 
-    tau weighs what draws the centres of a class together where it needs fewer: tau / (C K (K - 1)) times the sum of the
-    distances of any two centres of a class, for C classes of K centres each.
+    tau is the weight of a regulariser that merges superfluous centres of a class: tau / (C K (K - 1)) times the sum of
+    the distances between any two centres of the same class, for C classes with K centres each.
     """
 
     @validates
@@ -341,14 +344,14 @@ class SoftTripleLoss(
         tau: float = 0.2,
         **options: Unpack[Options],
     ) -> None:
-        # first: the proxies are made of it
+        # Set first, because the base class reads it.
         self.per_class = as_whole(centers_per_class, "centers_per_class", least=1)
         given = {"margin": margin, "scale": scale, "gamma": gamma}
         super().__init__(num_classes, embedding_size, given, **options)
         self.tau = as_number(tau, "tau of SoftTripleLoss", least=0)
 
     def terms(self, pairs: Pairs, batch: Batch, statistic: Tensor | None = None) -> Terms:
-        """What each anchor adds; that of the centres is a mean of its own, to which every anchor adds the same."""
+        """What each anchor adds; the regulariser of the centres is a second mean, equal for all anchors."""
         terms = soft_triple(pairs, **self.parameters_of_function, centers_per_class=self.per_class)
         if self.tau == 0 or self.per_class == 1:
             return terms
@@ -356,23 +359,23 @@ class SoftTripleLoss(
         return Terms(torch.cat([terms.total, spread]), torch.cat([terms.weight, torch.ones_like(spread)]))
 
     def spread(self) -> Float[Tensor, ""]:
-        """The sum of the distances of any two centres of a class, over C K (K - 1)."""
+        """The sum of the distances between any two centres of the same class, divided by C K (K - 1)."""
         centers = functional.normalize(self.proxies, dim=1).view(self.num_classes, self.per_class, -1)
         t, s = torch.triu_indices(self.per_class, self.per_class, offset=1)
         similarity = (centers @ centers.mT)[:, t, s]
         return distance(similarity).sum() / (len(self.proxies) * (self.per_class - 1))
 
     def extra_repr(self) -> str:
-        """The parameters, and tau."""
+        """The parameters of the loss function, and tau."""
         return f"{super().extra_repr()}, tau={self.tau}"
 
 
 class ProxyAnchorLoss(ProxyLoss, function=proxy_anchor, metric="inner", positive=("alpha",)):
-    """Proxy-Anchor (margin=0.1, alpha=32.0); see `losses.proxy_anchor`, and ProxyLoss for the rest.
+    """Proxy-Anchor (margin=0.1, alpha=32.0); see `losses.proxy_anchor`, and `ProxyLoss` for the other arguments.
 
-    The anchors are the proxies and the whole batch is what they are compared with, so `rows` and `past` change nothing,
-    and reduction "none" gives the terms of the proxies. Expanded, every other class of the batch pushes a proxy with
-    its hardest point, original or synthetic.
+    The anchors are the proxies, which are compared with the whole batch. `rows` and `from_memory` therefore have no
+    effect, and `per_anchor` returns the terms of the proxies. With expansion, every other class of the batch pushes a
+    proxy by its hardest point, original or synthetic.
     """
 
     @validates
@@ -387,5 +390,5 @@ class ProxyAnchorLoss(ProxyLoss, function=proxy_anchor, metric="inner", positive
         super().__init__(num_classes, embedding_size, {"margin": margin, "alpha": alpha}, **options)
 
     def with_anchors(self, batch: Batch) -> Batch:
-        """The proxies are the anchors, the batch is what they are compared with."""
+        """The batch with the proxies as the anchors and its rows as the gallery."""
         return batch.swapped() if len(batch.labels) else batch

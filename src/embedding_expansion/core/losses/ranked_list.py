@@ -1,4 +1,4 @@
-"""Ranked list loss."""
+"""Ranked list loss: a weighted mean of the violations of two distance boundaries."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def ranked_list(
     negative_temperature: float = 10.0,
     imbalance: float = 0.5,
 ) -> Terms:
-    """Ranked list loss: positives within alpha - margin, negatives beyond alpha; what violates this is averaged.
+    """Ranked list loss: keeps positives within alpha - margin and negatives beyond alpha, averaging the violations.
 
         (1 - imbalance) sum over P* of w_ij (d_ij - alpha + margin) + imbalance sum over N* of w_ik (alpha - d_ik)
 
-    P* and N* are the anchor's violating pairs, a negative at distance 0 among them; the weights are a softmax over them
-    of temperature x violation.
+    P* and N* are the violating pairs of the anchor, including negatives at distance 0. The weights w are a softmax of
+    temperature x violation over these pairs.
 
     Args:
         pairs: from `compare` or `expand`, metric "euclidean".
-        margin: between the two boundaries, m in the paper.
-        alpha: distance that negatives should keep.
-        positive_temperature: T of the positives, 0 or above; 0 weighs them equally.
+        margin: the distance between the two boundaries, m in the paper.
+        alpha: the distance that negatives should keep.
+        positive_temperature: T of the positives, 0 or above; 0 gives them equal weights.
         negative_temperature: T of the negatives, 0 or above.
-        imbalance: weight of the negatives, lambda in the paper, from 0 to 1.
+        imbalance: the weight of the negatives, lambda in the paper, from 0 to 1.
 
     Returns:
         Terms (1, a), weight 1 for every anchor.
@@ -46,7 +46,7 @@ def ranked_list(
         InvalidInput: if imbalance is not from 0 to 1, or a temperature is below 0.
 
     Source: Wang et al., "Ranked List Loss for Deep Metric Learning", CVPR 2019, equations 1 to 8. Differs from the
-    source: nothing; positives have weights as in the longer paper of 2021 if a temperature is given.
+    source: nothing. With a positive temperature above 0, positives have weights as in the extended paper of 2021.
     """
     if not 0 <= imbalance <= 1:
         raise InvalidInput(f"imbalance is {imbalance}; pass a number from 0 to 1, by default 0.5")
@@ -63,7 +63,7 @@ def ranked_list(
 
 
 def _weighed(violation: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"], temperature: float) -> Float[Tensor, " a"]:
-    """The mean of what is above 0, weighed by a softmax over it; 0 where nothing is."""
+    """The mean of the violations above 0, weighted by a softmax over them; 0 if there are none."""
     counts = mask & active(violation)
     weight = torch.where(counts, temperature * violation, NOTHING).softmax(dim=1)
     return torch.where(counts, weight * violation, 0).sum(dim=1)

@@ -1,4 +1,4 @@
-"""Losses that stand for a measure of the ranking: FastAP, SmoothAP, Recall@K.
+"""Losses that approximate a measure of the ranking: FastAP, SmoothAP, Recall@K.
 
 Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anchor's positives and negatives.
 """
@@ -24,11 +24,13 @@ FURTHEST = 4.0  # the squared distance of opposite unit vectors
 def fast_ap(pairs: Pairs, bins: int = 10) -> Terms:
     """FastAP: the mean over anchors of 1 - 1/|P_i| sum over r of h+_r H+_r / H_r, average precision on a histogram.
 
-    h+ is the soft histogram of the squared distances to the positives, H+ its running sum, H that of all.
+    h+ is the soft histogram of the squared distances to the positives, H+ is its running sum, and H is the running sum
+    of the histogram over positives and negatives.
 
     Args:
         pairs: from `compare` or `expand`, metric "euclidean", of unit vectors.
-        bins: how many, between squared distances of 0 and 4; every distance is shared between its two nearest edges.
+        bins: the number of bins between squared distances of 0 and 4; every distance is shared between the two nearest
+            edges.
 
     Returns:
         Terms (1, a), weight 1 for every anchor with a positive.
@@ -47,7 +49,7 @@ def fast_ap(pairs: Pairs, bins: int = 10) -> Terms:
 
 
 def _histogram(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"], bins: int) -> Float[Tensor, "a edges"]:
-    """How many of the values lie near each edge, a value between two edges shared linearly."""
+    """The soft number of values at each edge; a value between two edges is shared linearly."""
     place = values.clamp(max=FURTHEST) * (bins / FURTHEST)
     lower = place.detach().floor().clamp(max=bins - 1)
     share = place - lower
@@ -57,7 +59,10 @@ def _histogram(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"], bins: in
 
 
 def _running_sum(histogram: Float[Tensor, "a edges"]) -> Float[Tensor, "a edges"]:
-    """Edge by edge. Compiled, torch's own asks on its way back whether there is an anchor at all."""
+    """The cumulative sum over edges.
+
+    torch.compile needs a form without `torch.cumsum`, whose backward pass branches on the number of anchors.
+    """
     if not torch.compiler.is_compiling():
         return histogram.cumsum(dim=1)
     edges = histogram.shape[1]
@@ -68,13 +73,13 @@ def smooth_ap(pairs: Pairs, temperature: float = 0.01, query_counts: bool = Fals
     """Smooth AP: the mean over anchors of 1 - 1/|P_i| sum over P_i of (1 + R+_ij) / (1 + R+_ij + R-_ij).
 
     R+_ij and R-_ij are the soft numbers of positives and of negatives ranked before j: sums of
-    sigmoid((s_ik - s_ij) / temperature).
+    sigmoid((s_ik - s_ij) / temperature) over k.
 
     Args:
         pairs: from `compare` or `expand`, metric "inner".
-        temperature: of the sigmoid, above 0.
-        query_counts: the anchor itself is one more positive, of similarity 1, as in the authors' program and
-            pytorch-metric-learning.
+        temperature: the temperature of the sigmoid, above 0.
+        query_counts: count the anchor itself as one more positive, with similarity 1, as the authors' program and
+            pytorch-metric-learning do.
 
     Returns:
         Terms (1, a), weight 1 for every anchor with a positive.
@@ -102,27 +107,27 @@ def recall_at_k(
 ) -> Terms:
     """Recall@K surrogate: the mean over anchors and K of 1 - 1/|P_i| sum over P_i of sigmoid((K - r_ij) / t_1).
 
-    r_ij, the soft rank of positive j, is 1 + the sum over all others of sigmoid((s_ik - s_ij) / t_2). An anchor with
-    more than K positives keeps at least 1 - K/|P_i|. The authors' program computes
+    r_ij, the soft rank of positive j, is 1 + the sum over all other rows k of sigmoid((s_ik - s_ij) / t_2). For an
+    anchor with more than K positives the loss is at least about 1 - K/|P_i|. The authors' program computes
 
         1 - 1/min(K, |P_i|) min(K, sum over P_i of sigmoid((K - r_ij) / (t_1 K)))
 
-    where the anchor itself, of similarity 1, is one of the others that r_ij counts.
+    where r_ij also counts the anchor itself, with similarity 1.
 
     Args:
-        pairs: from `compare` or `expand`, metric "inner"; of unit vectors where `form` is "program".
-        ks: the K.
-        rank_temperature: t_1, of the step at rank K, above 0.
-        temperature: t_2, of the ranks, above 0.
-        form: "equation", that of the paper, or "program", that of the authors' program.
+        pairs: from `compare` or `expand`, metric "inner"; of unit vectors if `form` is "program".
+        ks: the values of K.
+        rank_temperature: t_1, the temperature of the step at rank K, above 0.
+        temperature: t_2, the temperature of the ranks, above 0.
+        form: "equation" is the formula of the paper, "program" that of the authors' program.
 
     Returns:
         Terms (1, a), weight 1 for every anchor with a positive.
 
     Source: Patel, Tolias & Matas, "Recall@k Surrogate Loss with Large Batches and Similarity Mixup", CVPR 2022,
-    equations 4 to 7, and github.com/yash0307/RecallatK_surrogate, src/losses.py. Differs from the source: without its
-    similarity mixup, for which embedding expansion stands here; "program" takes classes of any size, and a K above the
-    size of the batch as it is.
+    equations 4 to 7, and github.com/yash0307/RecallatK_surrogate, src/losses.py. Differs from the source: similarity
+    mixup is omitted, because embedding expansion takes its place; "program" accepts classes of any size, and does not
+    change a K that exceeds the size of the batch.
     """
     before, wrong = _ranked_before(pairs, pairs.positive, pairs.positive_mask, temperature)
     rank = 1 + before + wrong
@@ -144,7 +149,7 @@ def recall_at_k(
 def _ranked_before(
     pairs: Pairs, positive: Float[Tensor, "a p"], mask: Bool[Tensor, "a p"], temperature: float
 ) -> tuple[Float[Tensor, "a p"], Float[Tensor, "a p"]]:
-    """The soft numbers of other positives, and of negatives, that are ranked before each positive."""
+    """The soft numbers of other positives and of negatives ranked before each positive."""
     negative, negative_mask = negatives_of_anchors(pairs)
     near, away = -positive / temperature, -negative / temperature
     before, _ = sum_over_negatives("sigmoid", near, near, mask, mask)

@@ -18,23 +18,23 @@ from embedding_expansion.core.terms import Terms, active, masked_sum, negatives_
 def snr_contrastive(pairs: Pairs, margin: float = 1.0, positive_margin: float = 0.0, average: Average = "all") -> Terms:
     """Contrastive loss: mean over P of [d_ij - positive_margin]_+, plus mean over N of [margin - d_ik]_+.
 
-    d_ij = var(x_i - x_j) / var(x_i), over coordinates: the noise that separates j from the anchor's signal. It changes
-    if the space is rotated, and between two points of a segment it is no bilinear form of the ends, so that there is no
-    expansion of this loss.
+    d_ij = var(x_i - x_j) / var(x_i), with variances over coordinates, is the ratio of the noise that separates j from
+    the anchor i to the signal of the anchor. The distance changes if the space is rotated. Between points of segments
+    it is not a bilinear form of the ends, so this loss cannot be expanded.
 
     Args:
         pairs: from `compare`, metric "snr".
-        margin: distance that negatives should keep.
-        positive_margin: distance that positives may keep.
-        average: "all" pairs, or those "active", that add something, as pytorch-metric-learning does: two copies of an
-            image add nothing.
+        margin: the distance that negatives should keep.
+        positive_margin: the distance that positives may keep.
+        average: "all" averages over all pairs; "active" averages over pairs with a hinge above 0, as
+            pytorch-metric-learning does. Two copies of an image are not active.
 
     Returns:
-        Terms (2, a), weighing the positive and the negative pairs of each anchor.
+        Terms (2, a). The weights of an anchor are its numbers of positive and of negative pairs.
 
     Source: Yuan et al., "Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning", CVPR 2019,
-    equations 3, 4 and 7. Differs from the source: without the regulariser that keeps rows at a mean of 0; an anchor
-    whose coordinates are all equal has no signal, for which the ratio is undefined, and is at distance 0 of every row.
+    equations 3, 4 and 7. Differs from the source: the regulariser that keeps the mean of a row at 0 is omitted; an
+    anchor whose coordinates are all equal has no signal, so the ratio is undefined, and its distances are set to 0.
     """
     positive_mask, (negative, negative_mask) = pairs.positive_mask, negatives_of_anchors(pairs)
     pull = functional.relu(2 - 2 * pairs.positive - positive_margin)

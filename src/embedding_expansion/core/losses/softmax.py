@@ -1,4 +1,4 @@
-"""Losses of a softmax over an anchor's positives and negatives: NT-Xent, SupCon, NCA, tuplet margin, circle.
+"""Losses with a softmax over an anchor's positives and negatives: NT-Xent, SupCon, NCA, tuplet margin, circle.
 
 Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anchor's positives and negatives.
 """
@@ -28,7 +28,7 @@ from embedding_expansion.core.terms import (
 )
 
 Objective: TypeAlias = Literal["log", "probability"]
-ON_THE_CIRCLE = 1e-7  # how near to 1 a cosine may come before its angle has no gradient, if rounding is less
+ON_THE_CIRCLE = 1e-7  # an angle has no gradient if its cosine is within this, or within rounding, of 1 or -1
 
 
 def nt_xent(pairs: Pairs, temperature: float = 0.07) -> Terms:
@@ -41,17 +41,17 @@ def nt_xent(pairs: Pairs, temperature: float = 0.07) -> Terms:
         temperature: t, above 0.
 
     Returns:
-        Terms (1, a), weighing the positive pairs of each anchor; an anchor without negatives adds 0 to them.
+        Terms (1, a). The weight of an anchor is its number of positive pairs; without negatives its total is 0.
 
     Source: van den Oord, Li & Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018, equation 4;
     Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations" (SimCLR), ICML 2020, equation
-    1. Differs from the source: any number of positives, each a pair of its own.
+    1. Differs from the source: an anchor may have any number of positives, and each forms a separate pair.
     """
     return n_pair(pairs, scale=1 / temperature)
 
 
 def sup_con(pairs: Pairs, temperature: float = 0.1) -> Terms:
-    """Supervised contrastive loss: mean over anchors of -1/|P_i| sum over P_i of log softmax(s / t) at j.
+    """Supervised contrastive loss: the mean over anchors of -1/|P_i| sum over P_i of log softmax(s / t) at j.
 
     The softmax is over the anchor's positives and negatives.
 
@@ -62,9 +62,9 @@ def sup_con(pairs: Pairs, temperature: float = 0.1) -> Terms:
     Returns:
         Terms (1, a), weight 1 for every anchor with a positive.
 
-    Source: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2 (L_out), whose denominator A(i)
-    holds positives and negatives alike, so that a batch of one class has a loss as well. Differs from the source:
-    anchors without positives are left out of the mean.
+    Source: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2 (L_out). Its denominator A(i)
+    contains positives and negatives, so the loss of a batch of one class is not 0. Differs from the source: anchors
+    without positives are left out of the mean.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     positive = pairs.positive / temperature
@@ -77,12 +77,14 @@ def sup_con(pairs: Pairs, temperature: float = 0.1) -> Terms:
 
 
 def nca(pairs: Pairs, scale: float = 1.0, objective: Objective = "log") -> Terms:
-    """Neighbourhood components analysis: mean over anchors of -log p_i, p_i the share of P_i in all exp(-scale d^2).
+    """Neighbourhood components analysis: the mean over anchors of -log p_i, for the share p_i of P_i in the softmax.
+
+    The softmax is over the anchor's positives and negatives, of -scale d^2.
 
     Args:
         pairs: from `compare` or `expand`, metric "euclidean".
-        scale: of squared distances (the source has none, its map scales).
-        objective: "log", -log p_i, or "probability", 1 - p_i.
+        scale: multiplies the squared distances (the source has no scale, because its linear map can scale).
+        objective: "log" is -log p_i, "probability" is 1 - p_i.
 
     Returns:
         Terms (1, a), weight 1 for every anchor with a positive.
@@ -91,7 +93,7 @@ def nca(pairs: Pairs, scale: float = 1.0, objective: Objective = "log") -> Terms
     section 2 (the sum of log p_i). Differs from the source: a mean to be minimised instead of a sum to be maximised.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
-    # Of -scale d^2 = 2 scale s - 2 scale, in p_i, the constant cancels.
+    # In -scale d^2 = 2 scale s - 2 scale the constant cancels in p_i.
     near = masked_logsumexp(2 * scale * pairs.positive, pairs.positive_mask)
     away = masked_logsumexp(2 * scale * negative, negative_mask)
     counts = pairs.positive_mask.any(dim=1)
@@ -102,29 +104,30 @@ def nca(pairs: Pairs, scale: float = 1.0, objective: Objective = "log") -> Terms
 def tuplet_margin(pairs: Pairs, margin: float = 5.73, scale: float = 64.0) -> Terms:
     """Tuplet margin loss: 1/|P| sum over P of log(1 + sum over N_i of exp(scale (cos a_ik - cos(a_ij - margin)))).
 
-    a is the angle between two rows, which have to be unit vectors; that of two copies of an image is 0.
+    a is the angle between two rows, which must be unit vectors. The angle between two copies of an image is exactly 0.
 
     Args:
-        pairs: from `compare` or `expand`, metric "inner" (of unit vectors "euclidean" is the same).
-        margin: in degrees.
-        scale: of cosines.
+        pairs: from `compare` or `expand`, metric "inner" (for unit vectors "euclidean" is the same).
+        margin: the margin on the angle, in degrees.
+        scale: multiplies the cosines.
 
     Returns:
-        Terms (1, a), weighing the positive pairs of each anchor; an anchor without negatives adds 0 to them. The
-        gradient of an angle is cut off within 1e-7 (in float32 1e-6) of a cosine of 1 or -1, where it grows beyond
-        all bounds.
+        Terms (1, a). The weight of an anchor is its number of positive pairs; without negatives its total is 0. The
+        gradient of an angle is set to 0 where the cosine is within 1e-7 (in float32 1e-6) of 1 or -1, because it grows
+        without bound there.
 
     Source: Yu & Tao, "Deep Metric Learning with Tuplet Margin Loss", ICCV 2019, equation 4. Differs from the source:
-    every other point is a negative, not one per class; without the intra-pair variance, see `intra_pair_variance`.
+    every point of another class is a negative, not one per class; the intra-pair variance is a separate loss, see
+    `intra_pair_variance`.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     against = masked_logsumexp(scale * negative, negative_mask)
-    term = functional.softplus(against[:, None] - scale * _turned(pairs.positive, math.radians(margin)))
+    term = functional.softplus(against[:, None] - scale * _cosine_minus_margin(pairs.positive, math.radians(margin)))
     return Terms(masked_sum(term, pairs.positive_mask)[None], positive_pairs(pairs))
 
 
-def _turned(similarity: Float[Tensor, "a p"], angle: float) -> Float[Tensor, "a p"]:
-    """The cosines of the angles less this one, without gradient where two rows lie on one line."""
+def _cosine_minus_margin(similarity: Float[Tensor, "a p"], angle: float) -> Float[Tensor, "a p"]:
+    """cos(a - angle) for the angle a of each similarity, without gradient where a is close to 0 or pi."""
     cosine = similarity.clamp(-1, 1)
     with torch.no_grad():
         off = 1 - cosine.abs()
@@ -140,12 +143,12 @@ def circle(pairs: Pairs, margin: float = 0.4, scale: float = 80.0) -> Terms:
 
         l_ij = -scale [1 + margin - s_ij]_+ (s_ij - 1 + margin),   l_ik = scale [s_ik + margin]_+ (s_ik - margin)
 
-    The weights in brackets pass no gradient on.
+    The weights in square brackets carry no gradient.
 
     Args:
         pairs: from `compare` or `expand`, metric "inner".
-        margin: m in the paper.
-        scale: gamma in the paper.
+        margin: the relaxation margin, m in the paper.
+        scale: the scale factor, gamma in the paper.
 
     Returns:
         Terms (1, a), weight 1 for every anchor with a positive and a negative.

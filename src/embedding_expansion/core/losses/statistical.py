@@ -1,6 +1,6 @@
-"""Losses that look at the whole batch: intra-pair variance and histogram loss.
+"""Losses that depend on a statistic of the whole batch: intra-pair variance and histogram loss.
 
-Their statistic is a sum over anchors, with gradient, so that row blocks and ranks add up to the batch's.
+The statistic is a sum over anchors, with gradient. The sum over row blocks or ranks is therefore that of the batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from embedding_expansion.core.terms import Terms, masked_sum, negatives_of_ancho
 
 
 def pair_sums(pairs: Pairs) -> Float[Tensor, " 4"]:
-    """Sum and number of the positives' similarities, sum and number of the negatives'."""
+    """The sum and number of the similarities of positives, then the sum and number of those of negatives."""
     return torch.stack(_sums(pairs))
 
 
@@ -42,16 +42,16 @@ def intra_pair_variance(
 ) -> Terms:
     """Intra-pair variance loss: mean over P of [(1 - e) m+ - s_ij]_+^2, plus mean over N of [s_ik - (1 + e) m-]_+^2.
 
-    m+ and m- are the batch's mean similarities of positives and of negatives. It is added to another loss.
+    m+ and m- are the mean similarities of positives and of negatives in the batch. Add this loss to another loss.
 
     Args:
         pairs: from `compare` or `expand`, metric "inner".
-        positive_epsilon: e of the positives.
-        negative_epsilon: e of the negatives.
+        positive_epsilon: e for the positives.
+        negative_epsilon: e for the negatives.
         statistic: `pair_sums` of the whole batch; by default of these pairs.
 
     Returns:
-        Terms (2, a), weighing the positive and the negative pairs of each anchor.
+        Terms (2, a). The weights of an anchor are its numbers of positive and of negative pairs.
 
     Source: Yu & Tao, "Deep Metric Learning with Tuplet Margin Loss", ICCV 2019, equations 8 and 9. Differs from the
     source: nothing.
@@ -67,7 +67,7 @@ def intra_pair_variance(
 
 
 def positive_histogram(pairs: Pairs, bins: int = 100) -> Float[Tensor, " edges"]:
-    """The soft histogram of the positives' similarities, on bins + 1 edges from -1 to 1."""
+    """The soft histogram of the similarities of positives, on bins + 1 edges from -1 to 1."""
     edge, share = _place(pairs.positive, bins)
     mask = pairs.positive_mask
     found = pairs.positive.new_zeros(bins + 1)
@@ -76,7 +76,7 @@ def positive_histogram(pairs: Pairs, bins: int = 100) -> Float[Tensor, " edges"]
 
 
 def _place(similarity: Float[Tensor, "a k"], bins: int) -> tuple[Tensor, Tensor]:
-    """The edge below each similarity, and how far it is towards the next."""
+    """The edge below each similarity, and its fractional position between this edge and the next."""
     place = (similarity.clamp(-1, 1) + 1) * (bins / 2)
     edge = place.detach().floor().clamp(max=bins - 1)
     return edge.long(), place - edge
@@ -85,18 +85,18 @@ def _place(similarity: Float[Tensor, "a k"], bins: int) -> tuple[Tensor, Tensor]
 def histogram(pairs: Pairs, bins: int = 100, *, statistic: Float[Tensor, " edges"] | None = None) -> Terms:
     """Histogram loss: the probability that a random negative is more similar than a random positive.
 
-    Read off the soft histogram of the batch's positives: the mean over N of its distribution function at s_ik.
+    It is the mean over N, at s_ik, of the distribution function of the soft histogram of the batch's positives.
 
     Args:
         pairs: from `compare` or `expand`, metric "inner", of unit vectors.
-        bins: of the histogram, between similarities of -1 and 1.
+        bins: the number of bins of the histogram, between similarities of -1 and 1.
         statistic: `positive_histogram` of the whole batch; by default of these pairs.
 
     Returns:
-        Terms (1, a), weighing the negative pairs of each anchor.
+        Terms (1, a). The weight of an anchor is its number of negative pairs.
 
     Source: Ustinova & Lempitsky, "Learning Deep Embeddings with Histogram Loss", NIPS 2016, equations 2 to 4. Differs
-    from the source: the negatives' histogram is not made, the sum over it is taken pair by pair, which is the same.
+    from the source: the histogram of the negatives is not built; summing over the pairs gives the same value.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     found = positive_histogram(pairs, bins) if statistic is None else statistic

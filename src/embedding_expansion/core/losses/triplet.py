@@ -1,4 +1,4 @@
-"""Losses of triplets: an anchor, a positive and a negative.
+"""Losses on triplets of an anchor, a positive and a negative.
 
 Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anchor's positives and negatives.
 """
@@ -27,7 +27,7 @@ from embedding_expansion.core.terms import (
     with_a_column,
 )
 
-ROWS = 256  # of a table that are sorted at a time
+ROWS = 256  # rows of a table to sort at a time
 Mining: TypeAlias = Literal["all", "hard", "semihard", "easy_positive"]
 
 
@@ -41,28 +41,30 @@ def triplet(
 ) -> Terms:
     """Triplet loss: 1/|P| sum over (i, j) in P and k in N_i of [d_ij^2 - d_ik^2 + margin]_+.
 
-    The triplets are never listed: which of them are active is counted by sorting, and the sum over the active ones is
-    linear in the distances. Memory is that of the table.
+    The function never lists the triplets. It counts the active ones by sorting; their sum is linear in the distances.
+    It needs as much memory as the table.
 
     Args:
         pairs: from `compare` or `expand`, metric "euclidean".
-        margin: on squared distances; on distances where `squared` is False.
-        mining: which triplets take part: "all"; "hard", whose negative is as close as the positive or closer;
-            "semihard", whose negative is further away, but not by more than the margin; "easy_positive", those with
-            the anchor's closest positive. As close is what differs by rounding alone.
-        soft_margin: log(1 + exp(d_ij - d_ik)) instead of the hinge; the margin then only says what is semihard.
-        squared: False takes distances themselves, as pytorch-metric-learning does.
-        average: "all" divides by the number of positive pairs, as the paper does; "active" by the number of triplets
-            that add something, as pytorch-metric-learning does. With `soft_margin` all that take part do.
+        margin: the margin on squared distances, or on distances if `squared` is False.
+        mining: the triplets to use. "all" uses all of them; "hard" those whose negative is at most as far away as the
+            positive; "semihard" those whose negative is further away than the positive, but by at most the margin;
+            "easy_positive" those with the closest positive of the anchor. Distances that differ only by rounding count
+            as equal.
+        soft_margin: use log(1 + exp(d_ij - d_ik)) instead of the hinge; the margin then only defines "semihard".
+        squared: use squared distances; False uses distances, as pytorch-metric-learning does.
+        average: "all" divides by the number of positive pairs, as in the paper; "active" divides by the number of
+            triplets with a hinge above 0, as in pytorch-metric-learning. With `soft_margin` all used triplets are
+            active.
 
     Returns:
-        Terms (1, a), weighing the positive pairs of each anchor, or its active triplets; an anchor without negatives
-        adds 0.
+        Terms (1, a). The weight of an anchor is its number of positive pairs, or of active triplets; without negatives
+        its total is 0.
 
-    Source: Schroff, Kalenichenko & Philbin, "FaceNet", CVPR 2015, equation 2, and section 3.2 for semihard: d_ij < d_ik
-    there, so that a tie is hard; Xuan, Stylianou & Pless, "Improved Embeddings with Easy Positive Triplet Mining", WACV
-    2020; normalised as in Ko & Gu, CVPR 2020, equation 1. Differs from the source: every semihard negative takes part,
-    none is drawn.
+    Source: Schroff, Kalenichenko & Philbin, "FaceNet", CVPR 2015, equation 2, and section 3.2 for semihard, where
+    d_ij < d_ik makes a tie hard; Xuan, Stylianou & Pless, "Improved Embeddings with Easy Positive Triplet Mining", WACV
+    2020; normalised as in Ko & Gu, CVPR 2020, equation 1. Differs from the source: all semihard negatives are used, and
+    not one drawn at random.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     positive_mask = pairs.positive_mask if mining != "easy_positive" else _closest(pairs)
@@ -80,7 +82,7 @@ def triplet(
 
 
 def _closest(pairs: Pairs) -> Bool[Tensor, "a p"]:
-    """The closest positive of every anchor."""
+    """The mask of the closest positive of every anchor."""
     closest = torch.where(pairs.positive_mask, pairs.positive, -torch.inf).argmax(dim=1, keepdim=True)
     return pairs.positive_mask & torch.zeros_like(pairs.positive_mask).scatter(1, closest, True)
 
@@ -93,10 +95,10 @@ def _hinges(
     margin: float,
     mining: Mining,
 ) -> tuple[Float[Tensor, " a"], Float[Tensor, " a"]]:
-    """The sum of [near - away + margin]_+ over the triplets that take part, and how many are above 0.
+    """The sum of [near - away + margin]_+ over the triplets of each anchor, and the number of those above 0.
 
-    A triplet counts where away lies between a lower and an upper bound that belong to the positive. Ties are hard, and
-    hinges of 0 count nowhere, however these are rounded.
+    A triplet counts if `away` is below an upper bound and, for "semihard", not below a lower bound; both bounds depend
+    on the positive. Ties are hard. Hinges of 0 do not count, regardless of rounding.
     """
     reach = near + margin
     with torch.no_grad():
@@ -106,13 +108,13 @@ def _hinges(
         if mining == "semihard":
             closer_near, closer_away = _below(torch.minimum(tie, end), away, near_mask, away_mask)
             of_near, of_away = of_near - closer_near, of_away - closer_away
-        of_away *= away_mask  # here and not in the sum, which carries gradient: a table less is kept
+        of_away *= away_mask  # not in the sum below, where autograd would save one more table
     total = masked_sum(of_near * reach, near_mask) - (of_away * away).sum(dim=1)
     return total, masked_sum(of_near, near_mask)
 
 
 def _below(upper: Tensor, away: Tensor, upper_mask: Tensor, away_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """`_below_in_rows` of some rows at a time: sorting takes four times the memory of what is sorted."""
+    """Calls `_below_in_rows` for some rows at a time, because sorting takes four times the memory of its input."""
     tables = upper, away, upper_mask, away_mask
     if torch.compiler.is_compiling():
         return _below_in_rows(*tables)
@@ -126,7 +128,7 @@ def _below(upper: Tensor, away: Tensor, upper_mask: Tensor, away_mask: Tensor) -
 def _below_in_rows(
     upper: Tensor, away: Tensor, upper_mask: Tensor, away_mask: Tensor
 ) -> tuple[Float[Tensor, "a p"], Float[Tensor, "a m"]]:
-    """How many `away` are smaller than each `upper`, and how many `upper` are larger than each `away`."""
+    """Counts, in each row, the `away` smaller than each `upper`, and the `upper` larger than each `away`."""
     sorted_upper = torch.where(upper_mask, upper, -torch.inf).sort(dim=1).values
     sorted_away = torch.where(away_mask, away, torch.inf).sort(dim=1).values
     smaller = torch.searchsorted(sorted_away, upper.contiguous(), right=False)
@@ -139,11 +141,11 @@ def hphn_triplet(pairs: Pairs, margin: float = 0.2, soft_margin: bool = False) -
 
     Args:
         pairs: from `compare` or `expand`, metric "euclidean".
-        margin: on distances, not squared.
-        soft_margin: log(1 + exp(d_ij - d_ik)) instead; the margin is then not used.
+        margin: the margin on distances, not squared.
+        soft_margin: use log(1 + exp(d_ij - d_ik)) instead of the hinge; the margin is then ignored.
 
     Returns:
-        Terms (1, a), weight 1 for every anchor with a positive and a negative. Ties give the gradient of the first.
+        Terms (1, a), weight 1 for every anchor with a positive and a negative. In a tie the first gets the gradient.
 
     Source: Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, equation 5
     (batch hard); Ko & Gu, CVPR 2020. Differs from the source: nothing.
@@ -180,8 +182,8 @@ class TripletLoss(PairLoss, function=triplet, metric="euclidean"):
 class HPHNTripletLoss(PairLoss, function=hphn_triplet, metric="euclidean"):
     """Hard-positive hard-negative triplet loss (margin=0.2, soft_margin=False); see `losses.hphn_triplet`.
 
-    Expanded, and trained from scratch, it lost 10 to 16 points of Recall@1 where it was measured (docs/results.md): the
-    loss sees nothing but the hardest negative, and that was a synthetic point nearly always.
+    With expansion and training from scratch, it lost 10 to 16 points of Recall@1 in our measurements (docs/results.md).
+    The loss reads only the hardest negative, which was nearly always a synthetic point.
     """
 
     @validates
