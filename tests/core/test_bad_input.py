@@ -201,7 +201,7 @@ def test_labels_may_be_an_array_that_runs_backwards() -> None:
 
 
 def test_a_miner_that_gives_no_pairs_is_named() -> None:
-    assert "the miner gives a NoneType" in message(InvalidType, MultiSimilarityLoss(miner=lambda _: None), E, LABELS)
+    assert "the miner returns a NoneType" in message(InvalidType, MultiSimilarityLoss(miner=lambda _: None), E, LABELS)
 
 
 def test_infinitely_many_points_cannot_be_made() -> None:

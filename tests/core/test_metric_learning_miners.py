@@ -195,7 +195,7 @@ def test_what_cannot_be_mined_is_refused() -> None:
         TripletLoss(miner=miners.BatchHardMiner(), chunk=4)
     with pytest.raises(InvalidInput, match=r"BatchHardMiner chooses pairs of images, but the loss compares .* proxies"):
         ProxyNCALoss(2, 4, miner=miners.BatchHardMiner())(E.float(), [0, 0, 1, 1])
-    with pytest.raises(InvalidType, match="Scores gives a Tensor; a miner gives"):
+    with pytest.raises(InvalidType, match="Scores returns a Tensor; pass a miner that returns"):
         TripletLoss(miner=Scores())(E, labels)
 
 

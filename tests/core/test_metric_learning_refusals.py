@@ -26,8 +26,8 @@ D = 4
 PROXY = "compares images with learnt proxies"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "AngularLoss": ((), "computes inner products by itself"),
-    "NPairsLoss": ((), "compares one pair a class"),
-    "SignalToNoiseRatioContrastiveLoss": ((), "not told by inner products"),
+    "NPairsLoss": ((), "compares one pair per class"),
+    "SignalToNoiseRatioContrastiveLoss": ((), "does not follow from inner products"),
     "ThresholdConsistentMarginLoss": ((), "computes cosines by itself"),
     "VICRegLoss": ((), "without labels"),
     "ManifoldLoss": ((D,), "without labels"),
@@ -89,18 +89,18 @@ class Offset(distances.LpDistance):
 
 
 BAD_DISTANCES = [
-    (distances.SNRDistance(), "SNRDistance .* not told by inner products"),
+    (distances.SNRDistance(), "SNRDistance .* does not follow from inner products"),
     (distances.LpDistance(p=1), "LpDistance .* p=1 .* use p=2"),
     (distances.LpDistance(power=-1), "to the power -1"),
     (distances.CosineSimilarity(power=2), "CosineSimilarity .* to the power 2.* odd"),
     (distances.DotProductSimilarity(p=1), "normalises by the norm of p=1"),
-    (distances.BatchedDistance(distances.LpDistance()), "BatchedDistance .* not told by inner products"),
-    (Offset(), "has a Offset, which is not told by inner products as its bases are"),
+    (distances.BatchedDistance(distances.LpDistance()), "BatchedDistance .* does not follow from inner products"),
+    (Offset(), "has a Offset, which does not follow from inner products as its base class does"),
 ]
 
 
 @pytest.mark.parametrize(("own", "reason"), BAD_DISTANCES, ids=[type(own).__name__ for own, _ in BAD_DISTANCES])
-def test_a_distance_that_is_not_told_by_inner_products_is_refused_by_name(own: Any, reason: str) -> None:
+def test_a_distance_that_does_not_follow_from_inner_products_is_refused_by_name(own: Any, reason: str) -> None:
     with pytest.raises(InvalidInput, match=f"^TripletMarginLoss.*{reason}"):
         EmbeddingExpansion(peers.TripletMarginLoss(distance=own))
 
@@ -161,13 +161,13 @@ class NotANumber(Reduced):
 
 
 USERS = [
-    (Blind, "reads no table of its distance"),
-    (PositivesOnly, "gives the same value for an expanded table as for a plain one"),
-    (AnotherTable, "gives another value for the table of its distance than by itself"),
-    (WholeTable, "reads other pairs than those that it is given"),
-    (NormalisesBefore, "fails with InvalidInput: a distance is asked for that of other points"),
-    (Parts, "fails with InvalidInput: a distance is asked for that of other points"),
-    (NotANumber, "gives no finite number"),
+    (Blind, "does not call its distance"),
+    (PositivesOnly, "returns the same value for an expanded table as for a plain one"),
+    (AnotherTable, "returns another value for the table of its distance than by itself"),
+    (WholeTable, "reads pairs other than the given ones"),
+    (NormalisesBefore, "fails with InvalidInput: the loss asks its distance for points other than"),
+    (Parts, "fails with InvalidInput: the loss asks its distance for points other than"),
+    (NotANumber, "does not return a finite number"),
 ]
 
 
@@ -185,7 +185,7 @@ def test_a_users_own_loss_that_does_not_is_found_out(loss: Any, reason: str) -> 
 
 
 def test_a_reducer_that_gives_no_scalar_is_refused() -> None:
-    with pytest.raises(InvalidInput, match=r"TripletMarginLoss cannot be expanded: .* gives a dict and no scalar"):
+    with pytest.raises(InvalidInput, match=r"TripletMarginLoss cannot be expanded: .* returns a dict and not a scalar"):
         EmbeddingExpansion(peers.TripletMarginLoss(reducer=reducers.DoNothingReducer()))
 
 
@@ -250,7 +250,7 @@ def test_neither_ranks_nor_a_memory_can_share_a_number() -> None:
     loss = EmbeddingExpansion(peers.SupConLoss())
     with pytest.raises(InvalidInput, match="ranks cannot share this loss: SupConLoss returns one number"):
         DistributedLoss(loss)
-    with pytest.raises(InvalidInput, match="no CrossBatchMemory holds this loss: SupConLoss returns one number"):
+    with pytest.raises(InvalidInput, match="CrossBatchMemory cannot wrap this loss: SupConLoss returns one number"):
         CrossBatchMemory(loss, embedding_size=4)
 
 

@@ -24,8 +24,8 @@ class _Sum(torch.autograd.Function):
     """The sum of a tensor over ranks. Its backward pass sums the gradients of all ranks."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, own: Tensor) -> Tensor:
-        total = own.clone(memory_format=torch.contiguous_format)
+    def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 
@@ -39,9 +39,9 @@ class _Gather(torch.autograd.Function):
     """Concatenates the rows of all ranks. Its backward pass sums each rank's gradient over all ranks."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, own: Tensor) -> Tensor:
-        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, own.contiguous())
+    def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
     @staticmethod

@@ -58,7 +58,9 @@ def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 if old in named:
                     if new in named:
                         raise InvalidInput(f"{old} and {new} are both given, and mean the same; leave {old} out")
-                    warn_user(f"{old} is now {new}; the old name will go", DeprecationWarning)
+                    warn_user(
+                        f"{old} is now {new}; the old name will be removed in the next release", DeprecationWarning
+                    )
                     named[new] = named.pop(old)
             return function(*given, **named)
 
@@ -75,7 +77,7 @@ def check_renamed(old: str, value: Any, new: str, given: Any) -> Any:
     """
     if given is not None:
         raise InvalidInput(f"{old} and {new} are both given, and mean the same; leave {old} out")
-    warn_user(f"{old} is now {new}; the old name will go", DeprecationWarning)
+    warn_user(f"{old} is now {new}; the old name will be removed in the next release", DeprecationWarning)
     return value
 
 

@@ -86,7 +86,7 @@ class CrossBatchMemory(WrappedLoss):
                 f"{type(inner).__name__} compares with proxies of all classes and takes no memory; leave it out"
             )
         if loss.indivisible:
-            raise InvalidInput(f"no CrossBatchMemory holds this loss: {loss.indivisible}")
+            raise InvalidInput(f"CrossBatchMemory cannot wrap this loss: {loss.indivisible}")
         super().__init__(loss, **options)
         dimensions, length = as_whole(embedding_size, "embedding_size", least=1), as_whole(size, "size", least=1)
         if expansion is not None and expansion.scope == "anchor" and length % 2:

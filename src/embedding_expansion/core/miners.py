@@ -45,7 +45,9 @@ def narrowed_by(miner: Any, pairs: Pairs, batch: Batch, columns: Int[Tensor, " g
         return found
     found = miner(pairs)
     if not isinstance(found, Pairs):
-        raise InvalidType(f"the miner gives a {type(found).__name__}; a miner takes Pairs and gives Pairs")
+        raise InvalidType(
+            f"the miner returns a {type(found).__name__}; pass a miner that takes Pairs and returns Pairs"
+        )
     return found
 
 

@@ -37,7 +37,7 @@ from embedding_expansion.errors import InvalidInput
 
 EXPANDABLE: tuple[Metric, ...] = ("euclidean", "inner")  # the metrics that follow from inner products
 Grams: TypeAlias = tuple[Tensor, Tensor]  # `left_gram` and `right_gram` of a Problem
-INFINITY = -1  # stands for n = infinity in the custom operators, whose n is an integer
+INFINITY = -1  # encodes n = infinity in the custom operators, whose n is an integer
 
 
 @dataclass(frozen=True)

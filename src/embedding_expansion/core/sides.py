@@ -112,7 +112,7 @@ def class_layout(
 def segments_between(k: int, max_segments: int | None, device: torch.device) -> Int[Tensor, "e 2"]:
     """The segments between every two of k members; beyond `max_segments`, only those between the nearest neighbours.
 
-    Neighbours come first so that every member takes part.
+    Neighbours come first so that every member is an end of a segment.
     """
     ends = torch.triu_indices(k, k, offset=1, device=device).T
     if max_segments is None or len(ends) <= max_segments:

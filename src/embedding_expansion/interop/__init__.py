@@ -1,1 +1,1 @@
-"""Losses and miners of other libraries, taken as ours, and ours in their trainers; none of them is imported here."""
+"""Adapters for losses, miners and trainers of other libraries. Importing them imports no other library."""

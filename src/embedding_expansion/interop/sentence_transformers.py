@@ -1,6 +1,6 @@
-"""sentence-transformers in both directions: its batch losses expanded, and pair losses for its trainer.
+"""Adapters for sentence-transformers: expansion of its batch losses, and pair losses for its trainer.
 
-The library is recognised, never imported.
+This module recognises classes of the library by name, without importing the library.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from embedding_expansion.core.sides import Scope
 from embedding_expansion.errors import InvalidInput, InvalidType
 
 Distance: TypeAlias = Literal["euclidean", "squared", "cosine"]
-EMBEDDING = "sentence_embedding"  # the key under which a SentenceTransformer puts what it has computed
+EMBEDDING = "sentence_embedding"  # the key of the embeddings in the output of a SentenceTransformer
 
 
 class _Known(NamedTuple):
-    """A batch loss of the library."""
+    """What is known about a batch loss of the library."""
 
-    method: str  # computes the loss from labels and embeddings
-    counts_negatives: bool  # whether a negative that stands in the table twice counts twice
+    method: str  # the name of the method that computes the loss from labels and embeddings
+    counts_negatives: bool  # whether a negative that occurs twice in the table counts twice
 
 
 _LOSSES = {
@@ -41,7 +41,7 @@ _LOSSES = {
 
 
 def adapted(loss: object, scope: str, options: dict[str, Any]) -> NoReturn:
-    """Raise InvalidType: such a loss takes texts and not embeddings, so that no pair loss can stand for it."""
+    """Raises InvalidType, because such a loss takes texts and not embeddings, and cannot be adapted to a pair loss."""
     raise InvalidType(
         f"loss is a {type(loss).__name__} of sentence-transformers, which takes texts; use "
         "embedding_expansion.interop.sentence_transformers.ExpandedBatchLoss(loss, ...)"
@@ -51,35 +51,36 @@ def adapted(loss: object, scope: str, options: dict[str, Any]) -> NoReturn:
 class ExpandedBatchLoss(nn.Module):
     """A batch loss of sentence-transformers whose negatives are the hardest pairs of points of every two classes.
 
-    The loss reads its distances through `distance_metric`. Here it gets a table in which two texts of different classes
-    have the distance of the hardest pair of original and synthetic points of the two classes; within a class all is as
-    it was. Each class is one negative. The losses on the hardest or a semi-hard negative may see it once per member;
-    `BatchAllTripletLoss`, a mean over triplets, sees it once, else large classes would weigh more.
+    The loss reads its distances through `distance_metric`. This module replaces the distance of two texts of different
+    classes with that of the hardest pair of original and synthetic points of the two classes. Distances within a class
+    are unchanged. Each class is one negative. The losses on the hardest or a semi-hard negative may see this negative
+    once per member of the class. `BatchAllTripletLoss`, a mean over triplets, sees it once; otherwise large classes
+    would have more weight.
 
     Args:
         loss: a BatchAllTripletLoss, BatchHardTripletLoss, BatchHardSoftMarginTripletLoss or BatchSemiHardTripletLoss,
             with the Euclidean distance, plain or squared, or the cosine distance.
-        n: synthetic points per pair of a class; 0 is mining without synthetic points. As in `expand`, as are scope,
+        n: synthetic points per pair of a class; 0 is mining without synthetic points. See `expand` for n, scope,
             normalize_synthetic and max_segments.
         scope: "class_pair" or "anchor".
         normalize_synthetic: L2-normalise the synthetic points. With a Euclidean distance the embeddings must then be
-            unit vectors, since the library takes them as they are; with the cosine distance it cannot be turned off.
-        max_segments: expand at most so many pairs of a class.
-        **options: there are no others; an error says so.
+            unit vectors, because the library does not normalise them. The cosine distance requires True.
+        max_segments: the largest number of pairs of a class to expand.
+        **options: not supported; any option raises an error with the alternative.
 
-    Shapes: sentence_features as the library's collator makes them, of which the first column is read; labels (b,),
-    whole numbers; the result is a scalar.
+    Shapes: sentence_features as the library's collator makes them, of which the loss reads the first column; labels
+    (b,), whole numbers; the result is a scalar.
 
     Raises:
         InvalidType: if loss is a class.
-        InvalidInput: if it is another loss or has another distance; if the embeddings are not unit vectors and
-            normalize_synthetic asks for it.
+        InvalidInput: if the loss or its distance is not supported, or if the embeddings are not unit vectors although
+            normalize_synthetic requires it.
 
-    With several processes each computes the loss of its own texts, as the library's losses do.
+    With several processes, each process computes the loss of its texts, as the losses of the library do.
 
-    Source: the losses are Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification", 2017, and
-    Schroff et al., "FaceNet", 2015, as sentence-transformers has them. Differs from the source: the negatives; see
-    `expand`.
+    Source: the losses are those of Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification", 2017,
+    and Schroff et al., "FaceNet", 2015, as implemented in sentence-transformers. Differs from the source: the
+    negatives; see `expand`.
     """
 
     @validates
@@ -104,22 +105,22 @@ class ExpandedBatchLoss(nn.Module):
         self.distance = _distance_of(loss)
         if self.distance == "cosine" and not normalize_synthetic:
             raise InvalidInput(
-                "the loss has the cosine distance, which looks at directions only; leave normalize_synthetic at True"
+                "the loss has the cosine distance, which depends on directions only; leave normalize_synthetic at True"
             )
         metric: Any = "inner" if self.distance == "cosine" else "euclidean"
         self.expansion = Expansion.checked(n, scope, normalize_synthetic, metric, max_segments)
-        # The trainer puts its wrapped model, such as that of DistributedDataParallel, in the place of `model`.
+        # The trainer replaces `model` by a wrapped model, such as that of DistributedDataParallel.
         self.model: Any = loss.sentence_embedder
         self.loss: Any = loss
 
     @validates
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
-        """The loss of a batch of texts."""
+        """Embeds a batch of texts with the model, and computes the loss."""
         return self.of_embeddings(self.model(next(iter(sentence_features)))[EMBEDDING], labels)
 
     @validates
     def of_embeddings(self, embeddings: Float[Tensor, "b d"], labels: Labels) -> Float[Tensor, ""]:
-        """The loss of embeddings."""
+        """Computes the loss of embeddings (b, d) with labels (b,)."""
         labels = labels.flatten() if isinstance(labels, Tensor) else as_labels(labels)
         embeddings, labels = as_batch(embeddings, labels)
         table = self.table(embeddings, labels)
@@ -129,9 +130,9 @@ class ExpandedBatchLoss(nn.Module):
         return value
 
     def table(self, embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> Float[Tensor, "b b"]:
-        """The distances that the loss reads: its own within a class, those of the hardest pairs between classes."""
+        """The distances that the loss reads: of the texts within a class, of the hardest pairs between classes."""
         embeddings = widened(embeddings)
-        own: Tensor = self.loss.distance_metric(embeddings)
+        plain: Tensor = self.loss.distance_metric(embeddings)
         if self.distance == "cosine":
             embeddings = functional.normalize(embeddings, dim=1)
         elif self.expansion.normalize_synthetic and self.expansion.n > 0:
@@ -143,10 +144,10 @@ class ExpandedBatchLoss(nn.Module):
         same = labels[:, None] == labels
         if self.known.counts_negatives:
             between = torch.where(_repeats(same), torch.finfo(between.dtype).max / 2, between)
-        return torch.where(same, own, between)
+        return torch.where(same, plain, between)
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What the model card says of the loss."""
+        """The options of the loss for the model card."""
         given = self.expansion
         return {
             "loss": type(self.loss).__name__,
@@ -159,22 +160,22 @@ class ExpandedBatchLoss(nn.Module):
 
 
 class SentenceLoss(nn.Module):
-    """Any loss on embeddings and labels, for the SentenceTransformerTrainer.
+    """Makes a loss on embeddings and labels usable in the SentenceTransformerTrainer.
 
     Args:
-        model: the SentenceTransformer that is trained.
-        loss: one of this package's losses: plain, `EmbeddingExpansion`, with a memory, or `DistributedLoss` of these.
+        model: the SentenceTransformer to train.
+        loss: a loss of this package, plain or wrapped in `EmbeddingExpansion`, `CrossBatchMemory` or `DistributedLoss`.
 
     Shapes: sentence_features as the library's collator makes them, one entry for each column of texts; labels (b,),
     whole numbers; the result is a scalar. All texts of a row have its label. Without labels, as with (anchor, positive)
-    columns, each row is a class of its own. A row's texts stand side by side, as anchor scope asks for.
+    columns, each row is a separate class. The texts of a row are adjacent in the batch, as anchor scope requires.
 
     Raises:
-        InvalidType: if loss is no module, such as a class; or labels are not whole numbers.
-        InvalidInput: if there are no labels and one column.
+        InvalidType: if loss is a class or not a module, or if labels are not whole numbers.
+        InvalidInput: if there is only one column of texts and no labels.
 
-    The loss's own parameters, such as proxies, are trained with the model. The trainer averages gradients over
-    processes, so with several of them wrap the loss in `DistributedLoss`.
+    The trainer also trains the parameters of the loss, such as proxies. It averages gradients over processes, so wrap
+    the loss in `DistributedLoss` if there are several.
     """
 
     @validates
@@ -186,13 +187,13 @@ class SentenceLoss(nn.Module):
             raise InvalidType(f"loss is a {type(loss).__name__}; pass a loss on embeddings and labels")
         if getattr(loss, "reduction", "mean") != "mean":
             raise InvalidInput("the trainer needs a scalar, but the loss has reduction='none'; pass reduction='mean'")
-        self.model, self.loss = model, loss  # the trainer looks for this name
+        self.model, self.loss = model, loss  # the trainer looks for an attribute named `model`
 
     @validates
     def forward(
         self, sentence_features: Iterable[dict[str, Tensor]], labels: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, ""]:
-        """The loss of a batch of texts."""
+        """Embeds a batch of texts with the model, and computes the loss."""
         columns = [self.model(features)[EMBEDDING] for features in sentence_features]
         if labels is None:
             labels = _own_classes(columns)
@@ -201,7 +202,7 @@ class SentenceLoss(nn.Module):
         return value
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What the model card says of the loss."""
+        """The description of the loss for the model card."""
         return {"loss": " ".join(repr(self.loss).split())}
 
 
@@ -210,18 +211,26 @@ def _is_theirs(kind: type) -> bool:
 
 
 def _known(loss: nn.Module) -> _Known:
-    """Which loss it is, by the nearest class of the library that it is derived from."""
+    """Identifies a loss by the nearest supported class of the library among its bases.
+
+    Raises:
+        InvalidInput: if there is none.
+    """
     for kind in type(loss).__mro__:
         if _is_theirs(kind) and kind.__name__ in _LOSSES:
             return _LOSSES[kind.__name__]
     raise InvalidInput(
-        f"{type(loss).__name__} cannot be expanded: it compares no batch of texts with classes; pass one of "
+        f"{type(loss).__name__} cannot be expanded: it does not compare a batch of texts by class; pass one of "
         f"{', '.join(_LOSSES)}, or SentenceLoss(model, EmbeddingExpansion(...))"
     )
 
 
 def _distance_of(loss: nn.Module) -> Distance:
-    """Which distance the loss has, by what it makes of three points; a name would not tell a partial or a lambda."""
+    """Identifies the distance of a loss by its values on three points; a partial or a lambda has no telling name.
+
+    Raises:
+        InvalidInput: if the distance is not supported.
+    """
     points = torch.tensor([[1.0, 2.0], [-3.0, 0.5], [0.25, -1.0]], dtype=torch.float64)
     unit = functional.normalize(points, dim=1)
     straight = (points[:, None] - points).norm(dim=2)
@@ -229,19 +238,19 @@ def _distance_of(loss: nn.Module) -> Distance:
     metric: Callable[[Tensor], Any] | Any = loss.distance_metric
     try:
         found = None if isinstance(metric, nn.Module) else metric(points)
-    except Exception:  # whatever a function of somebody else's makes of three points: it is none of those known
+    except Exception:  # an unknown function may fail in any way; it is not a supported distance
         found = None
     for name, expected in distances.items():
         if isinstance(found, Tensor) and found.shape == expected.shape and torch.allclose(found.double(), expected):
             return name
     raise InvalidInput(
-        f"the distance of {type(loss).__name__} is {getattr(metric, '__name__', metric)!r}, in which synthetic points "
-        "are not known; use euclidean_distance or cosine_distance"
+        f"the distance of {type(loss).__name__} is {getattr(metric, '__name__', metric)!r}, which is not supported "
+        "for synthetic points; use euclidean_distance or cosine_distance"
     )
 
 
 def _as_distance(similarity: Float[Tensor, "b c"], distance: Distance) -> Float[Tensor, "b c"]:
-    """A similarity as a distance; at distance 0 the root has no gradient."""
+    """Converts similarities to distances; the square root passes no gradient at distance 0."""
     if distance == "cosine":
         return 1 - similarity
     square = (2 * (1 - similarity)).clamp(min=0)
@@ -250,14 +259,16 @@ def _as_distance(similarity: Float[Tensor, "b c"], distance: Distance) -> Float[
 
 
 def _repeats(same: Bool[Tensor, "b b"]) -> Bool[Tensor, " b"]:
-    """Which rows are not the first of their class."""
+    """The mask of the rows that are not the first of their class."""
     return same.tril(diagonal=-1).any(dim=1)
 
 
 def _own_classes(columns: list[Tensor]) -> Int[Tensor, " b"]:
-    """A class for each row, and other ones on every rank."""
+    """A separate class for each row, distinct across ranks."""
     if len(columns) < 2:
-        raise InvalidInput("there are no labels and one column of texts; add a label column, or one of positives")
+        raise InvalidInput(
+            "the batch has one column of texts and no labels; add a label column or a second text column"
+        )
     rows = torch.arange(len(columns[0]), device=columns[0].device)
     several = dist.is_available() and dist.is_initialized()
     return rows + len(rows) * dist.get_rank() if several else rows

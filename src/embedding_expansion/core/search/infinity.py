@@ -125,7 +125,7 @@ def _candidates(side: Side, gram: Float[Tensor, " o"], rules: Rules) -> Iterator
             barred = side.barred[members].reshape(-1, k)
         free = ~barred[:, segments].all(dim=-1)
         uses = (~barred & (itself < (k if side.layout.originals is None else side.layout.originals))).int()
-        for end in segments.T:  # the ends of a segment that takes part are points of it
+        for end in segments.T:  # the ends of an allowed segment are points of it
             uses = uses.index_add(1, end, free.int())
         pairs, between = itself[:, None].expand(-1, 2), Segment.between(grams, segments)
         whole = torch.ones_like(grams[:, 0])

@@ -1,4 +1,4 @@
-"""Losses of pytorch-metric-learning, expanded through their distance object."""
+"""Expansion of losses of pytorch-metric-learning, through their distance object."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from embedding_expansion.interop.metric_learning.stand_in import reading
 
 @validates
 def adapted(loss: Any, scope: str, options: dict[str, Any]) -> MetricLearningLoss:
-    """The loss as a PairLoss to expand.
+    """Wraps a loss of pytorch-metric-learning in a `PairLoss` that can be expanded.
 
-    `normalize` is taken out of the options, since the loss's distance decides it.
+    It removes `normalize` from the options, because the distance of the loss decides about normalisation.
 
     Raises:
-        InvalidInput, InvalidType: with the loss's name, if it cannot be expanded, or not in that scope, or not with
-        these options.
+        InvalidInput, InvalidType: if the loss cannot be expanded at all, in this scope, or with these options; the
+            error names the loss.
     """
     check_kind(loss)
     found = MetricLearningLoss(loss)
     if scope == "anchor" and found.crosses:
         raise InvalidInput(
-            f"{found.kind} takes (i, k) and (k, i) for one pair, but in anchor scope they differ; use "
+            f"{found.kind} takes (i, k) and (k, i) for one pair, but they differ in anchor scope; use "
             'scope="class_pair"'
         )
     found.check_options(options)
@@ -51,24 +51,25 @@ def adapted(loss: Any, scope: str, options: dict[str, Any]) -> MetricLearningLos
 
 
 class MetricLearningLoss(PairLoss):
-    """A loss of pytorch-metric-learning that reads its pairs in the table of its distance.
+    """A loss of pytorch-metric-learning that reads an expanded table through its distance.
 
-    For the time of a call its distance gives the expanded table, in the distance's own terms (`is_inverted`, `power`,
-    normalisation): originals within a class, the hardest pair of two classes for rows of different ones. The loss gets
-    an indices tuple with one negative for each anchor and other class; where it takes none, all other entries of the
-    class are far away. The value is what it returns, through its own reducer and with its own regularisers.
+    During a call the distance of the loss returns the expanded table on its usual scale (`is_inverted`, `power`,
+    normalisation). Within a class the table holds the distances of originals; for rows of different classes it holds
+    that of the hardest pair of the two classes. The loss gets an indices tuple with one negative for each anchor and
+    other class. If the loss does not take such a tuple, the other entries of the class are set far away instead. The
+    value is what the loss returns, including the effect of its reducer and regularisers.
 
     Args:
-        loss: the loss; it stays as it is, and its parameters are this module's.
+        loss: the loss. It is not changed, and its parameters are parameters of this module.
 
     Raises:
-        InvalidInput: if the loss does not read the table: see `probe`.
+        InvalidInput: if the loss does not read the table; see `probe`.
     """
 
     reads_partner = False
 
     def __init__(self, loss: Any) -> None:
-        super().__init__(normalize=False)  # the loss's regularisers are of the rows as they are
+        super().__init__(normalize=False)  # the regularisers of the loss read the original rows
         self.loss, self.kind = loss, type(loss).__name__
         self.scale: Scale = check_distance(self.kind, loss.distance)
         self.metric = self.scale.metric
@@ -77,38 +78,38 @@ class MetricLearningLoss(PairLoss):
 
     @property
     def indivisible(self) -> str:
-        """It returns one number."""
+        """The reason why the loss has no terms per anchor: it returns a single number."""
         return f"{self.kind} returns one number for the whole batch; use this package's loss of that kind instead"
 
     @property
     def takes_no_pairs(self) -> str:
-        """A loss of a whole table takes none."""
+        """The reason why the loss does not accept an `indices_tuple`; empty unless it reads the whole table."""
         return f"{self.kind} takes no pairs: it reads its whole table" if self.form == "table" else ""
 
     def with_reference(self, inputs: Inputs) -> Inputs:
-        """The arguments, which must have no reference."""
+        """The arguments; raises InvalidInput if they hold a reference."""
         if inputs.reference is not None:
             raise InvalidInput(f"reference is given, but {self.indivisible}")
         return inputs
 
     def with_anchors(self, batch: Batch) -> Batch:
-        """The batch, all of whose rows must be anchors."""
+        """The batch; raises InvalidInput unless all its rows are anchors."""
         if not batch.every_row:
             raise InvalidInput(f"rows or from_memory is given, but {self.indivisible}")
         return batch
 
     def expanded(self, batch: Batch, expansion: Expansion, *, statistics: bool) -> Pairs:
-        """The expanded table of the rows as the loss's distance takes them."""
+        """The expanded table of the rows, normalised if the distance of the loss normalises them."""
         return super().expanded(measured(self.loss.distance, batch), expansion, statistics=statistics)
 
     def terms(self, pairs: Pairs, batch: Batch, statistic: Tensor | None = None) -> Terms:
-        """The loss's own value, as one total of weight 1."""
+        """The value of the loss, as one total with weight 1."""
         value = pairs.positive.sum() if batch.is_empty else self._value(batch, pairs)
         return Terms(value.reshape(1, 1), torch.ones_like(value).reshape(1, 1))
 
     @validates
     def check_options(self, options: dict[str, Any]) -> None:
-        """Raise InvalidInput for an option that means nothing with the loss, and take `normalize` out."""
+        """Raises InvalidInput for an option that the loss does not support, and removes `normalize`."""
         normalizes = bool(self.loss.distance.normalize_embeddings)
         if options.pop("normalize", normalizes) != normalizes:
             raise InvalidInput(
@@ -135,5 +136,5 @@ class MetricLearningLoss(PairLoss):
         return value
 
     def extra_repr(self) -> str:
-        """How the loss is given its pairs."""
+        """The form in which the loss gets its pairs."""
         return f"form={self.form!r}"

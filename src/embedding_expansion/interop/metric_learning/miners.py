@@ -1,4 +1,4 @@
-"""Miners of pytorch-metric-learning on our tables: what they choose of the batch, as masks."""
+"""Applies miners of pytorch-metric-learning to our tables, as masks of the pairs that they choose."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ LIBRARY = "pytorch_metric_learning"
 
 @validates
 def is_foreign_miner(miner: object) -> bool:
-    """Whether this is a miner of pytorch-metric-learning, or of a class derived from one."""
+    """Whether the object is a miner of pytorch-metric-learning, or an instance of a derived class."""
     return any(c.__module__.startswith(f"{LIBRARY}.miners") for c in type(miner).__mro__)
 
 
 @validates
 def mined(miner: Any, pairs: Pairs, batch: Batch, columns: Int[Tensor, " g"]) -> Pairs:
-    """The table with the pairs that a miner of pytorch-metric-learning chooses.
+    """Restricts the table to the pairs that a miner of pytorch-metric-learning chooses.
 
-    It sees the plain batch, as miner(embeddings, labels), and with a reference that as well: the rows as the loss takes
-    them, which are normalised unless the loss has normalize=False or is of that library, and numbers of classes in the
-    place of labels. `narrowed` says what is left of the table; pairs that contradict the labels are left out.
+    The miner is called with the plain batch, as miner(embeddings, labels), and with the reference if there is one. The
+    rows are normalised unless the loss has normalize=False or comes from that library. The labels are the indices of
+    the classes. See `narrowed` for the result; pairs that contradict the labels have no effect.
 
     Args:
-        miner: an instance of one of its miners.
+        miner: an instance of a miner of the library.
         pairs: the table, plain or expanded.
-        batch: what it was made from.
-        columns: (g,), the column of the negatives that each row of the gallery belongs to.
+        batch: the batch that the table is made from.
+        columns: (g,), the column of `negative` for each row of the gallery.
 
     Raises:
         InvalidInput: if the batch is compared with proxies.
-        InvalidType: if the miner gives neither triplets nor pairs.
+        InvalidType: if the miner returns neither triplets nor pairs.
     """
     if batch.proxies is not None:
         raise InvalidInput(
@@ -47,17 +47,17 @@ def mined(miner: Any, pairs: Pairs, batch: Batch, columns: Int[Tensor, " g"]) ->
         )
     if batch.is_empty:
         return pairs
-    # Numbers of classes and not labels, so that labels of any size are told apart.
+    # Indices of classes instead of labels, because miners may not distinguish very large labels.
     classes = batch.classes.of_row
     numbers, reference = classes, tuple[Tensor, ...]()
     if batch.has_reference:
-        # Classes that the reference lacks have negatives only; they share the number -1, which no row of it has.
+        # Rows whose class is not in the reference have negatives only. They share the label -1, which it never has.
         numbers, reference = batch.classes.find(batch.labels), (batch.gallery, classes)
     with torch.no_grad():
         found = miner(batch.embeddings, numbers, *reference)
     if not isinstance(found, tuple) or len(found) not in (3, 4):
         raise InvalidType(
-            f"{type(miner).__name__} gives a {type(found).__name__}; a miner gives (anchors, positives, negatives) or "
-            "(anchors, positives, anchors, negatives)"
+            f"{type(miner).__name__} returns a {type(found).__name__}; pass a miner that returns (anchors, positives, "
+            "negatives) or (anchors, positives, anchors, negatives)"
         )
     return narrowed(pairs, batch, columns, ChosenPairs.of(found, batch.labels.device))

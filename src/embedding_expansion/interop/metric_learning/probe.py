@@ -1,4 +1,4 @@
-"""Trying a loss of another library on a little batch, before it is trusted with an expanded table."""
+"""Tests a loss of another library on a small batch, to find out whether and how it reads an expanded table."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from embedding_expansion.interop.metric_learning.square import (
 )
 from embedding_expansion.interop.metric_learning.stand_in import reading
 
-CLASSES = ((3, 1, 2), (3, 3, 3), (3, 2))  # rows of each class of the batches to try, till the loss takes one
-TOLERANCE = 1e-4  # relative, of values that are to be the same in float32
+CLASSES = ((3, 1, 2), (3, 3, 3), (3, 2))  # class sizes of the batches to try, until the loss accepts one
+TOLERANCE = 1e-4  # relative tolerance of equal values in float32
 
 
 def probe(theirs: Any, scale: Scale) -> tuple[Form, bool]:
-    """How a loss is to be given an expanded table, and whether it takes (i, k) and (k, i) for one pair.
+    """Finds the form in which a loss reads an expanded table, and whether it takes (i, k) and (k, i) for one pair.
 
-    The loss must give the same value for its own table as it does by itself; it must read no pair that is not handed to
-    it, be it by an indices tuple or by putting all others far away; and an expanded table must change its value. Works
-    on copies, with the random generators and warnings put back.
+    The loss must return the same value with its usual table as by itself. It must read only the given pairs, selected
+    by an indices tuple or by setting all others far away. An expanded table must change its value. The test works on
+    copies, and restores random generators and warnings.
 
     Args:
         theirs: the loss.
-        scale: of its distance.
+        scale: the scale of its distance.
 
     Raises:
-        InvalidInput: naming the loss, where this does not hold.
+        InvalidInput: if the loss fails a test; the error names the loss.
     """
     if holds_a_graph(theirs):
         raise InvalidInput(
@@ -58,24 +58,24 @@ def probe(theirs: Any, scale: Scale) -> tuple[Form, bool]:
         reason = ""
         for sizes in CLASSES:
             trial = Trial(theirs, scale, sizes, like)
-            own = trial.value()
-            if own is not None:
-                return trial.verdict(own)
+            value = trial.value()
+            if value is not None:
+                return trial.verdict(value)
             reason = reason or trial.reason
     raise InvalidInput(
-        f"{type(theirs).__name__} cannot be expanded: on a little batch of {CLASSES[0]} images a class it {reason}"
+        f"{type(theirs).__name__} cannot be expanded: on a small batch of {CLASSES[0]} images per class it {reason}"
     )
 
 
 class Trial:
-    """A little batch, its plain and expanded tables, and the loss's values on them."""
+    """A small batch, its plain and expanded tables, and the values of the loss on them."""
 
     def __init__(self, theirs: Any, scale: Scale, sizes: tuple[int, ...], like: Tensor) -> None:
         self.theirs, self.scale, self.reason = theirs, scale, ""
         labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         generator = torch.Generator().manual_seed(0)
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        # Few dimensions and no clusters: every hinge is active somewhere.
+        # With few dimensions and no clusters, every hinge is active for some pairs.
         points = torch.randn(len(labels), 4, generator=generator).to(like.device, dtype)
         self.batch = Batch.of(Inputs(points, labels.to(like.device)))
         rows = measured(theirs.distance, self.batch)
@@ -86,27 +86,27 @@ class Trial:
         self.square = square_table(self.expanded, rows, scale)
 
     def value(self, table: Tensor | None = None, chosen: Indices | None = None) -> Tensor | None:
-        """The loss's value, by itself or of a table; None, and the reason, where it has none."""
+        """The value of the loss, by itself or for a table; None if it fails, with the reason in `reason`."""
         self.seed()
         given = self.batch.embeddings.clone(), self.batch.labels.clone(), chosen
         try:
-            loss: Any = copy.deepcopy(self.theirs)  # some change with every call
+            loss: Any = copy.deepcopy(self.theirs)  # some losses change with every call
             if table is None:
                 value = loss(*given)
             else:
                 with reading(loss, given[0], table) as distance:
                     value = loss(*given)
                 if distance.calls == 0:
-                    self.reason = "reads no table of its distance"
+                    self.reason = "does not call its distance"
                     return None
-        except Exception as error:  # whatever it is, this loss cannot be used so
+        except Exception as error:  # the loss may fail in any way
             self.reason = f"fails with {type(error).__name__}: {' '.join(str(error).split())}"
             return None
         if not isinstance(value, Tensor) or value.numel() != 1:
-            self.reason = f"gives a {type(value).__name__} and no scalar; use another reducer"
+            self.reason = f"returns a {type(value).__name__} and not a scalar; use another reducer"
             return None
         if not bool(value.isfinite().all()):
-            self.reason = "gives no finite number"
+            self.reason = "does not return a finite number"
             return None
         return value.double().reshape(())
 
@@ -117,36 +117,39 @@ class Trial:
         if device.type == "cuda":
             torch.cuda.default_generators[device.index].manual_seed(0)
 
-    def verdict(self, own: Tensor) -> tuple[Form, bool]:
-        """How the loss is to be given a table, or an error that says why it cannot be."""
+    def verdict(self, value: Tensor) -> tuple[Form, bool]:
+        """Returns the form in which the loss takes a table and whether it crosses pairs, or raises InvalidInput."""
         self.check_distance()
         again = self.value(self.plain)
-        if again is None or not same(again, own):
-            raise self.refusal(self.reason or "gives another value for the table of its distance than by itself")
+        if again is None or not same(again, value):
+            raise self.refusal(self.reason or "returns another value for the table of its distance than by itself")
         form = self.form()
         plain, expanded = self.selected(self.plain, form), self.selected(self.square, form)
         if expanded is None or (plain is not None and same(plain, expanded)):
-            raise self.refusal(self.reason or "gives the same value for an expanded table as for a plain one")
+            raise self.refusal(self.reason or "returns the same value for an expanded table as for a plain one")
         return form, form != "table" and self.crosses(form)
 
     def check_distance(self) -> None:
-        """Raise InvalidInput where the loss's distance gives another table than the one that stands in for it."""
-        own = copy.deepcopy(self.theirs.distance)
-        table = own(self.batch.embeddings, self.batch.embeddings)
-        different = ~torch.eye(len(table), dtype=torch.bool, device=table.device)  # of a row to itself is rounding
+        """Raises InvalidInput if the distance of the loss disagrees with the plain table of this package."""
+        original = copy.deepcopy(self.theirs.distance)
+        table = original(self.batch.embeddings, self.batch.embeddings)
+        # Leave out the distance of a row to itself, which is rounding.
+        different = ~torch.eye(len(table), dtype=torch.bool, device=table.device)
         if not torch.allclose(table[different], self.plain[different], rtol=TOLERANCE, atol=TOLERANCE):
-            raise self.refusal(f"has a {type(own).__name__}, which is not told by inner products as its bases are")
+            raise self.refusal(
+                f"has a {type(original).__name__}, which does not follow from inner products as its base class does"
+            )
 
     def form(self) -> Form:
-        """In which form the loss takes the pairs that it is to read."""
-        # One pair of classes less: a loss that takes indices cannot then see what the table says of it.
+        """The form in which the loss takes the pairs that it has to read."""
+        # Leave out one pair of classes: a loss that uses indices then does not read its entries of the table.
         classes, mask = self.batch.classes.of_row, self.expanded.negative_mask.clone()
         barred = classes[:, None] + classes == 1  # between classes 0 and 1
         mask[classes == 0, 1] = mask[classes == 1, 0] = False
         fewer = replace(self.expanded, negative_mask=mask)
         changed = torch.where(barred, 0.5 * self.plain + 0.1, self.plain)
         if self.agree(lambda table: self.value(table, indices(fewer, self.batch, "pairs")), self.plain, changed):
-            # Anchors with positives only and with negatives only, on which losses of triplets and of pairs differ.
+            # Losses on triplets and losses on pairs differ for anchors with positives only or with negatives only.
             mask = self.expanded.negative_mask.clone()
             mask[0] = False
             fewer = replace(self.expanded, negative_mask=mask)
@@ -159,25 +162,25 @@ class Trial:
 
         if self.agree(far, torch.tensor(1.0), torch.tensor(2.0)):
             return "table"
-        raise self.refusal(self.reason or "reads other pairs than those that it is given")
+        raise self.refusal(self.reason or "reads pairs other than the given ones")
 
     def selected(self, table: Tensor, form: Form) -> Tensor | None:
-        """The value of one negative for each row and other class."""
+        """The value of the loss for a table, with one negative for each row and other class."""
         if form == "table":
             return self.value(alone(table, self.expanded.negative_mask, self.batch, self.scale.far))
         return self.value(table, indices(self.expanded, self.batch, form))
 
     def as_triplets(self, pairs: Pairs) -> bool:
-        """Whether triplets say the same to the loss as the pairs that they are made of."""
+        """Whether the loss has the same value for triplets as for the pairs that they consist of."""
         both = [indices(pairs, self.batch, form) for form in ("pairs", "triplets")]
-        for table in (self.plain, 0.5 * self.plain + 0.1):  # in the second the hinges of more negatives are active
+        for table in (self.plain, 0.5 * self.plain + 0.1):  # in the second table more hinges of negatives are active
             values = [self.value(table, chosen) for chosen in both]
             if values[0] is None or values[1] is None or not same(values[0], values[1]):
                 return False
         return True
 
     def crosses(self, form: Form) -> bool:
-        """Whether it matters which row of a class stands for it, in a table whose rows differ."""
+        """Whether the value depends on the row that represents a class, in a table whose rows differ."""
         classes = self.batch.classes
         one_a_class = self.plain[:, classes.order[classes.start]][:, classes.of_row]
         table = torch.where(classes.of_row[:, None] == classes.of_row, self.plain, one_a_class)
@@ -185,7 +188,7 @@ class Trial:
         return first is None or second is None or not same(first, second)
 
     def agree(self, value: Callable[[Tensor], Tensor | None], first: Tensor, second: Tensor) -> bool:
-        """Whether two tables have the same value."""
+        """Whether two tables give the same value."""
         one, other = value(first), value(second)
         return one is not None and other is not None and same(one, other)
 
@@ -195,11 +198,11 @@ class Trial:
 
 
 def holds_a_graph(loss: Any) -> bool:
-    """Whether a loss keeps, as an attribute, a result of a call with gradient, which cannot be copied."""
+    """Whether a loss holds a tensor with a graph as an attribute. Such a tensor cannot be copied."""
     kept = (value for part in loss.modules() for value in vars(part).values())
     return any(isinstance(value, Tensor) and not value.is_leaf for value in kept)
 
 
 def same(value: Tensor, other: Tensor) -> bool:
-    """Whether two values are one, but for rounding."""
+    """Whether two values are equal up to rounding."""
     return bool((value - other).abs() <= TOLERANCE * other.abs() + 1e-6)

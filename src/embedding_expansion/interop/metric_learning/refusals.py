@@ -1,4 +1,4 @@
-"""What of pytorch-metric-learning cannot be expanded, and the sentences."""
+"""Losses and distances of pytorch-metric-learning that cannot be expanded, and their error messages."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from embedding_expansion.interop.metric_learning.square import Scale
 
 PROXIES = "it compares images with learnt proxies and not with each other; expand this package's proxy losses instead"
 WRAPPER = "it holds another loss; expand that one"
-REFUSED = {  # by class; a derived class is refused as its base
+REFUSED = {  # by class name; derived classes are refused too
     "AngularLoss": "it computes inner products by itself and reads no distance; expand this package's AngularLoss",
-    "NPairsLoss": "it compares one pair a class and not the batch; expand this package's NPairLoss",
-    "SignalToNoiseRatioContrastiveLoss": "its distance is measured over coordinates and not told by inner products",
+    "NPairsLoss": "it compares one pair per class and not the batch; expand this package's NPairLoss",
+    "SignalToNoiseRatioContrastiveLoss": "its distance is a ratio of variances and does not follow from inner products",
     "ThresholdConsistentMarginLoss": "it computes cosines by itself and reads no distance",
     "VICRegLoss": "it compares two views of each image without labels",
     "ManifoldLoss": "it walks from image to image and proxy without labels",
     "InstanceLoss": "it classifies: the columns of its table are classes to it, not images",
     "DynamicSoftMarginLoss": (
-        "its histogram keeps the graph of the step before, so that a second backward pass fails, also by itself; "
+        "its histogram keeps the graph of the previous step, so a second backward pass fails even without expansion; "
         "expand this package's TripletLoss(soft_margin=True) instead"
     ),
     "P2SGradLoss": PROXIES,
@@ -33,7 +33,7 @@ REFUSED = {  # by class; a derived class is refused as its base
 
 @validates
 def check_kind(loss: object) -> None:
-    """Raise an error that names the loss's class, where it is no loss or one that is known not to read a table."""
+    """Raises an error with the class name if the object is not a loss, or is a loss known not to read a table."""
     name = type(loss).__name__
     bases = [c.__name__ for c in type(loss).__mro__]
     for base in bases:
@@ -45,7 +45,11 @@ def check_kind(loss: object) -> None:
 
 @validates
 def check_distance(name: str, distance: Any) -> Scale:
-    """The scale of a distance of pytorch-metric-learning, or an error that names it."""
+    """The scale of a distance of pytorch-metric-learning.
+
+    Raises:
+        InvalidInput: if synthetic points are not supported in this distance; the error names the loss and the distance.
+    """
     kind = type(distance).__name__
     bases = [c.__name__ for c in type(distance).__mro__]
     power, p = getattr(distance, "power", 1), getattr(distance, "p", 2)
@@ -59,11 +63,11 @@ def check_distance(name: str, distance: Any) -> Scale:
         return Scale("inner", float(power))
     if "LpDistance" not in bases:
         raise InvalidInput(
-            f"{refused}that distance is not told by inner products; use CosineSimilarity, DotProductSimilarity or "
-            "LpDistance(p=2)"
+            f"{refused}that distance does not follow from inner products; use CosineSimilarity, DotProductSimilarity "
+            "or LpDistance(p=2)"
         )
     if p != 2:
-        raise InvalidInput(f"{refused}a distance of p={p} is not told by inner products; use p=2")
+        raise InvalidInput(f"{refused}a distance of p={p} does not follow from inner products; use p=2")
     if power <= 0:
         raise InvalidInput(f"{refused}to the power {power}, larger is not further; use a power above 0")
     return Scale("euclidean", float(power))

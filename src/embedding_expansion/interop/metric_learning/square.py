@@ -1,4 +1,4 @@
-"""An expanded table as the square one, row against row, that other libraries' losses index."""
+"""Converts an expanded table to a square one, row against row, as losses of other libraries index it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FAR = 1e9  # a distance at which a pair adds nothing to a loss that reads its wh
 
 @dataclass(frozen=True)
 class Scale:
-    """How a distance of pytorch-metric-learning is told by our similarities."""
+    """Converts our similarities to a distance of pytorch-metric-learning."""
 
     metric: Metric
     power: float
 
     def __call__(self, similarity: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
-        """The inner product or the distance sqrt(2 - 2s), to the power that the distance has."""
+        """The inner product or the distance sqrt(2 - 2s), raised to `power`."""
         if self.metric == "inner":
             return similarity if self.power == 1 else similarity**self.power
         if self.power == 2:
@@ -35,17 +35,17 @@ class Scale:
         found = distance(similarity)
         if self.power >= 1:
             return found if self.power == 1 else found**self.power
-        apart = found > 0  # where it is not, the power's slope is infinite
+        apart = found > 0  # at 0 the slope of the power is infinite
         return torch.where(apart, torch.where(apart, found, 1) ** self.power, 0)
 
     @property
     def far(self) -> float:
-        """What is very far away."""
+        """The entry of a table for a pair that is very far apart."""
         return -FAR if self.metric == "inner" else FAR
 
 
 def measured(distance: Any, batch: Batch) -> Batch:
-    """The batch with rows normalised where the distance of the loss does so."""
+    """The batch with normalised rows if the distance of the loss normalises them."""
     if not distance.normalize_embeddings:
         return batch
     rows = functional.normalize(batch.embeddings, dim=1)
@@ -53,30 +53,31 @@ def measured(distance: Any, batch: Batch) -> Batch:
 
 
 def representatives(batch: Batch, shift: int = 0) -> Int[Tensor, "b c"]:
-    """One row of every class for every row: where the square table keeps the hardest pair of the two classes.
+    """For every row, one row of every class: the entry of the square table that holds the hardest pair of the classes.
 
-    An anchor and a representative of classes of two rows or more are never each other's, so that a loss that takes
-    (i, k) and (k, i) for one pair finds as many pairs as there are anchors and other classes.
+    For classes of at least two rows, no two rows are each other's representatives. A loss that takes (i, k) and (k, i)
+    for one pair therefore finds one pair per anchor and other class.
     """
     classes = batch.classes
     rank = torch.empty_like(classes.order)
     rank[classes.order] = torch.arange(len(rank), device=rank.device)
-    own = classes.of_row[:, None]
-    place = rank[:, None] - classes.start[own] + (own > torch.arange(len(classes.label), device=own.device)) + shift
+    of_row = classes.of_row[:, None]
+    later = of_row > torch.arange(len(classes.label), device=of_row.device)
+    place = rank[:, None] - classes.start[of_row] + later + shift
     return classes.order[classes.start + place % classes.size]
 
 
 def square_table(pairs: Pairs, batch: Batch, scale: Scale) -> Float[Tensor, "b b"]:
-    """The distances of all rows: originals within a class, the hardest pair of two classes for rows of different ones.
+    """The distances of all rows: of originals within a class, of the hardest pair of the classes for other rows.
 
-    `pairs` may be mined: masks do not matter here.
+    The masks of `pairs` have no effect, so a miner may have restricted them.
     """
     b = len(batch.labels)
     everyone = torch.arange(b, device=batch.labels.device)[:, None]
     index, mask = batch.positives()
     square = squared_norms(batch.embeddings)[:, None]
     itself = square if scale.metric == "inner" else torch.ones_like(square)
-    # Slots that are not used go to a column of their own.
+    # Unused slots are written to an additional column, which is dropped.
     where = torch.cat([torch.where(mask, index, b), everyone], dim=1)
     table = torch.cat([pairs.negative[:, batch.classes.of_row], torch.zeros_like(square)], dim=1)
     table = table.scatter(1, where, torch.cat([pairs.positive, itself], dim=1))
@@ -86,7 +87,7 @@ def square_table(pairs: Pairs, batch: Batch, scale: Scale) -> Float[Tensor, "b b
 def alone(
     table: Float[Tensor, "b b"], negative_mask: Bool[Tensor, "b c"], batch: Batch, far: float
 ) -> Float[Tensor, "b b"]:
-    """The table with one entry for each negative, the class's other entries being far away."""
+    """The table with one entry for each negative; the other entries of its class are set to `far`."""
     classes = batch.classes.of_row
     kept = classes[:, None] == classes
     rows, columns = negative_mask.nonzero(as_tuple=True)
@@ -95,7 +96,7 @@ def alone(
 
 
 def indices(pairs: Pairs, batch: Batch, form: Form, shift: int = 0) -> Indices:
-    """The pairs (anchor, positive, anchor, negative) of the masks, or the triplets; a negative is a representative."""
+    """The unmasked pairs (anchors, positives, anchors, negatives) or triplets; negatives are representatives."""
     index, _ = batch.positives()
     negatives = representatives(batch, shift)
     if form == "triplets":

@@ -1,4 +1,4 @@
-"""A table in the place of a loss's distance, for the time of a call."""
+"""Replaces the distance of a loss by a table during a call."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from embedding_expansion.errors import InvalidInput
 
 
 class TableDistance(nn.Module):
-    """A table in the place of the distance that it stands for; all else is that distance's."""
+    """A distance that returns a given table; all other attributes are those of the original distance."""
 
-    def __init__(self, own: nn.Module, rows: Float[Tensor, "b d"], table: Float[Tensor, "b b"]) -> None:
+    def __init__(self, original: nn.Module, rows: Float[Tensor, "b d"], table: Float[Tensor, "b b"]) -> None:
         super().__init__()
-        self.own, self.rows, self.table, self.calls = own, rows, table, 0
+        self.original, self.rows, self.table, self.calls = original, rows, table, 0
 
     @validates
     def forward(self, query: Tensor, reference: Tensor | None = None) -> Tensor:
-        """The table of the batch, anew for each call, since losses write into it."""
+        """A copy of the table for each call, because losses write into it."""
         if query is not self.rows or not (reference is None or reference is self.rows):
-            raise InvalidInput("a distance is asked for that of other points than the batch's rows")
+            raise InvalidInput("the loss asks its distance for points other than the rows of the batch")
         self.calls += 1
         return self.table.clone()
 
@@ -32,16 +32,16 @@ class TableDistance(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("own"), name)
+            return getattr(super().__getattr__("original"), name)
 
 
 @contextmanager
 def reading(loss: Any, rows: Float[Tensor, "b d"], table: Float[Tensor, "b b"]) -> Iterator[TableDistance]:
-    """For the time of the block, the loss's distance is the table."""
-    own = loss.distance
-    stand_in = TableDistance(own, rows, table)
+    """Replaces the distance of a loss by a table within the context."""
+    original = loss.distance
+    stand_in = TableDistance(original, rows, table)
     loss.distance = stand_in
     try:
         yield stand_in
     finally:
-        loss.distance = own
+        loss.distance = original
