@@ -272,7 +272,11 @@ BAD: list[tuple[Any, type[EmbeddingExpansionError], str]] = [
     ((ROWS > 1, ROWS, ROWS), InvalidType, "the anchors of indices_tuple are of dtype torch.bool"),
     ((ROWS, ROWS[None], ROWS), InvalidInput, r"the positives of indices_tuple are of shape \(1, 4\); pass a 1-D"),
     ((ROWS, ROWS.to("meta"), ROWS), InvalidType, "the positives of indices_tuple are on the meta device"),
-    ((ROWS, ROWS, ROWS[:2]), InvalidInput, "indices_tuple has 4 positives but 2 negatives; pass one of each"),
+    (
+        (ROWS, ROWS, ROWS[:2]),
+        InvalidInput,
+        "indices_tuple has 4 positives but 2 negatives; pass tensors of equal length",
+    ),
     ((ROWS[:1], ROWS, ROWS), InvalidInput, "indices_tuple has 1 anchors but 4 positives"),
     ((ROWS, ROWS, ROWS[:1], ROWS), InvalidInput, "indices_tuple has 1 anchors but 4 negatives"),
     ((ROWS + 1, ROWS, ROWS), InvalidInput, "the anchors of indices_tuple run from 1 to 4; the batch has rows 0 to 3"),

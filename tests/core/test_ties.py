@@ -165,7 +165,7 @@ def test_a_negative_at_distance_0_has_the_papers_value_and_a_finite_gradient(nam
 @pytest.mark.parametrize("side", ["positive", "negative"])
 def test_a_temperature_of_a_ranked_list_is_not_below_0(side: str) -> None:
     E, labels = edge("no ties")
-    with pytest.raises(InvalidInput, match=rf"{side}_temperature is -0.5; pass 0 or a number above"):
+    with pytest.raises(InvalidInput, match=rf"{side}_temperature is -0.5; pass 0 or more"):
         LOSSES["ranked_list"](**{f"{side}_temperature": -0.5})(E, labels)
 
 

@@ -51,7 +51,7 @@ class ChosenPairs:
             if len(rows[first]) != len(rows[other]):
                 raise InvalidInput(
                     f"indices_tuple has {len(rows[first])} {names[first]} but {len(rows[other])} {names[other]}; pass "
-                    "one of each for every pair or triplet"
+                    "tensors of equal length"
                 )
         return cls(rows[0], rows[1], rows[-2] if len(rows) == 4 else rows[0], rows[-1])
 

@@ -135,7 +135,9 @@ def check_floating(tensor: Tensor, name: str) -> None:
 def check_readable(tensor: Tensor, name: str) -> None:
     """Raises InvalidType if the tensor is nested, sparse, quantized or on the meta device."""
     if tensor.is_nested:
-        raise InvalidType(f"{name} is a nested tensor; pass torch.stack({name}.unbind()), its rows in one length")
+        raise InvalidType(
+            f"{name} is a nested tensor; pass one of rows of equal length, e.g. torch.stack({name}.unbind())"
+        )
     if tensor.layout != torch.strided:
         raise InvalidType(f"{name} is a sparse tensor; pass {name}.to_dense()")
     if tensor.is_quantized:
@@ -152,9 +154,7 @@ def as_labels(labels: Labels | None, name: str = "labels") -> Int[Tensor, " b"]:
         InvalidInput, InvalidType: if they are not whole numbers, one per row; the error calls them `name`.
     """
     if labels is None:
-        raise InvalidType(
-            f"{name} is None; pass one whole number per row, which says what its positives and negatives are"
-        )
+        raise InvalidType(f"{name} is None; pass one whole number per row, the class of the row")
     if not isinstance(labels, Tensor):
         if isinstance(labels, (str, bytes)) or not hasattr(labels, "__len__"):
             raise InvalidType(
@@ -278,7 +278,7 @@ def as_count(n: SupportsIndex | float) -> int | float:
     if count > MOST_POINTS:
         raise InvalidInput(
             f"n is {count}; pass at most {MOST_POINTS} synthetic points, or infinity (math.inf), "
-            "which takes the whole arc between two images, exactly, and less time"
+            "which covers the whole arc between two images exactly and is faster"
         )
     return count
 

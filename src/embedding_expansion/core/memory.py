@@ -77,7 +77,7 @@ class CrossBatchMemory(WrappedLoss):
         if isinstance(loss, CrossBatchMemory) or not isinstance(loss, PairLoss):
             raise InvalidType(
                 f"loss is a {type(loss).__name__}; pass one of this package's pair losses, plain or expanded; on "
-                "several ranks it is DistributedLoss(CrossBatchMemory(loss, ...))"
+                "several ranks use DistributedLoss(CrossBatchMemory(loss, ...))"
             )
         expansion = loss.expansion if isinstance(loss, EmbeddingExpansion) else None
         inner = loss.loss if isinstance(loss, EmbeddingExpansion) else loss
@@ -116,7 +116,8 @@ class CrossBatchMemory(WrappedLoss):
             raise InvalidInput("from_memory is given to a CrossBatchMemory, which has its own queue; leave it out")
         if embeddings.shape[1] != self.rows.shape[1]:
             raise InvalidInput(
-                f"embeddings has {embeddings.shape[1]} dimensions, but embedding_size is {self.rows.shape[1]}"
+                f"embeddings has {embeddings.shape[1]} dimensions, but embedding_size is {self.rows.shape[1]}; "
+                f"pass embedding_size={embeddings.shape[1]} when the memory is made"
             )
         old, old_labels = self.queue()
         if int(self.batches) < self.start or len(old_labels) == 0:

@@ -53,8 +53,8 @@ def ranked_list(
     for name, temperature in (("positive", positive_temperature), ("negative", negative_temperature)):
         if temperature < 0:
             raise InvalidInput(
-                f"{name}_temperature is {temperature}; pass 0 or a number above, as below 0 the smallest violations "
-                "would weigh the most"
+                f"{name}_temperature is {temperature}; pass 0 or more, because below 0 the smallest violations "
+                "would have the largest weights"
             )
     negative, negative_mask = negatives_of_anchors(pairs)
     pull = _weighed(distance(pairs.positive) - (alpha - margin), pairs.positive_mask, positive_temperature)

@@ -111,7 +111,7 @@ class Trial:
         return value.double().reshape(())
 
     def seed(self) -> None:
-        """The same random numbers for every value, of those generators alone that are put back."""
+        """Seeds the generators that `probe` restores, so that every value uses the same random numbers."""
         torch.default_generator.manual_seed(0)
         device = self.batch.labels.device
         if device.type == "cuda":
