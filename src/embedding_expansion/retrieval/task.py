@@ -54,7 +54,7 @@ class RetrievalTask:
 
 
 @validates
-class Sides(TypedDict, total=False):
+class SearchSides(TypedDict, total=False):
     """Who searches what; `retrieval_task` says what each means."""
 
     is_query: Mask
