@@ -1,9 +1,8 @@
-"""How long an ordinary search takes while others send a server what holds it up.
+"""Measure how long an ordinary search takes while other clients send uploads that keep the server busy.
 
-The server is `embex serve` in a process of its own; one client searches with a photograph again and again, while two
-others send the same bad upload again and again, or 600 connections hold half-sent headers. All of it is on 127.0.0.1
-and ends by itself. "Memory" is the most that the server and its processes held, and by how much that is more than at
-the start of the measurement.
+The server is `embex serve` in a separate process. One client searches with a photograph repeatedly, while two others
+send the same bad upload repeatedly, or 600 connections hold half-sent headers. Everything runs on 127.0.0.1 and ends
+by itself. "Memory" is the peak of the server and its processes, minus their memory at the start of the measurement.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ Fault = Callable[[str], AbstractContextManager[list[int]]]
 
 
 def asked(address: str, image: bytes) -> int:
-    """The status of the answer to an upload; 0 where none comes."""
+    """Return the status of the answer to an upload, or 0 if there is no answer."""
     connection = http.client.HTTPConnection(address, timeout=PATIENCE)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("POST", "/api/search?k=10", image)
@@ -56,7 +55,7 @@ def undisturbed(address: str) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def half_headers(address: str) -> Iterator[list[int]]:
-    """Connections whose headers never end."""
+    """Open connections whose headers never end."""
     host, port = address.rsplit(":", 1)
     with contextlib.ExitStack() as stack:
         for _ in range(CONNECTIONS):
@@ -66,7 +65,7 @@ def half_headers(address: str) -> Iterator[list[int]]:
 
 
 def sending(image: bytes) -> Fault:
-    """Others that send an upload again and again; the statuses of their answers."""
+    """Send an upload repeatedly from other clients, and collect the statuses of the answers."""
 
     @contextlib.contextmanager
     def send(address: str) -> Iterator[list[int]]:
@@ -91,7 +90,7 @@ def sending(image: bytes) -> Fault:
 
 
 def faults(quick: bool) -> dict[str, Fault]:
-    """What others do meanwhile."""
+    """Return what the other clients do meanwhile, by name."""
     side = 300 if quick else 7_000
     ramp = np.arange(side)[:, None, None].repeat(side, axis=1).astype(np.uint8)  # 300 kB as a PNG
     return {
@@ -105,7 +104,7 @@ def faults(quick: bool) -> dict[str, Fault]:
 
 
 def resident(process: int) -> float:
-    """MB that a process and its children hold now."""
+    """Return the memory of a process and its children in MB."""
     total = 0.0
     for number in (process, *(child for child, _ in reliability.children(process))):
         with contextlib.suppress(OSError, IndexError):
@@ -114,7 +113,7 @@ def resident(process: int) -> float:
 
 
 def measure(address: str, process: int, photograph: bytes, fault: Fault, seconds: float) -> dict[str, Any]:
-    """What one client gets for so long, or for one search that takes longer, beside a fault."""
+    """Measure the answers of one client beside a fault, for the duration or for one longer search."""
     begin = most = resident(process)
     spans, failed, is_over = list[float](), 0, threading.Event()
 
@@ -150,7 +149,7 @@ def measure(address: str, process: int, photograph: bytes, fault: Fault, seconds
 def main() -> None:
     options = harness.parser(__doc__)
     options.add_argument("--items", type=int, default=10_000)
-    options.add_argument("--duration", type=float, default=10.0, help="seconds that each measurement lasts at least")
+    options.add_argument("--duration", type=float, default=10.0, help="minimum duration of each measurement in seconds")
     options.add_argument("--train", default="--data.image_size 32", help="options of embex train, such as the backbone")
     given = options.parse_args()
     if given.quick:
@@ -159,7 +158,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         index, images = load.make_index(Path(folder), given.items, 256, given.train.split())
         measured = list(faults(given.quick).items())
-        for name, fault in measured[-2:] if given.quick else measured:  # a server each
+        for name, fault in measured[-2:] if given.quick else measured:  # one server each
             with load.server(index, load.BATCHED, given.threads) as address:
                 load.wait_for_the_map(address)
                 (process,) = (n for n, command in reliability.children(os.getpid()) if "serve" in command)

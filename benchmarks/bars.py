@@ -1,4 +1,4 @@
-"""What the speed has to be, and whether it was: a verdict for every measurement that a bar applies to."""
+"""The required speeds, and a verdict for every measurement that a requirement (a bar) applies to."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 from harness import ratio
 
-COMPARED = 4  # images of a class, where the incumbent is timed beside
-SMALL, LARGE = 128, 1024  # the batches that bars against the Gram product are for
+COMPARED = 4  # images of a class for which the incumbent is timed as well
+SMALL, LARGE = 128, 1024  # the batch sizes with bars against the Gram product
 OF_GRAM_LARGE = {2: 3.0, 4: 4.0}  # times the Gram product at n = 2, by images of a class
 OF_GRAM_SMALL = 8.0
-MORE_POINTS = {2: 5.0, 4: 6.0}  # the same at n = 8
+MORE_POINTS = {2: 5.0, 4: 6.0}  # the same at n = 8; infinity has no bar
 MORE_IMAGES = {8: 4.0, 32: 15.0}  # the same at n = 2
 
 
 class Verdict(NamedTuple):
-    search: str  # the form of it that is judged
+    search: str  # the judged form of the search
     bar: str
     what: str
     measured: str
@@ -24,7 +24,7 @@ class Verdict(NamedTuple):
 
 
 def verdicts(report: dict[str, Any]) -> list[Verdict]:
-    """Every bar with every measurement it is for, in each form of the search that was timed."""
+    """Return every bar with each of its measurements, for every form of the search that was timed."""
     found: list[Verdict] = []
     for result in report["results"]:
         for search in report["searches"] if result.get("expandable", True) else report["searches"][:1]:
@@ -50,17 +50,16 @@ def _of_scaling(result: dict[str, Any], search: str) -> Iterator[Verdict]:
         return
     if k in MORE_POINTS:
         yield _verdict(result, f"{search} n=8", "gram", MORE_POINTS[k])
-        yield _verdict(result, f"{search} n=inf", f"{search} n=8", 1.0)
     if k in MORE_IMAGES:
         yield _verdict(result, f"{search} n=2", "gram", MORE_IMAGES[k])
 
 
 def _verdict(result: dict[str, Any], of: str, to: str, most: float) -> Verdict:
-    """Met at the median, or where only the other side could not be timed within the limits."""
+    """Return whether the median meets the bar; it also does if only the other side exceeded the limits."""
     kind = "clustered" if result["clustered"] else "unclustered"
     what = f"{result['loss']}, b = {result['b']}, K = {result['k']}, {kind}"
     bar = f"{of} at most {most:g} times {to}"
-    form = of.partition(" ")[0]  # of the search; or "plain"
+    form = of.partition(" ")[0]  # the form of the search, or "plain"
     measured, failures = ratio(result["times"], of, to), result["failures"]
     if measured is not None:
         return Verdict(form, bar, what, str(measured), measured.median <= most)

@@ -1,11 +1,11 @@
-"""Train every loss plain and expanded, with the same settings and seeds, and print what came out as a table.
+"""Train every loss plain and expanded, with the same settings and seeds, and print the results as a table.
 
     python benchmarks/compare_losses.py --out runs/omniglot --seeds 0 1 2 -- --data omniglot --data.root DIR --steps 400
 
-Everything after `--` goes to every `embex train` as it stands. A run that is already there is not run again, and one
-that was stopped goes on from its last checkpoint, so an interrupted comparison continues where it stopped. A run that
-fails, as by diverging, is noted in its folder and in the table. `--losses all` takes every loss that there is; the arms
-of expansion are left out for losses that cannot be expanded.
+Everything after `--` is passed to every `embex train` unchanged. Completed runs are not run again, and stopped runs
+continue from their last checkpoint, so an interrupted comparison can be resumed. A failed run, for example one that
+diverged, is noted in its folder and in the table. `--losses all` runs every loss. Losses that cannot be expanded only
+run plain.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FAILED = "failed.txt"
 
 
 def train(out: Path, loss: str, arm: str, seed: int, options: list[str]) -> None:
-    """One run, unless it is there or has failed."""
+    """Run one training, unless it is complete or has failed."""
     if (out / "metrics.json").exists() or (out / FAILED).exists():
         return
     if (out / "config.yaml").exists():
@@ -46,29 +46,29 @@ def train(out: Path, loss: str, arm: str, seed: int, options: list[str]) -> None
     with contextlib.redirect_stderr(errors):
         status = embex(["train", *given])
     sys.stdout.flush()
-    if status >= 128:  # it was told to stop, and has saved
+    if status >= 128:  # a signal stopped it, and it has saved a checkpoint
         os._exit(status)
-    if status and not out.exists():  # the options cannot be used
+    if status and not out.exists():  # the options are invalid
         raise SystemExit(errors.getvalue())
     if status:
         (out / FAILED).write_text(errors.getvalue())
 
 
 def cell(values: list[float]) -> str:
-    """Mean and range in percent."""
+    """Format the mean and the range in percent."""
     mean = f"{100 * statistics.mean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ({100 * min(values):.1f} to {100 * max(values):.1f})"
 
 
 def synthetic_share(run: Path) -> float | None:
-    """The share of synthetic points in the last line of the log that has one."""
+    """Return the share of synthetic points in the last line of the log that has one."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     found = [line["synthetic_share"] for line in lines if "synthetic_share" in line]
     return found[-1] if found else None
 
 
 def row(runs: list[Path]) -> list[str]:
-    """The cells of one loss and arm: measures over the seeds, the share of synthetic points, speed."""
+    """Return the cells of one loss and arm: measures over the seeds, share of synthetic points, speed."""
     if any((run / FAILED).exists() for run in runs):
         return ["failed"] * (len(SHOWN) + 2)
     results: list[dict[str, Any]] = [json.loads((run / "metrics.json").read_text()) for run in runs]
@@ -81,7 +81,7 @@ def row(runs: list[Path]) -> list[str]:
 
 
 def table(out: Path, losses: list[str], arms: list[str], seeds: list[int]) -> str:
-    """The table in Markdown: a row per loss and arm, mean over the seeds with the range."""
+    """Return the table in Markdown: a row per loss and arm, with the mean and range over the seeds."""
     lines = [f"| loss | expansion | {' | '.join(SHOWN)} | synthetic | images/s |", "|" + "---|" * (len(SHOWN) + 4)]
     for loss, arm in arms_of(losses, arms):
         cells = row([out / f"{loss}-{arm}-{seed}" for seed in seeds])
@@ -90,7 +90,7 @@ def table(out: Path, losses: list[str], arms: list[str], seeds: list[int]) -> st
 
 
 def arms_of(losses: list[str], arms: list[str]) -> list[tuple[str, str]]:
-    """Every loss with every arm that it can have."""
+    """Return every loss with each arm that applies to it."""
     pairs = itertools.product(losses, arms)
     return [(loss, arm) for loss, arm in pairs if arm == "plain" or not BY_NAME[loss].not_expandable]
 
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=["plain", "2"], help="plain, or a number of synthetic points")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("options", nargs="*", help="after --: what goes to every embex train")
+    parser.add_argument("options", nargs="*", help="after --: options for every embex train")
     given = parser.parse_args()
     losses = list(BY_NAME) if "all" in given.losses else given.losses
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as embex does, for the processes that the runs share

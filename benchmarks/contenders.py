@@ -1,4 +1,4 @@
-"""Who is timed: this package's losses, the incumbent's (pytorch-metric-learning) beside each, and the Gram product."""
+"""The timed contenders: this package's losses, the incumbent's (pytorch-metric-learning), and the Gram product."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.miners import MultiSimilarityMiner
-from embedding_expansion.core.modules import LOSSES
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.search import native
 from embedding_expansion.errors import EmbeddingExpansionError
@@ -22,7 +22,7 @@ from harness import Step
 
 @dataclass(frozen=True)
 class Peer:
-    """A loss of the incumbent, with a miner where that makes it the same loss; at its defaults but for `options`."""
+    """A loss of the incumbent at its defaults, except for `options`, with a miner if the same loss needs one."""
 
     loss: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -48,13 +48,13 @@ class _Mined(nn.Module):
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the comparison: a loss of the registry, at its defaults but for `options`, and the incumbent's."""
+    """One row of the comparison: a registered loss at its defaults, except for `options`, and the incumbent's."""
 
     name: str
     key: str
     peer: Peer | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    most: float | None = 1.0  # times the incumbent's time that it may take expanded; None: only reported
+    most: float | None = 1.0  # bar: times the incumbent's time, expanded; None: only reported
     miner: Callable[[Pairs], Pairs] | None = None
 
     def module(self, **more: Any) -> nn.Module:
@@ -79,7 +79,7 @@ ROWS = (
         Peer("TripletMarginLoss", miner="TripletMarginMiner", miner_options={"type_of_triplets": "semihard"}),
         {"mining": "semihard"},
     ),
-    _row("n_pair", "NPairsLoss", most=None),  # it uses two rows of each class and leaves the others
+    _row("n_pair", "NPairsLoss", most=None),  # the incumbent's uses only two rows of each class
     _row("lifted_structure", "LiftedStructureLoss"),
     _row("generalized_lifted_structure", "GeneralizedLiftedStructureLoss"),
     _row("multi_similarity", "MultiSimilarityLoss"),
@@ -106,9 +106,9 @@ ROWS = (
 
 
 def choose(names: Iterable[str] | None) -> tuple[list[Row], dict[str, str]]:
-    """The rows asked for by name (default: all), and why some of them cannot be run.
+    """Return the rows of the given names (default: all), and why some of them cannot be run.
 
-    A loss of the registry that has no row here is compared with the Gram product alone.
+    A registered loss without a row here is compared with the Gram product only.
     """
     rows = [*ROWS, *(Row(key, key, most=None) for key in LOSSES if key not in {row.key for row in ROWS})]
     if names is not None:
@@ -131,17 +131,17 @@ def _why_not(row: Row) -> str:
 
 
 def searches() -> tuple[str, ...]:
-    """The two forms of the search for the hardest pairs, the one in use first."""
+    """Return the two forms of the search for hardest pairs, the active one first."""
     return ("native", "torch") if native.available() else ("torch",)
 
 
 def searching(name: str) -> contextlib.AbstractContextManager[Any]:
-    """While it is entered, the search has that form."""
+    """Use this form of the search inside the `with` block."""
     return native.disabled() if name == "torch" else contextlib.nullcontext()
 
 
 def step(loss: Callable[[Tensor, Tensor], Tensor], embeddings: Tensor, labels: Tensor, search: str = "native") -> Step:
-    """Forward and backward, to the embeddings and to whatever the loss learns; no gradient is accumulated."""
+    """Run forward and backward to the embeddings and the parameters of the loss, without accumulating gradients."""
     inputs = [embeddings]
     if isinstance(loss, nn.Module):
         inputs += [parameter for parameter in loss.parameters() if parameter.requires_grad]
@@ -155,7 +155,7 @@ def step(loss: Callable[[Tensor, Tensor], Tensor], embeddings: Tensor, labels: T
 
 @dataclass(frozen=True)
 class GramProduct:
-    """The least that any pair loss computes: all inner products, and their backward pass."""
+    """The minimum that any pair loss computes: all inner products, and their backward pass."""
 
     name: str = "gram"
 
@@ -180,7 +180,7 @@ class Ours:
     row: Row
     n: float | None = 2
     search: str = "torch"
-    options: dict[str, Any] = field(default_factory=dict)  # of the expansion
+    options: dict[str, Any] = field(default_factory=dict)  # options of the expansion
 
     @property
     def name(self) -> str:

@@ -2,9 +2,9 @@
 
     python benchmarks/cross_batch.py --out cross_batch.json
 
-The queue is full of random embeddings of as many classes as the training set is said to have. Times are of the
-processor, on one thread, so that other work on the machine changes them little. Growth is the peak during the timed
-passes above what was resident before them, when the queue was there.
+The queue is filled with random embeddings of the given number of classes. Times are processor times on one thread, so
+other work on the machine affects them little. Growth is the peak memory during the timed passes minus the resident
+memory before them, which includes the queue.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Case:
 
 
 def cases(given: Namespace) -> Iterator[Case]:
-    """Without a queue; with one of few embeddings a class, and of many; then what makes many bearable."""
+    """Return the cases: no queue, few and many embeddings per class, and many with limited segments."""
     many, some, few = given.classes
     for n in (None, 2):
         yield Case(0, many, n)
@@ -50,7 +50,7 @@ def cases(given: Namespace) -> Iterator[Case]:
 
 
 def measured(beat: Beat, one: Case, given: Namespace) -> dict[str, Any]:
-    """The work of a fresh process: seconds of each pass, and bytes of growth."""
+    """Run in a fresh process; return the seconds of each pass and the growth in bytes."""
     torch.set_num_threads(given.threads)
     generator = torch.Generator().manual_seed(0)
     loss: Any = MultiSimilarityLoss(chunk=one.chunk)

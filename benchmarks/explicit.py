@@ -2,8 +2,9 @@
 
     python benchmarks/explicit.py --out explicit.json
 
-Explicit: the points are synthesised, one product compares all with all, and the largest entry of every two classes is
-taken. Both give the same numbers, which is checked first; what is summed is the table of hardest similarities.
+The explicit form synthesises the points, compares all with all in one product, and takes the largest entry of every two
+classes. The script first checks that both forms give the same numbers. The value is the sum of the table of hardest
+similarities.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LEAST = {2: 3.0, 8: 10.0}  # times as fast as the explicit construction, by n
 
 @dataclass(frozen=True)
 class GramSpace:
-    """What this package does."""
+    """The form of this package, in Gram space."""
 
     k: int
     n: int
@@ -38,7 +39,7 @@ class GramSpace:
 
     def value(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         pairs = expand(embeddings, labels, self.n, metric="inner")
-        return pairs.negative[:: self.k].masked_select(pairs.negative_mask[:: self.k]).sum()  # a row for every class
+        return pairs.negative[:: self.k].masked_select(pairs.negative_mask[:: self.k]).sum()  # one row for every class
 
     def step(self, embeddings: Tensor, labels: Tensor) -> Step:
         return step(self.value, embeddings, labels, self.search)
@@ -46,7 +47,7 @@ class GramSpace:
 
 @dataclass(frozen=True)
 class Explicit:
-    """The paper's construction to the letter. It is given that the classes lie in rows of k: no grouping is timed."""
+    """The paper's construction, literally. The rows are already sorted by class, so no grouping is timed."""
 
     k: int
     n: int
@@ -69,7 +70,7 @@ class Explicit:
 
 
 def check_equal(k: int, n: int) -> None:
-    """Both sides of the race compute the same value and gradient."""
+    """Assert that both forms compute the same value and gradient."""
     embeddings, labels = Batch(64, k, 32).make()
     embeddings = embeddings.detach().double().requires_grad_()
     sides = [contender.value(embeddings, labels) for contender in (GramSpace(k, n), Explicit(k, n))]

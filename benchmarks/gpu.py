@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --out gpu.json
 
-Where the search in torch takes more than twice the time of the Gram product at b = 4096, it wants a kernel of its own.
+If the search in torch takes more than twice the time of the Gram product at b = 4096, it needs a dedicated kernel.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import harness
 from contenders import GramProduct, Ours, choose
 from harness import Batch, Step, table
 
-BAR, AT = 2.0, 4096  # times the Gram product, and where
+BAR, AT = 2.0, 4096  # bar: times the Gram product at this batch size
 
 
 def milliseconds_of(step: Step, calls: int, device: str) -> float:
-    """Of one call, when the device has done all of them."""
+    """Return the milliseconds per call, measured when the device has finished all calls."""
     _wait(device)
     seconds = harness.seconds_per_call(lambda: (step(), _wait(device)), calls)
     return 1000 * seconds
 
 
 def device_name(device: str) -> str:
-    """The name of the card, for the tables."""
+    """Return the name of the card for the tables."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
@@ -64,7 +64,7 @@ def main() -> None:
                 for name, step in steps.items():
                     times[name].append(milliseconds_of(step, 10 if b <= 1024 else 2, given.device))
             results.append({"b": b, "k": k, "times": times})
-            harness.write(given.out, report)  # now: the large batches may be given up
+            harness.write(given.out, report)  # written now, in case a large batch fails
             gram = statistics.median(times["gram"])
             for name, found in times.items():
                 median = statistics.median(found)

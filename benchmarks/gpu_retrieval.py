@@ -1,9 +1,9 @@
-"""Time evaluation and k-means on a GPU, in milliseconds, beside the bare products, and the memory that they take.
+"""Measure time and memory of evaluation and k-means on a GPU, beside the bare products, in milliseconds.
 
     python benchmarks/gpu_retrieval.py --out gpu_retrieval.json
 
-The set is that of retrieval.py, the size of Stanford Online Products' test set. Memory is what torch has allocated at
-the peak of a call above what was allocated before it.
+The data are those of retrieval.py and have the size of Stanford Online Products' test set. Memory is torch's peak
+allocation during a call minus the allocation before it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from retrieval import Contender, Products
 
 
 def growth(step: harness.Step, device: str) -> float:
-    """Gigabytes at the peak of a call above what was there before; NaN where the device does not count them."""
+    """Return the peak gigabytes of a call above those before it, or NaN if the device does not count them."""
     if not device.startswith("cuda"):
         return float("nan")
     torch.cuda.synchronize(device)

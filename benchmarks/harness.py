@@ -1,4 +1,4 @@
-"""What the benchmarks share: the batch, the race of several contenders in one process, the machine, JSON and tables."""
+"""Shared by the benchmarks: batches, timing several contenders in one process, the machine, JSON and tables."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from torch.nn import functional
 from embedding_expansion.core.search import native
 from limits import Beat, Limits, attempt
 
-ENOUGH = 0.02  # seconds that one sample lasts at least
-SLOW, FAR_SLOWER = 1.0, 60  # a first call this slow, in seconds and in times the quickest, is the only sample
-# Clustered embeddings are those of a network half trained: a cosine of 0.75 within a class, Recall@1 of 0.9 at b = 128
-# and 0.7 at b = 1024, 0.6% of all triplets within a margin of 0.05. With none the incumbent skips its backward pass.
-DIRECTIONS, NOISE = 16, 0.7  # the classes lie in so many dimensions; norm of a point's noise about its centre of norm 1
+ENOUGH = 0.02  # minimum duration of one sample in seconds
+SLOW, FAR_SLOWER = 1.0, 60  # a first call this slow (seconds, times the quickest) is the only sample
+# Clustered embeddings resemble those of a half-trained network: a cosine of 0.75 within a class, Recall@1 of 0.9 at
+# b = 128 and 0.7 at b = 1024, 0.6% of all triplets within a margin of 0.05. Without violating triplets, the incumbent
+# would skip its backward pass.
+DIRECTIONS, NOISE = 16, 0.7  # dimensions that the class centres span; norm of the noise around a centre of norm 1
 
 Step = Callable[[], Any]  # one forward and backward pass
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Unit-norm float32 embeddings, k of each class in a row, as class-balanced samplers give them."""
+    """Unit-norm float32 embeddings, k consecutive rows per class, as from a class-balanced sampler."""
 
     b: int
     k: int
@@ -40,7 +41,7 @@ class Batch:
     clustered: bool = True
 
     def make(self, device: str = "cpu") -> tuple[Tensor, Tensor]:
-        """Embeddings (b, d) that require a gradient, and labels (b,)."""
+        """Return embeddings (b, d) that require a gradient, and labels (b,)."""
         generator = torch.Generator().manual_seed(self.b + self.k)
         labels = torch.arange(self.b) // self.k
         points, centres = functional.normalize(torch.randn(2, self.b, self.d, generator=generator), dim=2)
@@ -51,7 +52,7 @@ class Batch:
 
 
 class Contender(Protocol):
-    """Something that takes a batch forward and backward; it is sent to the process where it is timed."""
+    """Runs a batch forward and backward; it is sent to the process that times it."""
 
     @property
     def name(self) -> str: ...
@@ -61,7 +62,7 @@ class Contender(Protocol):
 
 @dataclass(frozen=True)
 class Race:
-    """Seconds per call of every contender, a sample per round, or why there are none."""
+    """Seconds per call of every contender, one sample per round, or the reason why there are none."""
 
     times: dict[str, list[float]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -70,7 +71,7 @@ class Race:
 def race(contenders: Iterable[Contender], batch: Batch, repeats: int, threads: int, limits: Limits) -> Race:
     """Time the contenders on one batch in one process, in turn, round after round.
 
-    One that takes too long or too much memory drops out with the reason, and the others start again without it.
+    A contender that takes too much time or memory is dropped with the reason, and the others start again without it.
     """
     left, failures = list(contenders), {}
     while left:
@@ -94,7 +95,7 @@ def _rounds(
         beat(contender.name)
         steps[contender.name] = contender.step(embeddings, labels)
         first[contender.name] = seconds_per_call(steps[contender.name], 1)
-        if SLOW < first[contender.name] < 5 * SLOW:  # it may have loaded a library; what is slower is so by itself
+        if SLOW < first[contender.name] < 5 * SLOW:  # it may have loaded a library; a slower call is slow by itself
             first[contender.name] = seconds_per_call(steps[contender.name], 1)
     slow = {name for name, t in first.items() if t > max(SLOW, FAR_SLOWER * min(first.values()))}
     times = {name: [first[name]] if name in slow else [] for name in steps}
@@ -110,7 +111,7 @@ def _rounds(
 
 
 def _enough_calls(step: Step) -> int:
-    """How many calls make a sample; the second warm-up as well."""
+    """Return the number of calls per sample; this is also the second warm-up."""
     calls, start = 0, time.perf_counter()
     while time.perf_counter() - start < 1.2 * ENOUGH:
         step()
@@ -119,10 +120,12 @@ def _enough_calls(step: Step) -> int:
 
 
 def seconds_per_call(step: Step, calls: int) -> float:
-    start = time.perf_counter()
+    """Elapsed seconds; on one thread those of the processor, which other work on the machine does not count in."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     for _ in range(calls):
         step()
-    return (time.perf_counter() - start) / calls
+    return (clock() - start) / calls
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class Ratio:
 
 
 def ratio(times: dict[str, list[float]], of: str, to: str) -> Ratio | None:
-    """How many times as long one takes as the other, round by round; None where one was not timed."""
+    """Return the ratios of two contenders' times, round by round, or None if one was not timed."""
     rounds = [a / b for a, b in zip(times.get(of, []), times.get(to, []), strict=False)]
     return Ratio(statistics.median(rounds), min(rounds), max(rounds)) if rounds else None
 
@@ -150,7 +153,7 @@ def milliseconds(times: Sequence[float]) -> str:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What the figures were taken on."""
+    """Return a description of the machine and the versions."""
     versions = {}
     for package in ("torch", "pytorch-metric-learning", "embedding-expansion"):
         try:
@@ -179,7 +182,7 @@ def _processor() -> str:
 
 
 def write(out: Path | None, report: dict[str, Any]) -> None:
-    """The report as JSON; dataclasses become objects, and what is no JSON (infinity) a word."""
+    """Write the report as JSON. Dataclasses become objects, and values that JSON lacks (infinity) become words."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(_plain(report), indent=1) + "\n", encoding="utf-8")
@@ -196,16 +199,16 @@ def _plain(value: Any) -> Any:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Markdown."""
+    """Return a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """The options of every benchmark."""
+    """Return a parser with the options that all benchmarks share."""
     options = argparse.ArgumentParser(description=(description or "").split("\n")[0])
     options.add_argument("--out", type=Path, help="also write the figures and the machine's description to this JSON")
-    options.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    options.add_argument("--quick", action="store_true", help="tiny sizes, to check that the script runs")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--seconds", type=float, default=60.0, help="time limit of a single call")
     options.add_argument("--gigabytes", type=float, default=12.0, help="memory limit of a measurement")

@@ -1,7 +1,7 @@
-"""Loading, building and searching an index: a folder by kind, and PostgreSQL, on clustered random vectors.
+"""Time loading, building and searching an index, in a folder and in PostgreSQL, on clustered random vectors.
 
-The queries are further draws from the same clusters. Recall is measured by the index itself when it builds; "one" is
-the median time of a search with one query, "many" that of a search with 100, per query.
+The queries are further draws from the same clusters. The index measures its recall when it builds. "one" is the
+median time of a search with one query, "many" that of a search with 100 queries, per query.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH = 10_000
 
 
 def vectors(n: int, d: int, seed: int) -> np.ndarray:
-    """Clusters of 20 on average; the first vectors of a seed are the same for any n."""
+    """Return vectors in clusters of 20 on average; the first vectors of a seed are the same for any n."""
     centres = np.random.default_rng(0).standard_normal((max(1, n // 20), d), np.float32)
     rng = np.random.default_rng(seed)
     return centres[rng.integers(0, len(centres), n)] + rng.standard_normal((n, d), np.float32)
@@ -41,7 +41,7 @@ def measured(place: str, kind: str, n: int, d: int) -> dict[str, Any]:
                 load.add([Item(f"{i}.jpg", str(i % 100)) for i in range(at, at + len(batch))], batch)
             staged = time.perf_counter()
         published = time.perf_counter()
-        index.search(queries[:1], K)  # what is read once
+        index.search(queries[:1], K)  # loads what is read only once
         opened = time.perf_counter()
         one = []
         for query in queries[:50]:
@@ -63,7 +63,7 @@ def measured(place: str, kind: str, n: int, d: int) -> dict[str, Any]:
 
 
 def places(postgres: bool) -> Iterator[tuple[str, str, str]]:
-    """Backend, a new place on it, and the kind."""
+    """Yield the backend, a new location for an index, and the kind."""
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("flat", "hnsw", "ivfpq"):
             yield "folder", str(Path(folder) / kind), kind

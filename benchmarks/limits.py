@@ -1,4 +1,4 @@
-"""Work in a process of its own, with a limit on time and memory: what is too slow or too large is a result as well."""
+"""Run work in a separate process with limits on time and memory; exceeding a limit is a result as well."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Beat = Callable[[str], None]
 @dataclass(frozen=True)
 class Limits:
     seconds: float = 60.0  # between two beats
-    gigabytes: float = 12.0  # of address space, beyond what the process has at its start
+    gigabytes: float = 12.0  # address space, beyond that of the process at its start
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How the work ended: with a result, or why not and at which stage."""
+    """How the work ended: with a result, or with the reason why not and the stage."""
 
     result: Any = None
     why_not: str = ""
@@ -35,11 +35,11 @@ class Ended:
 
 
 def attempt(work: Callable[..., Any], *arguments: Any, limits: Limits, fresh: bool = False) -> Ended:
-    """Run `work(beat, *arguments)` in a process of its own.
+    """Run `work(beat, *arguments)` in a separate process.
 
-    The work calls `beat("what comes next")` before everything that may take long; each beat starts the clock again.
-    By default the process is forked from a server that has imported the libraries and done nothing else, which takes
-    milliseconds; a fresh one starts from nothing.
+    The work calls `beat("next stage")` before every stage that may take long; each beat restarts the clock. By default
+    the process is forked from a server that has only imported the libraries, which takes milliseconds. A fresh process
+    starts a new interpreter.
     """
     context = multiprocessing.get_context("spawn" if fresh else "forkserver")
     if not fresh:
@@ -75,7 +75,7 @@ def _listen(connection: Connection, process: Any, limits: Limits) -> Ended:
 
 
 def _run(connection: Connection, gigabytes: float, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """The life of the process."""
+    """Run the work inside the process."""
     if sys.platform == "linux":
         with open("/proc/self/statm", encoding="ascii") as file:
             size = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -89,7 +89,7 @@ def _run(connection: Connection, gigabytes: float, work: Callable[..., Any], arg
 
 
 def reason(error: Exception) -> str:
-    """Why it failed, in a few words where it is the memory, else in the error's own."""
+    """Return why the work failed: briefly if memory ran out, otherwise with the error's message."""
     if isinstance(error, MemoryError) or "memory" in str(error).lower():
         return OUT_OF_MEMORY
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,9 +1,9 @@
-"""A server under load: many clients search an index of 10,000 items over loopback, with and without batching.
+"""Measure a server under load: many clients search an index of 10,000 items over loopback, with and without batching.
 
-The server is `embex serve` in a process of its own, the clients are threads of this one on connections that stay open,
-each with one request at a time. The index holds random vectors; the model is the default network after three steps of
-training, which embeds as fast as a trained one. The first second of each measurement is left out, and it begins once
-the map has been computed.
+The server is `embex serve` in a separate process. The clients are threads of this process; each keeps one connection
+open and has one request at a time. The index holds random vectors. The model is the default network after three
+training steps, which embeds as fast as a trained one. A measurement begins after the map has been computed, and its
+first second is not counted.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ BATCHED, ALONE = 32, 1
 
 
 def make_index(folder: Path, items: int, side: int, options: list[str]) -> tuple[Path, list[bytes]]:
-    """An index of random vectors with a model, and files to search with."""
+    """Make an index of random vectors with a model, and files to search with."""
     rng = np.random.default_rng(0)
-    for number in range(32):  # something to train on: nobody looks at what is found
+    for number in range(32):  # any images to train on: the results do not matter
         (folder / "images" / str(number // 4)).mkdir(parents=True, exist_ok=True)
         (folder / "images" / str(number // 4) / f"{number}.jpg").write_bytes(_jpeg(rng, 64))
     small = "--steps 3 --device cpu --data.workers 0 --sampler.classes_per_batch 2 --sampler.images_per_class 2"
@@ -68,7 +68,7 @@ def _jpeg(rng: np.random.Generator, side: int) -> bytes:
 
 @contextmanager
 def server(index: Path, batch_size: int, threads: int) -> Iterator[str]:
-    """Its address, as host:port."""
+    """Return the address as host:port."""
     command = [sys.executable, "-m", "embedding_expansion", "serve", str(index), "--port", "0", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     options = ["--batch_size", str(batch_size), "--queue", "256"]
@@ -82,7 +82,7 @@ def server(index: Path, batch_size: int, threads: int) -> Iterator[str]:
 
 
 def wait_for_the_map(address: str) -> None:
-    """It is computed once, in the background, and would take a core from what is measured."""
+    """Wait for the map, which is computed in the background and would take a core from the measurement."""
     connection = http.client.HTTPConnection(address, timeout=60)
     for _ in range(300):
         connection.request("GET", "/api/map")
@@ -93,8 +93,8 @@ def wait_for_the_map(address: str) -> None:
 
 
 def load(address: str, images: list[bytes], clients: int, seconds: float) -> dict[str, Any]:
-    """What so many clients get for so long."""
-    times: list[tuple[float, float]] = []  # when each answer came, and after how long
+    """Measure what the given number of clients get within the duration."""
+    times: list[tuple[float, float]] = []  # when each answer arrived, and after how long
     refused: list[int] = []
     begin = time.perf_counter() + WARM_UP
     end = begin + seconds
@@ -135,7 +135,7 @@ def load(address: str, images: list[bytes], clients: int, seconds: float) -> dic
 
 
 def _mean_batch(address: str) -> float:
-    """Images per batch since the server has started."""
+    """Return the images per batch since the start of the server."""
     connection = http.client.HTTPConnection(address, timeout=60)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
@@ -148,8 +148,8 @@ def main() -> None:
     options = harness.parser(__doc__)
     options.add_argument("--items", type=int, default=10_000)
     options.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
-    options.add_argument("--duration", type=float, default=8.0, help="seconds that each measurement lasts")
-    options.add_argument("--side", type=int, default=256, help="of the images that are sent, in pixels")
+    options.add_argument("--duration", type=float, default=8.0, help="duration of each measurement in seconds")
+    options.add_argument("--side", type=int, default=256, help="side of the sent images in pixels")
     options.add_argument("--train", default="--data.image_size 32", help="options of embex train, such as the backbone")
     given = options.parse_args()
     if given.quick:

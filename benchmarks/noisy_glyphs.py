@@ -3,9 +3,9 @@
     python benchmarks/noisy_glyphs.py runs/noisy --noise 0.3
     embex train --data runs/noisy/glyphs.csv --data.transform none --data.workers 0 --model.channels 1
 
-With `--noise 0` and all classes these options train on the images of `--data glyphs`; a grey value is then the mean of
-three equal ones, which rounds. Each training image keeps its label with probability 1 - noise, else it gets one of the
-other training classes, each as likely. The labels of the test images are right.
+With `--noise 0` and all classes, these options train on the images of `--data glyphs`, except that a grey value is the
+mean of three equal values, which rounds. Each training image keeps its label with probability 1 - noise. Otherwise it
+gets the label of another training class, drawn uniformly. The labels of the test images are right.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from embedding_expansion.data.images import ImageSet
 
 
 def flipped(labels: np.ndarray, noise: float, seed: int) -> np.ndarray:
-    """The labels, each exchanged for another class with probability `noise`."""
+    """Return the labels, each replaced by another class with probability `noise`."""
     rng, classes = np.random.default_rng(seed), np.unique(labels)
     wrong = rng.random(len(labels)) < noise
     steps = rng.integers(1, len(classes), size=len(labels))  # never 0: another class
@@ -31,7 +31,7 @@ def flipped(labels: np.ndarray, noise: float, seed: int) -> np.ndarray:
 
 
 def chosen(images: ImageSet, count: int | None, seed: int) -> ImageSet:
-    """The images of `count` classes, drawn at random; of all by default."""
+    """Return the images of `count` random classes, by default of all classes."""
     if count is None:
         return images
     kept = np.random.default_rng(seed).permutation(images.classes)[:count]
@@ -39,7 +39,7 @@ def chosen(images: ImageSet, count: int | None, seed: int) -> ImageSet:
 
 
 def write(folder: Path, noise: float, train_classes: int | None, seed: int) -> None:
-    """The images and `glyphs.csv` in the folder."""
+    """Write the images and `glyphs.csv` into the folder."""
     glyphs = open_glyphs()
     train = chosen(glyphs.train, train_classes, seed)
     sides = {"train": (train, flipped(train.labels, noise, seed)), "test": (glyphs.test, glyphs.test.labels)}
@@ -58,9 +58,9 @@ def write(folder: Path, noise: float, train_classes: int | None, seed: int) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes the glyphs with wrong labels or fewer classes.")
-    parser.add_argument("folder", type=Path, help="where the images and glyphs.csv go")
+    parser.add_argument("folder", type=Path, help="folder for the images and glyphs.csv")
     parser.add_argument("--noise", type=float, default=0.0, help="probability of a wrong training label")
-    parser.add_argument("--train_classes", type=int, help="so many training classes, drawn at random; default: all")
+    parser.add_argument("--train_classes", type=int, help="number of training classes, drawn at random; default: all")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     given = parser.parse_args()
     write(given.folder, given.noise, given.train_classes, given.seed)

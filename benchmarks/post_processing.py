@@ -1,11 +1,11 @@
-"""What each step of post-processing brings on a run's test classes, and print it as a table.
+"""Measure what each step of post-processing gains on the test classes of a run, and print a table.
 
     python benchmarks/post_processing.py RUN --out FILE.json
 
-Each step is measured with the defaults, and with the best of a grid by MAP@R on one half of the TRAINING classes, where
-whitening is fitted on the other half; the test classes choose nothing. `--features` measures the pooled features of the
-backbone in place of the embeddings, `--chosen FILE.json` takes the choices of another table (a trained net knows its
-training classes by heart, so that what suits them says little of new ones).
+Each step is measured with its defaults, and with the best settings of a grid by MAP@R on one half of the TRAINING
+classes, with whitening fitted on the other half. No setting is chosen on the test classes. `--features` measures the
+pooled features of the backbone instead of the embeddings. `--chosen FILE.json` uses the settings chosen for another
+table: a trained network has memorised its training classes, so they say little about the best settings for new ones.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ import torch
 from torch import Tensor
 
 from embedding_expansion.data.images import ImageSet
+from embedding_expansion.model.weights import load_tensors
 from embedding_expansion.retrieval.rerank.steps import Steps
-from embedding_expansion.training.checkpoint import load_tensors
-from embedding_expansion.training.evaluation import measure_retrieval
+from embedding_expansion.runs.run_folder import RunFolder
+from embedding_expansion.training.evaluation import measure_post_processed, measure_retrieval
 from embedding_expansion.training.job import prepare
-from embedding_expansion.training.post_processing import measure_post_processed
-from embedding_expansion.training.run_folder import RunFolder
 
 DEFAULTS = {
     "whiten": Steps(whiten="all"),
@@ -43,7 +42,7 @@ SHOWN = ("recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "r_precisio
 
 
 def grid(name: str) -> Iterator[Steps]:
-    """The candidates for a step."""
+    """Return the candidate settings for a step."""
     neighbours, alphas = (1, 2, 5, 10, 20), (0.0, 1.0, 3.0, 10.0, 30.0)
     if name == "whiten":
         for dimensions, shrinkage in itertools.product((32, 64, 128, 256, "all"), (0.0, 0.1, 0.5)):
@@ -63,7 +62,7 @@ def grid(name: str) -> Iterator[Steps]:
 
 
 class Measured:
-    """A side of the data, embedded."""
+    """Return one side of the data, embedded."""
 
     def __init__(self, vectors: Tensor, images: ImageSet, ks: tuple[int, ...]) -> None:
         self.vectors, self.images, self.ks = vectors, images, ks
@@ -82,7 +81,7 @@ class Measured:
 
 
 def embedded(run: Path, features: bool) -> tuple[Measured, Measured]:
-    """The training and the test classes."""
+    """Return the training and the test classes, embedded."""
     config = replace(RunFolder(run).read_config(), protocol="last", threads=1)
     job = prepare(config, fetch_weights=False)
     job.model.load_state_dict(load_tensors(RunFolder(run).model)[0])
@@ -101,7 +100,7 @@ def embedded(run: Path, features: bool) -> tuple[Measured, Measured]:
 
 
 def choose(train: Measured) -> dict[str, Steps]:
-    """The best of each grid on the second half of the training classes, alone and behind the best whitening."""
+    """Choose the best of each grid on the second half of the training classes, with and without the best whitening."""
     classes = np.random.default_rng(0).permutation(train.images.classes)
     fit, held = (train.classes(part) for part in np.array_split(classes, 2))
 
@@ -128,8 +127,8 @@ def line(name: str, measures: dict[str, Any]) -> str:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("run", type=Path)
-    options.add_argument("--features", action="store_true", help="the backbone's pooled features")
-    options.add_argument("--chosen", type=Path, help="JSON file of another table, whose choices are taken")
+    options.add_argument("--features", action="store_true", help="measure the backbone's pooled features")
+    options.add_argument("--chosen", type=Path, help="JSON file of another table, whose chosen settings are used")
     options.add_argument("--out", type=Path, required=True)
     given = options.parse_args()
     train, test = embedded(given.run, given.features)

@@ -2,15 +2,15 @@
 
     python benchmarks/retrieval.py --out retrieval.json
 
-The set has the size of Stanford Online Products' test set, and classes of 2 to 12 images as there. The incumbent is
-pytorch-metric-learning's AccuracyCalculator with faiss-cpu behind it; Recall@K, which it has not, is added to it by
-its own way of extension, off the neighbours that it has found. The bare products are the similarities of all pairs, a
-block of queries at a time, and nothing else; "in tiles" a block of the gallery at a time as well, which stays in the
-cache. Both are all products, of which ours takes half in leave-one-out. "Of floats" is ours as on a processor that does
-not multiply bytes. An iteration of k-means moves the centers and
-assigns the rows anew, from sampled rows on: ours is the first such iteration and timed as such, because it stops when
-nothing changes; faiss's is several iterations less one, over those between. The sides of a race run in one process, in
-turn.
+The data have the size of Stanford Online Products' test set, with classes of 2 to 12 images. The incumbent is
+pytorch-metric-learning's AccuracyCalculator with faiss-cpu. It lacks Recall@K, so a subclass adds it, computed from the
+neighbours that it has found. The bare products are the similarities of all pairs, one block of queries at a time; "in
+tiles" also splits the gallery into blocks, which stay in the cache. Both compute all products, while ours computes half
+of them in leave-one-out. "Of floats" is ours as on a processor that does not multiply bytes.
+
+An iteration of k-means moves the centres and assigns the rows again, beginning with sampled rows. Ours is timed as the
+first such iteration, because it stops when nothing changes. That of faiss is the difference between several iterations
+and one, divided by their number. The contenders of a race run in one process, in turn.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from limits import Beat, attempt
 from memory import forget_the_peak, resident_peak
 
 KS = (1, 10, 100, 1000)
-FASTER, OF_PRODUCTS, GIGABYTES, FASTER_KMEANS = 3.0, 1.6, 0.6, 2.0  # the bars
-NOISE = 1.6  # times the norm of a class's centre: Recall@1 of some 0.1 at the full size
+FASTER, OF_PRODUCTS, GIGABYTES, FASTER_KMEANS = 3.0, 1.6, 0.6, 2.0  # the bars, see docs/measures.md
+NOISE = 1.6  # times the norm of a class centre: gives a Recall@1 of about 0.1 at the full size
 
 
 @dataclass(frozen=True)
 class Products:
-    """Unit rows around the centres of classes that differ in size, as a network in training gives them."""
+    """Unit rows around class centres, as from a network in training; the classes differ in size."""
 
     b: int
     classes: int
@@ -54,7 +54,7 @@ class Products:
 
     def make(self, device: str = "cpu") -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(self.b)
-        # Two of every class, and the others more often of the first classes.
+        # Two rows of every class; the remaining rows favour the first classes.
         extra = torch.rand(self.b - 2 * self.classes, generator=generator).square() * self.classes
         labels = torch.cat([torch.arange(self.classes).repeat(2), extra.long()])
         centres = functional.normalize(torch.randn(self.classes, 64, generator=generator), dim=1)
@@ -66,7 +66,7 @@ class Products:
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the sides, by name: evaluation, or k-means of so many iterations."""
+    """One contender, by name: evaluation, or k-means with the given number of iterations."""
 
     name: str
     iterations: int = 0
@@ -96,7 +96,7 @@ def products(rows: Tensor, width: int) -> None:
 
 
 def of_floats(rows: Tensor, labels: Tensor) -> Step:
-    """As on a processor that does not multiply bytes."""
+    """Behave as on a processor that does not multiply bytes."""
 
     def step() -> None:
         with mock.patch.object(native, "multiplies_bytes", return_value=False):
@@ -148,7 +148,7 @@ def faiss_kmeans(rows: Tensor, k: int, iterations: int) -> Step:
 
 
 def growth(beat: Beat, contender: Contender, one: Products, small: Products, threads: int) -> float:
-    """The work of a fresh process: bytes at the peak of one call above what was resident before it."""
+    """Run in a fresh process; return the peak bytes of one call minus the resident bytes before it."""
     torch.set_num_threads(threads)
     beat("warm-up")
     contender.step(*small.make())()
@@ -160,7 +160,7 @@ def growth(beat: Beat, contender: Contender, one: Products, small: Products, thr
 
 
 def per_iteration(race: Race, most: int) -> dict[str, list[float]]:
-    """Seconds of one iteration of either side, round by round."""
+    """Return the seconds of one iteration of either contender, round by round."""
     few, many = (race.times.get(f"faiss, {count} iterations", []) for count in (1, most))
     theirs = [(b - a) / (most - 1) for a, b in zip(few, many, strict=False)]
     return {"ours": race.times.get("ours, 1 iteration", []), "faiss": theirs}
@@ -174,7 +174,7 @@ def line(what: str, measured: Ratio | None, bar: str, met: Callable[[float], boo
 
 def main() -> None:
     options = harness.parser(__doc__)
-    options.add_argument("--share", type=float, default=1.0, help="part of the rows and of the classes")
+    options.add_argument("--share", type=float, default=1.0, help="share of the rows and of the classes")
     options.add_argument("--repeats", type=int, default=5, help="rounds")
     options.add_argument("--iterations", type=int, default=6, help="of k-means, the longer run")
     options.set_defaults(d=512, size=60502, classes=11316, seconds=900.0, gigabytes=16.0)

@@ -22,11 +22,12 @@ from harness import Batch, Contender, milliseconds, race, ratio, table
 from limits import OUT_OF_MEMORY
 
 SCALED = next(row for row in ROWS if row.name == "multi_similarity")
-MANY = 1024  # segments of a class that count where there are too many
+MANY = 1024  # limit on the segments of a class if there are too many
+PARTS = ["losses", "points", "scaling"]
 
 
 def comparisons(rows: list[Row], given: Namespace) -> Iterator[tuple[dict[str, Any], list[Contender], Batch]]:
-    """Every loss, n = 2, beside the incumbent's and the Gram product."""
+    """Return the cases for every loss with n = 2, the incumbent's loss and the Gram product."""
     for clustered in given.embeddings:
         for k in given.per_class:
             for b in given.sizes:
@@ -37,14 +38,21 @@ def comparisons(rows: list[Row], given: Namespace) -> Iterator[tuple[dict[str, A
                     yield about, [GramProduct(), *theirs, *ours], Batch(b, k, given.d, clustered)
 
 
+def points(given: Namespace) -> Iterator[tuple[dict[str, Any], list[Contender], Batch]]:
+    """One loss with more points, beside the Gram product; infinity is searched in torch alone."""
+    about = {"part": "points", "loss": SCALED.name, "expandable": True}
+    ours = [*(Ours(SCALED, n, search) for search in searches() for n in (2, 8)), Ours(SCALED, math.inf, "torch")]
+    for clustered in given.embeddings:
+        for k in given.per_class:
+            for b in given.sizes:
+                yield about, [GramProduct(), *ours], Batch(b, k, given.d, clustered)
+
+
 def scaling(given: Namespace) -> Iterator[tuple[dict[str, Any], list[Contender], Batch]]:
-    """One loss with more points and with more images of a class, beside the Gram product."""
+    """Return the cases for one loss with more images of a class, and the Gram product."""
     b = max(given.sizes)
     about = {"part": "scaling", "loss": SCALED.name, "expandable": True}
     for clustered in given.embeddings:
-        for k in (2, 4):
-            ours = [Ours(SCALED, n, search) for search in searches() for n in (2, 8, math.inf)]
-            yield about, [GramProduct(), *ours], Batch(b, k, given.d, clustered)
         for k in (k for k in (8, 16, 32, 64) if k < b // 2):
             ours = [Ours(SCALED, 2, search) for search in searches()]
             yield about, [GramProduct(), *ours], Batch(b, k, given.d, clustered)
@@ -54,11 +62,12 @@ def scaling(given: Namespace) -> Iterator[tuple[dict[str, Any], list[Contender],
 
 
 def measure(given: Namespace) -> dict[str, Any]:
-    """All measurements; the JSON is written after each, so that an interrupted run leaves what it has."""
+    """Run all measurements. The JSON is written after each one, so an interrupted run keeps its results."""
     rows, left_out = choose(given.losses)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}", file=sys.stderr)
     work = list(comparisons(rows, given)) if "losses" in given.parts else []
+    work += list(points(given)) if "points" in given.parts else []
     work += list(scaling(given)) if "scaling" in given.parts else []
     results: list[dict[str, Any]] = []
     report = {
@@ -82,7 +91,7 @@ def _kind(clustered: bool) -> str:
 
 
 def tables(report: dict[str, Any]) -> str:
-    """Markdown: the losses, a table per kind of embeddings and images per class; then the scaling."""
+    """Return Markdown: a table of losses per kind of embeddings and images per class; then more points, more images."""
     parts = []
     results = report["results"]
     groups = {(r["clustered"], r["k"]): None for r in results if r["part"] == "losses"}
@@ -90,9 +99,9 @@ def tables(report: dict[str, Any]) -> str:
         chosen = [r for r in results if (r["part"], r["clustered"], r["k"]) == ("losses", clustered, k)]
         parts.append(f"### {k} images of each class, {_kind(clustered)} embeddings, n = 2")
         parts.append(_losses(chosen, report["searches"]))
-    scaled = [r for r in results if r["part"] == "scaling"]
-    if scaled:
-        parts += [f"### {SCALED.name}, more points and more images of a class, b = {scaled[0]['b']}", _scaled(scaled)]
+    for part, what in (("points", "more points"), ("scaling", "more images of a class")):
+        scaled = [r for r in results if r["part"] == part]
+        parts += [f"### {SCALED.name}, {what}", _scaled(scaled)] if scaled else []
     not_run = report["left_out"] | {
         name: why for r in results for name, why in r["failures"].items() if not _brief(why)
     }
@@ -116,12 +125,12 @@ def _losses(results: list[dict[str, Any]], forms: list[str]) -> str:
 
 def _scaled(results: list[dict[str, Any]]) -> str:
     rows = [
-        [_kind(r["clustered"]), r["k"], name, _ms(r, name), _ratio(r, name, "gram")]
+        [_kind(r["clustered"]), r["b"], r["k"], name, _ms(r, name), _ratio(r, name, "gram")]
         for r in results
         for name in [*r["times"], *r["failures"]]
         if name != "gram"
     ]
-    return table(["embeddings", "images of a class", "search, points", "ms", "/ Gram"], rows)
+    return table(["embeddings", "b", "images of a class", "search, points", "ms", "/ Gram"], rows)
 
 
 def _ms(result: dict[str, Any], name: str) -> str:
@@ -136,7 +145,7 @@ def _ratio(result: dict[str, Any], of: str, to: str) -> str:
 
 
 def _brief(why: str) -> bool:
-    """Whether it is a limit that ended it, which fits in a cell, and no error."""
+    """Return whether a limit ended the contender, which fits in a cell, and not an error."""
     return why == OUT_OF_MEMORY or why.startswith(">")
 
 
@@ -146,9 +155,9 @@ def arguments() -> Namespace:
     options.add_argument("--sizes", nargs="+", type=int, default=[128, 512, 1024])
     options.add_argument("--per-class", nargs="+", type=int, default=[4, 2])
     options.add_argument("--embeddings", nargs="+", choices=["clustered", "unclustered"])
-    options.add_argument("--parts", nargs="+", choices=["losses", "scaling"], default=["losses", "scaling"])
+    options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options.add_argument("--repeats", type=int, default=5)
-    options.add_argument("--check", action="store_true", help="compare with the bars; exit with 1 where one is missed")
+    options.add_argument("--check", action="store_true", help="compare with the bars; exit with 1 if one is missed")
     options.add_argument("--report", type=Path, help="measure nothing, print the tables of this JSON")
     given = options.parse_args()
     given.d = 512
@@ -171,7 +180,7 @@ def main() -> int:
     for search in dict.fromkeys(verdict.search for verdict in checked):
         met = [verdict.met for verdict in checked if verdict.search == search]
         print(f"\n{search}: {sum(met)} of {len(met)} met, {len(met) - sum(met)} missed.")
-    in_use = report["searches"][0]  # the other is told, and fails no check
+    in_use = report["searches"][0]  # the other form is reported, but does not fail the check
     return 1 if any(not v.met for v in checked if v.search in (in_use, "plain")) else 0
 
 

@@ -1,6 +1,6 @@
 """The documentation site, built by `sphinx-build -W --keep-going -n docs docs/_build`.
 
-Links to other hosts are checked by nobody: the build and the tests need no network.
+The build does not check links to other hosts, because neither it nor the tests need a network.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ exclude_patterns = ["_build", "_ext", "drawing"]
 # Markdown as GitHub reads it; links to headings are checked.
 myst_heading_anchors = 3
 
-# `name` in a docstring is code, and a link where this package has something of that name.
+# `name` in a docstring is code, and a link if this package has an object of that name.
 default_role = "py:obj"
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_custom_sections = ["Source", "Differs from the source", "Shapes"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 add_module_names = False
-smartquotes = False  # texts in docstrings are quoted as in code
+smartquotes = False  # docstrings quote texts as code does
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 toc_object_entries = False
 
-# What pages of other hosts describe, and types of ours that are no part of the reference.
+# Types that other hosts document, and types of this package that are not in the reference.
 nitpick_ignore_regex = [
     (
         "py:class",
         r"(np|npt|numpy|torch|nn|jaxtyping|os|pathlib|collections\.abc)\..+|ndarray|Tensor|Float|Int|Bool|Path",
     ),
     ("py:class", r"'[a-z0-9_ ]+'"),  # the shape in an annotation
-    ("py:class", r"ImageTransform|Manifest|Network|Square|Store|Tested"),
+    ("py:class", r"ImageTransform|Manifest|Network|Pixels|Square|Store|Tested"),
 ]
 
 html_theme = "furo"

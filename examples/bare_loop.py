@@ -1,4 +1,4 @@
-"""Expanded triplets in a loop of one's own, on the embedded glyphs.
+"""Train an expanded triplet loss in your own loop, on the built-in glyphs.
 
 python examples/bare_loop.py [STEPS]
 """

@@ -19,18 +19,18 @@ MARKERS = ("o", "s")
 
 
 def on_sphere(plane: torch.Tensor) -> torch.Tensor:
-    """Points on the unit sphere above the plane, which looks down on it."""
+    """Return points on the upper half of the unit sphere from their positions in the plane."""
     return torch.cat([plane, (1 - plane.square().sum(dim=1, keepdim=True)).sqrt()], dim=1)
 
 
 def arc(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The great circle from one point to another, as seen from above."""
+    """Return the great circle from one point to another, as seen from above."""
     k = torch.linspace(0, 1, 50)[:, None]
     return torch.nn.functional.normalize((1 - k) * a + k * b, dim=1)[:, :2].T
 
 
 def draw(axes: Axes, points: torch.Tensor, n: int) -> None:
-    """The originals, n synthetic points per pair, and the hardest pair of the two classes."""
+    """Draw the originals, n synthetic points per pair, and the hardest pair of the two classes."""
     axes.add_patch(Circle((0, 0), 1, facecolor="0.97", edgecolor="0.8", zorder=0))
     synthetic, labels = synthesize(points, LABELS, n)
     for label, (colour, marker) in enumerate(zip(COLOURS, MARKERS, strict=True)):

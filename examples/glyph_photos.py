@@ -1,4 +1,4 @@
-"""Write letters as image files, a folder for each class, to follow docs/tutorial.md without photos of one's own.
+"""Write letters as image files, one folder per class, to follow docs/tutorial.md without your own photos.
 
 python examples/glyph_photos.py FOLDER [CLASSES [IMAGES]]
 """

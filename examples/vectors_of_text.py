@@ -1,8 +1,8 @@
-"""Not only images: a head on hashed words, trained on some topics and measured on others.
+"""Train on vectors instead of images: a head on hashed words, trained on some topics and measured on others.
 
-A text mixes words of its topic with words that every text has, in a style of its own. Counted words alone find texts
-of the same style; what is learnt on the topics of the training side, to look past the words of style, holds for
-topics that were never seen. No image, no download, a few seconds.
+A text mixes words of its topic with common words in an individual style. Word counts alone find texts of the same
+style. On the training topics, the head learns to ignore the words of style, and this also works for topics that it has
+never seen. The example needs no images and no download, and takes a few seconds.
 
     python examples/vectors_of_text.py
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from embedding_expansion.training.config import DataConfig, ModelConfig, OptimizerConfig, SamplerConfig, TrainConfig
+from embedding_expansion.runs.options import DataConfig, ModelConfig, OptimizerConfig, SamplerConfig, TrainConfig
 from embedding_expansion.training.run import train
 
 TOPICS, TEXTS, WORDS = 60, 20, 40
@@ -41,7 +41,7 @@ def write_features(path: Path) -> None:
 
 
 def main(steps: int = 100) -> tuple[float, float]:
-    """Recall@1 on the unseen topics, of the features as they are and of what was learnt."""
+    """Return Recall@1 on the unseen topics, for the raw features and for the trained embeddings."""
     with tempfile.TemporaryDirectory() as folder:
         write_features(Path(folder) / "texts.npz")
         config = TrainConfig(

@@ -1,4 +1,4 @@
-"""Expanded triplets with Lightning, on the embedded glyphs.
+"""Train an expanded triplet loss with Lightning, on the built-in glyphs.
 
 pip install lightning && python examples/with_lightning.py [STEPS]
 """

@@ -1,4 +1,4 @@
-"""Expanded triplets with the Trainer of Hugging Face's transformers, on the embedded glyphs.
+"""Train an expanded triplet loss with the Trainer of Hugging Face's transformers, on the built-in glyphs.
 
 pip install 'transformers[torch]' && python examples/with_transformers.py [STEPS]
 """
@@ -39,7 +39,7 @@ def main(steps: int = 60) -> list[float]:
             folder,
             num_train_epochs=1,
             per_device_train_batch_size=sampler.batch_size,
-            train_sampling_strategy="sequential",  # the sampler has chosen already
+            train_sampling_strategy="sequential",  # the rows are already in the sampler's order
             learning_rate=1e-3,
             logging_steps=1,
             save_strategy="no",

@@ -1,4 +1,4 @@
-"""What every test shares: fixed seeds, few and repeatable hypothesis examples, and the way to the real data."""
+"""What every test shares: fixed seeds, how many cases hypothesis draws, and the way to the real data."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "stable",
-    max_examples=8,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-settings.load_profile("stable")
+COMMON = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+}
+# The same few cases every time, so that a change is to blame where a test fails.
+settings.register_profile("stable", max_examples=8, derandomize=True, database=None, **COMMON)
+# New cases each time, and the failing ones kept in .hypothesis/: HYPOTHESIS_PROFILE=long, on a schedule.
+settings.register_profile("long", max_examples=200, print_blob=True, **COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "stable"))
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 QUICK = {
-    "speed.py": ["--losses", "multi_similarity, mined", "--parts", "losses"],
+    "speed.py": ["--losses", "multi_similarity, mined", "--parts", "losses", "points"],
     "explicit.py": [],
     "memory.py": [],
     "step.py": ["--losses", "triplet"],

@@ -17,7 +17,6 @@ import torch
 
 import embedding_expansion
 from embedding_expansion.app.train import run as run_train
-from embedding_expansion.core.pair_loss import OPTIONS
 from embedding_expansion.training.factory import BY_NAME
 
 ROOT = Path(__file__).parents[1]
@@ -129,8 +128,7 @@ def test_the_page_of_losses_says_what_the_code_does(name: str) -> None:
     loss = BY_NAME[name]
     assert shown_class == f"`{loss.__name__}`"
     given = inspect.signature(loss).parameters.values()
-    options = {option.name for option in OPTIONS}
-    defaults = {p.name: p.default for p in given if p.name not in options and p.default is not p.empty}
+    defaults = {p.name: p.default for p in given if p.default is not p.empty}
     shown = dict(cell.split("=") for cell in re.findall(r"`([^`]+)`", parameters))
     assert {key: ast.literal_eval(value) for key, value in shown.items()} == defaults
     if loss.not_expandable:

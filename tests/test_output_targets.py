@@ -20,7 +20,7 @@ import torch
 from embedding_expansion import files
 from embedding_expansion.errors import RunError
 from embedding_expansion.files import check_free, check_place, make_folder, write_atomically
-from embedding_expansion.training.checkpoint import save_tensors
+from embedding_expansion.model.weights import save_tensors
 
 LONG = "é" * 127 + "n"  # 255 bytes
 
@@ -126,8 +126,8 @@ def test_a_device_of_our_own_stays_one(tmp_path: Path) -> None:
 OPEN_FILES = """
 import os, sys
 from pathlib import Path
-from embedding_expansion.training.checkpoint import save_tensors
 from embedding_expansion.files import check_place, write_atomically
+from embedding_expansion.model.weights import save_tensors
 for name in sys.argv[1:]:
     print("before")
     check_place(Path(name))

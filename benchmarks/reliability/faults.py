@@ -1,4 +1,4 @@
-"""What all counts of faults have in common."""
+"""Shared by all counts of faults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Count(NamedTuple):
-    """How many faults of a kind were tried, and how many survived."""
+    """The number of faults of one kind that were tried, and that were survived."""
 
     kind: str
     tried: int
@@ -24,14 +24,16 @@ class Said(NamedTuple):
 
     @property
     def is_sentence(self) -> bool:
-        """Whether it refused as it should."""
+        """Whether the command refused correctly: status 2 and one line on stderr."""
         return self.status == 2 and self.err.count("\n") == 1 and self.err.startswith("embex: ")
 
 
 def print_table(about: str | None, counts: Callable[[int, int], Iterable[Count]], tries: int) -> None:
-    """The command line of one part: `counts(tries, seed)` as a table."""
+    """Run the command line of one part, and print `counts(tries, seed)` as a table."""
     options = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--tries", type=int, default=tries, help="faults of an ordinary kind; others in proportion")
+    options.add_argument(
+        "--tries", type=int, default=tries, help="faults of an ordinary kind; other kinds in proportion"
+    )
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     print("| fault | tried | survived |\n| --- | ---: | ---: |", flush=True)

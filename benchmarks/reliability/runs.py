@@ -1,10 +1,10 @@
-"""Kills, damages and starves trainings, and counts after how many faults nothing is lost.
+"""Kill trainings, damage files and fill disks, and count after how many faults nothing is lost.
 
     python benchmarks/reliability/runs.py --tries 20
 
-A fault is survived if the run, resumed after it, ends with the very bytes in `model.safetensors` with which it ends
-undisturbed; or, where nothing can be done, if the command says so in one sentence with status 2 and loses nothing.
-Moments and damages follow from the seed; how far a training has come at its moment does not.
+A fault is survived if the resumed run ends with the same bytes in `model.safetensors` as an undisturbed one. A fault
+that cannot be repaired is survived if the command says so in one sentence with status 2 and loses nothing. The seed
+determines when a training is killed and how a file is damaged, but not how far the training has got by then.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from PIL import Image
 
 from embedding_expansion.app.cli import main as embex
 
-#: Commands are forked from a process that has imported torch once: that is most of the time of a small training.
+#: Commands are forked from a process that has imported torch, which takes most of the time of a small training.
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["embedding_expansion.training.run", "embedding_expansion.app.report.page", "tensorboard"])
-SECONDS = 180.0  # that a command may take; more is a hang
+SECONDS = 180.0  # limit for a command; a longer one counts as hanging
 OPTIONS = [
     *("--data.image_size", "16", "--data.workers", "0", "--device", "cpu", "--threads", "1", "--model.dim", "8"),
     *("--sampler.classes_per_batch", "4", "--sampler.images_per_class", "2", "--measure_before", "false"),
@@ -45,11 +45,11 @@ OPTIONS = [
 
 
 class Training:
-    """A small training in a folder of its own, started as often as is asked for, and how it ends undisturbed."""
+    """A small training that starts in new folders, and the result of an undisturbed one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.said: dict[BaseProcess, Connection] = {}  # from which a process is heard
+        self.said: dict[BaseProcess, Connection] = {}  # the connection to each process
         self.data = folder / "photographs"
         rng = np.random.default_rng(0)
         for number in range(12):
@@ -76,7 +76,7 @@ class Training:
         return path.read_bytes() if path.exists() else b""
 
     def start(self, arguments: list[str], most: int | None = None) -> BaseProcess:
-        """A command in a process of its own; no file that it writes may be longer than so many bytes."""
+        """Run a command in a separate process, with a limit on the size of the files that it writes."""
         receiver, sender = FORK.Pipe(duplex=False)
         process = FORK.Process(target=_child, args=(arguments, sender, most))
         process.start()
@@ -91,14 +91,14 @@ class Training:
             process.join()
         try:
             return self.said.pop(process).recv()
-        except EOFError:  # it was killed before it could say anything
+        except EOFError:  # it was killed before it sent anything
             return Said(-1, "", "")
 
     def run(self, arguments: list[str], most: int | None = None) -> Said:
         return self.end(self.start(arguments, most))
 
     def finishes(self, name: str) -> bool:
-        """Whether a run that something has happened to ends as if nothing had, report and all; it is then removed."""
+        """Return whether a disturbed run ends like an undisturbed one, including its report; then remove the run."""
         said = self.run(self.resuming(name))
         if said.status == 2 and ("there is no run folder" in said.err or "start it again" in said.err):
             said = self.run(self.starting(name))
@@ -122,7 +122,7 @@ def _child(arguments: list[str], said: Connection, most: int | None) -> None:
 
 
 def killed(training: Training, rng: random.Random, tries: int) -> Count:
-    """SIGKILL at a random moment, of every other run twice; then resumed to the end."""
+    """Kill each run at a random moment, and every second run twice; then resume it to the end."""
     survived = 0
     for number in range(tries):
         name = f"killed-{number}"
@@ -140,7 +140,7 @@ def killed(training: Training, rng: random.Random, tries: int) -> Count:
 
 
 def two_writers(training: Training) -> Count:
-    """While a run is trained, another process resumes it, starts it, and writes its report."""
+    """During a training, let another process resume the run, start it, and write its report."""
     name, survived = "shared", 0
     first = training.start(training.starting(name))
     while first.is_alive() and not (training.folder / name / "log.jsonl").exists():
@@ -155,7 +155,7 @@ def two_writers(training: Training) -> Count:
 
 
 def ranks_killed(training: Training, rng: random.Random, tries: int) -> Count:
-    """One of two processes that train together is killed; the other ends by itself, and both are resumed to the end."""
+    """Kill one of two ranks: the other one ends, and both are resumed to the end."""
     reference, survived = "ranks", 0
     if [process.wait(SECONDS) for process in _ranks(training.starting(reference))] != [0, 0]:
         raise RuntimeError("two processes do not train together here")
@@ -175,14 +175,14 @@ def ranks_killed(training: Training, rng: random.Random, tries: int) -> Count:
             status = -1
         assert both[1 - victim].stderr is not None
         said = both[1 - victim].stderr.read().decode()
-        ended = status == 0 or (status == 2 and "another of the processes that train together has ended" in said)
+        ended = status == 0 or (status == 2 and "another process of this distributed run has ended" in said)
         again = [process.wait(SECONDS) for process in _ranks(training.resuming(name))]
         survived += ended and again == [0, 0] and training.weights_of(name) == expected
     return Count("one of two ranks killed", tries, survived)
 
 
 def _ranks(arguments: list[str]) -> list[subprocess.Popen[bytes]]:
-    """Two processes, as torchrun starts them, without the one above that would end the other itself."""
+    """Start two ranks like torchrun, but without a parent that would end the other rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -200,7 +200,7 @@ def _ranks(arguments: list[str]) -> list[subprocess.Popen[bytes]]:
 
 
 def full_disk(training: Training) -> Count:
-    """No file can grow beyond so many bytes, from the first of a run to its checkpoints; then there is room again."""
+    """Limit the size of files, from the first file of a run to its checkpoints; then give room again."""
     sizes, survived = (0, 200, 700, 1_500, 20_000, 300_000), 0
     for size in sizes:
         name = f"full-{size}"
@@ -210,7 +210,7 @@ def full_disk(training: Training) -> Count:
 
 
 def read_only(training: Training) -> Count:
-    """A run in a folder that cannot be written: measuring works, resuming and reporting say a sentence."""
+    """Use a run in a read-only folder: evaluating works, resuming and reporting print a sentence."""
     name = "read-only"
     shutil.copytree(training.folder / "undisturbed", training.folder / name)
     stopped = training.folder / "read-only-stopped"
@@ -231,7 +231,7 @@ def read_only(training: Training) -> Count:
 
 @contextlib.contextmanager
 def _not_writable(folder: Path) -> Iterator[bool]:
-    """Makes a folder read-only for as long as the block lasts; gives back whether that could be done."""
+    """Make a folder read-only inside the `with` block; yield whether that was possible."""
     if os.geteuid():
         folder.chmod(0o555)
         yield True
@@ -249,7 +249,7 @@ def _not_writable(folder: Path) -> Iterator[bool]:
 
 
 def damaged(training: Training, rng: random.Random, tries: int) -> Count:
-    """One bit of a checkpoint, of the weights or of the fingerprint is another: refused, or without any effect."""
+    """Flip one bit of a checkpoint, the weights or the fingerprint: it is refused or has no effect."""
     whole = training.folder / "undisturbed"
     checkpoints = sorted((whole / "checkpoints").iterdir())
     survived = 0
@@ -273,7 +273,7 @@ def damaged(training: Training, rng: random.Random, tries: int) -> Count:
 
 
 def _here(arguments: list[str]) -> Said:
-    """A command in this process."""
+    """Run a command in this process."""
     err = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
         status = embex(arguments)
@@ -281,7 +281,7 @@ def _here(arguments: list[str]) -> Said:
 
 
 def counts(tries: int = 20, seed: int = 0) -> list[Count]:
-    """All of it; `tries` kills and bits, and a tenth as many of two ranks."""
+    """Count all kinds: `tries` kills and flipped bits, and a tenth as many with two ranks."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         training = Training(Path(folder))

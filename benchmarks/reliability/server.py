@@ -1,11 +1,11 @@
-"""Sends a server what is meant to harm it, and counts after how much of it the next ordinary request is answered.
+"""Send a server harmful requests, and count after how many of them the next ordinary request is answered.
 
     python benchmarks/reliability/server.py --tries 20
 
-The server is `embex serve` in a process of its own on 127.0.0.1; nothing is sent anywhere else, and it all ends by
-itself. A fault is survived if the answer is a result or one sentence with a status of 4xx or 5xx, and an ordinary
-search is answered after it by the same process. Where there is no answer to expect (half a request, no HTTP), the
-ordinary search alone counts. What is sent follows from the seed.
+The server is `embex serve` in a separate process on 127.0.0.1. Nothing is sent to other hosts, and everything ends by
+itself. A fault is survived if the answer is a result, or one sentence with a status of 4xx or 5xx, and the same process
+then answers an ordinary search. If no answer is expected (half a request, invalid HTTP), only the ordinary search
+counts. The seed determines what is sent.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from faults import Count, print_table
 from indexes import made
 from PIL import Image
 
-SECONDS = 60.0  # that an answer may take; more is a hang
+SECONDS = 60.0  # limit for an answer; a longer one counts as hanging
 CONNECTIONS = 600  # with half-sent headers at once
 
 
 class Server(NamedTuple):
-    """Where it listens, and its process."""
+    """The address and the process of a server."""
 
     port: int
     process: int
 
     def search(self, image: bytes, seconds: float = SECONDS) -> tuple[int, bytes]:
-        """The status and the body of the answer to an upload."""
+        """Return the status and the body of the answer to an upload."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         with contextlib.closing(connection):
             connection.request("POST", "/api/search", image)
@@ -54,12 +54,12 @@ class Server(NamedTuple):
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[socket.socket]:
-        """A connection that has sent nothing."""
+        """Open a connection that has sent nothing."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS) as connection:
             yield connection
 
     def is_well(self) -> bool:
-        """Whether an ordinary search is answered, by the process that was started."""
+        """Return whether the process that was started answers an ordinary search."""
         with contextlib.suppress(OSError, http.client.HTTPException):
             os.kill(self.process, 0)
             status, body = self.search(ORDINARY)
@@ -68,7 +68,7 @@ class Server(NamedTuple):
 
 
 def survives(server: Server, image: bytes) -> bool:
-    """Whether an upload gets a result or a sentence, and the next one its answer."""
+    """Return whether an upload gets a result or a sentence, and the next one its answer."""
     try:
         status, body = server.search(image)
         answer = json.loads(body)
@@ -88,7 +88,7 @@ ORDINARY = file_of("PNG", np.random.default_rng(0).integers(0, 256, (40, 50, 3),
 
 
 def some_image(rng: random.Random) -> bytes:
-    """A small image of any format that is taken."""
+    """Return a small image in one of the accepted formats."""
     pixels = np.random.default_rng(rng.randrange(2**32)).integers(0, 256, (rng.randint(8, 90), 60, 3), dtype=np.uint8)
     return file_of(rng.choice(["JPEG", "PNG", "WEBP", "GIF"]), pixels)
 
@@ -130,7 +130,7 @@ def too_many_bytes(rng: random.Random) -> bytes:
 
 
 def bomb(rng: random.Random) -> bytes:
-    """A small file of an enormous image: by its header alone, or in fact."""
+    """Return a small file of an enormous image: one in its header only, or a real one."""
     side = rng.choice([8_000, 20_000, 65_500])
     if rng.random() < 0.5:
         return file_of(rng.choice(["PNG", "GIF"]), Image.new("1" if side < 20_000 else "L", (8_000, 8_000)))
@@ -142,24 +142,24 @@ def bomb(rng: random.Random) -> bytes:
 
 
 def many_scans(rng: random.Random) -> bytes:
-    """A progressive JPEG that goes through its 49 million pixels again and again."""
+    """Return a progressive JPEG whose scans pass over its 49 million pixels repeatedly."""
     return jpeg_of_scans(rng.choice([90, 100, 200, 5_000]))
 
 
 def jpeg_of_scans(scans: int, side: int = 7_000) -> bytes:
-    """So many scans in a few hundred kilobytes: the last one stands there again and again."""
+    """Return a JPEG of many scans in a few hundred kilobytes, by repeating the last scan."""
     file = file_of("JPEG", Image.new("L", (side, side), 128), progressive=True)
     starts = [found.start() for found in re.finditer(b"\xff\xda", file)]
     return file[:-2] + file[starts[-1] : -2] * (scans - len(starts)) + file[-2:]
 
 
 def huge_ppm(rng: random.Random) -> bytes:
-    """18 megabytes which Pillow decodes pixel by pixel, in Python."""
+    """Return 18 megabytes that Pillow decodes pixel by pixel in Python."""
     return b"P6\n2450 2450\n%d\n" % rng.randrange(200, 255) + bytes(2450 * 2450 * 3)
 
 
 def megapixels_49(rng: random.Random) -> bytes:
-    """An image that is within all limits, and as large as they allow."""
+    """Return the largest image within all limits."""
     kind, mode = rng.choice([("PNG", "RGB"), ("PNG", "I;16"), ("PNG", "RGBA"), ("JPEG", "CMYK"), ("GIF", "P")])
     return file_of(kind, Image.new(mode, (7_000, 7_000)))
 
@@ -169,7 +169,7 @@ def thin(rng: random.Random) -> bytes:
     return file_of("PNG", Image.new("RGB", rng.choice([sides[0], sides[0][::-1]])))
 
 
-UPLOADS: dict[str, tuple[Callable[[random.Random], bytes], float]] = {  # how many of them for each try
+UPLOADS: dict[str, tuple[Callable[[random.Random], bytes], float]] = {  # maker, and uploads per try
     "truncated images": (truncated, 5),
     "images with damaged bytes": (damaged, 5),
     "random bytes": (random_bytes, 5),
@@ -184,7 +184,7 @@ UPLOADS: dict[str, tuple[Callable[[random.Random], bytes], float]] = {  # how ma
 
 
 def uploads(server: Server, kind: str, tries: int, seed: int) -> Count:
-    """Uploads of one kind, one after another."""
+    """Send uploads of one kind, one after another."""
     make, share = UPLOADS[kind]
     number = max(1, round(share * tries))
     survived = sum(survives(server, make(random.Random(f"{seed} {kind} {place}"))) for place in range(number))
@@ -192,7 +192,7 @@ def uploads(server: Server, kind: str, tries: int, seed: int) -> Count:
 
 
 def halves(server: Server, tries: int, seed: int) -> Count:
-    """Requests that stop anywhere: the client is gone, or waits with the rest while others ask."""
+    """Send requests that stop anywhere: the client is gone, or holds back the rest while others ask."""
     rng, survived = random.Random(seed), 0
     for _ in range(tries):
         head = f"POST /api/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {rng.randint(1, 10**6)}\r\n\r\n"
@@ -206,7 +206,7 @@ def halves(server: Server, tries: int, seed: int) -> Count:
 
 
 def no_http(server: Server, tries: int, seed: int) -> Count:
-    """Bytes that are no HTTP."""
+    """Send bytes that are not valid HTTP."""
     survived = 0
     for place in range(tries):
         rng = random.Random(f"{seed} {place}")
@@ -220,11 +220,11 @@ def no_http(server: Server, tries: int, seed: int) -> Count:
             ]
             connection.sendall(rng.choice(starts) + rng.randbytes(rng.randint(1, 100_000)))
         survived += server.is_well()
-    return Count("no HTTP", tries, survived)
+    return Count("invalid HTTP", tries, survived)
 
 
 def half_headers(server: Server, tries: int, seed: int) -> Count:
-    """Many connections whose headers never end, and ordinary requests beside them."""
+    """Open many connections whose headers never end, and send ordinary requests at the same time."""
     survived = 0
     for _ in range(max(1, tries // 10)):
         with contextlib.ExitStack() as stack:
@@ -236,20 +236,20 @@ def half_headers(server: Server, tries: int, seed: int) -> Count:
 
 
 def killed_decoders(server: Server, tries: int, seed: int) -> Count:
-    """A process that decodes is killed, while it decodes or has nothing to do."""
+    """Kill a decoder, while it decodes or is idle."""
     rng, survived = random.Random(seed), 0
     for _ in range(tries):
         decoders = [number for number, command in children(server.process) if "inference.decoder" in command]
         if decoders:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(rng.choice(decoders), signal.SIGKILL)
-        server.search(ORDINARY)  # it may be the one that was being decoded
+        server.search(ORDINARY)  # it may be the image that was being decoded
         survived += bool(decoders) and server.is_well()
     return Count("SIGKILL of a decoder", tries, survived)
 
 
 def children(parent: int) -> list[tuple[int, str]]:
-    """The processes that a process has started, with their commands."""
+    """Return the child processes of a process, with their commands."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
@@ -259,7 +259,7 @@ def children(parent: int) -> list[tuple[int, str]]:
 
 
 def killed_servers(index: Path, tries: int, seed: int) -> Count:
-    """The server is killed at any moment after its start: no process of it may go on."""
+    """Kill the server at any moment after its start: none of its processes may continue."""
     rng, survived = random.Random(seed), 0
     for _ in range(max(1, tries // 10)):
         with running(index) as server:
@@ -272,7 +272,7 @@ def killed_servers(index: Path, tries: int, seed: int) -> Count:
             survived += not alive
             for number in alive:
                 os.kill(number, signal.SIGKILL)
-    return Count("SIGKILL of the server, what it started ends", max(1, tries // 10), survived)
+    return Count("SIGKILL of the server; its processes end", max(1, tries // 10), survived)
 
 
 def _is_alive(process: int) -> bool:
@@ -284,7 +284,7 @@ def _is_alive(process: int) -> bool:
 
 @contextlib.contextmanager
 def running(index: Path) -> Iterator[Server]:
-    """Serves an index until the end of the block."""
+    """Serve an index inside the `with` block."""
     command = [sys.executable, "-m", "embedding_expansion", "serve", str(index), "--port", "0", "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -296,7 +296,7 @@ def running(index: Path) -> Iterator[Server]:
 
 
 def counts(tries: int = 20, seed: int = 0) -> Iterator[Count]:
-    """All kinds, on an index of their own."""
+    """Count all kinds on a new index."""
     with tempfile.TemporaryDirectory(prefix="embex-reliability-") as folder:
         model, photos = made(Path(folder))
         index = Path(folder) / "index"

@@ -1,9 +1,9 @@
-"""Makes the table of docs/reliability.md anew: kills, damages and starves what it may, and counts what survives.
+"""Make the table of docs/reliability.md again: cause faults of all kinds, and count how many are survived.
 
     python benchmarks/reliability/table.py --write
 
-Every part can be run alone: runs.py, indexes.py, server.py and parsers.py. It needs Linux, and takes some minutes on
-two cores; where a disk cannot be mounted, its row says that none was tried.
+Each part can also run alone: runs.py, indexes.py, server.py and parsers.py. The script needs Linux and takes some
+minutes on two cores. If a disk cannot be mounted, its row says that none was tried.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from pathlib import Path
 
 import indexes
 import parsers
-import runs
 import server
 from faults import Count
 
+import runs
+
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- counts -->\n", "<!-- end of counts -->\n"
-#: Formats of other programs, of which more faults are tried.
+#: Formats of other programs, with more faults than other kinds.
 MANY = ("mat", "npz")
 
 
 def parts(share: float, seed: int) -> dict[str, Iterable[tuple[str, int, int]]]:
-    """The counts of every part, made while they are read; `share` of the faults that the page has."""
+    """Yield the counts of every part as they are made, for a `share` of the faults on the page."""
 
     def times(tries: int) -> int:
         return max(1, round(share * tries))
@@ -45,11 +46,11 @@ def parts(share: float, seed: int) -> dict[str, Iterable[tuple[str, int, int]]]:
 
 
 def main() -> None:
-    """Prints the table, and puts it into the page where that is asked for."""
+    """Print the table, and write it into the page if requested."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--share", type=float, default=1.0, help="of the faults that the page has")
+    options.add_argument("--share", type=float, default=1.0, help="share of the faults on the page")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    options.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
     given = options.parse_args()
     lines = ["| part | fault | tried | survived |", "|---|---|---:|---:|"]
     print("\n".join(lines), flush=True)

@@ -1,4 +1,4 @@
-"""The directive `commands`: what `embex COMMAND --help` says, of every command that there is."""
+"""The directive `commands`: the output of `embex COMMAND --help` for every command."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ WIDTH = 84
 
 
 class Commands(SphinxDirective):
-    """A section for each command."""
+    """Renders a section for each command."""
 
     def run(self) -> list[nodes.Node]:
-        """In the order in which `embex --help` lists them."""
+        """Return the sections in the order of `embex --help`."""
         return [self._section(name, text) for name, text in COMMANDS.items()]
 
     def _section(self, name: str, text: str) -> nodes.section:
         section = nodes.section(ids=[f"embex-{name}"])
         section += nodes.title(text=f"embex {name}")
         section += nodes.paragraph(text=f"{text[0].upper()}{text[1:]}.")
-        said = _help(name)
-        section += nodes.literal_block(said, said, language="none")
+        text_of_help = _help(name)
+        section += nodes.literal_block(text_of_help, text_of_help, language="none")
         return section
 
 
 def _help(name: str) -> str:
-    """The help of a command, as it is printed."""
+    """Return the help of a command as it is printed."""
     out, before = io.StringIO(), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(WIDTH)
     try:
@@ -47,6 +47,6 @@ def _help(name: str) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Adds it."""
+    """Register the directive with Sphinx."""
     app.add_directive("commands", Commands)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

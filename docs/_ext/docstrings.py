@@ -1,7 +1,7 @@
-"""From the docstrings of this package to reStructuredText.
+"""Convert the docstrings of this package to reStructuredText.
 
-They are plain text with `code` in backticks and examples, sections in Google style, and the sections "Source:" and
-"Differs from the source:" written as a paragraph. Annotations are shown as the source has them, `Float[Tensor, "b d"]`.
+The docstrings are plain text with `code` in backticks, examples, and sections in Google style. The sections "Source:"
+and "Differs from the source:" are written as paragraphs. Annotations appear as in the source: `Float[Tensor, "b d"]`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.nodes import make_refnode
 
-# The last of them may also be the end of a paragraph.
+# A section may also begin in the middle of a paragraph, after the end of a sentence.
 _SECTION = re.compile(r"(?:^|(?<=[.;?!)])\s)(Source|Shapes|Differs\s+from\s+the\s+source):\s+(?=\S)")
-# What is raised is told in sentences that may go on in the next line, as far to the left.
+# Entries of "Raises" are sentences that may continue on the next line without further indentation.
 _RAISES = re.compile(r"^Raises:\n(?:[ ]+\S.*\n?)+", re.MULTILINE)
-# A paragraph farther to the right than the one before it is a formula or code.
+# A paragraph that is indented more than the previous one is a formula or code.
 _INDENTED = re.compile(r"((?:^|\n)\S[^\n]*)\n\n(?=[ ]{4})")
 _CODE = re.compile(r"(^[ ]*>>> (?:.+\n?)+|(?<=::\n\n)(?:[ ]{4}.*\n|\n)+)", re.MULTILINE)
 
 
 def as_restructured_text(text: str) -> str:
-    """A docstring as napoleon reads it: sections under headings of their own, nothing marked up that is not `code`."""
+    """Return a docstring in the form that napoleon reads: sections under headings, and no markup except `code`."""
     text = _RAISES.sub(lambda found: re.sub(r"\n[ ]+(?=\S)(?!\w+(?:, \w+)*:)", " ", found[0]), text)
     text = _INDENTED.sub(
         lambda found: found[1].removesuffix(":") + ("::" if found[1][-1] == ":" else "\n\n::") + "\n\n", text
@@ -37,7 +37,7 @@ def as_restructured_text(text: str) -> str:
 
 
 def _as_sections(paragraph: str) -> str:
-    """`Source: a. Differs from the source: b` as two sections with a body each."""
+    """Split `Source: a. Differs from the source: b` into two sections with a body each."""
     found = list(_SECTION.finditer(paragraph))
     ends = [*(match.start() for match in found[1:]), len(paragraph)]
     sections = []
@@ -48,7 +48,7 @@ def _as_sections(paragraph: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """What stands outside of backticks means itself: `*named`, |P|, x_ are no markup."""
+    """Escape text outside of backticks, so that `*named`, |P| and x_ are not markup."""
     parts = re.split(r"(`[^`]*`)", text)
     return "".join(
         re.sub(r"\s*\n\s*", " ", part) if number % 2 else re.sub(r"([*|]|(?<=\w)_\b)", r"\\\1", part)
@@ -57,18 +57,18 @@ def _escaped(text: str) -> str:
 
 
 def before_napoleon(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Every docstring."""
+    """Convert every docstring before napoleon reads it."""
     lines[:] = as_restructured_text("\n".join(lines)).split("\n")
 
 
 def after_napoleon(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Those of properties as before: what they say up to a colon, it takes for a type."""
+    """Restore the docstrings of properties, where napoleon takes the text before a colon for a type."""
     if what == "property":
         lines[:] = as_restructured_text(inspect.getdoc(obj) or "").split("\n")
 
 
 def keep_annotations(app: Sphinx, obj: Any, bound_method: bool) -> None:
-    """Leave annotations as they are written; evaluated, a shape is a class with a name of its own."""
+    """Keep annotations as they are written; evaluating one turns a shape into a class with another name."""
     function = getattr(obj, "__func__", obj)
     if hasattr(function, "__code__"):
         function.__no_type_check__ = True
@@ -77,12 +77,12 @@ def keep_annotations(app: Sphinx, obj: Any, bound_method: bool) -> None:
 def without_factories(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str | None
 ) -> tuple[str | None, str | None]:
-    """A default that a dataclass makes anew each time is no text that a signature may hold."""
+    """Show the default factories of dataclasses as `...` in signatures."""
     return signature and signature.replace("<factory>", "..."), returned
 
 
 def quote(app: Sphinx, domain: str, objtype: str, content: nodes.Element) -> None:
-    """Texts in signatures stand in double quotes, as in the source; the blank that a single dimension needs goes."""
+    """Show strings in signatures in double quotes, as in the source, without the leading space of 1-D shapes."""
     for signature in content.parent.findall(addnodes.desc_signature):
         for text in signature.findall(nodes.Text):
             shown = re.sub(r"'\s?([^']*)'", r'"\1"', text)
@@ -93,11 +93,11 @@ def quote(app: Sphinx, domain: str, objtype: str, content: nodes.Element) -> Non
 def resolve(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, name: nodes.TextElement
 ) -> nodes.Node | None:
-    """Link a short name of this package to the one place that describes it; other text in backticks stays code."""
+    """Link a short name of this package to the one place that documents it; other text in backticks stays code."""
     if node.get("refdomain") != "py":
         return None
     target, objects = node["reftarget"], env.domains.python_domain.objects
-    above = [full for full in objects if full.endswith(f".{target}") and _stands_alone(full, objects)]
+    above = [full for full in objects if full.endswith(f".{target}") and _is_canonical(full, objects)]
     public = f"embedding_expansion.{target}"
     full = public if public in objects else above[0] if len(above) == 1 else None
     if full is not None:
@@ -106,13 +106,13 @@ def resolve(
     return name if node["reftype"] == "obj" else None
 
 
-def _stands_alone(name: str, objects: dict[str, Any]) -> bool:
-    """Whether a name is no method or attribute, and not a second name of what has a public one."""
+def _is_canonical(name: str, objects: dict[str, Any]) -> bool:
+    """Return whether a name is neither a method or attribute nor an alias of a public name."""
     return objects[name].objtype in ("function", "class", "exception", "data", "type") and not objects[name].aliased
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Connects them."""
+    """Register the handlers with Sphinx."""
     app.connect("autodoc-process-docstring", before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", after_napoleon, priority=600)
     app.connect("autodoc-before-process-signature", keep_annotations)

@@ -1,4 +1,4 @@
-"""Draw n points on a segment against the whole arc: python docs/drawing/arcs.py [FILE]."""
+"""Draw n points on a segment and the whole arc: python docs/drawing/arcs.py [FILE]."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ SHOWN = range(16)
 
 
 def hardest_pair(n: float) -> Tensor:
-    """The two closest points of the classes, originals or synthetic."""
+    """Return the two closest points of the classes, originals or synthetic."""
     winners = hardest(POINTS, LABELS, n)
     pair = torch.stack([w @ POINTS[e] for e, w in zip(winners.ends[0, 1], winners.weights[0, 1], strict=True)])
     return pair / pair.norm(dim=1, keepdim=True)
 
 
 def distance(n: float) -> float:
-    """Between them."""
+    """Return the distance of the hardest pair."""
     a, b = hardest_pair(n)
     return float((a - b).norm())
 
 
 def draw(axes: Axes, n: float) -> None:
-    """The two arcs, the points that take part, and the hardest pair."""
+    """Draw the two arcs, the points that take part, and the hardest pair."""
     whole = math.isinf(n)
     sphere(axes, "the whole arc" if whole else f"n = {n:.0f}")
     for label, (colour, marker) in enumerate(zip(COLOURS, MARKERS, strict=False)):
@@ -50,7 +50,7 @@ def draw(axes: Axes, n: float) -> None:
 
 
 def draw_curve(axes: Axes) -> None:
-    """The distance as n grows."""
+    """Draw the distance of the hardest pair as n grows."""
     axes.plot(SHOWN, [distance(n) for n in SHOWN], color=COLOURS[0], marker=".", label="n points")
     axes.axhline(distance(math.inf), color="black", linestyle="--", linewidth=1, label="the whole arc")
     axes.set_xlabel("n", fontsize=9)
@@ -63,7 +63,7 @@ def draw_curve(axes: Axes) -> None:
 
 
 def main(file: str | Path = DOCS / "arcs.svg") -> None:
-    """Draws it."""
+    """Draw the figure."""
     figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.7), layout="constrained", width_ratios=[1, 1, 1, 1.1])
     for place, n in zip(axes, (0, 2, math.inf), strict=False):
         draw(place, n)

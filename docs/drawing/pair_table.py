@@ -23,14 +23,14 @@ CLASSES = ("$A$", "$B$", "$C$")
 
 
 def cell(axes: Axes, row: int, column: int, text: str, colour: str | None, hatch: str = "") -> None:
-    """One entry, its kind told by colour and by frame."""
+    """Draw one entry; its colour and hatching show its kind."""
     face = "white" if colour is None else colour + "30"
     axes.add_patch(Rectangle((column, -row), 1, -1, facecolor=face, edgecolor="0.6", linewidth=0.6, hatch=hatch))
     axes.text(column + 0.5, -row - 0.5, text, ha="center", va="center", fontsize=9)
 
 
 def headings(axes: Axes, title: str, columns: tuple[str, ...], left: float) -> None:
-    """The names of anchors and columns."""
+    """Write the names of anchors and columns."""
     for row, name in enumerate(NAMES):
         axes.text(-0.35, -row - 0.5, name, ha="center", va="center", color=COLOURS[LABELS[row]], fontsize=11)
     for column, name in enumerate(columns):
@@ -42,7 +42,7 @@ def headings(axes: Axes, title: str, columns: tuple[str, ...], left: float) -> N
 
 
 def draw_plain(axes: Axes) -> None:
-    """Every anchor against every row."""
+    """Draw the table of every anchor against every row."""
     pairs = compare(EMBEDDINGS, LABELS, metric="inner")
     headings(axes, "plain: every other image is one column", NAMES, 0)
     for row in range(6):
@@ -56,7 +56,7 @@ def draw_plain(axes: Axes) -> None:
 
 
 def draw_expanded(axes: Axes) -> None:
-    """The positive of every anchor as before, and one negative a class."""
+    """Draw the table with the positive of every anchor and one negative per class."""
     pairs = expand(EMBEDDINGS, LABELS, n=2, metric="inner")
     headings(axes, "expanded: every other class is one column", CLASSES, 2)
     axes.text(0.5, 0.35, "positive", ha="center", va="center", fontsize=9)
@@ -70,7 +70,7 @@ def draw_expanded(axes: Axes) -> None:
 
 
 def main(file: str | Path = DOCS / "pair-table.svg") -> None:
-    """Draws it."""
+    """Draw the figure."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.9), layout="constrained")
     draw_plain(axes[0])
     draw_expanded(axes[1])

@@ -1,6 +1,6 @@
 """Draw leave-one-out retrieval and its measures: python docs/drawing/retrieval.py [FILE].
 
-The images are glyphs, compared by their pixels, so that there is something to get wrong.
+The images are glyphs, compared by their pixels, so that some answers are wrong.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ NAMES = {
 
 
 def collection() -> tuple[np.ndarray, torch.Tensor, np.ndarray]:
-    """The images, their pixels as unit rows, and their classes."""
+    """Return the images, their pixels as unit rows, and their classes."""
     images = render(LETTERS, IMAGES, seed=0)[:, 0]
     rows = torch.from_numpy(images.reshape(len(images), -1)).double()
     return images, normalize(rows - rows.mean(dim=0), dim=1), np.repeat(np.arange(len(LETTERS)), IMAGES)
 
 
 def show(axes: Axes, image: np.ndarray, colour: str, text: str, style: str = "-") -> None:
-    """An image in a frame with a line below."""
+    """Draw an image in a frame with a line of text below."""
     axes.imshow(image, cmap="gray", interpolation="none", vmin=0, vmax=255)
     axes.set(xticks=[], yticks=[])
     axes.set_xlabel(text, fontsize=8, labelpad=2)
@@ -46,7 +46,7 @@ def show(axes: Axes, image: np.ndarray, colour: str, text: str, style: str = "-"
 
 
 def main(file: str | Path = DOCS / "retrieval.svg") -> None:
-    """Draws it."""
+    """Draw the figure."""
     images, rows, classes = collection()
     _, found = nearest(rows, rows, k=PLACES, exclude=range(len(rows)))
     values = retrieval_values(rows, classes, ks=(1, 4), more=("mrr",))

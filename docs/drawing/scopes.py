@@ -1,4 +1,4 @@
-"""Draw which points stand for the anchor's side in either scope: python docs/drawing/scopes.py [FILE]."""
+"""Draw the points on the anchor's side in either scope: python docs/drawing/scopes.py [FILE]."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ N, ANCHOR = 2, 0
 
 
 def draw(axes: Axes, scope: Scope) -> None:
-    """The anchor, the segments that take part, and the anchor's negative."""
+    """Draw the anchor, the segments that take part, and the anchor's negative."""
     sphere(axes, f'scope="{scope}"')
     partners = {"class_pair": [(i, j) for i in range(8) for j in range(i) if i // 4 == j // 4]}
     for i, j in partners.get(scope, [(1, 0), (3, 2), (5, 4), (7, 6)]):
@@ -44,7 +44,7 @@ def draw(axes: Axes, scope: Scope) -> None:
 
 
 def main(file: str | Path = DOCS / "scopes.svg") -> None:
-    """Draws it."""
+    """Draw the figure."""
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.9), layout="constrained")
     draw(axes[0], "class_pair")
     draw(axes[1], "anchor")

@@ -1,6 +1,6 @@
-"""Draw what a threshold of similarity decides: python docs/drawing/threshold.py [FILE].
+"""Draw the decision of a similarity threshold: python docs/drawing/threshold.py [FILE].
 
-The embeddings are made up: 30 classes of 20 rows about a mean of their own.
+The embeddings are synthetic: 30 classes of 20 rows, each around its class mean.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CLASSES, ROWS, RATE = 30, 20, 0.01
 
 
 def main(file: str | Path = DOCS / "threshold.svg") -> None:
-    """Draws it."""
+    """Draw the figure."""
     random, classes = np.random.default_rng(0), np.repeat(np.arange(CLASSES), ROWS)
     rows = random.normal(size=(CLASSES, 16))[classes] + 0.65 * random.normal(size=(CLASSES * ROWS, 16))
     threshold = verification(rows, classes).threshold(false_alarm_rate=RATE)

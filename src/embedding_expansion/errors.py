@@ -2,14 +2,14 @@
 
     EmbeddingExpansionError
     ├── InvalidInput  (ValueError)   a tensor, a number or an option that cannot be used
-    │   └── UnknownName              a name that is none; says the nearest one that is
+    │   └── UnknownName              an unknown name; the message suggests the most similar known one
     ├── InvalidType   (TypeError)    an object of the wrong kind
     ├── DataError     (ValueError)   a data set that is missing, incomplete or broken
     ├── RunError      (ValueError)   a run folder that cannot be read, resumed or written
     ├── StoreError    (ValueError)   an index that cannot be opened, read or written
     └── ResourceError (RuntimeError) memory that ran out, a process that was killed or no longer answers
 
-Every message says what was given, what was expected and what to do. The command line prints it as one line and ends
+Every message says what was given, what was expected and what to do. The command line prints it as one line and exits
 with status 2.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Iterable
 
 
 class EmbeddingExpansionError(Exception):
-    """Whatever this package raises on purpose."""
+    """The base of every error that this package raises on purpose."""
 
 
 class InvalidInput(EmbeddingExpansionError, ValueError):
@@ -44,16 +44,16 @@ class StoreError(EmbeddingExpansionError, ValueError):
 
 
 class ResourceError(EmbeddingExpansionError, RuntimeError):
-    """Memory that ran out, or a process that takes part in the work and was killed, or no longer answers."""
+    """Memory ran out, or a process that takes part in the work was killed or no longer answers."""
 
 
 class UnknownName(InvalidInput):
-    """A name that is none.
+    """An unknown name. The message suggests the most similar known name.
 
     Args:
-        kind: what the name should have named, as a noun ("loss", "data set").
-        given: the name as it was given.
-        known: the names there are.
+        kind: what the name should refer to, as a noun ("loss", "data set").
+        given: the name that was given.
+        known: the names that exist.
     """
 
     def __init__(self, kind: str, given: object, known: Iterable[str]) -> None:
@@ -64,4 +64,4 @@ class UnknownName(InvalidInput):
 
 
 class DegenerateBatchWarning(UserWarning):
-    """A batch from which a loss can learn little or nothing: empty, of one class, or without a positive pair."""
+    """Warns of a batch from which a loss learns little or nothing: empty, of one class, or without a positive pair."""

@@ -1,6 +1,6 @@
-"""What a machine does to a program, told by the errors that torch and the system make of it, and what helps.
+"""Recognises failures of the machine, such as memory that ran out, in the errors of torch and of the system.
 
-Nothing heavy is imported: errors are known by their names and texts.
+Nothing heavy is imported: errors are recognised by their names and messages.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ _LOADER = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (?:is killed 
 
 
 def failure(error: BaseException) -> ResourceError | None:
-    """What gave out, as one sentence that says what helps; None where the error is of another kind.
+    """Turns an error that the machine caused into one sentence that says what to do.
 
-    Memory of this machine or of a GPU, shared memory, a process that loads images and was killed, or one of several
-    that train together and has ended or is silent.
+    The causes are: the memory of this machine, of a GPU or shared between processes ran out; a process that loads
+    images was killed; or another rank of a distributed run ended or no longer answers.
+
+    Returns:
+        The error to raise, or None if the given error has another cause.
     """
     if isinstance(error, ResourceError):
         return error
     text = " ".join(str(error).split())
     if isinstance(error, RuntimeError) and (type(error).__name__ == "OutOfMemoryError" or _GPU.search(text)):
         return ResourceError(
-            "the GPU has no memory left; take smaller batches or images, or end what else runs on it "
-            f"({_first_sentences(text)})"
+            f"the GPU has no memory left ({_first_sentences(text)}); use smaller batches or images, or stop other "
+            "programs that use it"
         )
     if isinstance(error, RuntimeError) and _SHARED.search(text):
         return ResourceError(
@@ -43,17 +46,22 @@ def failure(error: BaseException) -> ResourceError | None:
         return _of_rank(text)
     if isinstance(error, MemoryError) or _is_out_of_memory(error, text):
         return ResourceError(
-            "this machine has no memory left; take smaller batches or images, fewer processes (data.workers), or end "
-            "what else runs on it"
+            "this machine has no memory left; use smaller batches or images, use fewer processes (data.workers), or "
+            "stop other programs"
         )
     return None
 
 
 def killed_loader(process: str, how: str = "") -> ResourceError:
-    """Of a process that loaded images."""
+    """The error for a process that loaded images and was killed.
+
+    Args:
+        process: its process id, or several of them.
+        how: how it was killed, appended to "was killed".
+    """
     return ResourceError(
-        f"process {process}, which loaded images, was killed{how}; mostly that is because memory ran out: take fewer "
-        "such processes (data.workers), or smaller batches or images"
+        f"process {process}, which loaded images, was killed{how}, most likely because memory ran out; use fewer such "
+        "processes (data.workers), or smaller batches or images"
     )
 
 
@@ -62,14 +70,14 @@ def _is_of_ranks(error: BaseException) -> bool:
 
 
 def _of_rank(text: str) -> ResourceError:
-    """Of one process that trains with others: another one has ended, or is silent for longer than it may be."""
+    """The error for a distributed run in which another rank ended, or did not answer in time."""
     silent = _TIME.search(text)
     if silent is None:
-        return ResourceError("another of the processes that train together has ended; its own message says why")
+        return ResourceError("another process of this distributed run has ended; read its own message for the reason")
     seconds = f" for {int(silent[1]) // (1000 if silent[2] == 'ms' else 1)} seconds" if silent[1] else ""
     return ResourceError(
-        f"another of the processes that train together has said nothing{seconds}; look whether it hangs, or wait "
-        "longer with EMBEX_RANK_PATIENCE=SECONDS"
+        f"another process of this distributed run has not answered{seconds}; check whether it hangs, or wait longer "
+        "with EMBEX_RANK_PATIENCE=SECONDS"
     )
 
 
@@ -80,5 +88,5 @@ def _is_out_of_memory(error: BaseException, text: str) -> bool:
 
 
 def _first_sentences(text: str) -> str:
-    """The size that was asked for and the size that there is; torch goes on with advice for its own variables."""
+    """Torch's first sentences: the size that was requested and the size that is free. Advice of torch follows them."""
     return ". ".join(text.split(". ")[:3]).rstrip(".")

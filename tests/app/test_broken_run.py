@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from embedding_expansion.app.cli import main
-from embedding_expansion.training.checkpoint import load_tensors, save_tensors
+from embedding_expansion.model.weights import load_tensors, save_tensors
 
 CHECKPOINT = "checkpoints/step-00000003.safetensors"
 Change = Callable[[Path], object]

@@ -13,7 +13,7 @@ import pytest
 
 from embedding_expansion import __version__
 from embedding_expansion.app.cli import COMMANDS, main
-from embedding_expansion.training.option_errors import sentence
+from embedding_expansion.runs.option_errors import sentence
 
 MISTAKES = [
     ("trian", "did you mean 'train'"),
@@ -108,7 +108,7 @@ def test_a_mistake_in_a_real_process_is_one_line_and_status_2_as_well() -> None:
         timeout=60,
     )
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert finished.stderr == "embex: there is no option '--stps'; did you mean --steps? --help lists them all\n"
+    assert finished.stderr == "embex: there is no option '--stps'; did you mean --steps? --help lists all options\n"
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

@@ -12,9 +12,11 @@ import torch
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.data.images import read_image
+from embedding_expansion.data.transforms import test_transform
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.config import DataConfig, load
-from embedding_expansion.training.trained import load_trained
+from embedding_expansion.model.trained import load_trained
+from embedding_expansion.runs.config import load
+from embedding_expansion.runs.options import DataConfig
 
 
 def test_the_short_options_are_those_of_the_sections(photographs: Path, tmp_path: Path) -> None:
@@ -73,7 +75,9 @@ def test_an_output_without_a_place_is_refused_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("embedding_expansion.model.EmbeddingModel.forward", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(
+        "embedding_expansion.model.network.EmbeddingModel.forward", lambda *_: pytest.fail("work was done")
+    )
     for out in (str(tmp_path / "nowhere" / "x"), str(tmp_path)):
         assert main(["evaluate", str(trained), "--out", out]) == 2
         assert main(["embed", str(trained), str(photographs), "--out", out]) == 2
@@ -96,7 +100,8 @@ def test_embed_writes_the_models_embeddings_and_the_paths(trained: Path, photogr
         embeddings, paths = stored["embeddings"], stored["paths"]
     assert paths.tolist() == [*(str(photographs / "class_0" / f"{k}.png") for k in range(4)), str(one)]
     found = load_trained(trained)
-    expected = found.model.embed(torch.stack([found.transform(read_image(Path(path))) for path in paths]))
+    transform = test_transform(found.preprocessing.size, str(found.config.data.transform))
+    expected = found.model.embed(torch.stack([transform(read_image(Path(path))) for path in paths]))
     np.testing.assert_allclose(embeddings, expected.numpy(), atol=1e-6)
 
 

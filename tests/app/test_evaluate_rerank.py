@@ -13,16 +13,18 @@ import torch
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.data.images import read_image
+from embedding_expansion.data.transforms import test_transform
+from embedding_expansion.model.trained import load_trained
 from embedding_expansion.retrieval.rerank.whitening import PCAWhitening
-from embedding_expansion.training.trained import load_trained
 from retrieval.oracles import neighbours
 from retrieval.rerank_oracles import expanded, list_measures
 
 
 def embedded(run: Path, photographs: Path, classes: range) -> np.ndarray:
     found = load_trained(run)
+    transform = test_transform(found.preprocessing.size, str(found.config.data.transform))
     files = [photographs / f"class_{number}" / f"{image}.png" for number in classes for image in range(4)]
-    return found.model.embed(torch.stack([found.transform(read_image(path)) for path in files])).numpy()
+    return found.model.embed(torch.stack([transform(read_image(path)) for path in files])).numpy()
 
 
 def test_the_measures_before_and_after_are_printed_side_by_side_and_written(
@@ -76,10 +78,10 @@ def test_every_last_step_can_be_asked_for(trained: Path, capsys: pytest.CaptureF
     [
         ("--rerank.qe 0", "rerank.qe is 0; pass a whole number of at least 1"),
         ("--rerank.qe many", "--rerank.qe is 'many'; pass a whole number"),
-        ("--rerank.alpha 3", "rerank.alpha is 3.0, but says something of rerank.dba or rerank.qe only"),
+        ("--rerank.alpha 3", "rerank.alpha is 3.0, but only has a meaning for rerank.dba or rerank.qe"),
         (
             "--rerank.diffusion 5 --rerank.reciprocal 5",
-            "rerank.reciprocal and rerank.diffusion each make the final list",
+            "rerank.reciprocal and rerank.diffusion both make the final list",
         ),
         ("--rerank.whiten 7", "rerank.whiten is 7, but the embeddings of"),
         ("--rerank.whiten some", "--rerank.whiten is 'some'; pass a whole number or all"),
@@ -90,7 +92,9 @@ def test_every_last_step_can_be_asked_for(trained: Path, capsys: pytest.CaptureF
 def test_nonsense_is_one_sentence_and_no_work_is_done(
     trained: Path, options: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("embedding_expansion.model.EmbeddingModel.forward", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(
+        "embedding_expansion.model.network.EmbeddingModel.forward", lambda *_: pytest.fail("work was done")
+    )
     assert main(["evaluate", str(trained), *options.split()]) == 2
     printed = capsys.readouterr().err
     assert said in printed

@@ -1,4 +1,4 @@
-"""torch.compile without graph breaks: every function of a table, and every module. Run by test_compile.py."""
+"""torch.compile without graph breaks: every module, and with it its function. Run by test_compile.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from embedding_expansion.core import losses
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
-from embedding_expansion.core.modules import LOSSES, MultiSimilarityLoss
+from embedding_expansion.core.losses import LOSSES, MultiSimilarityLoss
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import compare
 
@@ -48,8 +48,9 @@ def assert_compiles(loss: PairLoss, E: Tensor, labels: Tensor, backend: str = "a
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", list(LOSSES))
-def test_every_function_of_a_table_compiles(name: str) -> None:
+# Every function is compiled within its module below; alone, a few that read a table in different ways.
+@pytest.mark.parametrize("name", ["multi_similarity", "lifted_structure", "fast_ap"])
+def test_a_function_of_a_table_compiles_alone(name: str) -> None:
     E, labels = batch_for(None)
     pairs = compare(E, labels, metric=oracles.METRICS[name])
     function = getattr(losses, name)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES, ProxyLoss
+from embedding_expansion.core.losses import PROXY_LOSSES, ProxyLoss
 
 from .batches import PAIRED, UNEQUAL, batch
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 
 from . import oracles
 from .batches import batch_for

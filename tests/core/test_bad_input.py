@@ -12,7 +12,7 @@ import torch
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest, synthesize
-from embedding_expansion.core.modules import MultiSimilarityLoss, TripletLoss
+from embedding_expansion.core.losses import MultiSimilarityLoss, TripletLoss
 from embedding_expansion.core.pairs import compare
 from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, InvalidType, UnknownName
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.miners import DistanceWeightedMiner
-from embedding_expansion.core.modules import LOSSES
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.errors import InvalidInput
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import hardest, synthesize
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.errors import InvalidInput
 
 from . import oracles

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from embedding_expansion.core.distributed import DistributedLoss
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.losses import LOSSES, PROXY_LOSSES
 from embedding_expansion.core.memory import CrossBatchMemory
-from embedding_expansion.core.modules import LOSSES
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES
 from embedding_expansion.errors import DegenerateBatchWarning
 
 from . import oracles

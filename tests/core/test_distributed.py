@@ -16,7 +16,7 @@ from torch import Tensor
 
 from embedding_expansion.core.distributed import DistributedLoss
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 
 WORLD = 2
 SCOPES = [None, "class_pair", "anchor"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest, synthesize
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.search import table
 
 from . import explicit, oracles

@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from embedding_expansion import CrossBatchMemory, DistributedLoss, EmbeddingExpansion
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.errors import InvalidInput
 

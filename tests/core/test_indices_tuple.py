@@ -27,7 +27,7 @@ from embedding_expansion import (
     Pairs,
     TripletLoss,
 )
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, InvalidType
 

@@ -14,15 +14,16 @@ from torch import Tensor
 from embedding_expansion.core import losses
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.pair_loss import PairLoss
-from embedding_expansion.core.search import native
-from embedding_expansion.core.search.problem import smallest_square
+from embedding_expansion.core.search import infinity, native
+from embedding_expansion.core.search.problem import SMALLEST_SQUARE
 from embedding_expansion.errors import InvalidInput
 
 from . import oracles
 from .batches import batch_for, seeds
-from .segments import on_segment, oracle, zoomed
+from .explicit import mate, rows_of_class
+from .segments import on_segment, oracle, whole_segments, zoomed
 
 SCOPES = ["class_pair", "anchor"]
 RULES = [(True, "euclidean"), (True, "inner"), (False, "euclidean"), (False, "inner")]
@@ -222,7 +223,7 @@ def test_degenerate_segments_have_values_and_gradients(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_where_the_middle_is_no_point_what_lies_beside_it_is_found(dtype: torch.dtype, gap: float) -> None:
     """Ends nearly opposite: the arc sweeps through all directions within a few weights around one half."""
-    least = smallest_square(dtype)
+    least = SMALLEST_SQUARE[dtype]
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
         E = torch.randn(5, 3, generator=generator, dtype=torch.float64)
@@ -239,6 +240,70 @@ def test_where_the_middle_is_no_point_what_lies_beside_it_is_found(dtype: torch.
         assert found >= reached.max() - (2e-3 if dtype == torch.float32 else 1e-6)
 
 
+def holed(sizes: dict[int, int], d: int) -> tuple[Tensor, list[int]]:
+    """Classes of several sizes, unit rows in float64; the first two rows of every third class are nearly opposite."""
+    generator = torch.Generator().manual_seed(d)
+    counts = [size for size, count in sizes.items() for _ in range(count)]
+    labels = [label for label, size in enumerate(counts) for _ in range(size)]
+    E = torch.randn(len(labels), d, generator=generator, dtype=torch.float64)
+    for label in range(0, len(counts), 3):
+        first = labels.index(label)
+        E[first + 1] = -E[first] + 1e-6 * (label % 2) * E[first + 1]
+    return E / E.norm(dim=1, keepdim=True), labels
+
+
+@every_scope
+@pytest.mark.parametrize("limit", [1, 1 << 18], ids=["block by block", "at once"])
+@pytest.mark.parametrize("sizes", [{2: 3, 4: 3}, {2: 7}, {6: 4}], ids=str)
+@pytest.mark.parametrize("d", [2, 3, 8])
+def test_among_many_holes_no_point_is_harder_than_the_winners(
+    d: int, sizes: dict[int, int], limit: int, scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infinity, "LIMIT", limit)
+    E, labels = holed(sizes, d)
+    winners, pairs = hardest(E, labels, math.inf, scope=scope), expand(E, labels, math.inf, scope=scope)
+    rounding = 4 * torch.finfo(E.dtype).eps / SMALLEST_SQUARE[E.dtype]  # of the squared norm at the edge of a hole
+    classes = sorted(set(labels))
+    clouds = [sampled(E, rows_of_class(labels, label), scope) for label in classes]
+    for i, label in enumerate(labels):
+        left = sampled(E, [i, mate(i)], scope) if scope == "anchor" else clouds[label]
+        for other in set(classes) - {label}:
+            value = pairs.negative[i, other]
+            assert value >= (left @ clouds[other].T).max() - rounding
+            row = i if scope == "anchor" else label
+            ends, weights = winners.ends[row, other], winners.weights[row, other]
+            x, y = (on_segment(E, tuple(e), w[:1], True)[0] for e, w in zip(ends.tolist(), weights, strict=True))
+            torch.testing.assert_close(value, x @ y, rtol=0, atol=rounding)
+
+
+def sampled(E: Tensor, rows: list[int], scope: str) -> Tensor:
+    """The rows, points of their segments that have a direction, and the edges of holes, found by halving."""
+    points = [E[rows]]
+    every_two = list(zip(rows[::2], rows[1::2], strict=True)) if scope == "anchor" else whole_segments(rows)
+    for i, j in every_two:
+        grid = torch.linspace(0, 1, 42, dtype=E.dtype)[1:-1]
+        u = torch.cat([grid, *(edge[None] for edge in halved(E[i], E[j]))])
+        x = u[:, None] * E[i] + (1 - u[:, None]) * E[j]
+        norm = x.norm(dim=1, keepdim=True)
+        points.append((x / norm)[norm[:, 0] ** 2 >= SMALLEST_SQUARE[E.dtype]])
+    return torch.cat(points)
+
+
+def halved(x: Tensor, y: Tensor) -> list[Tensor]:
+    """The weights of x, from either end to the middle, up to which the squared norm is large enough."""
+    edges = []
+    for end in (0.0, 1.0):
+        outside, within = torch.tensor(end, dtype=x.dtype), torch.tensor(0.5, dtype=x.dtype)
+        if ((x + y) / 2).square().sum() >= SMALLEST_SQUARE[x.dtype]:
+            return []
+        for _ in range(60):
+            u = (outside + within) / 2
+            enough = (u * x + (1 - u) * y).square().sum() >= SMALLEST_SQUARE[x.dtype]
+            outside, within = (u, within) if enough else (outside, u)
+        edges.append(outside)
+    return edges
+
+
 @pytest.mark.parametrize("natively", [True, False], ids=["native", "torch"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @every_scope
@@ -247,7 +312,7 @@ def test_the_gradient_of_nearly_opposite_rows_is_bounded(
 ) -> None:
     if not natively:
         monkeypatch.setattr(native, "takes", lambda product: False)
-    bound, most = smallest_square(dtype) ** -0.5, 0.0
+    bound, most = SMALLEST_SQUARE[dtype] ** -0.5, 0.0
     for gap in (0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 0.0):
         for seed in range(6):
             generator = torch.Generator().manual_seed(seed)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from embedding_expansion.core import losses
 from embedding_expansion.core.expansion import expand
-from embedding_expansion.core.losses import Terms
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.pairs import Pairs, compare
+from embedding_expansion.core.terms import Terms
 
 from . import explicit, oracles
 from .batches import batch, batch_for, seeds

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from embedding_expansion.core import losses
 from embedding_expansion.core.expansion import expand
-from embedding_expansion.core.losses import Terms
 from embedding_expansion.core.pairs import Pairs, compare
+from embedding_expansion.core.terms import Terms
 
 from . import oracles
 from .batches import UNEQUAL, batch, batch_for

@@ -13,10 +13,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.losses import (
+    LOSSES,
+    PROXY_LOSSES,
+    ContrastiveLoss,
+    MarginLoss,
+    MultiSimilarityLoss,
+    TripletLoss,
+)
 from embedding_expansion.core.memory import CrossBatchMemory
-from embedding_expansion.core.modules import LOSSES, ContrastiveLoss, MarginLoss, MultiSimilarityLoss, TripletLoss
 from embedding_expansion.core.pair_loss import PairLoss
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES
 from embedding_expansion.errors import DegenerateBatchWarning, InvalidInput, InvalidType
 
 from . import oracles

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from embedding_expansion import EmbeddingExpansion, MarginLoss
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.errors import InvalidInput
 
 from . import oracles

@@ -21,7 +21,7 @@ from embedding_expansion import (
     ProxyNCALoss,
     TripletLoss,
 )
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.errors import InvalidInput, InvalidType

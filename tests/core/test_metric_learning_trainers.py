@@ -24,7 +24,7 @@ from embedding_expansion import (
     TripletLoss,
     retrieval_metrics,
 )
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.errors import InvalidInput
 
 from .batches import batch

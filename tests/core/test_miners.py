@@ -11,13 +11,13 @@ from torch import Tensor
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand
+from embedding_expansion.core.losses import HPHNTripletLoss, MarginLoss, MultiSimilarityLoss, TripletLoss
 from embedding_expansion.core.miners import (
     BatchHardMiner,
     DistanceWeightedMiner,
     EasyPositiveMiner,
     MultiSimilarityMiner,
 )
-from embedding_expansion.core.modules import HPHNTripletLoss, MarginLoss, MultiSimilarityLoss, TripletLoss
 from embedding_expansion.core.pairs import Pairs, compare
 from embedding_expansion.errors import InvalidInput
 

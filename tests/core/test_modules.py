@@ -14,10 +14,10 @@ import embedding_expansion
 from embedding_expansion.core import losses
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand
-from embedding_expansion.core.losses import Terms
-from embedding_expansion.core.modules import LOSSES, MultiSimilarityLoss
+from embedding_expansion.core.losses import LOSSES, MultiSimilarityLoss
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import compare
+from embedding_expansion.core.terms import Terms
 from embedding_expansion.errors import InvalidInput
 
 from . import oracles

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 
 from . import oracles
 from .batches import PAIRED, batch

@@ -13,7 +13,7 @@ from torch import Tensor
 from embedding_expansion.core import losses
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.pairs import Pairs, compare
 from embedding_expansion.errors import InvalidInput
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 
 from .batches import batch
 

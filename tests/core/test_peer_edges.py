@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedding_expansion import EmbeddingExpansion
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.miners import BatchHardMiner, EasyPositiveMiner, MultiSimilarityMiner
-from embedding_expansion.core.modules import LOSSES
 
 from .peer_losses import SAME as WRAPPED
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from embedding_expansion.core.modules import LOSSES, MarginLoss
+from embedding_expansion.core.losses import LOSSES, MarginLoss
 from embedding_expansion.errors import DegenerateBatchWarning, InvalidInput
 
 from .batches import batch

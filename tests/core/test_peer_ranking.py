@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from embedding_expansion.core import losses
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.pairs import compare
 
 from . import oracles

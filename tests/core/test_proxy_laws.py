@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES, ArcFaceLoss, ProxyAnchorLoss, SoftTripleLoss
+from embedding_expansion.core.losses import PROXY_LOSSES, ArcFaceLoss, ProxyAnchorLoss, SoftTripleLoss
 from embedding_expansion.errors import DegenerateBatchWarning, InvalidInput, InvalidType, UnknownName
 
 from .batches import seeds

@@ -16,8 +16,8 @@ from torch import Tensor
 import embedding_expansion
 from embedding_expansion.core import losses
 from embedding_expansion.core.expansion import expand
+from embedding_expansion.core.losses import PROXY_LOSSES, ArcFaceLoss, ProxyAnchorLoss, SoftTripleLoss
 from embedding_expansion.core.pairs import compare
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES, ArcFaceLoss, ProxyAnchorLoss, SoftTripleLoss
 
 from . import oracles
 from .oracles import proxy as formulas

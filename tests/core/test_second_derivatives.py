@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import gradgradcheck
 
 from embedding_expansion import CrossBatchMemory, DistributedLoss, EmbeddingExpansion, MultiSimilarityLoss, TripletLoss
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.search import native
 from embedding_expansion.errors import InvalidInput

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from embedding_expansion import EmbeddingExpansion
 from embedding_expansion.core import losses
-from embedding_expansion.core.modules import LOSSES
+from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.pairs import compare
 from embedding_expansion.core.terms import distance
 from embedding_expansion.errors import InvalidInput

@@ -103,7 +103,7 @@ def test_numbers_of_which_none_is_known_to_be_white_are_refused(tmp_path: Path, 
 
 @pytest.mark.parametrize("bits", [10, 14, 24, 64])
 def test_kinds_that_pillow_does_not_read_are_refused_in_a_sentence(bits: int) -> None:
-    with pytest.raises(DataError, match="no image of a known format or kind of pixels"):
+    with pytest.raises(DataError, match="its format or its kind of pixels is not known"):
         decode(tiff([bytes(32)], 4, bits))
 
 

@@ -56,8 +56,8 @@ def test_the_columns_of_marks_may_be_left_out(tmp_path: Path) -> None:
         ("c.jpg,1,validation,True,", "in line 4 .*c.jpg lacks is_query or is_gallery"),
         ("c.jpg", "line 4 of .* has 1 field, but the first line names 5 columns"),
         ("c.jpg,wren, male,validation,True,True", "line 4 of .* has 6 fields, .* quote fields that hold a comma"),
-        ("c.jpg,nan,validation,True,True", "line 4 of .* has the label 'nan', which stands for none"),
-        ("c.jpg,None,train,,", "line 4 of .* has the label 'None', which stands for none"),
+        ("c.jpg,nan,validation,True,True", "line 4 of .* has the label 'nan', which means that there is none"),
+        ("c.jpg,None,train,,", "line 4 of .* has the label 'None', which means that there is none"),
     ],
 )
 def test_a_wrong_row_is_named_by_its_line(tmp_path: Path, line: str, message: str) -> None:

@@ -38,7 +38,7 @@ def test_otherwise_the_first_half_of_the_classes_in_name_order_trains(tmp_path: 
 def test_a_number_of_training_classes_may_be_given(tmp_path: Path, picture: Picture) -> None:
     data = open_dataset(str(classes(tmp_path, picture, "a", "b", "c")), train_classes=2)
     assert (data.train.class_names, data.test.class_names) == (("a", "b"), ("c",))
-    with pytest.raises(InvalidInput, match=r"train_classes is 3 but .* has 3 classes; give 1 to 2"):
+    with pytest.raises(InvalidInput, match=r"train_classes is 3 but .* has 3 classes; pass 1 to 2"):
         open_folder(tmp_path, train_classes=3)
 
 
@@ -86,7 +86,7 @@ def test_empty_classes_are_skipped_and_named_unless_too_few_are_left(tmp_path: P
     assert data.left_out == f"ignored: .heic 1; folders without images: {tmp_path / 'c'}, {tmp_path / 'd'}"
     for image in (tmp_path / "a").iterdir():
         image.unlink()
-    with pytest.raises(DataError, match=r"1 class folder with images; at least two .*ignored: .heic 1; .*/a, .*/c, "):
+    with pytest.raises(DataError, match=r"1 class folder with images; add more, .* .*ignored: .heic 1; .*/a, .*/c, "):
         open_folder(tmp_path)
 
 
@@ -102,7 +102,7 @@ def test_two_class_folders_that_are_the_same_folder_are_refused(tmp_path: Path, 
     classes(tmp_path / "set", picture, "a", "b")
     for name in ("c", "d"):
         (tmp_path / "set" / name).symlink_to(tmp_path / "far" / "x")
-    with pytest.raises(DataError, match=r"set/d is a link to .*set/c, so that its images would be in the set twice"):
+    with pytest.raises(DataError, match=r"set/d is a link to .*set/c, so its images would be in the set twice"):
         open_folder(tmp_path / "set")
     for name in ("c", "d"):
         (tmp_path / "set" / name).unlink()
@@ -145,11 +145,11 @@ def test_a_link_upwards_puts_no_other_class_into_a_class(tmp_path: Path, picture
 def test_a_folder_that_cannot_be_split_is_refused(tmp_path: Path, picture: Picture) -> None:
     with pytest.raises(DataError, match="has no class folders"):
         open_folder(tmp_path)
-    with pytest.raises(DataError, match="has 1 class folder with images; at least two"):
+    with pytest.raises(DataError, match="has 1 class folder with images; add more, at least two"):
         open_folder(classes(tmp_path, picture, "a"))
     with pytest.raises(DataError, match="has train/ but no test/"):
         open_folder(classes(tmp_path, picture, "train"))
     classes(tmp_path / "test", picture, "x")
     classes(tmp_path / "train", picture, "x")
-    with pytest.raises(InvalidInput, match="leave train_classes away"):
+    with pytest.raises(InvalidInput, match="do not pass train_classes"):
         open_folder(tmp_path, train_classes=1)

@@ -126,7 +126,7 @@ def test_a_class_without_a_readable_image_leaves_the_batch(tmp_path: Path, pictu
 def test_a_step_without_a_readable_image_is_an_error(tmp_path: Path, picture: Picture) -> None:
     images = on_disk(tmp_path, picture, broken=tuple(range(12)))
     sampler = ClassBalancedSampler(images.labels, 4, 2, seed=0)
-    with pytest.raises(DataError, match=r"step 0 has no image that can be read; 12 broken images left out: .*00"):
+    with pytest.raises(DataError, match=r"step 0 has no readable image \(12 broken images left out: .*00"):
         next(batches(images, sampler, train_transform(4, "none"), seed=0, stop=1))
 
 

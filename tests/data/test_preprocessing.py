@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedding_expansion.data.preprocessing import THINNEST, Preprocessing
+from embedding_expansion.data.preprocessing import THINNEST, TRANSFORMS, Preprocessing
 from embedding_expansion.data.resizing import resize
-from embedding_expansion.data.transforms import TRANSFORMS, test_transform
+from embedding_expansion.data.transforms import test_transform
 from embedding_expansion.errors import InvalidInput
 
 
@@ -22,7 +22,7 @@ def largest_difference(first: np.ndarray, second: np.ndarray) -> int:
 
 
 # From 2 on: of sides of 1 pixel torch 2.14 cannot tell how they lie in memory, and stops.
-@settings(max_examples=60)
+@settings(max_examples=8 * settings().max_examples)
 @given(st.integers(2, 200), st.integers(2, 200), st.integers(2, 70), st.sampled_from(TRANSFORMS))
 def test_the_pixels_are_those_of_the_training_librarys_transform(height: int, width: int, size: int, name: str) -> None:
     pixels = noise(height, width)

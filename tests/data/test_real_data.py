@@ -31,7 +31,7 @@ def test_the_fifty_classes_of_birds_open_as_the_part_they_are(unpacked: Path) ->
     assert data.name == "CUB-50 (part of CUB-200-2011: classes 1-50)"
     assert (len(data.train), len(data.train.classes)) == (1402, 25)
     assert (len(data.test), len(data.test.classes)) == (1487, 25)
-    with pytest.raises(DataError, match="ask for it with part=True"):
+    with pytest.raises(DataError, match="pass part=True"):
         open_dataset("cub", root=unpacked)
 
 
@@ -40,7 +40,7 @@ def test_the_train_half_of_the_cars_opens_as_the_part_it_is(unpacked: Path) -> N
     assert data.name == "CARS196-half (part of CARS196: the official train half, cropped)"
     assert (len(data.train), len(data.train.classes)) == (4052, 98)
     assert (len(data.test), len(data.test.classes)) == (4092, 98)
-    with pytest.raises(DataError, match="ask for it with part=True"):
+    with pytest.raises(DataError, match="pass part=True"):
         open_dataset("cars", root=unpacked)
 
 

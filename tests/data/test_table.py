@@ -43,7 +43,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 LINE = TEXT.map(lambda text: "".join(text.split("\n")).replace("\r", ""))
 
 
-@settings(max_examples=60)
+@settings(max_examples=8 * settings().max_examples)
 @given(
     st.lists(st.tuples(LINE, LINE, TEXT), min_size=1, max_size=5),
     st.sampled_from(",;\t"),
@@ -62,7 +62,7 @@ def test_what_a_writer_writes_is_read(
     assert [tuple(row.fields.values()) for row in table.rows] == [tuple(text.strip() for text in row) for row in rows]
 
 
-@settings(max_examples=150)
+@settings(max_examples=16 * settings().max_examples)
 @given(st.binary(max_size=60), st.sampled_from([b"", b"path,label\n", b'"path";label;split\r\n', b"path\tlabel\n"]))
 @example(b'"' + b'""' * 70_000, b"path,label\n")
 @example(b"\r", b"path,label\n")
@@ -75,7 +75,7 @@ def test_bytes_of_any_kind_are_a_table_or_one_sentence(tmp_path: Path, content: 
         assert all(tuple(row.fields) == found.columns for row in found.rows)
 
 
-@settings(max_examples=80)
+@settings(max_examples=8 * settings().max_examples)
 @given(st.lists(st.sampled_from(['"', '""', ",", "\n", "a", "\r\n", "é"]), max_size=14))
 def test_a_wrong_quote_is_in_the_line_that_is_named(tmp_path: Path, pieces: list[str]) -> None:
     """The oracle reads character by character."""
@@ -124,9 +124,9 @@ REFUSED = [
     ('path,label\na,"x\nb,y\nc,z\n', "line 2 of .* has a quote that is not closed"),
     ('path,label\na,x\n\nb,"y\nc,"z"\n', "line 4 of .* has a quote that is not closed"),
     ('path,label,more\na,x,"1\n2"\nb,"y\nc,z,"0"\n', "line 4 of .* has a quote that is not closed"),
-    ('path,label\na,"x" y\n', "line 2 of .* has a quote that is not closed before the field's end"),
+    ('path,label\na,"x" y\n', "line 2 of .* has a quote that is not closed at the end of its field"),
     ('"path,label\na,b\n', "line 1 of .* has a quote that is not closed"),
-    ('path,label,more\na,"x\nb,y",1\n', "line 2 of .* has a label that goes on in the next line"),
+    ('path,label,more\na,"x\nb,y",1\n', "line 2 of .* has a label that continues in the next line"),
     ("path,label\na,x\nb,\0\n", "line 3 of .* has a NUL"),
     ("path,label\na,x\r\nb,\xe9\n".encode("latin-1"), r"line 3 of .* is not text in UTF-8 \(byte 0xe9\)"),
     (b"\xef\xbb\xbfpath,label\n\xe9,x\n", r"line 2 of .* is not text in UTF-8 \(byte 0xe9\)"),
@@ -164,7 +164,7 @@ def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        ("a.jpg,nan\n", "line 2 of .* has the label 'nan', which stands for none; leave it empty"),
+        ("a.jpg,nan\n", "line 2 of .* has the label 'nan', which means no label; leave the field empty"),
         ("a.jpg,x\n./b/../a.jpg,x\n", "lists the image .*/a.jpg twice, in line 2 and line 3"),
         ("a.jpg,Acura, RL\n", "line 2 of .* has 3 fields"),
     ],

@@ -5,7 +5,8 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from embedding_expansion.data import transforms
-from embedding_expansion.data.transforms import TRANSFORMS, test_transform, train_transform
+from embedding_expansion.data.preprocessing import TRANSFORMS
+from embedding_expansion.data.transforms import test_transform, train_transform
 from embedding_expansion.errors import InvalidInput, UnknownName
 
 IMAGE = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -75,9 +75,9 @@ def test_without_a_split_the_first_half_of_the_classes_trains(tmp_path: Path) ->
     path = npz(tmp_path, embeddings=ROWS, labels=np.repeat(["d", "a", "c", "b"], 3))
     assert open_vectors(path).train.class_names == ("a", "b")
     assert open_vectors(path, train_classes=3).train.class_names == ("a", "b", "c")
-    with pytest.raises(InvalidInput, match="give 1 to 3"):
+    with pytest.raises(InvalidInput, match="pass 1 to 3"):
         open_vectors(path, train_classes=4)
-    with pytest.raises(InvalidInput, match="a split of its own"):
+    with pytest.raises(InvalidInput, match="has a split; do not pass train_classes"):
         open_vectors(npz(tmp_path, embeddings=ROWS, labels=LABELS, split=SPLIT), train_classes=2)
 
 
@@ -88,19 +88,19 @@ NAN[4, 2] = np.nan
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        ({"embeddings": ROWS}, "it needs embeddings"),
-        ({"labels": LABELS}, "it needs embeddings"),
+        ({"embeddings": ROWS}, "save it with embeddings"),
+        ({"labels": LABELS}, "save it with either embeddings"),
         ({"embeddings": ROWS, "features": ROWS, "labels": LABELS}, "holds embeddings, features, labels"),
         ({"embeddings": ROWS[0], "labels": LABELS}, r"float32 of shape \(5,\)"),
         ({"embeddings": ROWS[:0], "labels": LABELS[:0]}, r"shape \(0, 5\)"),
-        ({"embeddings": ROWS.astype(str), "labels": LABELS}, "it must be numbers"),
-        ({"embeddings": ROWS.astype(complex), "labels": LABELS}, "it must be numbers"),
+        ({"embeddings": ROWS.astype(str), "labels": LABELS}, "save numbers of shape"),
+        ({"embeddings": ROWS.astype(complex), "labels": LABELS}, "save numbers of shape"),
         ({"embeddings": NAN, "labels": LABELS}, "in 1 rows, the first is row 4"),
         ({"embeddings": np.full((12, 2), 1e300), "labels": LABELS}, "infinite in 12 rows"),
         ({"embeddings": ROWS, "labels": LABELS[:5]}, "12 whole numbers or texts"),
         ({"embeddings": ROWS, "labels": LABELS / 2}, "labels .* is float64"),
-        ({"embeddings": ROWS, "labels": LABELS, "split": SPLIT[:3]}, "12 times train or test"),
-        ({"embeddings": ROWS, "labels": LABELS, "split": np.full(12, "val")}, "12 times train or test"),
+        ({"embeddings": ROWS, "labels": LABELS, "split": SPLIT[:3]}, "save 12 texts, train or test"),
+        ({"embeddings": ROWS, "labels": LABELS, "split": np.full(12, "val")}, "save 12 texts, train or test"),
         ({"embeddings": ROWS, "labels": LABELS, "split": np.full(12, "test")}, "0 train and 12 test"),
         ({"embeddings": ROWS, "labels": LABELS * 0}, "has 1 class"),
     ],

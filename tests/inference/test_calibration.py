@@ -22,7 +22,7 @@ from embedding_expansion.inference.labelled import labelled_of_run
 from embedding_expansion.inference.thresholds import read_thresholds
 from embedding_expansion.retrieval.index import open_index
 from embedding_expansion.retrieval.threshold import Threshold
-from embedding_expansion.training.config import load
+from embedding_expansion.runs.config import load
 from embedding_expansion.training.evaluation import hold_out_classes
 
 
@@ -151,7 +151,7 @@ def test_classes_that_came_since_the_training_take_no_part_and_without_a_kept_sp
     before, now = labelled_of_run(trained, device="cpu"), labelled_of_run(run, device="cpu")
     np.testing.assert_array_equal(now.vectors, before.vectors)
     assert now.labels.tolist() == before.labels.tolist()
-    assert "8 classes came (class_0_0, class_0_1" in now.changes[0]
+    assert "8 classes added (class_0_0, class_0_1" in now.changes[0]
     (run / "fingerprint.json").unlink()
     with pytest.raises(DataError, match=r"has changed since .* was trained"):
         labelled_of_run(run, device="cpu")

@@ -129,7 +129,7 @@ def test_the_model_that_comes_out_of_an_index_embeds_as_the_one_that_went_in(
 def test_what_cannot_be_searched_is_told_in_a_sentence(tmp_path: Path, collection: Collection, rows: Rows) -> None:
     with create_index(tmp_path / "bare", dimensions=D):
         pass
-    with pytest.raises(StoreError, match="holds no model"):
+    with pytest.raises(StoreError, match="contains no model"):
         Collection.open(tmp_path / "bare")
     with (
         create_index(tmp_path / "wide", dimensions=D + 1) as index,

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from embedding_expansion.data.images import read_image
+from embedding_expansion.data.transforms import test_transform
 from embedding_expansion.errors import DataError, InvalidInput, InvalidType, RunError
 from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.thresholds import write_thresholds
+from embedding_expansion.model.trained import load_trained
 from embedding_expansion.retrieval.threshold import Task, Threshold
-from embedding_expansion.training.trained import load_trained
 
 CALIBRATED: dict[Task, float] = {"same or not": 0.75, "known or unknown": 0.5}
 
@@ -29,7 +30,8 @@ def embedder(trained: Path) -> Embedder:
 
 def as_training_embeds(run: Path, paths: list[Path]) -> np.ndarray:
     opened = load_trained(run)
-    return opened.model.embed(torch.stack([opened.transform(read_image(path)) for path in paths])).numpy()
+    transform = test_transform(opened.preprocessing.size, str(opened.config.data.transform))
+    return opened.model.embed(torch.stack([transform(read_image(path)) for path in paths])).numpy()
 
 
 def test_files_get_the_vectors_that_training_gives_them_in_their_order(
@@ -97,12 +99,12 @@ def test_a_broken_image_is_named_or_left_out(embedder: Embedder, files: list[Pat
     broken: dict[int, str] = {}
     assert np.array_equal(embedder.embed(images, broken=broken), embedder.embed(files[:2]))
     assert sorted(broken) == [1, 2, 4]
-    assert "no image of a known format" in broken[2]
+    assert "its format or its kind of pixels is not known" in broken[2]
     assert "there is no image file" in broken[4]
 
 
 def test_images_that_are_too_large_or_too_thin_are_broken(embedder: Embedder, files: list[Path]) -> None:
-    with pytest.raises(DataError, match="it has 1,230 pixels, more than the 1,000"):
+    with pytest.raises(DataError, match="it has 1,230 pixels, but at most 1,000"):
         embedder.embed(files[0], max_pixels=1000)
     with pytest.raises(DataError, match="factor of 100"):
         embedder.embed(np.zeros((1, 101, 3), dtype=np.uint8))
@@ -111,7 +113,7 @@ def test_images_that_are_too_large_or_too_thin_are_broken(embedder: Embedder, fi
 def test_only_formats_of_images_are_opened(embedder: Embedder, tmp_path: Path) -> None:
     page = tmp_path / "page.jpg"  # whatever it is called: PostScript, for which Pillow would start another program
     Image.new("RGB", (8, 8)).save(page, format="EPS")
-    with pytest.raises(DataError, match="no image of a known format"):
+    with pytest.raises(DataError, match="its format or its kind of pixels is not known"):
         embedder.embed(page)
 
 

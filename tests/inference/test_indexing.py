@@ -191,7 +191,7 @@ def test_vectors_from_elsewhere_and_other_dimensions_are_refused(exports: Path, 
         index.add([Item("x")], np.ones((1, 6)))
     with pytest.raises(StoreError, match="items of an unknown model"):
         index_images(exports / "onnx", [photos], tmp_path / "own")
-    with pytest.raises(StoreError, match="holds no model"):
+    with pytest.raises(StoreError, match="contains no model"):
         add_images(tmp_path / "own", [photos])
 
 

@@ -62,10 +62,10 @@ def check(index: Path, photographs: Path, exports: Path, out: Path, prefix: tupl
         assert (status, errors) == (0, ""), command
         assert said, command
     assert "32 images, 32 with a label" in answers[0][1]
-    assert f"read only: {reason}" in answers[0][1]
+    assert f"read-only: {reason}" in answers[0][1]
     assert "/class_0/0.jpg" in answers[1][1]
     for command, (status, _, errors) in zip(writing, answers[len(reading) :], strict=True):
-        sentence = f"embex: {index} may only be read ({reason}); change that, or write to a copy\n"
+        sentence = f"embex: {index} can only be read ({reason}); change that, or write to a copy\n"
         assert (status, errors) == (2, sentence), command
 
 

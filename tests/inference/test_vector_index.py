@@ -15,9 +15,9 @@ from embedding_expansion.inference.collection import Collection, model_of
 from embedding_expansion.inference.thresholds import write_thresholds
 from embedding_expansion.inference.vector_embedder import VectorEmbedder
 from embedding_expansion.inference.vector_index import index_vectors
+from embedding_expansion.model.weights import load_tensors, save_tensors
 from embedding_expansion.retrieval.index import open_index
 from embedding_expansion.retrieval.threshold import Threshold
-from embedding_expansion.training.checkpoint import load_tensors, save_tensors
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_the_index_alone_is_enough_and_says_what_it_is(
         with pytest.raises(InvalidInput, match="vectors of 12 dimensions"):
             collection.embed_rows(rows[:, :5])
     assert main(["info", str(moved)]) == 0
-    assert "model: of vectors" in capsys.readouterr().out
+    assert "model: trained on vectors" in capsys.readouterr().out
     assert str(features.parent) not in (moved / "model" / "config.yaml").read_text()
 
 
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_one_sentence(
     other = shutil.copytree(run, tmp_path / "run")
     tensors, about = load_tensors(other / "model.safetensors")
     save_tensors(other / "model.safetensors", {name: tensor * 0.5 for name, tensor in tensors.items()}, about)
-    with pytest.raises(StoreError, match="another model"):
+    with pytest.raises(StoreError, match="holds vectors of the model"):
         index_vectors(other, features, place, device="cpu")
     assert main(["index", str(run), str(features), "--out", str(tmp_path / "i"), "--flip", "true"]) == 2
     assert "--flip and --labels are for images" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from embedding_expansion import EmbeddingExpansion, TripletLoss, open_dataset
-from embedding_expansion.backbones import conv4
+from embedding_expansion.model.backbones import conv4
 
 MUST_RUN = "open-metric-learning" in os.environ.get("EMBEX_MUST_RUN", "").split()
 if find_spec("oml") is None and not MUST_RUN:

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from embedding_expansion.core.distributed import DistributedLoss
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
-from embedding_expansion.core.modules import MultiSimilarityLoss
+from embedding_expansion.core.losses import MultiSimilarityLoss
 from embedding_expansion.interop.sentence_transformers import SentenceLoss
 
 WORLD, ROWS = 2, 4

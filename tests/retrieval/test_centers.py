@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedding_expansion.retrieval import bytes as rounded
-from embedding_expansion.retrieval import centers, native
+from embedding_expansion.retrieval import centers, native, quantization
 from embedding_expansion.retrieval.centers import nearest_center
 
 CPU = torch.device("cpu")
@@ -22,7 +21,7 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         pytest.skip("installed without the native kernels")
     if request.param == "plain":
         monkeypatch.setattr(native, "multiplies_bytes", lambda: True)
-        monkeypatch.setattr(rounded, "_are_exact", lambda: True)
+        monkeypatch.setattr(quantization, "_products_are_exact", lambda: True)
         monkeypatch.setattr(torch, "_int_mm", lambda left, right, out: torch.mm(left.int(), right.int(), out=out))
     elif not native.multiplies_bytes():
         pytest.skip("this processor does not multiply bytes")

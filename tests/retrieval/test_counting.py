@@ -186,7 +186,7 @@ def test_a_set_whose_rows_are_all_alike_is_ranked_to_the_same_ranks(
     sides = {"gallery": rows, "gallery_labels": labels} if own_gallery else {}
     task = retrieval_task(rows, labels, **sides)
     count = counting.Counting(task, None, counting.Limits())
-    assert sum(len(block.queries) for block in count()) == len(rows) - len(count.left()) < len(rows)
+    assert sum(len(block.queries) for block in count()) == len(rows) - len(count.remaining()) < len(rows)
     own = np.full(300, -1) if own_gallery else np.arange(300)
     assert ranks(rows, labels, **sides) == sorted_ranks(rows, labels, rows, labels, own)
 

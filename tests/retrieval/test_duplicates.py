@@ -154,7 +154,7 @@ def test_other_bad_input_is_refused_in_a_sentence() -> None:
         near_duplicates(np.eye(3), most_pairs=0)
     with pytest.raises(InvalidInput, match=r"shape \(3,\)"):
         near_duplicates(np.ones(3))
-    with pytest.raises(InvalidInput, match="row 1 of vectors has nothing but zeros"):
+    with pytest.raises(InvalidInput, match="row 1 of vectors has only zeros"):
         near_duplicates(np.array([[1.0, 0.0], [0.0, 0.0]]))
     with pytest.raises(InvalidType, match="int64"):
         near_duplicates(np.eye(3, dtype=np.int64))

@@ -77,9 +77,9 @@ def test_queries_without_a_match_are_misses_in_recall_only_and_the_log_tells_of_
     ("changed", "said"),
     [
         ({"lists": [[1, 2], [0, 2]]}, "lists has 2 rows but query_labels has 3 entries"),
-        ({"lists": [[1, 1], [0, 2], [0, 1]]}, "list of query 0 names a gallery row twice"),
-        ({"lists": [[1, 2], [1, 2], [0, 1]]}, "list of query 1 names the row that its query must not find"),
-        ({"lists": [[1, 2], [0, 2], [-1, 1]]}, "list of query 2 goes on behind a -1"),
+        ({"lists": [[1, 1], [0, 2], [0, 1]]}, "list of query 0 contains a gallery row twice"),
+        ({"lists": [[1, 2], [1, 2], [0, 1]]}, "list of query 1 contains the row that is excluded for its query"),
+        ({"lists": [[1, 2], [0, 2], [-1, 1]]}, "list of query 2 has a row after a -1"),
         ({"lists": [[1, 3], [0, 2], [0, 1]]}, "lists has indices from 0 to 3, but there are 3 gallery labels"),
         ({"lists": [1, 2, 3]}, r"lists has the shape \(3,\)"),
         ({"lists": [[1], [0], [0]]}, "lists has 1 columns, but the largest K is 2"),
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_named(changed: dict[str, Any], said: str) -> None:
 
 
 def test_lists_that_are_too_short_for_a_class_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="a query has up to 3 gallery rows of its class; pass lists of at least 3"):
+    with pytest.raises(InvalidInput, match="a query has up to 3 gallery rows of its class; pass lists with at least 3"):
         list_metrics([[1], [0], [0], [0]], [4, 4, 4, 4], ks=(1,))
 
 

@@ -175,7 +175,7 @@ def test_a_mask_and_a_gallery_share_the_rows_that_they_need_not_copy() -> None:
         (
             {"gallery": np.eye(3), "gallery_labels": [0] * 3, "is_gallery": [True] * 3},
             InvalidInput,
-            r"is_gallery and gallery are given",
+            r"is_gallery and gallery are both given",
         ),
         ({"gallery": np.eye(3), "gallery_labels": [8] * 3}, InvalidInput, r"none of the 3 queries has another row"),
     ],

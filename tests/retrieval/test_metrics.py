@@ -201,7 +201,7 @@ ROWS = np.eye(3)
         ((ROWS, [0, 1, 2]), {}, r"none of the 3 queries has another row of its class"),
         ((ROWS, [0, 0, 1], (0,)), {}, r"ks holds 0"),
         ((ROWS, [0, 0, 1]), {"chunk": 0}, r"chunk is 0"),
-        ((ROWS, [0, 0, 1]), {"is_query": [False] * 3}, r"is_query chooses none of the 3 rows"),
+        ((ROWS, [0, 0, 1]), {"is_query": [False] * 3}, r"is_query selects none of the 3 rows"),
         ((ROWS, [0, 0, 1]), {"is_gallery": [True]}, r"is_gallery has 1 entries but embeddings has 3 rows"),
     ],
 )

@@ -72,7 +72,7 @@ def test_every_step_together_and_a_gallery_of_one_row() -> None:
 
 
 def test_whitening_without_rows_to_fit_it_on_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="whitening needs rows to be fitted on"):
+    with pytest.raises(InvalidInput, match="whitening needs rows to fit on"):
         post_processed_lists(torch.randn(3, 4), torch.randn(5, 4), 2, Steps(whiten="all"))
 
 
@@ -99,9 +99,9 @@ def test_steps_say_what_is_done(given: dict[str, Any], said: str) -> None:
         ({"qe": 2, "alpha": -0.5}, "rerank.alpha is -0.5; pass a finite number of at least 0"),
         ({"qe": 2, "alpha": float("nan")}, "rerank.alpha is nan"),
         ({"whiten": "all", "shrinkage": 2.0}, "rerank.shrinkage is 2.0; pass a number from 0 to 1"),
-        ({"alpha": 2.0}, "rerank.alpha is 2.0, but says something of rerank.dba or rerank.qe only"),
-        ({"k2": 2, "diffusion": 3}, "rerank.k2 is 2, but says something of rerank.reciprocal only"),
-        ({"reciprocal": 2, "diffusion": 3}, "each make the final list; pass one of them"),
+        ({"alpha": 2.0}, "rerank.alpha is 2.0, but only has a meaning for rerank.dba or rerank.qe"),
+        ({"k2": 2, "diffusion": 3}, "rerank.k2 is 2, but only has a meaning for rerank.reciprocal"),
+        ({"reciprocal": 2, "diffusion": 3}, "both make the final list; pass one of them"),
     ],
 )
 def test_steps_that_make_no_sense_are_one_sentence(given: dict[str, Any], said: str) -> None:

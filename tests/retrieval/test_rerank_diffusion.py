@@ -131,7 +131,7 @@ def test_what_cannot_be_used_is_named() -> None:
     for options, said in (
         ({"k": 0}, "k is 0"),
         ({"query_k": 0}, "query_k is 0"),
-        ({"alpha": 1.0}, "alpha is 1, with which the walk never ends"),
+        ({"alpha": 1.0}, "alpha is 1, so the walk would never end"),
         ({"alpha": -0.1}, "alpha is -0.1"),
         ({"gamma": -1.0}, "gamma is -1.0"),
         ({"tolerance": -1.0}, "tolerance is -1.0"),

@@ -14,7 +14,7 @@ import torch
 
 import embedding_expansion as package
 from embedding_expansion import Item, PCAWhitening, Threshold, create_index
-from embedding_expansion.core.modules import MultiSimilarityLoss
+from embedding_expansion.core.losses import MultiSimilarityLoss
 from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, InvalidType
 
 ROWS = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)

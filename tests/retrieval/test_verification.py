@@ -212,7 +212,7 @@ THRESHOLD = Threshold(0.7, "same or not", "precision", 0.99, 0.993, 0.81, 4000, 
         ({"reached": True}, "reached of the threshold is True"),
         ({"goal": "luck"}, "the threshold is for 'same or not' by 'luck'"),
         ({"task": ["x"]}, "the threshold is for"),
-        ({"more": 1}, "the threshold is JSON of goal, hit_rate, more"),
+        ({"more": 1}, "the threshold has the keys goal, hit_rate, more"),
     ],
 )
 def test_json_that_is_no_threshold_is_told(change: dict[str, object], message: str) -> None:
@@ -233,14 +233,14 @@ ROWS = np.eye(4)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: verification(ROWS, [0, 0, 0, 0]), InvalidInput, "6 pairs of one class and 0 of different"),
-        (lambda: verification(ROWS, [0, 1, 2, 3]), InvalidInput, "0 pairs of one class and 6 of different"),
+        (lambda: verification(ROWS, [0, 0, 0, 0]), InvalidInput, "6 pairs of one class and 0 pairs of different"),
+        (lambda: verification(ROWS, [0, 1, 2, 3]), InvalidInput, "0 pairs of one class and 6 pairs of different"),
         (lambda: verification(ROWS, [0, 0, 1, 1], sample=0), InvalidInput, "sample is 0"),
         (lambda: verification(ROWS, [0, 0, 1]), InvalidInput, "labels has 3 entries"),
         (lambda: verification(ROWS, [0, 0, 1, 1]).tar_at(2), InvalidInput, "far is 2; pass a share"),
         (lambda: verification(ROWS, [0, 0, 1, 1]).threshold(), InvalidInput, "pass one of false_alarm_rate and"),
         (lambda: verification(ROWS, [0, 0, 1, 1]).threshold(precision=1.5), InvalidInput, "precision is 1.5"),
-        (lambda: verification(ROWS, [0, 0, 1, 1]).threshold(precision=0.9), InvalidInput, "the nearest has 0.333"),
+        (lambda: verification(ROWS, [0, 0, 1, 1]).threshold(precision=0.9), InvalidInput, "the best has 0.333"),
         (lambda: verification_of_pairs(np.ones(2), np.ones(3, bool)), InvalidInput, r"has the shape \(2,\)"),
         (lambda: verification_of_pairs(np.ones(2), np.ones(2)), InvalidType, "is_same has the type float64"),
         (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedding_expansion.training.config import DataConfig, ModelConfig, SamplerConfig, TrainConfig
+from embedding_expansion.runs.options import DataConfig, ModelConfig, SamplerConfig, TrainConfig
 
 
 @pytest.fixture(scope="session")

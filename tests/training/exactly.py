@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.job import Job, prepare
 from embedding_expansion.training.loop import _optimize
 from embedding_expansion.training.ranks import Ranks

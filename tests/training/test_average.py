@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -16,14 +17,15 @@ from torch.nn import functional
 from embedding_expansion.data.images import read_image
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.inference.embedder import Embedder
-from embedding_expansion.model import EmbeddingModel
+from embedding_expansion.model.network import EmbeddingModel
+from embedding_expansion.model.trained import load_trained
 from embedding_expansion.retrieval.metrics import retrieval_metrics
+from embedding_expansion.runs.options import ModelConfig, TrainConfig
 from embedding_expansion.training import checkpoint
-from embedding_expansion.training.average import follow, start_average
-from embedding_expansion.training.config import ModelConfig, TrainConfig
 from embedding_expansion.training.job import prepare
+from embedding_expansion.training.loop import follow
 from embedding_expansion.training.run import resume, train
-from embedding_expansion.training.trained import evaluate, load_trained
+from embedding_expansion.training.trained import evaluate
 
 
 def parts(path: Path, prefix: str) -> dict[str, torch.Tensor]:
@@ -36,7 +38,7 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 
 def test_the_average_is_the_weighted_sum_of_all_weights_so_far() -> None:
     model = EmbeddingModel("conv4", dim=4)
-    average = start_average(model)
+    average = copy.deepcopy(model).requires_grad_(False).eval()
     history = [model.head.weight.detach().double().clone()]
     weights = [1.0]
     for step in range(1, 8):
@@ -120,7 +122,7 @@ def test_with_flip_each_image_is_measured_both_ways(small: TrainConfig, frozen: 
     outcome = train(dataclasses.replace(small, flip=True, model=model))
     opened, job = load_trained(outcome.run), prepare(small)
     images = job.dataset.test
-    pixels = torch.stack([opened.transform(read_image(path)) for path in images.paths or ()])
+    pixels = torch.stack([job.test_transform(read_image(path)) for path in images.paths or ()])
     total = opened.model.embed(pixels) + opened.model.embed(pixels.flip(-1))
     expected = retrieval_metrics(functional.normalize(total, dim=1), images.labels)
     assert outcome.metrics is not None

@@ -7,8 +7,8 @@ import torch
 from timm.layers.norm_act import SyncBatchNormAct
 from torch import nn
 
-from embedding_expansion.model import EmbeddingModel
-from embedding_expansion.training.batch_norm import learns_statistics, synchronize, warning
+from embedding_expansion.model.network import EmbeddingModel
+from embedding_expansion.training.ranks import batch_norm_warning, learns_statistics, synchronize_batch_norm
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -25,7 +25,7 @@ def test_batch_norm_is_synchronised_and_stays_what_it_was(backbone: str, kind: t
     model = EmbeddingModel(backbone, 8).train()
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     parameters, names, before = list(model.parameters()), list(model.state_dict()), model.embed(images)
-    assert synchronize(model) is model
+    assert synchronize_batch_norm(model) is model
     assert norms(model)
     assert all(isinstance(module, kind | nn.SyncBatchNorm) for module in norms(model))
     assert all(found is parameter for found, parameter in zip(model.parameters(), parameters, strict=True))
@@ -37,6 +37,8 @@ def test_batch_norm_is_synchronised_and_stays_what_it_was(backbone: str, kind: t
 def test_only_batch_norm_that_learns_on_several_cpu_processes_is_warned_of() -> None:
     free = EmbeddingModel("conv4", 8).train()
     frozen = EmbeddingModel("conv4", 8, freeze_batch_norm=True).train()
-    assert "over the 12 images of each process, not over the batch of 24" in warning(free, CPU, 2, 24)
-    assert {warning(*quiet) for quiet in ((free, CPU, 1, 24), (free, GPU, 2, 24), (frozen, CPU, 2, 24))} == {""}
-    assert warning(free.head, CPU, 2, 24) == ""
+    assert "of the 12 images of each process, not of the batch of 24" in batch_norm_warning(free, CPU, 2, 24)
+    assert {batch_norm_warning(*quiet) for quiet in ((free, CPU, 1, 24), (free, GPU, 2, 24), (frozen, CPU, 2, 24))} == {
+        ""
+    }
+    assert batch_norm_warning(free.head, CPU, 2, 24) == ""

@@ -11,15 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.checkpoint import (
-    checkpoint_path,
-    collect,
-    load_tensors,
-    prune,
-    restore,
-    save_tensors,
-    saved_steps,
-)
+from embedding_expansion.model.weights import load_tensors, save_tensors
+from embedding_expansion.training.checkpoint import checkpoint_path, collect, prune, restore, saved_steps
 
 
 def trained() -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:

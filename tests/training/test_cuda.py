@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from embedding_expansion.inference.embedder import Embedder
-from embedding_expansion.training.config import Precision, TrainConfig
+from embedding_expansion.runs.options import Precision, TrainConfig
 from embedding_expansion.training.run import resume, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

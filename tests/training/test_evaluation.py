@@ -53,5 +53,5 @@ def test_a_broken_image_is_left_out_and_named(photographs: Path, tmp_path: Path)
     broken: dict[Path, str] = {}
     vectors, kept = embed_images(raw_pixels, images, test_transform(8, "none"), workers=0, broken=broken)
     assert (len(vectors), kept.labels.tolist(), list(broken)) == (2, [0, 0], [tmp_path / "bad.png"])
-    with pytest.raises(DataError, match=r"not one of 1 images.*bad\.png"):
+    with pytest.raises(DataError, match=r"none of 1 images.*bad\.png"):
         embed_images(raw_pixels, images.subset([1]), test_transform(8, "none"), workers=0, broken={})

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.losses import PROXY_LOSSES, MultiSimilarityLoss, SubCenterArcFaceLoss, TripletLoss
 from embedding_expansion.core.memory import CrossBatchMemory
 from embedding_expansion.core.miners import (
     BatchHardMiner,
@@ -17,24 +18,19 @@ from embedding_expansion.core.miners import (
     EasyPositiveMiner,
     MultiSimilarityMiner,
 )
-from embedding_expansion.core.modules import MultiSimilarityLoss, TripletLoss
 from embedding_expansion.core.pair_loss import PairLoss
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES, SubCenterArcFaceLoss
 from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
-from embedding_expansion.model import EmbeddingModel
-from embedding_expansion.training import factory
-from embedding_expansion.training.config import (
+from embedding_expansion.model.network import EmbeddingModel
+from embedding_expansion.runs.config import dump, from_namespace, load, parser
+from embedding_expansion.runs.options import (
     ExpansionConfig,
     MemoryConfig,
     MinerConfig,
     ModelConfig,
     OptimizerConfig,
     TrainConfig,
-    dump,
-    from_namespace,
-    load,
-    parser,
 )
+from embedding_expansion.training import factory
 from embedding_expansion.training.factory import make_loss, make_optimizer, set_learning_rate
 
 
@@ -79,9 +75,9 @@ def test_names_that_are_none_come_back_with_the_nearest(loss: dict[str, object],
         ({"name": "histogram", "bins": 0}, "bins of HistogramLoss is 0; pass a whole number of at least 1"),
         ({"name": "multi_similarity", "alpha": [2]}, r"alpha of MultiSimilarityLoss is \[2\]; pass a number"),
         ({"name": "margin", "learn_beta": "maybe"}, "learn_beta of MarginLoss is 'maybe'; pass True or False"),
-        ({"name": "margin", "nu": "much"}, "nu of MarginLoss is 'much'; pass a number"),
+        ({"name": "margin", "nu": "much"}, "nu of MarginLoss is 'much'; pass a finite number"),
         ({"name": "sub_center_arcface", "sub_centers": "three"}, "sub_centers is 'three'; pass a whole number"),
-        ({"name": "soft_triple", "tau": True}, "tau of SoftTripleLoss is True; pass a number"),
+        ({"name": "soft_triple", "tau": True}, "tau of SoftTripleLoss is True; pass a finite number"),
     ],
 )
 def test_a_value_that_a_parameter_cannot_take_is_refused_by_the_loss_itself(
@@ -99,6 +95,7 @@ def test_a_value_that_a_parameter_cannot_take_is_refused_by_the_loss_itself(
         ("recall_at_k", "ks", [1, 4], (1, 4)),
         ("histogram", "bins", 20, 20),
         ("fast_ap", "bins", 20.0, 20),
+        ("fast_ap", "bins", 20, 20),
         ("multi_similarity", "alpha", 3, 3.0),
         ("hphn_triplet", "soft_margin", True, True),
     ],

@@ -20,7 +20,7 @@ import torch
 from embedding_expansion.app.cli import main
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.failures import failure
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.ranks import Ranks
 
 from .conftest import arguments
@@ -37,7 +37,7 @@ def raised(work: Callable[[], object]) -> BaseException:
 
 @pytest.mark.parametrize("work", [lambda: torch.empty(HUGE), lambda: np.empty(HUGE), lambda: bytearray(HUGE)])
 def test_memory_that_ran_out(work: Callable[[], object]) -> None:
-    assert "this machine has no memory left; take smaller batches" in str(failure(raised(work)))
+    assert "this machine has no memory left; use smaller batches" in str(failure(raised(work)))
 
 
 # Of PyTorch 2.15: the last two from gloo and the second from a /dev/shm of 1 MB as they came.
@@ -49,10 +49,10 @@ SAID = {
     "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
     "shared memory. Please try to raise your shared memory limit.": "docker run --shm-size",
     "DataLoader worker (pid 7) is killed by signal: Killed. ": "process 7, which loaded images, was killed by signal K",
-    "DataLoader worker (pid(s) 7, 8) exited unexpectedly": "process 7, 8, which loaded images, was killed;",
+    "DataLoader worker (pid(s) 7, 8) exited unexpectedly": "process 7, 8, which loaded images, was killed, most likely",
     "[/pytorch/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:31110.": "has ended",
     "[/pytorch/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 4000ms for recv operation to "
-    "complete": "has said nothing for 4 seconds",
+    "complete": "has not answered for 4 seconds",
 }
 
 
@@ -87,7 +87,7 @@ def test_a_process_that_loads_images_is_killed(small: TrainConfig, tmp_path: Pat
         process.wait()
     assert process.returncode == 2, said
     assert said.startswith(f"embex: process {worker}, which loaded images, was killed"), said
-    assert said.endswith(f"go on after the last checkpoint: embex train --resume {run}\n"), said
+    assert said.endswith(f"resume from the last checkpoint with embex train --resume {run}\n"), said
     assert said.count("\n") == 1
 
 
@@ -124,11 +124,11 @@ def test_when_a_rank_is_killed_the_others_end_with_a_sentence(small: TrainConfig
         process.kill()
         process.wait()
     sentence = (
-        "embex: another of the processes that train together has ended; its own message says why; go on after the last "
-        f"checkpoint: embex train --resume {run}\n"
+        "embex: another process of this distributed run has ended; read its own message for the reason; resume from "
+        f"the last checkpoint with embex train --resume {run}\n"
     )
     assert said.count(sentence) == 1, said
-    assert out.count("batch norm takes its statistics over the 4 images of each process") == 1
+    assert out.count("batch norm uses the statistics of the 4 images of each process") == 1
 
 
 def _environment(process: int) -> list[bytes]:
@@ -158,7 +158,7 @@ except RuntimeError as error:
 
 
 @pytest.mark.parametrize(
-    ("happens", "survivor", "said"), [("silent", 0, "has said nothing for 2 seconds"), ("dies", 1, "has ended")]
+    ("happens", "survivor", "said"), [("silent", 0, "has not answered for 2 seconds"), ("dies", 1, "has ended")]
 )
 def test_ranks_wait_for_an_evaluation_and_give_up_on_silence_and_death(happens: str, survivor: int, said: str) -> None:
     with socket.socket() as free:
@@ -181,5 +181,5 @@ def test_a_patience_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WORLD_SIZE", "2")
     for given in ("soon", "0", "nan", "1e9"):
         monkeypatch.setenv("EMBEX_RANK_PATIENCE", given)
-        with pytest.raises(InvalidInput, match=f"EMBEX_RANK_PATIENCE is '{re.escape(given)}'; give the seconds"):
+        with pytest.raises(InvalidInput, match=f"EMBEX_RANK_PATIENCE is '{re.escape(given)}'; set it to the seconds"):
             Ranks.start(torch.device("cpu"))

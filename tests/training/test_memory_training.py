@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.config import (
+from embedding_expansion.runs.options import (
     DataConfig,
     ExpansionConfig,
     MemoryConfig,

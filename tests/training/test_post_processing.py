@@ -8,8 +8,7 @@ import torch
 
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.retrieval.rerank.steps import Steps
-from embedding_expansion.training.evaluation import measure_retrieval
-from embedding_expansion.training.post_processing import measure_post_processed
+from embedding_expansion.training.evaluation import measure_post_processed, measure_retrieval
 
 
 def images(masks: bool) -> ImageSet:

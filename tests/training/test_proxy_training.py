@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES
-from embedding_expansion.training.config import ExpansionConfig, ModelConfig, TrainConfig
+from embedding_expansion.core.losses import PROXY_LOSSES
+from embedding_expansion.runs.options import ExpansionConfig, ModelConfig, TrainConfig
 from embedding_expansion.training.job import make_sampler, prepare
 from embedding_expansion.training.run import resume, train
 

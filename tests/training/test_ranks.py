@@ -22,10 +22,10 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor
 
-from embedding_expansion.core.modules import LOSSES
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES
+from embedding_expansion.core.losses import LOSSES, PROXY_LOSSES
 from embedding_expansion.errors import DataError, InvalidInput
-from embedding_expansion.training.config import (
+from embedding_expansion.model.network import NotFinite, all_finite
+from embedding_expansion.runs.options import (
     ExpansionConfig,
     MemoryConfig,
     MinerConfig,
@@ -34,7 +34,6 @@ from embedding_expansion.training.config import (
     SamplerConfig,
     TrainConfig,
 )
-from embedding_expansion.training.finite import NotFinite, all_finite
 from embedding_expansion.training.job import prepare
 from embedding_expansion.training.loop import _check_share, _optimize
 from embedding_expansion.training.ranks import Ranks
@@ -74,11 +73,13 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
+    """Each loss as it is, and expanded with a memory; all four ways of each are in tests/core/test_memory_ranks.py."""
     for name, loss in {**LOSSES, **PROXY_LOSSES}.items():
-        for expanded in (False, *([] if loss.not_expandable else [True])):
-            yield Case(name, expanded)
-            if name in LOSSES:
-                yield Case(name, expanded, memory=True)
+        yield Case(name, expanded=False)
+        if name in LOSSES or not loss.not_expandable:
+            yield Case(name, expanded=not loss.not_expandable, memory=name in LOSSES)
+    yield Case("multi_similarity", expanded=True)
+    yield Case("multi_similarity", expanded=False, memory=True)
     yield Case("margin", expanded=False, memory=True, changes={"loss": {"name": "margin", "learn_beta": True}})
     yield Case("multi_similarity", expanded=True, memory=True, changes={"miner": MinerConfig("multi_similarity")})
     yield Case("multi_similarity", expanded=True, changes={"chunk": 2})

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.config import DataConfig, ModelConfig, TrainConfig
+from embedding_expansion.runs.options import DataConfig, ModelConfig, TrainConfig
 from embedding_expansion.training.run import resume, train
 
 from .conftest import arguments

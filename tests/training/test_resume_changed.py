@@ -18,8 +18,8 @@ from PIL import Image
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.data.images import Dataset, ImageSet
-from embedding_expansion.training.checkpoint import load_tensors, save_tensors
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.model.weights import load_tensors, save_tensors
+from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.run import train
 from embedding_expansion.training.split import Sides, keep
 from embedding_expansion.training.trained import evaluate, reopen
@@ -48,7 +48,7 @@ def stopped(config: TrainConfig, folder: Path) -> Stopped:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
-    from embedding_expansion.training.config import DataConfig, ModelConfig, SamplerConfig
+    from embedding_expansion.runs.options import DataConfig, ModelConfig, SamplerConfig
 
     folder = tmp_path_factory.mktemp("original")
     shutil.copytree(photographs, folder / "data")
@@ -98,15 +98,18 @@ def flip_a_bit(state: Stopped) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Stopped], object], str]] = {
-    "class came": (lambda s: picture(s.data / "aaa" / "0.png"), "1 class came (aaa); 1 class changed sides (class_05)"),
-    "class went": (lambda s: shutil.rmtree(s.data / "class_11"), "1 class went (class_11)"),
-    "image came": (lambda s: picture(s.data / "class_01" / "new.png"), "1 image came (class_01/new.png)"),
-    "image went": (lambda s: (s.data / "class_07" / "3.png").unlink(), "1 image went (class_07/3.png)"),
+    "class came": (
+        lambda s: picture(s.data / "aaa" / "0.png"),
+        "1 class added (aaa); 1 class changed splits (class_05)",
+    ),
+    "class went": (lambda s: shutil.rmtree(s.data / "class_11"), "1 class removed (class_11)"),
+    "image came": (lambda s: picture(s.data / "class_01" / "new.png"), "1 image added (class_01/new.png)"),
+    "image went": (lambda s: (s.data / "class_07" / "3.png").unlink(), "1 image removed (class_07/3.png)"),
     "image rewritten": (lambda s: picture(s.data / "class_02" / "0.png"), "1 image changed (class_02/0.png)"),
     "image touched": (lambda s: os.utime(s.data / "class_02" / "0.png", (1, 1)), "1 image changed (class_02/0.png)"),
     "option": (option("lr: 0.001", "lr: 0.002"), "the option optimizer.lr is 0.002 in config.yaml and was 0.001"),
     "option came": (option("  name: proxy_anchor", "  name: proxy_anchor\n  alpha: 16"), "option loss.alpha is 16"),
-    "bit of a checkpoint": (flip_a_bit, f"{LAST} has changed since it was written: its checksum differs"),
+    "bit of a checkpoint": (flip_a_bit, f"{LAST} has changed since it was written, because its checksum is wrong"),
 }
 
 
@@ -140,7 +143,7 @@ def test_a_class_that_came_takes_no_part_and_the_split_stays(state: Stopped) -> 
     # No image of the run has changed, so that it trains, selects and measures as if nothing had come.
     assert (state.run / "model.safetensors").read_bytes() == state.weights
     noted = json.loads((state.run / "environment.json").read_text())["resumed"]
-    assert noted[0]["changed"] == ["1 class came (aaa)", "1 class changed sides (class_05)"]
+    assert noted[0]["changed"] == ["1 class added (aaa)", "1 class changed splits (class_05)"]
     job = reopen(state.run)
     assert (job.dataset.train.class_names, job.dataset.test.class_names) == tuple(
         tuple(f"class_{number:02d}" for number in numbers) for numbers in (range(6), range(6, 12))
@@ -165,11 +168,11 @@ def test_the_numbers_of_classes_stay_when_a_class_has_gone(state: Stopped) -> No
         assert len(images) == 2
         assert set(labels.tolist()) <= set(number.values()) - {number[gone]}
     noted = json.loads((state.run / "environment.json").read_text())["resumed"][0]["changed"]
-    assert noted == ["the option sampler.classes_per_batch is 3 in config.yaml and was 4", f"1 class went ({gone})"]
+    assert noted == ["the option sampler.classes_per_batch is 3 in config.yaml and was 4", f"1 class removed ({gone})"]
 
 
 def reopen_stopped(state: Stopped) -> Any:
-    from embedding_expansion.training import config
+    from embedding_expansion.runs import config
     from embedding_expansion.training.job import prepare
 
     return prepare(config.load(state.run / "config.yaml"))
@@ -181,7 +184,7 @@ def test_options_and_checkpoints_can_change_on_purpose(state: Stopped) -> None:
     assert main(["train", "--resume", str(state.run), "--resume_changed"]) == 0
     noted = json.loads((state.run / "environment.json").read_text())["resumed"][0]["changed"]
     assert noted[0].startswith("the option optimizer.lr is 0.002")
-    assert noted[1] == "the checksum of step-00000003.safetensors differed"
+    assert noted[1] == "the checksum of step-00000003.safetensors was wrong"
     option("steps: 6", "steps: 8")(state)
     assert main(["train", "--resume", str(state.run)]) == 2  # complete, but not by this configuration
     assert main(["train", "--resume", str(state.run), "--resume_changed"]) == 0
@@ -191,7 +194,7 @@ def test_options_and_checkpoints_can_change_on_purpose(state: Stopped) -> None:
 def test_another_protocol_would_train_on_other_classes(state: Stopped, capsys: pytest.CaptureFixture[str]) -> None:
     option("protocol: validation", "protocol: last")(state)
     assert main(["train", "--resume", str(state.run), "--resume_changed"]) == 2
-    assert "the run was started with classes held out" in capsys.readouterr().err
+    assert "the run was started with held-out classes" in capsys.readouterr().err
 
 
 def test_more_processes_that_load_images_change_nothing(state: Stopped) -> None:
@@ -206,7 +209,7 @@ def test_another_number_of_processes_is_told(state: Stopped, capsys: pytest.Capt
     save_tensors(state.run / LAST, tensors, about | {"processes": 2})
     assert main(["train", "--resume", str(state.run)]) == 0
     said = capsys.readouterr().out
-    assert said.count("going on after step 3 with 1 process instead of 2, which round differently\n") == 1
+    assert said.count("resuming after step 3 with 1 process instead of 2, which round differently\n") == 1
 
 
 def test_evaluating_and_reporting_keep_the_split_and_warn(state: Stopped, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,8 +221,8 @@ def test_evaluating_and_reporting_keep_the_split_and_warn(state: Stopped, capsys
     again = json.loads((state.run.parent / "measures.json").read_text())
     assert all(again[name] == measured[name] for name in ("recall_at_1", "map_at_r", "nmi", "f1"))
     assert main(["report", str(state.run)]) == 0
-    assert "1 class came (aaa)" in (state.run / "report.html").read_text()
-    assert capsys.readouterr().err.count("1 class came (aaa)") == 2
+    assert "1 class added (aaa)" in (state.run / "report.html").read_text()
+    assert capsys.readouterr().err.count("1 class added (aaa)") == 2
 
 
 TABLE = ["path,label,split"] + [
@@ -232,8 +235,8 @@ TABLE = ["path,label,split"] + [
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("class_03/2.png,d", "class_03/2.png,e", "1 image got another class (data/class_03/2.png)"),
-        ("0.png,a,train", "0.png,a,validation", "1 class changed sides (a)"),
+        ("class_03/2.png,d", "class_03/2.png,e", "1 image moved to another class (data/class_03/2.png)"),
+        ("0.png,a,train", "0.png,a,validation", "1 class changed splits (a)"),
     ],
 )
 def test_labels_and_sides_of_a_table(

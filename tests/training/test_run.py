@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from embedding_expansion.core.modules import MultiSimilarityLoss
+from embedding_expansion.core.losses import MultiSimilarityLoss
 from embedding_expansion.core.search import native
 from embedding_expansion.errors import InvalidInput, RunError
-from embedding_expansion.training import config as configuration
-from embedding_expansion.training.config import DataConfig, OptimizerConfig, SamplerConfig, TrainConfig
-from embedding_expansion.training.job import find_device
+from embedding_expansion.model.trained import find_device
+from embedding_expansion.runs import config as configuration
+from embedding_expansion.runs.options import DataConfig, OptimizerConfig, SamplerConfig, TrainConfig
 from embedding_expansion.training.run import resume, train
 
 RETRIEVAL = {"recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "precision_at_1", "r_precision", "map_at_r"}
@@ -173,7 +173,7 @@ def test_a_loss_or_a_weight_that_is_no_number_is_never_saved(
 def test_a_frozen_backbone_trains_the_head_on_features_that_are_computed_once(
     small: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from embedding_expansion.model import EmbeddingModel
+    from embedding_expansion.model.network import EmbeddingModel
 
     seen = 0
     original = EmbeddingModel.features
@@ -192,7 +192,7 @@ def test_a_frozen_backbone_trains_the_head_on_features_that_are_computed_once(
 def test_a_run_that_cannot_be_is_refused_before_a_folder_is_made(small: TrainConfig) -> None:
     with pytest.raises(InvalidInput, match="50 classes per batch"):
         train(dataclasses.replace(small, sampler=SamplerConfig(50, 2)))
-    with pytest.raises(InvalidInput, match="conv4 cannot take images of 8 pixels"):
+    with pytest.raises(InvalidInput, match="conv4 does not support images of 8 pixels"):
         train(dataclasses.replace(small, data=dataclasses.replace(small.data, image_size=8)))
     with pytest.raises(InvalidInput, match="precision"):
         train(dataclasses.replace(small, precision="float16"))

@@ -15,9 +15,9 @@ import pytest
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.run_lock import RunLock, writing_into
 from embedding_expansion.training.run import resume, train
-from embedding_expansion.training.run_lock import RunLock, writing_into
 
 from .conftest import arguments
 
@@ -77,7 +77,7 @@ def test_a_lock_holds_within_a_process_and_is_let_go_of(tmp_path: Path) -> None:
     with writing_into(tmp_path / "file"), RunLock(tmp_path):  # no run folder before it has a lock
         with pytest.raises(RunError, match=rf"written by process {os.getpid()} on .*; wait until"), RunLock(tmp_path):
             pass
-        with pytest.raises(RunError, match="or name another place with --out"), writing_into(tmp_path / "report.html"):
+        with pytest.raises(RunError, match="or pass another --out"), writing_into(tmp_path / "report.html"):
             pass
     with RunLock(tmp_path):
         (tmp_path / "lock").write_text("{")
@@ -96,7 +96,7 @@ def test_a_run_that_was_killed_before_its_configuration_was_written_can_be_start
     for name in left:
         (run / name).mkdir() if name.endswith("/") else (run / name).write_text("steps: 1")
     assert main(["train", "--resume", str(run)]) == 2
-    assert f"start it again with the command that started it, which may have --out {run}" in capsys.readouterr().err
+    assert f"start the run again, if you like with --out {run}" in capsys.readouterr().err
     assert train(dataclasses.replace(small, measure_before=False, steps=1)).metrics is not None
     assert not list(run.rglob("*.partial-*"))
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from embedding_expansion.training.signals import StopSignal
+from embedding_expansion.training.loop import StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.model.trained import load_trained
 from embedding_expansion.retrieval.clustering import clustering_metrics
 from embedding_expansion.retrieval.metrics import retrieval_metrics
+from embedding_expansion.runs.options import DataConfig, ModelConfig, OptimizerConfig, SamplerConfig, TrainConfig
 from embedding_expansion.training import checkpoint
-from embedding_expansion.training.config import DataConfig, ModelConfig, OptimizerConfig, SamplerConfig, TrainConfig
 from embedding_expansion.training.job import prepare
 from embedding_expansion.training.run import resume, train
-from embedding_expansion.training.trained import evaluate, load_trained
+from embedding_expansion.training.trained import evaluate
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_a_resumed_run_on_vectors_equals_the_whole_one(config: TrainConfig, tmp_
 def test_images_and_vectors_are_not_confused(config: TrainConfig, small: TrainConfig, tmp_path: Path) -> None:
     for changes, sentence in (
         ({"model": ModelConfig(backbone="resnet18")}, "resnet18 is for images"),
-        ({"model": ModelConfig(channels=3)}, "vectors of 13 dimensions; the model takes 3"),
+        ({"model": ModelConfig(channels=3)}, "vectors of 13 dimensions, but model.channels is 3"),
         ({"model": ModelConfig(freeze_backbone=True)}, "freeze_backbone is for images"),
         ({"data": dataclasses.replace(config.data, image_size=32)}, "neither image_size nor transform"),
     ):

@@ -8,7 +8,7 @@ from itertools import pairwise
 import jsonargparse
 
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.training.option_errors import sentence
+from embedding_expansion.runs.option_errors import sentence
 
 
 def parse(parser: jsonargparse.ArgumentParser, arguments: list[str]) -> jsonargparse.Namespace:

@@ -13,7 +13,7 @@ from embedding_expansion.app.arguments import parse
 
 if TYPE_CHECKING:
     from embedding_expansion.inference.calibration import Calibration, Labelled
-    from embedding_expansion.training.config import DataConfig
+    from embedding_expansion.runs.options import DataConfig
 
 
 def run(arguments: list[str]) -> int:
@@ -94,7 +94,7 @@ def _labelled(given: jsonargparse.Namespace) -> Labelled:
 
 def _data(given: jsonargparse.Namespace) -> DataConfig | None:
     from embedding_expansion.errors import InvalidInput
-    from embedding_expansion.training.config import DataConfig
+    from embedding_expansion.runs.options import DataConfig
 
     if given.data is not None:
         return DataConfig(name=given.data, root=given.root, part=given.part)

@@ -80,7 +80,7 @@ def _dispatch(given: list[str]) -> int:
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
     return (
         "usage: embex COMMAND ...\n\nDeep metric learning with embedding expansion. `embex train` without options "
         f"trains on a small built-in data set.\n\ncommands:\n{commands}\n\noptions:\n  -h, --help  show this text; "

@@ -14,7 +14,7 @@ import jsonargparse
 from embedding_expansion.app.arguments import parse
 from embedding_expansion.errors import InvalidInput, UnknownName
 from embedding_expansion.retrieval.rerank.steps import Steps
-from embedding_expansion.training.config import DataConfig
+from embedding_expansion.runs.options import DataConfig
 
 
 def run(arguments: list[str]) -> int:
@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> int:
 
     from embedding_expansion.app.outputs import outputs
     from embedding_expansion.files import write_json
-    from embedding_expansion.training.run_lock import writing_into
+    from embedding_expansion.runs.run_lock import writing_into
 
     with outputs(out=given.out), nullcontext() if given.out is None else writing_into(Path(given.out)):
         measures = _measure(given, steps or None)
@@ -88,8 +88,8 @@ def _add_steps(options: jsonargparse.ArgumentParser) -> None:
 def _measure(given: jsonargparse.Namespace, steps: Steps | None) -> dict[str, Any]:
     """Evaluates what `run` names: a file of vectors, a run folder, or a backbone."""
     from embedding_expansion.data.finding import is_vector_file
+    from embedding_expansion.runs.run_folder import RunFolder
     from embedding_expansion.training import outside
-    from embedding_expansion.training.run_folder import RunFolder
     from embedding_expansion.training.trained import evaluate
 
     path = Path(given.run)

@@ -35,7 +35,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection
 
 
 def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a CSV file in UTF-8. `data.formula_escaping` protects text that spreadsheets take for formulas.
+    """Writes a CSV file in UTF-8. `data.table.escape_formula` protects text that spreadsheets take for formulas.
 
     Args:
         path: the file to write.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from embedding_expansion.app.arguments import parse
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.training.config import from_namespace, parser
+from embedding_expansion.runs.config import from_namespace, parser
 
 if TYPE_CHECKING:
     from embedding_expansion.training.job import Tested
@@ -64,7 +64,7 @@ def _report(path: Path, tested: Tested | None) -> None:
     The run is complete without its report, so a failure to write the report does not fail the run.
     """
     from embedding_expansion.app.report.page import write_report
-    from embedding_expansion.training.run_folder import RunFolder
+    from embedding_expansion.runs.run_folder import RunFolder
 
     if tested is None and RunFolder(path).report.exists():
         return

@@ -22,9 +22,9 @@ class CustomOp(Generic[P, R]):
         name: of the operator.
         function: on tensors and plain values, annotated as `torch.library.custom_op` asks for.
         fake: gives results of the right shapes.
-        keep: with a gradient, what the way back needs, as `setup_context` of an autograd function.
-        pass_back: the way back: `back`, the context and the gradients of the results to those of the arguments.
-        back: the function that does its work.
+        keep: saves what the backward pass needs; the `setup_context` of an autograd function.
+        backward: maps `back`, the context and the gradients of the results to the gradients of the arguments.
+        back: the function, itself a custom op, that `backward` calls.
     """
 
     def __init__(
@@ -33,16 +33,16 @@ class CustomOp(Generic[P, R]):
         function: Callable[P, R],
         fake: Callable[..., Any],
         keep: Callable[..., None] | None = None,
-        pass_back: Callable[..., Any] | None = None,
+        backward: Callable[..., Any] | None = None,
         back: CustomOp[Any, Any] | None = None,
     ) -> None:
         self.compiled = torch.library.custom_op(f"embedding_expansion::{name}", function, mutates_args=())
         self.compiled.register_fake(fake)
         self.eager: Callable[..., Any] = function
-        if keep is not None and pass_back is not None and back is not None:
-            self.compiled.register_autograd(partial(pass_back, back.compiled), setup_context=keep)
+        if keep is not None and backward is not None and back is not None:
+            self.compiled.register_autograd(partial(backward, back.compiled), setup_context=keep)
             steps: dict[str, Any] = {"forward": function, "setup_context": keep}
-            steps["backward"] = partial(pass_back, back.eager)
+            steps["backward"] = partial(backward, back.eager)
             methods = {key: staticmethod(step) for key, step in steps.items()}
             self.eager = type(name, (torch.autograd.Function,), methods).apply  # type: ignore[attr-defined]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Int
@@ -14,6 +14,7 @@ from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.mining import Expansion
 from embedding_expansion.core.pair_loss import PairLoss, WrappedLoss
 from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.sides import Scope
 from embedding_expansion.errors import InvalidInput, InvalidType
 
@@ -57,7 +58,7 @@ class EmbeddingExpansion(WrappedLoss):
         scope: Scope = "class_pair",
         normalize_synthetic: bool = True,
         max_segments: int | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         if isinstance(loss, type):
             raise InvalidType(f"loss is the class {loss.__name__}; pass an instance, {loss.__name__}()")

@@ -18,7 +18,7 @@ from embedding_expansion.core.batch import Batch, Inputs, group
 from embedding_expansion.core.inputs import Labels, as_batch, as_count, check_finite, renamed, validates
 from embedding_expansion.core.mining import Expansion, Winners, expand_batch, hardest_of_batch
 from embedding_expansion.core.pairs import Metric, Pairs
-from embedding_expansion.core.search.problem import smallest_square
+from embedding_expansion.core.search.problem import SMALLEST_SQUARE
 from embedding_expansion.core.sides import Scope, interpolated
 from embedding_expansion.errors import InvalidInput
 
@@ -70,7 +70,7 @@ def synthesize(
     ends, weights = interpolated(ends, count, embeddings.dtype)
     points = weights[:, :1] * embeddings[ends[:, 0]] + weights[:, 1:] * embeddings[ends[:, 1]]
     if normalize_synthetic:
-        kept = (points * points).sum(dim=1) >= smallest_square(points.dtype)
+        kept = (points * points).sum(dim=1) >= SMALLEST_SQUARE[points.dtype]
         points, ends = functional.normalize(points[kept], dim=1), ends[kept]
     return points, labels[ends[:, 0]]
 

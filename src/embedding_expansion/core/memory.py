@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,8 @@ from embedding_expansion.core.batch import Batch, Inputs, prepared, widened
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.pair_loss import PairLoss, WrappedLoss
-from embedding_expansion.core.proxy_losses import ProxyLoss
+from embedding_expansion.core.parameters import Options
+from embedding_expansion.core.proxy_loss import ProxyLoss
 from embedding_expansion.core.terms import Terms
 from embedding_expansion.errors import InvalidInput, InvalidType
 
@@ -66,7 +67,9 @@ class CrossBatchMemory(WrappedLoss):
     batches: Tensor
 
     @validates
-    def __init__(self, loss: PairLoss, embedding_size: int, size: int = 1024, start: int = 0, **options: Any) -> None:
+    def __init__(
+        self, loss: PairLoss, embedding_size: int, size: int = 1024, start: int = 0, **options: Unpack[Options]
+    ) -> None:
         if isinstance(loss, CrossBatchMemory) or not isinstance(loss, PairLoss):
             raise InvalidType(
                 f"loss is a {type(loss).__name__}; pass one of this package's pair losses, plain or expanded; on "
@@ -80,12 +83,11 @@ class CrossBatchMemory(WrappedLoss):
             )
         if loss.indivisible:
             raise InvalidInput(f"no CrossBatchMemory holds this loss: {loss.indivisible}")
-        start = as_whole(start, "start", least=0)
         super().__init__(loss, **options)
         dimensions, length = as_whole(embedding_size, "embedding_size", least=1), as_whole(size, "size", least=1)
         if expansion is not None and expansion.scope == "anchor" and length % 2:
             raise InvalidInput(f"size is {length}, but anchor scope pairs the rows of the queue; pass an even number")
-        self.start = start
+        self.start = as_whole(start, "start", least=0)
         self.register_buffer("rows", torch.zeros(length, dimensions))
         self.register_buffer("labels", torch.zeros(length, dtype=torch.int64))
         self.register_buffer("entered", torch.zeros((), dtype=torch.int64))  # embeddings, in all

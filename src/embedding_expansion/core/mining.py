@@ -29,8 +29,8 @@ from embedding_expansion.core.pairs import (
     nothing_to_compare,
     squared_norms,
 )
-from embedding_expansion.core.search import native, pass_back, table
-from embedding_expansion.core.search.problem import Found, Problem, Rules
+from embedding_expansion.core.search import infinity, native, table
+from embedding_expansion.core.search.problem import HardestPairs, Problem, Rules
 from embedding_expansion.core.sides import SCOPES, Plan, Scope, plan_of
 from embedding_expansion.errors import InvalidInput
 
@@ -112,13 +112,16 @@ class Winners:
     is_synthetic: Bool[Tensor, "l c 2"]
 
 
-def search(problem: Problem) -> Found:
-    """The hardest pairs: by the native kernel where it is there, else by looking at the whole expanded table."""
-    return native.search(problem) if native.takes(problem.product) else table.search(problem)
+def search(problem: Problem) -> HardestPairs:
+    """The hardest pairs: in torch for n = infinity, otherwise by the C library where it runs, in torch where not."""
+    if math.isinf(problem.rules.n):
+        return infinity.search(problem)
+    found = native.search(problem)
+    return table.search(problem) if found is None else found
 
 
 class Mined(NamedTuple):
-    """What an expanded table is read off: shapes and meanings as in `Plan` and `Found`."""
+    """What an expanded table is read off: shapes and meanings as in `Plan` and `HardestPairs`."""
 
     positive: Float[Tensor, "a p"]  # similarities of the positives
     value: Float[Tensor, "g h"]  # of the hardest pairs
@@ -139,14 +142,14 @@ def mine(
     plan = plan_of(batch, scope, max_segments, partners=partners)
     gallery = batch.gallery if batch.has_reference else None
     positive, value, ends, weights = Winning.apply(batch.embeddings, gallery, plan, rules)
-    share = synthetic_share(plan, Found(ends, weights, value, half=plan.symmetric)) if statistics else None
+    share = synthetic_share(plan, HardestPairs(ends, weights, value, half=plan.symmetric)) if statistics else None
     masks = plan.positive_mask, plan.negative_mask
     return Mined(positive, value, *masks, plan.partner, plan.groups, plan.order, share)
 
 
 def find(
     embeddings: Float[Tensor, "b d"], gallery: Float[Tensor, "g d"] | None, plan: Plan, rules: Rules
-) -> tuple[Float[Tensor, "a p"], Found, Grams]:
+) -> tuple[Float[Tensor, "a p"], HardestPairs, Grams]:
     """The similarities of the positives, the hardest pairs, and the groups' inner products with themselves.
 
     Without a gallery the batch is its grams.
@@ -199,7 +202,7 @@ def gradient(
     gallery: Float[Tensor, "g d"] | None,
     plan: Plan,
     rules: Rules,
-    found: Found,
+    found: HardestPairs,
     of_positive: Float[Tensor, "a p"],
     of_value: Float[Tensor, "l r"],
     grams: Grams | None = None,
@@ -218,7 +221,7 @@ def gradient(
         grams = _grams(plan, x, y, None) if grams is None else grams
         problem = Problem(to_product, left, right, *grams, rules, plan.symmetric)
         natively = native.takes(to_product) and not differentiable
-        back = native.pass_back if natively else pass_back.pass_back
+        back = native.backward if natively else table.backward
         to_left_gram, to_right_gram = back(problem, found, of_value.contiguous())
         to_product.view(-1).index_add_(0, plan.entries.flatten(), of_positive.flatten())
         to_squares = _to_squares(plan, to_product, of_positive) if rules.metric == "euclidean" else None
@@ -281,7 +284,7 @@ class Winning(torch.autograd.Function):
                 "a second derivative of an expansion with n=infinity is asked for (create_graph=True), and there is "
                 "none as its points move along their arcs; use a finite n, or create_graph=False"
             )
-        found = Found(ends, weights, value, half=ctx.plan.symmetric)
+        found = HardestPairs(ends, weights, value, half=ctx.plan.symmetric)
         of_value = torch.zeros_like(value) if of_value is None else of_value
         if of_positive is None:
             of_positive = value.new_zeros(ctx.plan.positives_at.shape)
@@ -289,7 +292,7 @@ class Winning(torch.autograd.Function):
         return *gradient(*given, None if again else (grams[0], grams[1]), differentiable=again), None, None
 
 
-def winners_of(plan: Plan, found: Found) -> Winners:
+def winners_of(plan: Plan, found: HardestPairs) -> Winners:
     """The winners in rows of the batch, class by class, or in anchor scope row by class."""
     left, right, found = plan.left, plan.right, found.whole()
     sides = []
@@ -302,7 +305,7 @@ def winners_of(plan: Plan, found: Found) -> Winners:
     return Winners(torch.stack(sides, dim=2)[at], weights, found.is_synthetic[at])
 
 
-def synthetic_share(plan: Plan, found: Found) -> Float[Tensor, ""]:
+def synthetic_share(plan: Plan, found: HardestPairs) -> Float[Tensor, ""]:
     """The share of synthetic points among the points of the selected pairs."""
     different = plan.left.label[:, None] != plan.right.label
     if found.half:
@@ -314,7 +317,7 @@ def _mine_by_operator(
     batch: Batch, rules: Rules, scope: Scope, max_segments: int | None, *, partners: bool, statistics: bool
 ) -> Mined:
     """`mine` in compiled code."""
-    n = INFINITY if math.isinf(rules.n) else rules.count
+    n = INFINITY if math.isinf(rules.n) else int(rules.n)
     gallery = (batch.gallery, batch.gallery_labels) if batch.has_reference else (None, None)
     given = (batch.embeddings, batch.labels, batch.anchors, batch.from_memory, *gallery)
     positive, value, _, _, positive_mask, negative_mask, partner, groups, order, share = _mine_operator(
@@ -462,7 +465,7 @@ def _mine_operator_backward(
         return torch.zeros_like(embeddings), embeddings.new_zeros(0) if gallery is None else torch.zeros_like(gallery)
     batch = _batch(embeddings, labels, anchors, from_memory, gallery, gallery_labels, proxies)
     plan = plan_of(batch, scope, max_segments, partners=partners)
-    found = Found(ends, weights, value, half=plan.symmetric)
+    found = HardestPairs(ends, weights, value, half=plan.symmetric)
     rules = _rules(n, normalize, metric)
     to_embeddings, to_gallery = gradient(embeddings, gallery, plan, rules, found, of_positive, of_value)
     return to_embeddings, embeddings.new_zeros(0) if to_gallery is None else to_gallery

@@ -7,37 +7,44 @@ It works in two steps, the table of similarities and the terms read from it: exp
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from embedding_expansion.checks import as_limit
 from embedding_expansion.core.batch import Batch, Inputs
 from embedding_expansion.core.chosen import IndicesTuple
 from embedding_expansion.core.inputs import Labels, check_renamed, one_reference, validates, warn_user
 from embedding_expansion.core.miners import narrowed_by
 from embedding_expansion.core.mining import Expansion, expand_batch
 from embedding_expansion.core.pairs import Metric, Pairs, compare_batch, narrowed
-from embedding_expansion.core.parameters import Reduction, bind, check_options, parameters_of
+from embedding_expansion.core.parameters import DEFAULTS, Options, checked_options, checked_parameters, parameters_of
 from embedding_expansion.core.terms import Terms
-from embedding_expansion.errors import DegenerateBatchWarning, InvalidInput, UnknownName
+from embedding_expansion.errors import DegenerateBatchWarning, InvalidInput, InvalidType
 
 SAMPLER = "sample several classes and at least 2 images of each, e.g. with ClassBalancedSampler"
+
+
+if TYPE_CHECKING:
+
+    class Scalar(Tensor):
+        """A tensor without dimensions, which has no length."""
+
+        __len__: None  # type: ignore[assignment]
 
 
 class PairLoss(nn.Module):
     """A pair loss on embeddings and labels.
 
     Args:
-        *parameters: the parameters of the loss function, by position or by name (see the function of the same name).
+        parameters: of the loss function, by name; a loss of this package takes each of them as an argument.
         normalize: L2-normalise the embeddings first.
-        reduction: "mean" gives a scalar; "none" gives the `Terms`, total and weight per anchor.
+        reduction: "mean". "none", which makes a call give `Terms`, is deprecated: use `per_anchor`.
         ignore_index: a label whose rows take no part at all.
         check_finite: on CUDA, look for NaN and infinite embeddings, which makes the GPU wait; on CPU this is always
             done.
@@ -48,7 +55,6 @@ class PairLoss(nn.Module):
         statistics: keep figures of the last batch in `last_statistics`, as detached scalar tensors: `active_share`, the
             share of anchors with a term above 0, and with expansion `synthetic_share`, the share of synthetic points
             among the points of the selected hardest pairs.
-        **named: more parameters by name.
 
     Shapes: embeddings (b, d), floating; labels (b,), whole numbers; the result is a float32 (or float64) scalar.
 
@@ -67,18 +73,19 @@ class PairLoss(nn.Module):
     """
 
     function: ClassVar[Callable[..., Terms]]
+    name: ClassVar[str]
     metric: Metric  # of the class, or of a loss of another library
     reads_partner: ClassVar[bool]
     positive: ClassVar[tuple[str, ...]]
     monotone: ClassVar[bool]
     statistic: ClassVar[Callable[..., Tensor] | None] = None
     not_expandable: ClassVar[str] = ""
-    __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(
         cls,
         *,
         function: Callable[..., Terms] | None = None,
+        name: str | None = None,
         metric: Metric = "euclidean",
         reads_partner: bool = False,
         positive: tuple[str, ...] = (),
@@ -86,10 +93,14 @@ class PairLoss(nn.Module):
         statistic: Callable[..., Tensor] | None = None,
         not_expandable: str = "",
     ) -> None:
-        """The line of the registry.
+        """What a loss says of itself in its class line.
+
+        A class without an `__init__` gets one with the parameters of the function; write it out where a type checker
+        should see them.
 
         Args:
             function: `Pairs -> Terms`; its parameters are the module's.
+            name: of the loss in configurations; by default that of the function.
             metric: which similarity it reads.
             reads_partner: whether it reads the negatives of a positive as well.
             positive: parameters that must be above 0.
@@ -98,41 +109,43 @@ class PairLoss(nn.Module):
                 blocks of anchors is the batch's. The function then takes that sum as the keyword `statistic`.
             not_expandable: why the loss cannot be expanded; empty where it can.
         """
-        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
         if function is None:
-            cls.__signature__ = inspect.Signature(own)
             return
-        cls.function = staticmethod(function)
+        cls.function, cls.name = staticmethod(function), function.__name__ if name is None else name
         cls.metric, cls.reads_partner, cls.positive, cls.monotone = metric, reads_partner, positive, monotone
         cls.statistic = None if statistic is None else staticmethod(statistic)
         cls.not_expandable = not_expandable
-        known = {option.name for option in OPTIONS}
-        more = [p for p in own if p.kind is p.KEYWORD_ONLY and p.name not in known]
-        cls.__signature__ = inspect.Signature([*parameters_of(function).values(), *more, *OPTIONS])
+        if cls.__init__ is PairLoss.__init__:
+            _write_init(cls, function)
 
     @validates
-    def __init__(
-        self,
-        *parameters: Any,
-        normalize: bool = True,
-        reduction: Reduction = "mean",
-        ignore_index: int | None = None,
-        check_finite: bool = False,
-        miner: Callable[..., Any] | None = None,
-        chunk: int | None = None,
-        statistics: bool = False,
-        **named: Any,
-    ) -> None:
+    def __init__(self, parameters: Mapping[str, Any] | None = None, /, **options: Unpack[Options]) -> None:
         super().__init__()
-        check_options(reduction, ignore_index, miner, chunk)
-        self.normalize, self.reduction, self.ignore_index = normalize, reduction, ignore_index
-        self.check_finite, self.statistics, self.miner = check_finite, statistics, miner
-        self.chunk = as_limit(chunk, "chunk")
+        function = getattr(type(self), "function", None)
+        checked = checked_options(type(self), options, {} if function is None else parameters_of(function))
+        self.normalize, self.reduction, self.chunk = checked["normalize"], checked["reduction"], checked["chunk"]
+        self.ignore_index, self.check_finite = checked["ignore_index"], checked["check_finite"]
+        self.miner, self.statistics = checked["miner"], checked["statistics"]
         self.parameters_of_function: dict[str, Any] = {}
-        if hasattr(type(self), "function"):
-            known = {option.name for option in OPTIONS}
-            self.parameters_of_function = bind(type(self), type(self).function, parameters, named, known)
+        if function is not None:
+            self.parameters_of_function = checked_parameters(type(self), function, parameters or {})
         self.last_statistics: dict[str, Tensor] = {}
+
+    if TYPE_CHECKING:  # nn.Module's own says nothing of arguments and result
+
+        def __call__(  # noqa: D102
+            self,
+            embeddings: Tensor,
+            labels: Labels,
+            indices_tuple: tuple[Tensor, ...] | None = None,
+            ref_emb: Tensor | None = None,
+            ref_labels: Labels | None = None,
+            *,
+            rows: Tensor | None = None,
+            from_memory: Tensor | None = None,
+            reference: Tensor | None = None,
+            reference_labels: Labels | None = None,
+        ) -> Scalar: ...
 
     @validates
     def forward(
@@ -148,8 +161,8 @@ class PairLoss(nn.Module):
         reference: Float[Tensor, "g d"] | None = None,
         reference_labels: Labels | None = None,
         past: Bool[Tensor, " b"] | None = None,
-    ) -> Float[Tensor, ""] | Terms:
-        """The loss of a batch.
+    ) -> Float[Tensor, ""]:
+        """The loss of a batch, a scalar.
 
         `rows`, `from_memory`, `reference` and `reference_labels` are as in `compare`. The others are there for code
         that calls losses as pytorch-metric-learning does:
@@ -181,7 +194,29 @@ class PairLoss(nn.Module):
             raise InvalidInput(
                 "torch.func cannot differentiate this loss; use loss.backward() or torch.autograd.grad"
             ) from error
-        return terms.mean() if self.reduction == "mean" else terms
+        if self.reduction == "mean":
+            return terms.mean()
+        unreduced: Any = terms
+        return unreduced  # type: ignore[no-any-return]  # for one release
+
+    @validates
+    def per_anchor(
+        self,
+        embeddings: Float[Tensor, "b d"],
+        labels: Labels,
+        indices_tuple: IndicesTuple | None = None,
+        *,
+        rows: Int[Tensor, " a"] | None = None,
+        from_memory: Bool[Tensor, " b"] | None = None,
+        reference: Float[Tensor, "g d"] | None = None,
+        reference_labels: Labels | None = None,
+    ) -> Terms:
+        """What each anchor adds to the loss of a batch, and how much it weighs.
+
+        The value of the loss is `loss.per_anchor(...).mean()`. Arguments and errors are those of a call.
+        """
+        inputs = Inputs.checked(embeddings, labels, rows, from_memory, reference, reference_labels, indices_tuple)
+        return self.terms_of(self.batch(inputs))
 
     def terms_of(self, batch: Batch, across: Callable[[Tensor], Tensor] | None = None) -> Terms:
         """Both steps, in blocks where `chunk` asks for them; `across` sums a batch-wide statistic over processes."""
@@ -309,7 +344,28 @@ class PairLoss(nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in self.parameters_of_function.items())
 
 
-OPTIONS = [p for p in inspect.signature(PairLoss.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+def _write_init(kind: type[PairLoss], function: Callable[..., Terms]) -> None:
+    """Give a class without an `__init__` one that takes the parameters of its function, by position or by name."""
+    known = parameters_of(function)
+
+    @validates
+    def __init__(self: PairLoss, *given: Any, **named: Any) -> None:  # noqa: N807
+        if len(given) > len(known):
+            raise InvalidType(f"{kind.__name__} takes at most {len(known)} parameters, {len(given)} were given")
+        values = dict(zip(known, given, strict=False))
+        for name in named.keys() & values.keys():
+            raise InvalidType(f"{name} of {kind.__name__} is given twice, {values[name]!r} and {named[name]!r}")
+        values |= {name: value for name, value in named.items() if name in known}
+        options: Any = {name: value for name, value in named.items() if name not in known}
+        PairLoss.__init__(self, values, **options)
+
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in DEFAULTS.items()
+    ]
+    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    signature = inspect.Signature([first, *known.values(), *options])
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    kind.__init__ = __init__  # type: ignore[method-assign]
 
 
 class WrappedLoss(PairLoss):
@@ -326,11 +382,8 @@ class WrappedLoss(PairLoss):
     loss: PairLoss
 
     @validates
-    def __init__(self, loss: PairLoss, **options: Any) -> None:
-        inherited = {option.name: getattr(loss, option.name) for option in OPTIONS}
-        for name in options:
-            if name not in inherited:
-                raise UnknownName(f"option of {type(self).__name__}", name, inherited)
+    def __init__(self, loss: PairLoss, **options: Unpack[Options]) -> None:
+        inherited: Any = {name: getattr(loss, name) for name in DEFAULTS}
         super().__init__(**{**inherited, **options})
         self.loss = loss
 

@@ -1,1 +1,1 @@
-"""Data sets, batches and image transforms."""
+"""Opens data sets, and makes batches and transformed images of them."""

@@ -9,27 +9,26 @@ from embedding_expansion.data.official import DatasetCounts, SplitCounts, count_
 from embedding_expansion.errors import DataError
 
 EXPECTED = DatasetCounts(train=SplitCounts(100, 5_864), test=SplitCounts(100, 5_924))
-#: The complete classes 1 to 50, by side.
+#: The counts of classes 1 to 50, if they are complete.
 FIRST_50 = DatasetCounts(train=SplitCounts(25, 1_402), test=SplitCounts(25, 1_487))
-#: Folders of a root in which the set is looked for.
+#: The folders of a root in which the set is searched for.
 FOLDERS = ("CUB_200_2011", "cub", "CUB_200_2011_first50", ".")
 
 
 def is_birds(folder: Path) -> bool:
-    """Whether the official layout is here."""
+    """Whether a folder has the official layout."""
     return all((folder / name).exists() for name in ("images.txt", "classes.txt", "images"))
 
 
 def open_birds(
     folder: Path, part: bool, expected: DatasetCounts = EXPECTED, first_50: DatasetCounts = FIRST_50
 ) -> Dataset:
-    """Read images.txt, classes.txt and image_class_labels.txt (without it an image's folder names its class).
+    """Reads images.txt, classes.txt and image_class_labels.txt; without the latter, folders name the classes.
 
-    Of a part, the first half of its classes trains.
+    If only a part of the set is there, the first half of its classes is the training split.
 
     Raises:
-        DataError: if a list is broken, images are missing, or the counts are not the official ones and no part was
-            asked for.
+        DataError: a list is broken, images are missing, or the counts are not the official ones and `part` is False.
     """
     names = {int(number): name for number, name in read_table(folder / "classes.txt", 2, numbers=(0,), unique=(0,))}
     files = dict(read_table(folder / "images.txt", 2, unique=(0, 1)))
@@ -39,8 +38,8 @@ def open_birds(
     classes = sorted({label for label, _ in kept})
     last = classes[len(classes) // 2 - 1] if len(classes) > 1 else 0
     train, test = (
-        image_files([path for _, path in side], [label for label, _ in side], names)
-        for side in ([pair for pair in kept if pair[0] <= last], [pair for pair in kept if pair[0] > last])
+        image_files([path for _, path in split], [label for label, _ in split], names)
+        for split in ([pair for pair in kept if pair[0] <= last], [pair for pair in kept if pair[0] > last])
     )
     found = DatasetCounts(count_split(train), count_split(test))
     is_first_50 = found == first_50 and classes == list(range(1, len(classes) + 1))
@@ -58,5 +57,5 @@ def _labels(folder: Path, files: dict[str, str], numbers: dict[str, int]) -> dic
     known = set(numbers.values())
     for image, file in files.items():
         if labels.get(image) not in known:
-            raise DataError(f"image {image} ({file}) in {folder} has no class of classes.txt; unpack the set again")
+            raise DataError(f"image {image} ({file}) in {folder} has no class in classes.txt; unpack the set again")
     return labels

@@ -1,14 +1,14 @@
-"""CARS196: 196 models of cars; the first 98 train, the last 98 test, whatever the official classification split says.
+"""CARS196: 196 models of cars; the first 98 train, the last 98 test, unlike in the official classification split.
 
-Three layouts are read:
+Three layouts are supported:
 
 - `car_ims/` with `cars_annos.mat`;
 - `cars_train/` and `cars_test/` with the devkit's `cars_meta.mat`, `cars_train_annos.mat` and
   `cars_test_annos_withlabels.mat`, in `devkit/` or beside the folders;
-- `images/` with folders `NNN.Name` and `labels.txt` (`<path> <class>` per line, the class being the folder's number):
-  the official train half, cropped to its boxes; always a part.
+- `images/` with folders `NNN.Name`, and `labels.txt` with `<path> <class>` per line, where the class is the number of
+  the folder: the official train half, cropped to its boxes. It is always a part of the set.
 
-The .mat files are of version 5 of the format, see `matlab`.
+The .mat files have version 5 of the format, see `matlab`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from embedding_expansion.data.official import (
 from embedding_expansion.errors import DataError
 
 EXPECTED = DatasetCounts(train=SplitCounts(98, 8_054), test=SplitCounts(98, 8_131))
-#: The images of the official train half, by side.
+#: The counts of the official train half.
 TRAIN_HALF = DatasetCounts(train=SplitCounts(98, 4_052), test=SplitCounts(98, 4_092))
-#: Folders of a root in which the set is looked for.
+#: The folders of a root in which the set is searched for.
 FOLDERS = ("CARS196", "cars196", "cars", "stanford_cars", "cars196_bbox_trainhalf", ".")
 _LAST_TRAIN_CLASS, _LAST_CLASS = 98, 196
 _CLASS_FOLDER = re.compile(r"(\d{3})\..+")
 
 
 def is_cars(folder: Path) -> bool:
-    """Whether one of the three layouts is here."""
+    """Whether a folder has one of the three layouts."""
     lists = (folder / "cars_annos.mat", _devkit(folder) / "cars_train_annos.mat")
     return any(path.exists() for path in lists) or _is_cropped(folder)
 
@@ -50,11 +50,10 @@ def is_cars(folder: Path) -> bool:
 def open_cars(
     folder: Path, part: bool, expected: DatasetCounts = EXPECTED, train_half: DatasetCounts = TRAIN_HALF
 ) -> Dataset:
-    """Read whichever layout is there.
+    """Opens a folder with one of the three layouts.
 
     Raises:
-        DataError: if a list is broken, images are missing, or the counts are not the official ones and no part was
-            asked for.
+        DataError: a list is broken, images are missing, or the counts are not the official ones and `part` is False.
     """
     if (folder / "cars_annos.mat").exists():
         listed, names = _one_folder(folder)
@@ -65,8 +64,8 @@ def open_cars(
     there = present(folder, [file for _, file in listed], part)
     listed = [(label, file) for label, file in listed if file in there]
     train, test = (
-        image_files([folder / file for _, file in side], [label for label, _ in side], names)
-        for side in (
+        image_files([folder / file for _, file in split], [label for label, _ in split], names)
+        for split in (
             [pair for pair in listed if pair[0] <= _LAST_TRAIN_CLASS],
             [pair for pair in listed if pair[0] > _LAST_TRAIN_CLASS],
         )
@@ -89,7 +88,7 @@ def _is_cropped(folder: Path) -> bool:
 
 
 def _class_of(name: str) -> int | None:
-    """The number in a folder's name `NNN.Name`, None if that is no class of cars."""
+    """The number in the name `NNN.Name` of a folder; None if it does not name a class of the set."""
     match = _CLASS_FOLDER.fullmatch(name)
     number = int(match[1]) if match else 0
     return number if 1 <= number <= _LAST_CLASS else None
@@ -101,8 +100,8 @@ def _cropped(folder: Path) -> tuple[list[tuple[int, str]], dict[int, str]]:
         name = file.partition("/")[0]
         if _class_of(name) != int(label):
             raise DataError(
-                f"{folder / 'labels.txt'} gives {file} the class {label}; in CARS196 a class is the number, 1 to "
-                f"{_LAST_CLASS}, that its folder's name starts with"
+                f"{folder / 'labels.txt'} gives {file} the class {label}, but the class must be the number, 1 to "
+                f"{_LAST_CLASS}, at the start of its folder's name; unpack the set again"
             )
         listed.append((int(label), f"images/{file}"))
         names[int(label)] = name
@@ -125,13 +124,12 @@ def _two_folders(folder: Path) -> tuple[list[tuple[int, str]], dict[int, str]]:
     test_list = devkit / with_labels if (devkit / with_labels).exists() else folder / with_labels
     if not test_list.exists():
         raise DataError(
-            f"{devkit} lacks {with_labels}: the cars of the test half have their classes in it only; put it "
-            "beside cars_train_annos.mat"
+            f"{devkit} lacks {with_labels}, which has the classes of the test half; put it beside cars_train_annos.mat"
         )
     listed = []
-    for side, path in (("cars_train", devkit / "cars_train_annos.mat"), ("cars_test", test_list)):
+    for split, path in (("cars_train", devkit / "cars_train_annos.mat"), ("cars_test", test_list)):
         annotated = _fields(path, _read_mat(path, "annotations")["annotations"], "fname")
-        listed += [(label, f"{side}/{file}") for label, file in annotated]
+        listed += [(label, f"{split}/{file}") for label, file in annotated]
     meta = devkit / "cars_meta.mat"
     return listed, _class_names(meta, _read_mat(meta, "class_names")["class_names"])
 
@@ -146,7 +144,7 @@ def _read_mat(path: Path, *variables: str) -> dict[str, _Variable]:
         raise DataError(f"{path} cannot be read as a .mat file of version 5 ({error}); unpack the set again") from error
     for name in variables:
         if name not in content:
-            raise DataError(f"{path} has no variable {name!r}; it is not the list that comes with CARS196")
+            raise DataError(f"{path} has no variable {name!r}; use the file that comes with CARS196")
     return content
 
 
@@ -155,16 +153,19 @@ def _fields(path: Path, annotations: _Variable, file_field: str) -> list[tuple[i
     fields = annotations if isinstance(annotations, dict) else {}
     missing = [field for field in (file_field, "class") if field not in fields]
     if missing:
-        raise DataError(f"the annotations in {path} have no field {missing[0]!r}; it is not the list with the classes")
+        raise DataError(f"the annotations in {path} have no field {missing[0]!r}; use the file with the classes")
     listed: list[tuple[int, str]] = []
     for row, (label, file) in enumerate(zip(fields["class"], fields[file_field], strict=True), start=1):
         if not (isinstance(label, Real) and label in range(1, _LAST_CLASS + 1)):
             raise DataError(
-                f"annotation {row} in {path} has the class {str(label)[:40]!r}, a whole number from 1 to {_LAST_CLASS} "
-                "is expected; unpack the set again"
+                f"annotation {row} in {path} has the class {str(label)[:40]!r}, but a whole number from 1 to "
+                f"{_LAST_CLASS} is expected; unpack the set again"
             )
         if not (isinstance(file, str) and file and "\0" not in file):
-            raise DataError(f"annotation {row} in {path} has the file {str(file)[:40]!r}; unpack the set again")
+            raise DataError(
+                f"annotation {row} in {path} has the file {str(file)[:40]!r}, but a file name is expected; unpack the "
+                "set again"
+            )
         listed.append((int(label), file))
     rows: dict[str, int] = {}
     for row, (_, file) in enumerate(listed, start=1):
@@ -175,9 +176,11 @@ def _fields(path: Path, annotations: _Variable, file_field: str) -> list[tuple[i
 
 
 def _class_names(path: Path, names: _Variable) -> dict[int, str]:
-    """The names by number."""
+    """The names of the classes by their number."""
     if len(names) != _LAST_CLASS:
-        raise DataError(f"the list of the classes of CARS196 has {len(names)} names, {_LAST_CLASS} are expected")
+        raise DataError(
+            f"class_names in {path} has {len(names)} names, but {_LAST_CLASS} are expected; unpack the set again"
+        )
     if not all(isinstance(name, str) for name in names):
-        raise DataError(f"class_names in {path} holds something else than texts; unpack the set again")
+        raise DataError(f"class_names in {path} has entries that are not texts; unpack the set again")
     return {number: str(name) for number, name in enumerate(names, start=1)}

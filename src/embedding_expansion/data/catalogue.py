@@ -1,4 +1,4 @@
-"""What data sets there are, where they come from, and where each was found."""
+"""Lists the named data sets: where each comes from, and where it was found."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class Listing:
     """One data set, as `embex data` lists it.
 
     Attributes:
-        name: what `open_dataset` takes.
-        title: what results are printed under.
-        what: one line on its content.
-        counts: of the whole set.
+        name: the name to pass to `open_dataset`.
+        title: the name under which results are printed.
+        what: its content in one line.
+        counts: the numbers of classes and images of the whole set.
         page: its official page.
-        licence: who may use it for what.
-        folders: the folders of a root in which it is looked for, "." for the root itself; empty for the embedded set.
-        looked_for: the folders tried, in this order; empty for the embedded set.
-        found: the folder that holds it, or None. The embedded set is always there and has none.
-        is_embedded: whether it needs no files.
-        downloadable: whether `download` can fetch it.
-        instructions: how to get it by hand where it cannot.
+        licence: the conditions of use.
+        folders: the folders of a root in which it is searched for, "." for the root; empty for the embedded set.
+        looked_for: the folders that were searched, in order; empty for the embedded set.
+        found: the folder that holds it, or None. It is None for the embedded set, which is always available.
+        is_embedded: whether the set needs no files.
+        downloadable: whether `download` can fetch the set.
+        instructions: how to get the set by hand if `download` cannot fetch it.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Listing:
 
 
 def describe(root: Path | None = None) -> list[Listing]:
-    """Every named data set.
+    """Lists every named data set.
 
     Args:
-        root: where to look for them; by default the usual folders.
+        root: the folder in which to search for the sets; None for those of `search_folders`.
     """
     listings = []
     for name, layout in DATASETS.items():

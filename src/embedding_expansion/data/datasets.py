@@ -1,4 +1,4 @@
-"""Opens a data set by its name or path."""
+"""Opens a data set by its name or its path."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from embedding_expansion.errors import DataError, InvalidInput, UnknownName
 
 @dataclass(frozen=True)
 class DatasetLayout:
-    """A named data set on disk: where in a root it is looked for, how it is recognised and opened.
+    """How a named data set on disk is found, recognised and opened.
 
     Attributes:
-        title: the set's name as printed.
-        folders: the folders of a root in which it is looked for, "." for the root itself.
-        is_here: whether a folder holds it.
-        open: opens a folder; the second argument says that a part of the set is welcome.
+        title: the name of the set in outputs.
+        folders: the folders of a root in which the set is searched for, "." for the root.
+        is_here: whether a folder holds the set.
+        open: opens a folder; the second argument is whether a part of the set is accepted.
         expected: the official counts.
     """
 
@@ -39,12 +39,12 @@ class DatasetLayout:
     expected: DatasetCounts
 
     def find(self, root: Path | None) -> Path | None:
-        """The first folder that holds the set, in the order in which they are looked through; None if there is none."""
+        """The first folder that holds the set, by `search_folders` and `folders`; None if there is none."""
         candidates = (base / name for base in search_folders(root) for name in self.folders)
         return next((folder for folder in candidates if self.is_here(folder)), None)
 
 
-#: Every data set that has a name; None is the embedded one, which is not on disk.
+#: Every data set that has a name; None for the embedded set, which is not on disk.
 DATASETS: dict[str, DatasetLayout | None] = {
     "glyphs": None,
     "omniglot": DatasetLayout(
@@ -68,21 +68,22 @@ def open_dataset(
     train_classes: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """Open a data set.
+    """Opens a data set.
 
     Args:
-        name_or_path: a name of `DATASETS`, or the path of a folder of class folders, of a .csv or .tsv file, of an
-            .npz or .parquet with vectors (see `vectors`), or of a folder that has the official layout of a named set
-            (it is opened as that set).
-        root: where a named set is looked for; by default $EMBEX_DATA if set, `./data`, and the cache folder.
-        part: whether a part of a named set is welcome; its name then says that it is one.
-        train_classes: of a folder of class folders, or of vectors: how many classes train, instead of half of them.
-        seed: of the glyphs; other sets have nothing random.
+        name_or_path: a name from `DATASETS`, or a path: of a folder of class folders, of a .csv or .tsv file, of an
+            .npz or .parquet file with vectors (see `vectors`), or of a folder with the official layout of a named set,
+            which is opened as that set.
+        root: the folder in which to search for a named set; by default $EMBEX_DATA if set, `./data`, and the cache
+            folder.
+        part: whether to accept a part of a named set. The name of the data set then says that it is a part.
+        train_classes: for a folder of class folders or for vectors, how many classes to train on; by default half.
+        seed: of the glyphs; the other sets are not random.
 
     Raises:
-        UnknownName: if it is neither a name nor looks like a path.
-        DataError: if the set is not found, incomplete or broken.
-        InvalidInput: if `train_classes` is given for a set that has a split of its own.
+        UnknownName: the argument is not a known name and does not look like a path.
+        DataError: the set is not found, incomplete or broken.
+        InvalidInput: `train_classes` is given for a set that defines its split.
     """
     train_classes, seed = as_limit(train_classes, "train_classes"), as_whole(seed, "seed", least=0)
     path = Path(name_or_path).expanduser()
@@ -92,7 +93,10 @@ def open_dataset(
     if not is_named and is_vector_file(path) and path.is_file():
         return open_vectors(path, train_classes)
     if train_classes is not None and not is_folder:
-        raise InvalidInput(f"{name_or_path} has a split of its own; train_classes is for a folder of class folders")
+        raise InvalidInput(
+            f"train_classes is {train_classes}, but {name_or_path} already has a split; pass train_classes only for a "
+            "folder of class folders or for vectors"
+        )
     if layout is not None:
         return layout.open(_found(name_or_path, layout, root) if is_named else path, part)
     if is_named:
@@ -103,20 +107,22 @@ def open_dataset(
         return open_csv(path)
     if path.exists():
         raise DataError(
-            f"{path} is neither a folder nor a .csv, .tsv, .npz or .parquet file; a data set is one of these, or a name"
+            f"{path} is neither a folder nor a .csv, .tsv, .npz or .parquet file; pass one of these, or a name"
         )
     if path.suffix or len(path.parts) > 1:
-        raise DataError(f"there is no folder or file {path}; check the path (known names are {', '.join(DATASETS)})")
+        raise DataError(
+            f"there is no folder or file {path}; check the path, or pass one of the names {', '.join(DATASETS)}"
+        )
     raise UnknownName("data set (nor a folder of class folders)", name_or_path, DATASETS)
 
 
 def recognise(folder: Path) -> DatasetLayout | None:
-    """The named set whose official layout a folder has, or None."""
+    """The named set whose official layout a folder has; None if there is none."""
     if not folder.is_dir():
         return None
     try:
         return next((layout for layout in DATASETS.values() if layout is not None and layout.is_here(folder)), None)
-    except PermissionError:  # whoever opens the folder says so
+    except PermissionError:  # opening the folder reports the error
         return None
 
 
@@ -126,6 +132,6 @@ def _found(name: str, layout: DatasetLayout, root: Path | None) -> Path:
         tried = ", ".join(str(base) for base in search_folders(root))
         raise DataError(
             f"{layout.title} was not found in {tried} (as a folder {', '.join(layout.folders[:-1])}); "
-            f"unpack it there, or set EMBEX_DATA to where it is. How to get it: embex data {name}"
+            f"unpack it there, or set EMBEX_DATA to its folder (embex data {name} says how to get it)"
         )
     return folder

@@ -1,4 +1,4 @@
-"""Downloads a data set: resumed when interrupted, checked against its checksum, unpacked safely."""
+"""Downloads data sets: resumes interrupted downloads, verifies checksums, and unpacks archives safely."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _TIMEOUT = 60.0  # seconds without a byte
 
 
 def download(name: str, root: Path | None = None, *, progress: bool = True) -> Path:
-    """Fetch the archives of a named set and unpack them.
+    """Downloads and unpacks the archives of a named set.
 
-    An archive that is already there with the right checksum is not fetched again; it is removed once unpacked.
+    An archive that exists and has the right checksum is not downloaded again. Archives are removed once unpacked.
 
     Args:
         name: of the set, as in `datasets.DATASETS`.
-        root: where to; by default the first of the folders in which sets are looked for.
-        progress: whether to show a progress bar (on stderr).
+        root: the folder to unpack into; by default the first folder of `search_folders`.
+        progress: whether to show a progress bar on stderr.
 
     Returns:
-        The root, in which `open_dataset(name, root=...)` now finds the set.
+        The root, in which `open_dataset(name, root=...)` finds the set.
 
     Raises:
-        UnknownName: if there is no such set.
-        DataError: if the set cannot be fetched by this function (says how to get it), the connection fails (what came
-            is kept and the next call goes on from there), or a file is not the right one (it is removed).
+        UnknownName: there is no such set.
+        DataError: the set cannot be downloaded (the message says how to get it), the connection fails (the next call
+            resumes the download), or a file has the wrong checksum (it is removed).
     """
     if name not in SOURCES:
         raise UnknownName("data set", name, SOURCES)
@@ -48,7 +48,11 @@ def download(name: str, root: Path | None = None, *, progress: bool = True) -> P
 
 
 def fetch_source(name: str, source: Source, root: Path, *, progress: bool = True) -> Path:
-    """`download` for a source that is given."""
+    """Downloads and unpacks the archives of a source, as `download` does.
+
+    Raises:
+        DataError: as in `download`.
+    """
     if not source.archives:
         raise DataError(f"there is nothing to download for {name}. {source.instructions} Its page: {source.page}")
     root.mkdir(parents=True, exist_ok=True)
@@ -60,10 +64,10 @@ def fetch_source(name: str, source: Source, root: Path, *, progress: bool = True
 
 
 def fetch(archive: Archive, folder: Path, *, progress: bool = True) -> Path:
-    """Download one file into a folder and verify it; goes on from `<file>.part` if that is there.
+    """Downloads one file into a folder and verifies it; resumes from `<file>.part` if that exists.
 
     Raises:
-        DataError: if the connection fails, or the checksum is wrong.
+        DataError: the connection fails, or the checksum is wrong.
     """
     target = folder / archive.file_name
     if target.exists() and _checksum(target, archive.algorithm) == archive.checksum:
@@ -72,22 +76,22 @@ def fetch(archive: Archive, folder: Path, *, progress: bool = True) -> Path:
     try:
         _receive(archive.url, part, progress)
     except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
-        came = part.exists() and part.stat().st_size > 0
-        kept = f"what came is kept in {part}, run the same again to go on" if came else "nothing came, try again later"
-        raise DataError(f"{archive.url} could not be fetched ({error}); {kept}") from error
+        partial = part.exists() and part.stat().st_size > 0
+        remedy = f"run the same again to resume from {part}" if partial else "try again later"
+        raise DataError(f"{archive.url} could not be downloaded ({error}); {remedy}") from error
     found = _checksum(part, archive.algorithm)
     if found != archive.checksum:
         part.unlink()
         raise DataError(
-            f"{archive.url} has the {archive.algorithm} checksum {found}, expected {archive.checksum} (stated by "
-            f"{archive.cited}); the file was removed"
+            f"{archive.url} has the {archive.algorithm} checksum {found}, but {archive.cited} states "
+            f"{archive.checksum}; the file was removed, download it again"
         )
     os.replace(part, target)
     return target
 
 
 def _receive(url: str, part: Path, progress: bool) -> None:
-    """Append to `part` what is missing of it; from the start if the server does not send from the middle."""
+    """Appends what is missing to `part`, or downloads everything if the server cannot resume."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -95,7 +99,7 @@ def _receive(url: str, part: Path, progress: bool) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            return  # nothing is missing; the checksum decides
+            return  # nothing is missing; the checksum is verified later
         raise
     with response:
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
@@ -125,14 +129,14 @@ def _checksum(path: Path, algorithm: str) -> str:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a .zip or .tar(.gz) into a folder.
+    """Unpacks a .zip or .tar(.gz) file into a folder. Nothing is written outside the folder.
 
-    The archive is unpacked to a temporary folder beside, and its first-level entries are moved over once all of them
-    are there. An entry of that name that is already in the folder is replaced.
+    The archive is unpacked to a temporary folder inside it. When it is complete, its top-level entries are moved to the
+    folder, and replace entries of the same name.
 
     Raises:
-        DataError: if the archive is broken, or has a member whose path or link leads out of the folder, a link in a
-            .zip, or a device. A .tar member with an absolute path is unpacked below the folder.
+        DataError: the archive is broken, or has a device, a path or link that leads out of the folder, or a link in a
+            .zip. A .tar member with an absolute path is unpacked below the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".unpacking-"))
@@ -141,13 +145,13 @@ def unpack(archive: Path, folder: Path) -> None:
             _unzip(archive, temporary)
         else:
             if not hasattr(tarfile, "data_filter"):
-                raise DataError(f"{archive} was not unpacked: that takes Python 3.11.4 or later; unpack it by hand")
+                raise DataError(f"{archive} was not unpacked, which needs Python 3.11.4 or later; unpack it by hand")
             with tarfile.open(archive) as content:
                 content.extractall(temporary, filter="data")  # refuses "..", links out and devices, strips "/"
         for entry in sorted(temporary.iterdir()):
             _replace(entry, folder / entry.name)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise DataError(f"{archive} was not unpacked: {error}") from error
+        raise DataError(f"{archive} was not unpacked ({error}); download it again") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -157,9 +161,14 @@ def _unzip(archive: Path, folder: Path) -> None:
         for member in content.infolist():
             path = PurePosixPath(member.filename.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts:
-                raise DataError(f"{archive} was not unpacked: its member {member.filename!r} leads out of the folder")
+                raise DataError(
+                    f"{archive} was not unpacked, because its member {member.filename!r} leads out of the folder; "
+                    "download it again"
+                )
             if stat.S_ISLNK(member.external_attr >> 16):
-                raise DataError(f"{archive} was not unpacked: its member {member.filename!r} is a link")
+                raise DataError(
+                    f"{archive} was not unpacked, because its member {member.filename!r} is a link; download it again"
+                )
         content.extractall(folder)
 
 

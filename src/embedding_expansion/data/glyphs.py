@@ -1,14 +1,14 @@
 """The embedded default data set: characters rendered from the DejaVu faces in `fonts/`.
 
-Every image is 32 x 32, grey, and its own random face, size, place, rotation, shear, contrast and noise. Each class
-draws from its own random stream, so an image depends on the seed, its character and its number only.
+Every image is 32 x 32 and grey, with a random face, size, position, rotation, shear, contrast and noise. Each class has
+its own random stream, so an image depends only on the seed, its character and its number.
 
-The faces are those of DejaVu 2.35, cut to the characters below and not changed otherwise:
+The faces are those of DejaVu 2.35, reduced to the characters below and otherwise unchanged:
 
     pyftsubset DejaVuSans.ttf --text=CHARACTERS --layout-features= --name-IDs='*' --drop-tables+=MATH
 
-Train: digits, Greek and Cyrillic, 75 characters. Test: Latin, 39. Left out, so that no test class was seen in training
-and no two classes of a side are one shape in two sizes:
+The training split has 75 characters: digits, Greek and Cyrillic. The test split has 39: Latin. The following characters
+are left out, so that no test class is seen in training and no two classes of a split are one shape in two sizes:
 
 - Greek and Cyrillic letters drawn like a Latin one: Α Β Ε Ζ Η Ι Κ Μ Ν Ο Ρ Τ Υ Χ, А В Е К М Н О Р С Т У Х, Є І Ј Ѕ Ү Ԛ,
   Ԝ, Λ (an A without its bar), Ғ (F), Һ (h), and γ ι κ ν ο ρ τ υ χ, г и п т у, the last ones also because of their
@@ -20,7 +20,7 @@ and no two classes of a side are one shape in two sizes:
 - letters of another script with a small mark added to the Latin shape (Ҫ Ҭ Ҳ Қ Ұ), accented letters, and letters that
   not every face has (or that differ by a mark only, as Ӌ from Ҷ).
 
-`tests/data/test_glyphs.py` measures that no shape of one side is found on the other.
+`tests/data/test_glyphs.py` measures that no shape of one split occurs in the other.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ LATIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abdefghjmnqrt"
 TRAIN_CHARACTERS = DIGITS + GREEK + CYRILLIC
 TEST_CHARACTERS = LATIN
 
-#: Raise it whenever the recipe changes, so that older caches are not taken for the new images.
+#: Increase it whenever the recipe changes, so that older caches are not used for the new images.
 RECIPE = 1
 SIDE = 32
 TRAIN_PER_CLASS = 60
@@ -67,7 +67,7 @@ FACES = (
     "DejaVuSerif-Italic",
     "DejaVuSerif-BoldItalic",
 )
-_CANVAS = 2 * SIDE  # characters are drawn and moved at twice the size, then averaged down: smooth edges
+_CANVAS = 2 * SIDE  # characters are drawn and moved at twice the size, then averaged, which gives smooth edges
 _FONT_SIZE = 40
 _WRITING = threading.Lock()
 _FONTS = Path(__file__).parent / "fonts"
@@ -75,13 +75,13 @@ _FONTS = Path(__file__).parent / "fonts"
 
 @validates
 def open_glyphs(seed: int = 0) -> Dataset:
-    """The glyphs, rendered on first use (a few seconds) and cached after that.
+    """Opens the glyphs, which are rendered on first use (a few seconds) and then cached.
 
     Args:
         seed: of every random choice in the images.
 
     Raises:
-        InvalidInput: if the seed is negative.
+        InvalidInput: the seed is negative.
     """
     seed = as_whole(seed, "seed", least=0)
     path = cache_folder() / f"glyphs-{_cache_key(seed)}.npz"
@@ -94,7 +94,11 @@ def open_glyphs(seed: int = 0) -> Dataset:
 
 
 def render(characters: Sequence[str], per_class: int, seed: int) -> npt.NDArray[np.uint8]:
-    """Images of some characters, shape (len(characters) * per_class, 1, 32, 32), class after class."""
+    """Renders images of characters, class after class.
+
+    Returns:
+        (len(characters) * per_class, 1, 32, 32), uint8.
+    """
     faces = load_faces()
     images = np.empty((len(characters), per_class, 1, SIDE, SIDE), dtype=np.uint8)
     for number, character in enumerate(characters):
@@ -106,7 +110,7 @@ def render(characters: Sequence[str], per_class: int, seed: int) -> npt.NDArray[
 
 
 def load_faces() -> list[ImageFont.FreeTypeFont]:
-    """The faces of `FACES`, in that order, at the size in which characters are drawn."""
+    """Loads the faces of `FACES`, in that order, at the size in which characters are drawn."""
     return [
         ImageFont.truetype(str(_FONTS / f"{face}.ttf"), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
         for face in FACES
@@ -114,7 +118,7 @@ def load_faces() -> list[ImageFont.FreeTypeFont]:
 
 
 def draw(character: str, face: ImageFont.FreeTypeFont) -> Image.Image:
-    """The character as it is before it is moved: white on black, the middle of its ink in the middle of 64 x 64."""
+    """Draws a character before it is moved: white on black, with its ink centred in 64 x 64."""
     left, top, right, bottom = face.getbbox(character)
     image = Image.new("L", (_CANVAS, _CANVAS))
     corner = ((_CANVAS - left - right) / 2, (_CANVAS - top - bottom) / 2)
@@ -123,7 +127,7 @@ def draw(character: str, face: ImageFont.FreeTypeFont) -> Image.Image:
 
 
 def _one_image(mask: Image.Image, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Move the character at random, then give it random contrast and noise."""
+    """Moves the character at random, then adds random contrast and noise."""
     angle = np.deg2rad(rng.uniform(-20, 20))
     shear = rng.uniform(-0.3, 0.3)
     width, height = rng.uniform(0.8, 1.2) * rng.uniform(0.85, 1.15, size=2)
@@ -146,14 +150,14 @@ def _image_set(characters: str, pixels: npt.NDArray[np.uint8]) -> ImageSet:
 
 
 def _cache_key(seed: int) -> str:
-    """Changes with whatever the pixels depend on: the recipe, the seed, the faces, and the versions that draw."""
+    """A key that changes with everything that the pixels depend on: recipe, seed, characters, faces and versions."""
     faces = [hashlib.sha256((_FONTS / f"{face}.ttf").read_bytes()).hexdigest() for face in FACES]
     parts = (RECIPE, seed, TRAIN_CHARACTERS, TEST_CHARACTERS, pillow_version, features.version("freetype2"), faces)
     return f"{seed}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
 
 def _read_cache(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None:
-    """The cached pixels, or None if there are none or the file is broken (it is then rendered again)."""
+    """The cached pixels of both splits; None if the file is missing or broken, and must be rendered again."""
     try:
         stored = read_npz(path, ("train", "test"))
         train, test = stored["train"], stored["test"]
@@ -165,7 +169,7 @@ def _read_cache(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8
 
 
 def _write_cache(path: Path, train: npt.NDArray[np.uint8], test: npt.NDArray[np.uint8]) -> None:
-    """Writes the cache in one step, or not at all where the folder cannot be written."""
+    """Writes the cache atomically; does nothing if the folder cannot be written."""
     with contextlib.suppress(OSError), _WRITING:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial, partial.open("wb") as file:

@@ -1,4 +1,4 @@
-"""The two nouns of this folder, ImageSet and Dataset, and how one image file becomes a tensor."""
+"""Image sets and data sets, and reading an image file as a tensor."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from embedding_expansion.errors import DataError, InvalidInput
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """One side (train or test) of a data set: labels, and either image files or pixels in memory.
+    """One split (train or test) of a data set: labels, and either image files or pixels in memory.
+
+    Pass either `paths` or `pixels`.
 
     Attributes:
-        labels: int64, shape (n,); `class_names[labels[i]]` is the class of image i. A set as opened numbers its classes
-            0, 1, ... without gaps; a `subset` keeps the numbers of the set that it was taken from.
+        labels: (n,), int64; `class_names[labels[i]]` is the class of image i. An opened set numbers its classes 0, 1,
+            ... without gaps; a `subset` keeps the numbers of the original set.
         class_names: one name per class.
         paths: n image files, or None.
-        pixels: uint8, shape (n, c, h, w), or None; of vectors float32, (n, d, 1, 1): images of one pixel. Exactly one
-            of `paths` and `pixels` is given.
-        names: n texts, what each is called where there are pixels or vectors, such as the text that a vector stands
-            for; or None.
-        is_query: bool, shape (n,): the images that are searched for, or None (leave-one-out: each against all others).
-        is_gallery: bool, shape (n,): the images that are searched in, or None with `is_query`.
+        pixels: (n, c, h, w), uint8, or None. Vectors are float32 images of one pixel, (n, d, 1, 1).
+        names: for pixels or vectors, n texts that name them, such as the texts that were embedded; or None.
+        is_query: (n,), bool, the images that are queries; None for leave-one-out, each image against all others.
+        is_gallery: (n,), bool, the images in the gallery; None if `is_query` is None.
 
     Raises:
-        InvalidInput: if the lengths differ, or not exactly one of `paths` and `pixels` is given.
+        InvalidInput: lengths differ, or both or neither of `paths` and `pixels` are given.
     """
 
     labels: npt.NDArray[Any]
@@ -46,27 +46,32 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         if (self.paths is None) == (self.pixels is None):
-            raise InvalidInput("an ImageSet needs either paths or pixels, not both and not neither")
+            raise InvalidInput("paths and pixels are both given or both missing; pass one of them")
         if (self.is_query is None) != (self.is_gallery is None):
-            raise InvalidInput("is_query and is_gallery belong together; give both or neither")
+            raise InvalidInput("only one of is_query and is_gallery is given; pass both or neither")
         for name in ("paths", "pixels", "names", "is_query", "is_gallery"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.labels):
-                raise InvalidInput(f"{name} has {len(value)} entries but labels has {len(self.labels)}; give one each")
+                raise InvalidInput(
+                    f"{name} has {len(value)} entries but labels has {len(self.labels)}; pass one entry per image"
+                )
         if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
-            raise InvalidInput(f"labels must lie in 0..{len(self.class_names) - 1}, the classes that have a name")
+            raise InvalidInput(
+                f"labels has values from {self.labels.min()} to {self.labels.max()}, but there are "
+                f"{len(self.class_names)} class names; pass indices of class_names"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def channels(self) -> int:
-        """3 for image files (decoded to RGB), the pixels' own number of channels otherwise."""
+        """The number of channels: 3 for image files, which are decoded to RGB, otherwise that of the pixels."""
         return 3 if self.pixels is None else int(self.pixels.shape[1])
 
     @property
     def holds_vectors(self) -> bool:
-        """Whether these are vectors and no images."""
+        """Whether the set holds vectors instead of images."""
         return self.pixels is not None and self.pixels.dtype != np.uint8
 
     @property
@@ -75,29 +80,29 @@ class ImageSet:
         return np.unique(self.labels)
 
     def load(self, index: int) -> Tensor:
-        """Image `index` as a uint8 tensor (channels, h, w); files are decoded to RGB.
+        """Loads image `index` as a uint8 tensor (channels, h, w); files are decoded to RGB.
 
         Raises:
-            DataError: if the file is missing or broken; names its path.
+            DataError: the file is missing or broken. The message names its path.
         """
         if self.pixels is not None:
             return torch.from_numpy(self.pixels[index])
         return read_image(self.path(index))
 
     def path(self, index: int) -> Path:
-        """The file of image `index`; for pixels in memory a made-up name, `<class>/<index>`."""
+        """The file of image `index`; for pixels in memory an artificial path, `<class>/<index>`."""
         if self.paths is None:
             return Path(self.class_names[int(self.labels[index])]) / str(index)
         return self.paths[index]
 
     def called(self, index: int) -> str:
-        """What image `index` is called: its file, its name, or its number."""
+        """The name of image `index` for outputs: its file name, its name in `names`, or its number."""
         if self.paths is not None:
             return self.paths[index].name
         return f"#{index}" if self.names is None else self.names[index]
 
     def subset(self, indices: npt.NDArray[Any] | Sequence[int]) -> ImageSet:
-        """The images at `indices`, in that order; labels keep their numbers and names."""
+        """Selects images by their indices, in that order; labels keep their numbers and class names."""
         chosen = np.asarray(indices, dtype=np.int64)
         return ImageSet(
             labels=self.labels[chosen],
@@ -112,18 +117,19 @@ class ImageSet:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set for zero-shot metric learning: the test classes are not those trained on.
+    """A data set for zero-shot metric learning: the test classes are not seen in training.
 
     Attributes:
-        name: as printed in every output; a part of a set says that it is one.
-        train: the side that is trained on.
-        test: the side that is measured on.
-        recall_at: the K of Recall@K that papers report on it.
-        transform: the name of the training transform that suits it (see `transforms.TRANSFORMS`).
-        left_out: of a folder: which files and folders in it are not in the set, in a line; empty if none are.
+        name: the name in outputs; for a part of a set it says that it is a part.
+        train: the training split.
+        test: the test split.
+        recall_at: the K of Recall@K that papers report for this set.
+        transform: the name of a suitable training transform (see `transforms.TRANSFORMS`).
+        left_out: for a folder, one line on the files and folders in it that are not in the set; empty if there are
+            none.
 
     Raises:
-        DataError: if a side has no image.
+        DataError: a split has no image.
     """
 
     name: str
@@ -134,18 +140,18 @@ class Dataset:
     left_out: str = ""
 
     def __post_init__(self) -> None:
-        for side, images in (("train", self.train), ("test", self.test)):
+        for split, images in (("train", self.train), ("test", self.test)):
             if not len(images):
-                raise DataError(f"{self.name} has no {side} images; both sides, train and test, need some")
+                raise DataError(f"{self.name} has no {split} images; add some, since both splits need images")
 
 
 def image_files(paths: Sequence[Path], keys: Sequence[Any], names: Mapping[Any, str] | None = None) -> ImageSet:
-    """The image files of one side, their classes numbered in the order of their keys.
+    """Makes an image set of files, with classes numbered in the order of their keys.
 
     Args:
         paths: one file per image.
-        keys: the class of each image: any values that can be sorted.
-        names: what to call each class; by default its key.
+        keys: the class of each image, any values that can be sorted.
+        names: the name of each class by its key; by default the key as text.
     """
     ordered: list[Hashable] = sorted(set(keys))
     number = {key: label for label, key in enumerate(ordered)}
@@ -154,9 +160,9 @@ def image_files(paths: Sequence[Path], keys: Sequence[Any], names: Mapping[Any, 
 
 
 def read_image(path: Path) -> Tensor:
-    """Decode an image file to a uint8 tensor (3, h, w), upright; see `decoding.decode`.
+    """Decodes an image file to an upright uint8 tensor (3, h, w); see `decoding.decode`.
 
     Raises:
-        DataError: if the file is missing or cannot be decoded; names its path.
+        DataError: the file is missing or cannot be decoded. The message names its path.
     """
     return torch.from_numpy(decode(path)).permute(2, 0, 1).contiguous()

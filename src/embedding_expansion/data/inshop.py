@@ -1,4 +1,4 @@
-"""In-Shop Clothes Retrieval (DeepFashion): 7,982 pieces of clothing; the test images are queries or gallery."""
+"""In-Shop Clothes Retrieval (DeepFashion): 7,982 pieces of clothing; each test image is a query or in the gallery."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from embedding_expansion.errors import DataError
 EXPECTED = DatasetCounts(
     train=SplitCounts(3_997, 25_882), test=SplitCounts(3_985, 26_830, queries=14_218, gallery=12_612)
 )
-#: Folders of a root in which the set is looked for.
+#: The folders of a root in which the set is searched for.
 FOLDERS = ("In-shop Clothes Retrieval Benchmark", "In-Shop", "inshop", "In_shop", ".")
 
 
 def is_inshop(folder: Path) -> bool:
-    """Whether the partition list is here."""
+    """Whether a folder has the partition list."""
     return _list(folder).exists()
 
 
 def open_inshop(folder: Path, part: bool, expected: DatasetCounts = EXPECTED) -> Dataset:
-    """Read list_eval_partition.txt (here or in Eval/); the images are below img/ (here or in Img/).
+    """Reads list_eval_partition.txt, in the folder or in Eval/; the images are in img/, in the folder or in Img/.
 
     Raises:
-        DataError: if the list is broken, images are missing, or the counts are not the official ones and no part was
-            asked for.
+        DataError: the list is broken, images are missing, or the counts are not the official ones and `part` is False.
     """
     rows = read_table(_list(folder), 3, skip=2, unique=(0,))  # image_name item_id evaluation_status
     unknown = {status for _, _, status in rows} - {"train", "query", "gallery"}
     if unknown:
         raise DataError(
-            f"{_list(folder)} has the evaluation status {sorted(unknown)[0]!r}; train, query and gallery are expected"
+            f"{_list(folder)} has the evaluation status {sorted(unknown)[0]!r}, but train, query or gallery is "
+            "expected; unpack the set again"
         )
     base = folder if (folder / "img").is_dir() else folder / "Img"
     there = present(base, [name for name, _, _ in rows], part)
     rows = [row for row in rows if row[0] in there]
     tested = [row for row in rows if row[2] != "train"]
     train, test = (
-        image_files([base / name for name, _, _ in side], [item for _, item, _ in side])
-        for side in ([row for row in rows if row[2] == "train"], tested)
+        image_files([base / name for name, _, _ in split], [item for _, item, _ in split])
+        for split in ([row for row in rows if row[2] == "train"], tested)
     )
     is_query = np.array([status == "query" for _, _, status in tested], dtype=np.bool_)
     test = replace(test, is_query=is_query, is_gallery=~is_query)

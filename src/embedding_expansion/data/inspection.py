@@ -1,4 +1,4 @@
-"""Checks an opened data set: what is in it, which files are broken, what will trouble training."""
+"""Inspects a data set: counts its classes and images, and finds broken files and problems for training."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from embedding_expansion.errors import DataError
 
 @dataclass(frozen=True)
 class SplitInspection:
-    """What one side holds.
+    """What was found in one split.
 
     Attributes:
-        classes: how many.
-        images: how many, the broken ones included.
-        smallest_class: its name, the first of them in order.
-        smallest_count: its number of images.
-        single_classes: how many classes have one image only: no positive pair, nothing to retrieve.
-        queries: how many images are queries, None where each is one.
-        gallery: how many images are searched in, None where all are.
-        sizes: smallest and largest (width, height) that was decoded, each by area; None if nothing was.
-        broken: path and reason of each image that cannot be decoded.
+        classes: the number of classes.
+        images: the number of images, including broken ones.
+        smallest_class: the name of the class with the fewest images, the first one of several.
+        smallest_count: the number of images of this class.
+        single_classes: the number of classes with a single image, which have no positive pair and nothing to retrieve.
+        queries: the number of queries; None if every image is one.
+        gallery: the number of images in the gallery; None if every image is.
+        sizes: the smallest and the largest (width, height) by area; None if no image was decoded.
+        broken: the path of each image that cannot be decoded, with the reason.
     """
 
     classes: int
@@ -43,16 +43,16 @@ class SplitInspection:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect_dataset` found.
+    """The result of `inspect_dataset`.
 
     Attributes:
         name: of the data set.
-        train: the side that is trained on.
-        test: the side that is measured on.
-        shared_classes: names of classes on both sides: with these the test is not zero-shot.
-        equal_bytes: a training file and a test file that are equal byte for byte, for each test file that has such a
-            one: with these the test is of what was trained on.
-        left_out: of a folder: what lies in it and is not in the set, in a line.
+        train: the training split.
+        test: the test split.
+        shared_classes: the names of classes in both splits. With these the test is not zero-shot.
+        equal_bytes: for each test file that equals a training file byte for byte, the training file and the test file.
+            Such test images were trained on.
+        left_out: for a folder, one line on the content that is not in the set.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Inspection:
 
 
 def inspect_dataset(dataset: Dataset, decode_all: bool = True) -> Inspection:
-    """Look through a data set.
+    """Inspects an opened data set.
 
     Args:
-        dataset: as opened.
-        decode_all: whether to decode every image; otherwise only the first of each class.
+        dataset: the data set.
+        decode_all: whether to decode every image, or only the first of each class.
     """
     shared = sorted(set(dataset.train.class_names) & set(dataset.test.class_names))
     return Inspection(
@@ -106,7 +106,7 @@ def _side(images: ImageSet, decode_all: bool) -> SplitInspection:
 
 
 def _decode(images: ImageSet, indices: range | list[int]) -> Iterator[tuple[Path, tuple[int, int] | str]]:
-    """The path and the (width, height) of each image, or why it has none. Decoding runs in threads."""
+    """Yields the path of each image, with its (width, height) or the reason why it cannot be decoded; uses threads."""
 
     def one(index: int) -> tuple[Path, tuple[int, int] | str]:
         try:

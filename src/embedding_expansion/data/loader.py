@@ -1,7 +1,7 @@
 """Batches of image tensors: a stream of training steps, and one pass over a set for evaluation.
 
-A broken image never stops the stream. It is left out and entered in `broken`, a dictionary of the caller's, which then
-says at the end of the run what was missing (`broken_sentence`).
+A broken image does not stop the stream. It is left out and entered in the dictionary `broken`, which the caller passes
+and can report at the end with `broken_sentence`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from embedding_expansion.data.transforms import ImageTransform
 from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.failures import killed_loader
 
-#: What one worker hands over: the images that could be read, their indices in the set, and path and reason of the rest.
+#: What a worker returns: the images that could be read, their indices in the set, and path and reason of the others.
 _Loaded = tuple[Tensor, npt.NDArray[Any], dict[Path, str]]
 
 
@@ -44,31 +44,31 @@ def batches(
     workers: int = 0,
     broken: dict[Path, str] | None = None,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The training batches of steps start, ..., stop - 1.
+    """Yields the training batches of the steps start, ..., stop - 1.
 
-    What happens to an image at random is a function of the seed, the step and its position in the batch, so the stream
-    is the same for any number of workers and from any start. The global random state is left as it was.
+    The random transform of an image depends only on the seed, the step and the position in the batch, so the stream is
+    the same for any number of workers and from any start. The global random state does not change.
 
-    A broken image is replaced by another of its class (the next in the set's order), so that P x K batches keep their
-    shape; a class of which no image can be read leaves the batch.
+    A broken image is replaced by the next image of its class, so that P x K batches keep their shape. A class without
+    readable images is left out of the batch.
 
     Args:
-        images: the training side.
+        images: the training split.
         sampler: chooses the images of a step.
-        transform: what happens to each image.
-        seed: of what the transform draws, 0 or more.
+        transform: the transform of each image.
+        seed: of the random transforms, 0 or more.
         start: the first step.
         stop: the step after the last one.
-        rows: the positions of a batch that are loaded: those of one rank, where several share a batch.
-        workers: processes that decode; 0 decodes in this one.
-        broken: gets the path and the reason of every image that could not be read.
+        rows: the positions of the batch to load, such as those of one rank of a distributed run.
+        workers: the number of processes that decode images; 0 decodes in this process.
+        broken: receives the path of every image that cannot be read, with the reason.
 
     Yields:
         (step, uint8 images of shape (b, c, size, size), int64 labels of shape (b,)).
 
     Raises:
-        DataError: if not one image of a step can be read.
-        InvalidInput: if the seed is negative.
+        DataError: no image of a step can be read.
+        InvalidInput: the seed is negative.
     """
     seed = as_whole(seed, "seed", least=0)
     steps = range(start, stop)
@@ -77,7 +77,9 @@ def batches(
         if broken is not None:
             broken.update(failed)
         if not len(chosen):
-            raise DataError(f"step {step} has no image that can be read; {broken_sentence(failed)}")
+            raise DataError(
+                f"step {step} has no readable image ({broken_sentence(failed)}); replace or remove the broken images"
+            )
         yield step, pixels, torch.from_numpy(images.labels[chosen])
 
 
@@ -89,24 +91,24 @@ def evaluation_batches(
     workers: int = 0,
     broken: dict[Path, str] | None = None,
 ) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
-    """One pass over a set in its order.
+    """Yields the batches of one pass over a set, in its order.
 
     Args:
         images: the set.
-        transform: one that is not random.
-        batch_size: images in a batch; the last one may be smaller.
-        workers: processes that decode; 0 decodes in this one.
-        broken: gets the path and the reason of every image that could not be read.
+        transform: a transform that is not random.
+        batch_size: the number of images in a batch; the last batch may be smaller.
+        workers: the number of processes that decode images; 0 decodes in this process.
+        broken: receives the path of every image that cannot be read, with the reason.
 
     Yields:
-        (indices of the images, int64 of shape (b,); uint8 images of shape (b, c, size, size)). The indices of broken
-        images are left out: keep only the labels and the query and gallery marks of the indices that came.
+        (indices of the images, int64 of shape (b,); uint8 images of shape (b, c, size, size)). Broken images are left
+        out: use only the labels and the query and gallery marks at these indices.
 
     Raises:
-        InvalidInput: if the transform is random.
+        InvalidInput: the transform is random.
     """
     if transform.is_random:
-        raise InvalidInput("evaluation needs a transform that is not random; use test_transform")
+        raise InvalidInput("the transform is random, which evaluation must not be; pass one of test_transform")
     load = partial(_load_slice, images, transform, batch_size)
     for pixels, chosen, failed in _in_order(load, range(0, len(images), batch_size), workers):
         if broken is not None:
@@ -116,7 +118,7 @@ def evaluation_batches(
 
 
 def broken_sentence(broken: dict[Path, str], limit: int = 5) -> str:
-    """What a run says at its end: how many images were left out, and the first few by name."""
+    """Describes the broken images that were left out: how many there were, and the first few paths."""
     if not broken:
         return "no image was broken"
     named = ", ".join(str(path) for path in list(broken)[:limit])
@@ -125,7 +127,7 @@ def broken_sentence(broken: dict[Path, str], limit: int = 5) -> str:
 
 
 class _Calls(Dataset[_Loaded]):
-    """Calls a function of a whole number; this is how DataLoader takes work for its processes."""
+    """Wraps a function of a whole number as the data set that DataLoader needs to call it in its processes."""
 
     def __init__(self, load: Callable[[int], _Loaded]) -> None:
         self.load = load
@@ -133,15 +135,15 @@ class _Calls(Dataset[_Loaded]):
     def __getitem__(self, argument: int) -> _Loaded:
         loaded = self.load(argument)
         if get_worker_info() is not None:
-            # As the queue would, where an error (/dev/shm is full) is lost and the reader waits for ever.
+            # The queue would do so too, but there an error (/dev/shm is full) is lost and the reader waits forever.
             loaded[0].share_memory_()  # type: ignore[no-untyped-call]
         return loaded
 
 
 def _in_order(load: Callable[[int], _Loaded], arguments: Sequence[int], workers: int) -> Iterator[_Loaded]:
-    """load(argument) for each argument, in order, ahead of time in `workers` processes. A step is one piece of work."""
-    # batch_size=None: a batch is made by `load`, not collected. Its own generator: DataLoader draws a number at its
-    # start, which is not to come from the global one.
+    """Yields load(argument) for each argument in order, prefetched in `workers` processes."""
+    # batch_size=None, because `load` makes a whole batch. With a separate generator, because DataLoader draws a number
+    # when it starts, which must not come from the global generator.
     loader = DataLoader(
         _Calls(load),
         sampler=arguments,
@@ -156,17 +158,17 @@ def _in_order(load: Callable[[int], _Loaded], arguments: Sequence[int], workers:
         stream = iter(loader)
         started += [process for process in multiprocessing.active_children() if process not in others]
         yield from stream
-    except (OSError, EOFError, RuntimeError) as error:  # what is read from a process that is gone fails in many ways
+    except (OSError, EOFError, RuntimeError) as error:  # reading from a dead process fails in many ways
         if dead := _killed(started):
             raise killed_loader(", ".join(str(process.pid) for process in dead)) from error
         raise
 
 
 def _killed(processes: list[BaseProcess], patience: float = 1.0) -> list[BaseProcess]:
-    """Those that a signal has ended, or will have in a moment."""
+    """The processes that a signal has ended, or ends within `patience` seconds."""
     deadline, dead = time.monotonic() + patience, list[BaseProcess]()
     while processes and not dead and time.monotonic() < deadline:
-        with contextlib.suppress(RuntimeError):  # in which torch tells of the same
+        with contextlib.suppress(RuntimeError):  # torch raises it for the same dead process
             time.sleep(0.02)
             dead = [process for process in processes if (process.exitcode or 0) < 0]
     return dead
@@ -183,7 +185,7 @@ def _load_slice(images: ImageSet, transform: ImageTransform, batch_size: int, fi
 def _load_step(
     images: ImageSet, sampler: ClassBalancedSampler, transform: ImageTransform, seed: int, rows: slice, step: int
 ) -> _Loaded:
-    """Load a step's images, with others of the same class in the place of broken ones."""
+    """Loads the images of a step, and replaces broken ones by others of the same class."""
     whole = sampler.batch(step)
     chosen = whole[rows]
     seeds = np.random.SeedSequence([seed, step]).generate_state(len(whole), np.uint64)[rows].tolist()
@@ -202,9 +204,9 @@ def _load_step(
 
 
 def _substitute(images: ImageSet, index: int, bad: set[int], used: set[int], broken: dict[Path, str]) -> int | None:
-    """The next image of the class of `index`, in the set's order and round again, that can be read.
+    """The next readable image of the class of `index`, in cyclic order of the set; None if there is none.
 
-    One that the batch has already is taken only if there is no other.
+    An image that is already in the batch is used only if there is no other.
     """
     mates = np.flatnonzero(images.labels == images.labels[index])
     turn = np.roll(mates, -int(np.searchsorted(mates, index))).tolist()
@@ -227,7 +229,7 @@ def _load(
     transform: ImageTransform,
     seeds: list[int] | None,
 ) -> _Loaded:
-    """Read and transform images; position i draws from the i-th seed."""
+    """Reads and transforms images; the random transform at position i uses the i-th seed."""
     if images.pixels is not None and not transform.is_random:
         return transform(torch.from_numpy(images.pixels[chosen])), chosen, {}
     rows, readable, broken = [], [], {}
@@ -239,7 +241,7 @@ def _load(
             except DataError as error:
                 broken[images.path(index)] = str(error)
                 continue
-            if seeds is not None:  # the CPU's generator only: torch.manual_seed would also reset those of GPUs
+            if seeds is not None:  # only the generator of the CPU: torch.manual_seed would also reset those of GPUs
                 torch.default_generator.manual_seed(seeds[position])
             rows.append(transform(image))
             readable.append(index)

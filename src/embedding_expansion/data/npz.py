@@ -1,4 +1,4 @@
-"""Reads arrays of an .npz file whose sizes are held against its bytes before memory is taken; nothing is unpickled."""
+"""Reads arrays of an .npz file safely: sizes are checked before memory is allocated, and nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ import numpy.typing as npt
 
 from embedding_expansion.errors import DataError
 
-#: An array beyond so many bytes may not be packed tighter than so many times: no vectors are.
+#: An array of more than `LARGE` bytes is refused if it is compressed more than `PACKED` times, which vectors never are.
 LARGE, PACKED = 2**30, 100
 
 
 def read_npz(path: Path, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
-    """Reads the arrays of these names; those that the file lacks are left out.
+    """Reads the arrays with the given names; arrays that the file lacks are missing from the result.
 
     Raises:
-        DataError: the file is damaged or encrypted, its compression is not known, an array holds objects or does not
-            fit its bytes, or it would take more memory than the machine has.
+        DataError: the file is damaged or encrypted, its compression is not supported, an array holds objects or does
+            not match its size, or it would take more memory than the machine has.
     """
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             return {name: _read(archive, members[name], name) for name in names if name in members}
-    except Exception as error:  # whatever zipfile and NumPy make of a damaged file
+    except Exception as error:  # zipfile and NumPy raise errors of many types for damaged files
         reason = str(error) or type(error).__name__
         raise DataError(f"{path} cannot be read as .npz ({reason}); save it with np.savez, without objects") from error
 
@@ -42,7 +42,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> npt.N
         if dtype.hasobject:
             raise ValueError(f"{name} holds objects")
         if content.tell() + size != member.file_size:
-            raise ValueError(f"{name} of shape {shape} takes {size:,} bytes, and the file has {member.file_size:,}")
+            raise ValueError(f"{name} of shape {shape} takes {size:,} bytes, but the file has {member.file_size:,}")
         if size > _memory() or (size > LARGE and size > PACKED * member.compress_size):
             raise ValueError(f"{name} of shape {shape} would take {size / 1e9:,.0f} GB")
     with archive.open(member) as content:
@@ -50,20 +50,20 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> npt.N
     if dtype.kind == "U" and size:
         letters = np.ascontiguousarray(array).view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
         if letters.max() > sys.maxunicode:
-            raise ValueError(f"{name} holds letters that there are not")
+            raise ValueError(f"{name} holds invalid characters")
     return array
 
 
 def _header(content: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """What an array says of itself before its numbers."""
+    """Reads the shape and the type of an array from its header."""
     version = np.lib.format.read_magic(content)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"it is of version {version[0]}.{version[1]} of NumPy's format")
+        raise ValueError(f"version {version[0]}.{version[1]} of NumPy's format is not supported")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(content)
     return shape, dtype
 
 
 def _memory() -> int:
-    """The bytes of memory that the machine has."""
+    """The memory of the machine in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""What the official data sets have in common: counts that are checked on opening, and how a part is named."""
+"""What the official data sets share: counts that are checked on opening, names of parts, and reading their lists."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from embedding_expansion.errors import DataError
 
 _WHOLE_NUMBER = re.compile(r"-?\d{1,18}")
 _ASK_FOR_PART = (
-    "ask for it with part=True (on the command line: --part for embex data ... check, --data.part true for embex train)"
+    "pass part=True (on the command line: --part for embex data ... check, --data.part true for embex train)"
 )
 
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """How many classes and images one side has; queries and gallery images where they are marked."""
+    """The numbers of classes and images of one split, and of queries and gallery images if these are marked."""
 
     classes: int
     images: int
@@ -36,42 +36,43 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class DatasetCounts:
-    """The official counts of a set."""
+    """The counts of both splits of a set."""
 
     train: SplitCounts
     test: SplitCounts
 
 
 def count_split(images: ImageSet) -> SplitCounts:
-    """The counts of an opened side."""
+    """Counts the classes and images of an opened split."""
     queries = None if images.is_query is None else int(np.count_nonzero(images.is_query))
     gallery = None if images.is_gallery is None else int(np.count_nonzero(images.is_gallery))
     return SplitCounts(len(images.classes), len(images), queries, gallery)
 
 
 def name_of(name: str, found: DatasetCounts, expected: DatasetCounts, part: bool, part_name: str | None = None) -> str:
-    """The name under which a set's results are printed: its own if it is whole, otherwise one that says it is a part.
+    """The name of a set in outputs, which says if it is only a part of the set.
 
     Args:
         name: of the whole set.
-        found: what is there.
-        expected: what the whole set has.
-        part: whether the user asked for a part.
-        part_name: what to call a part; by default the name and how much of it there is.
+        found: the counts of what was found.
+        expected: the counts of the whole set.
+        part: whether a part is accepted.
+        part_name: the name of a part; by default the name of the set with the counts of the part.
 
     Raises:
-        DataError: if the counts differ and no part was asked for.
+        DataError: the counts differ and `part` is False.
     """
     if found == expected:
         return name
     if not part:
         raise DataError(
-            f"this is not the whole of {name}: found train {found.train}, test {found.test}; expected train "
-            f"{expected.train}, test {expected.test}. To use a part of the set, with results named as those of a part, "
+            f"{name} is not complete: train has {found.train}, test has {found.test}, but train {expected.train} and "
+            f"test {expected.test} are expected; to use a part of the set, whose results are named as such, "
             f"{_ASK_FOR_PART}"
         )
     have, whole = (
-        (side.train.images + side.test.images, side.train.classes + side.test.classes) for side in (found, expected)
+        (counts.train.images + counts.test.images, counts.train.classes + counts.test.classes)
+        for counts in (found, expected)
     )
     return part_name or (
         f"{name}-part (part of {name}: {have[0]:,} of {whole[0]:,} images, {have[1]:,} of {whole[1]:,} classes)"
@@ -79,10 +80,10 @@ def name_of(name: str, found: DatasetCounts, expected: DatasetCounts, part: bool
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list that comes with a data set.
+    """Reads the lines of a list that comes with a data set.
 
     Raises:
-        DataError: if the file cannot be read as text.
+        DataError: the file cannot be read as text.
     """
     try:
         return path.read_text(encoding="utf-8").splitlines()
@@ -91,25 +92,25 @@ def read_lines(path: Path) -> list[str]:
 
 
 def is_whole_number(text: str) -> bool:
-    """Whether `int(text)` works and fits into 64 bits."""
+    """Whether a text is a whole number that fits into 64 bits."""
     return _WHOLE_NUMBER.fullmatch(text) is not None
 
 
 def read_table(
     path: Path, columns: int, *, skip: int = 0, numbers: tuple[int, ...] = (), unique: tuple[int, ...] = ()
 ) -> list[list[str]]:
-    """The lines of such a list, split at blanks into exactly `columns` fields (blanks in the last one stay).
+    """Reads a list that comes with a data set, with each line split at blanks into fields.
 
     Args:
-        path: the list; empty lines are passed over.
-        columns: how many fields a line has.
-        skip: how many lines are a header.
-        numbers: the columns, from 0, whose fields are sure to be whole numbers, so that `int` can be applied to them.
-        unique: the columns, from 0, in which no field stands twice, such as the images'.
+        path: the list; empty lines are skipped.
+        columns: the number of fields of a line. Blanks in the last field are kept.
+        skip: the number of header lines.
+        numbers: the columns, from 0, that must hold whole numbers.
+        unique: the columns, from 0, whose fields must differ, such as the image files.
 
     Raises:
-        DataError: if a line has fewer fields, something else where a number belongs, or names again what is to be named
-            once; names it.
+        DataError: a line has fewer fields, a field that is not a number but must be, or a field that must differ from
+            an earlier one. The message names the line.
     """
     rows = []
     lines: dict[tuple[int, str], int] = {}
@@ -118,11 +119,14 @@ def read_table(
             continue
         fields = line.split(maxsplit=columns - 1)
         if len(fields) != columns:
-            raise DataError(f"line {number} of {path} has {len(fields)} fields, {columns} expected: {line[:80]!r}")
+            raise DataError(
+                f"line {number} of {path} has {len(fields)} fields instead of {columns} ({line[:80]!r}); unpack the "
+                "data set again"
+            )
         for column in numbers:
             if not is_whole_number(fields[column].strip()):
                 raise DataError(
-                    f"line {number} of {path} has {fields[column].strip()[:40]!r} as field {column + 1}, where a whole "
+                    f"line {number} of {path} has {fields[column].strip()[:40]!r} as field {column + 1}, but a whole "
                     "number is expected; unpack the data set again"
                 )
         rows.append([field.strip() for field in fields])
@@ -137,24 +141,24 @@ def read_table(
 
 
 def refuse_shared(name: str, train: Iterable[Path], test: Iterable[Path]) -> None:
-    """Refuses a set whose lists put an image on both sides.
+    """Refuses a set whose lists put an image into both splits.
 
     Raises:
-        DataError: there is such an image; names it.
+        DataError: there is such an image. The message names it.
     """
     shared = sorted(set(train) & set(test))
     if shared:
         raise DataError(
-            f"{name} has {len(shared):,} images twice, on both sides, train and test, the first is {shared[0]}; unpack "
-            "the data set again"
+            f"{name} has {len(shared):,} images in both train and test, the first is {shared[0]}; unpack the data set "
+            "again"
         )
 
 
 def present(folder: Path, names: Iterable[str], part: bool) -> set[str]:
-    """Which of the listed files (paths below `folder`, with slashes) are there.
+    """The listed files (paths below `folder`, with slashes) that exist.
 
     Raises:
-        DataError: if some are missing and no part was asked for, or all are; or a folder cannot be read.
+        DataError: all files are missing, some are missing and `part` is False, or a folder cannot be read.
     """
     names = list(names)
     parents = sorted({name.rpartition("/")[0] for name in names})
@@ -174,6 +178,6 @@ def present(folder: Path, names: Iterable[str], part: bool) -> set[str]:
     if missing and (not part or len(missing) == len(names)):
         raise DataError(
             f"{len(missing):,} of the {len(names):,} listed images are not in {folder}, the first is {missing[0]}; "
-            f"unpack the set again, or, if a part is what you have, {_ASK_FOR_PART}"
+            f"unpack the set again, or, to use the part that you have, {_ASK_FOR_PART}"
         )
     return there.intersection(names)

@@ -1,7 +1,7 @@
-"""From decoded pixels to the square that a model takes, as data: what an exported model says of its input.
+"""The preprocessing of an exported model: from decoded pixels to the square that it takes, without torch.
 
-`Preprocessing.of(size, name)` gives the pixels of `transforms.test_transform(size, name)`, to the last bit, without
-torch. It can be written as JSON, and read by programs that know nothing of this package.
+`Preprocessing.of(size, name)` gives exactly the pixels of `transforms.test_transform(size, name)`. It can be written as
+JSON and read by programs that do not use this package.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from embedding_expansion.checks import as_whole, check_name
 from embedding_expansion.data.resizing import Pixels, resize
 from embedding_expansion.errors import InvalidInput
 
-#: How many times longer one side may be than the other: of a thread of pixels a resize would make a flood.
+#: The names of transforms of images, which `transforms` describes.
+TRANSFORMS = ("none", "crop", "crop_flip", "paper")
+
+#: The largest ratio of the sides of an image; resizing a thinner one to its short side would make a huge image.
 THINNEST = 100
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to an RGB image (h, w, 3) before a model sees it.
+    """Turns an RGB image (h, w, 3) into the square that a model takes.
 
     Attributes:
-        size: side of the square, in pixels.
-        short_side: the length that the short side is resized to before the square is cut from the middle; None
-            where the image is squashed to the square without regard to its aspect ratio.
+        size: the side of the square in pixels.
+        short_side: the length in pixels to which the short side is resized before the square is cut from the middle;
+            None to resize the image to the square without keeping its aspect ratio.
     """
 
     size: int
@@ -33,20 +37,27 @@ class Preprocessing:
 
     @classmethod
     def of(cls, size: int, name: str) -> Preprocessing:
-        """That of the test transform with this size and name."""
+        """The preprocessing of `transforms.test_transform(size, name)`.
+
+        Raises:
+            UnknownName: there is no such transform.
+            InvalidType, InvalidInput: the size is not a whole number of at least 1.
+        """
+        check_name("transform", name, TRANSFORMS)
+        size = as_whole(size, "size", least=1)
         return cls(size, round(size * 256 / 224) if name == "crop_flip" else None)
 
     def __call__(self, pixels: Pixels) -> npt.NDArray[np.uint8]:
         """Transforms one image, (h, w, 3) to (size, size, 3).
 
         Raises:
-            InvalidInput: the image is thinner than `THINNEST` allows.
+            InvalidInput: one side is more than `THINNEST` times as long as the other.
         """
         check_shape(*pixels.shape[:2])
         return self.square(pixels)
 
     def square(self, pixels: Pixels) -> npt.NDArray[np.uint8]:
-        """The same for any shape, and any number of channels: (h, w, c) to (size, size, c)."""
+        """Transforms an image of any shape and any number of channels, (h, w, c) to (size, size, c)."""
         if self.short_side is None:
             return resize(pixels, self.size, self.size)
         height, width = pixels.shape[:2]
@@ -57,12 +68,13 @@ class Preprocessing:
 
 
 def check_shape(height: int, width: int) -> None:
-    """Refuses a shape that no square is made of; it needs no pixels, so that nothing has to be decoded for it.
+    """Refuses the shape of an image that is too thin; call it before decoding.
 
     Raises:
         InvalidInput: one side is more than `THINNEST` times as long as the other.
     """
     if max(height, width) > THINNEST * min(height, width):
         raise InvalidInput(
-            f"it is {width} pixels wide and {height} high; its sides may differ by a factor of {THINNEST} at most"
+            f"it is {width} pixels wide and {height} high, but its sides may differ at most by a factor of {THINNEST}; "
+            "crop it"
         )

@@ -1,4 +1,4 @@
-"""Stanford Online Products: 22,634 products from an auction site, split by its own two lists."""
+"""Stanford Online Products: 22,634 products from an auction site, with lists for training and test."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ from embedding_expansion.data.official import (
 )
 
 EXPECTED = DatasetCounts(train=SplitCounts(11_318, 59_551), test=SplitCounts(11_316, 60_502))
-#: Folders of a root in which the set is looked for.
+#: The folders of a root in which the set is searched for.
 FOLDERS = ("Stanford_Online_Products", "sop", "SOP", ".")
 
 
 def is_products(folder: Path) -> bool:
-    """Whether both lists are here."""
+    """Whether a folder has both lists."""
     return (folder / "Ebay_train.txt").exists() and (folder / "Ebay_test.txt").exists()
 
 
 def open_products(folder: Path, part: bool, expected: DatasetCounts = EXPECTED) -> Dataset:
-    """Read Ebay_train.txt and Ebay_test.txt.
+    """Reads Ebay_train.txt and Ebay_test.txt.
 
     Raises:
-        DataError: if a list is broken, images are missing, or the counts are not the official ones and no part was
-            asked for.
+        DataError: a list is broken, images are missing, or the counts are not the official ones and `part` is False.
     """
-    train, test = (_read_side(folder, f"Ebay_{side}.txt", part) for side in ("train", "test"))
+    train, test = (_read_split(folder, f"Ebay_{split}.txt", part) for split in ("train", "test"))
     refuse_shared("Stanford Online Products", train.paths or (), test.paths or ())
     found = DatasetCounts(count_split(train), count_split(test))
     name = name_of("Stanford Online Products", found, expected, part)
     return Dataset(name, train, test, recall_at=(1, 10, 100, 1000))
 
 
-def _read_side(folder: Path, listed: str, part: bool) -> ImageSet:
+def _read_split(folder: Path, listed: str, part: bool) -> ImageSet:
     rows = read_table(folder / listed, 4, skip=1, numbers=(1,), unique=(0, 3))  # image_id class_id super_class_id path
     there = present(folder, [row[3] for row in rows], part)
     kept = [(int(number), path) for _, number, _, path in rows if path in there]

@@ -1,6 +1,6 @@
-"""The same image twice in a data set: by its path, or by its bytes.
+"""Finds images that occur twice in a data set, by their paths or by their bytes.
 
-An image that is there twice is its own nearest neighbour, so that even random vectors have a Recall@1 of 1.
+An image that occurs twice is its own nearest neighbour, so even random vectors would reach a Recall@1 of 1.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from pathlib import Path
 
 
 def first_repeat(paths: Iterable[Path]) -> tuple[int, int] | None:
-    """The positions of the first path that leads to a file which a path before it leads to, and of that one.
+    """Finds the first path that leads to the same file as an earlier path.
 
-    Links are followed, also those in the middle of a path; a file need not be there.
+    Links are followed, also in the middle of a path. The files need not exist.
+
+    Returns:
+        The positions of the earlier path and of the repeated path; None if all files differ.
     """
-    real_folder = lru_cache(maxsize=None)(os.path.realpath)  # folders are few, and looking them up is what takes long
+    real_folder = lru_cache(maxsize=None)(os.path.realpath)  # there are few folders, and resolving them is slow
     positions: dict[str, int] = {}
     for position, path in enumerate(paths):
         if path.name == ".." or path.is_symlink():
@@ -33,16 +36,18 @@ def first_repeat(paths: Iterable[Path]) -> tuple[int, int] | None:
 
 
 def equal_bytes(first: Iterable[Path], second: Iterable[Path]) -> list[tuple[Path, Path]]:
-    """Each file of the second side that is byte for byte one of the first, after the earliest that it is.
+    """Finds the files of the second list that equal a file of the first list byte for byte.
 
-    Files are compared by a digest, those that share their size with one of the other side. Empty files, and what
-    cannot be read, are equal to nothing.
+    Files whose size occurs in both lists are compared by their digest. Empty and unreadable files are ignored.
+
+    Returns:
+        Pairs of the earliest equal file of the first list and the file of the second list.
     """
-    sizes = [dict(_sizes(side)) for side in (first, second)]
+    sizes = [dict(_sizes(paths)) for paths in (first, second)]
     shared = set(sizes[0].values()) & set(sizes[1].values())
-    alike = [[path for path, size in side.items() if size in shared] for side in sizes]
+    alike = [[path for path, size in paths.items() if size in shared] for paths in sizes]
     with ThreadPoolExecutor() as threads:
-        digests = [list(threads.map(_digest, side)) for side in alike]
+        digests = [list(threads.map(_digest, paths)) for paths in alike]
     there: dict[str, Path] = {}
     for path, digest in zip(alike[0], digests[0], strict=True):
         there.setdefault(digest, path)
@@ -55,7 +60,7 @@ def _sizes(paths: Iterable[Path]) -> Iterator[tuple[Path, int]]:
             found = path.stat()
         except OSError:
             continue
-        if stat.S_ISREG(found.st_mode) and found.st_size:  # to read from a pipe could take for ever
+        if stat.S_ISREG(found.st_mode) and found.st_size:  # reading from a pipe could block forever
             yield path, found.st_size
 
 

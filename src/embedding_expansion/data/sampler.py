@@ -1,4 +1,4 @@
-"""P x K batches: K images of each of P classes, chosen by the seed and the step alone."""
+"""P x K batches: K images of each of P classes, which depend only on the seed and the step."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _CLASSES, _IMAGES, _REPEATED = 0, 1, 2  # keep the random streams apart
 
 
 class ClassBalancedSampler:
-    """Batches of `classes_per_batch` classes with `images_per_class` images each.
+    """Makes batches of `classes_per_batch` classes with `images_per_class` images each.
 
-    `batch(step)` is a pure function of the seed and the step: a run goes on anywhere without replaying what came
-    before, and every rank of a distributed run computes the same batch and takes its own rows. Classes come in rounds:
-    each is seen once before one comes again, and none twice in a batch, also where a batch holds the end of one round
-    and the start of the next. The images of a class come in rounds of their own, by the same rule. A class with fewer
-    images than `images_per_class` repeats: in each of its visits every image appears equally often, or once more.
+    `batch(step)` is a pure function of the seed and the step. A run can therefore resume at any step, and every rank of
+    a distributed run computes the same batch and uses its rows of it. Classes come in rounds: each class is seen once
+    before any class comes again. No class occurs twice in a batch, even in one that spans two rounds. The images of a
+    class come in rounds by the same rule. If a class has fewer than `images_per_class` images, they are repeated;
+    within a batch, the numbers of their occurrences differ by at most one.
 
     Args:
-        labels: whole numbers, shape (n,), the class of each image.
-        classes_per_batch: P.
-        images_per_class: K.
-        seed: 0 or more.
+        labels: (n,), whole numbers, the class of each image.
+        classes_per_batch: P, the number of classes in a batch.
+        images_per_class: K, the number of images of each class in a batch.
+        seed: of the random order, 0 or more.
 
     Raises:
-        InvalidInput: if P or K is not positive, the seed is negative, or there are fewer than P classes.
+        InvalidInput: P or K is below 1, the seed is negative, or there are fewer than P classes.
 
     Example:
         >>> labels = np.array([0, 0, 0, 1, 1, 1])
@@ -61,12 +61,12 @@ class ClassBalancedSampler:
 
     @property
     def batch_size(self) -> int:
-        """Images in a batch: P * K."""
+        """The number of images in a batch, P * K."""
         return self.classes_per_batch * self.images_per_class
 
     @validates
     def batch(self, step: int) -> npt.NDArray[np.int64]:
-        """The indices of the images of batch `step`, shape (P * K,); the images of a class stand side by side."""
+        """The indices of the images of batch `step`, shape (P * K,); the images of a class are consecutive."""
         step, classes = as_whole(step, "step", least=0), len(self._members)
         steps, rounds = _cycle_length(classes, self.classes_per_batch)
         cycle, within = divmod(step, steps)
@@ -90,7 +90,7 @@ class ClassBalancedSampler:
         return members[chosen]
 
     def _next_images(self, number: int, visit: int, take: int) -> npt.NDArray[np.int64]:
-        """Positions within the class; the cycle of each class is kept until the next one begins."""
+        """The next `take` positions within a class; the cycle of each class is cached until the next one begins."""
         count = len(self._members[number])
         visits, _ = _cycle_length(count, take)
         cycle, within = divmod(visit, visits)
@@ -102,15 +102,15 @@ class ClassBalancedSampler:
 
 
 def _cycle_length(count: int, take: int) -> tuple[int, int]:
-    """After how many draws of `take` out of `count`, and how many rounds, a draw ends exactly where a round does."""
+    """The numbers of draws of `take` out of `count`, and of rounds, after which a draw ends exactly with a round."""
     common = math.gcd(count, take)
     return count // common, take // common
 
 
 def _cycle(key: list[int], count: int, take: int) -> npt.NDArray[np.int64]:
-    """Whole rounds (permutations of 0..count-1) end to end, such that no draw of `take` in a row holds one twice.
+    """Consecutive rounds (permutations of 0..count-1) in which no draw of `take` holds a number twice.
 
-    Where a draw straddles two rounds, what it already holds of the first is moved back in the second.
+    If a draw spans two rounds, the numbers that it holds of the first round are moved back in the second.
     """
     rng = np.random.default_rng(key)
     _, rounds = _cycle_length(count, take)

@@ -1,4 +1,4 @@
-"""Where each data set comes from: its page, its licence, and the files whose checksums a public page states."""
+"""Where data sets come from (pages, licences, archives with checksums), and the folders in which they are kept."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Archive:
     """A file to download.
 
     Attributes:
-        url: where it is.
-        algorithm: of the checksum, as hashlib names it.
+        url: the address of the file.
+        algorithm: of the checksum, by its name in hashlib.
         checksum: in hexadecimal.
         cited: the public page that states the checksum.
     """
@@ -25,22 +25,22 @@ class Archive:
 
     @property
     def file_name(self) -> str:
-        """The last part of the URL."""
+        """The name of the file, the last part of the URL."""
         return self.url.rsplit("/", 1)[1]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is known about a set's origin.
+    """The origin of a data set.
 
     Attributes:
-        what: one line on its content.
+        what: its content in one line.
         page: its official page.
-        licence: who may use it for what.
-        archives: what `download` fetches; empty where no official file with a checksum on a public page is known.
-        folder: the folder of the root into which the archives are unpacked, "" for the root itself (an archive that
-            brings its own folder).
-        instructions: how to get it by hand, where there is nothing to fetch; whole sentences.
+        licence: the conditions of use.
+        archives: the files to download; empty if no official file with a public checksum is known.
+        folder: the folder of the root into which the archives are unpacked; "" for the root, if an archive contains
+            a folder.
+        instructions: how to get the set by hand if there is nothing to download, in complete sentences.
     """
 
     what: str
@@ -94,9 +94,9 @@ SOURCES: dict[str, Source] = {
         page="https://ai.stanford.edu/~jkrause/cars/car_dataset.html (no longer served)",
         licence="non-commercial research; the photographs belong to their owners",
         instructions=(
-            "The official files are no longer served, so nothing is fetched. From a copy that you trust put car_ims/ "
-            "and cars_annos.mat, or cars_train/, cars_test/ and devkit/ (with cars_test_annos_withlabels.mat), into a "
-            "folder CARS196; its counts are checked on opening."
+            "The official files are no longer available, so nothing is downloaded. Put car_ims/ and cars_annos.mat, or "
+            "cars_train/, cars_test/ and devkit/ (with cars_test_annos_withlabels.mat), from a copy that you trust "
+            "into a folder CARS196. The counts are checked on opening."
         ),
     ),
     "sop": Source(
@@ -116,18 +116,21 @@ SOURCES: dict[str, Source] = {
     "inshop": Source(
         what="photographs of 7,982 pieces of clothing, worn and alone",
         page="https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
-        licence="non-commercial research; the images are handed out on the page's terms",
+        licence="non-commercial research, under the terms of the page",
         instructions=(
-            "The images are handed out on the terms of the page above, so nothing is fetched. Follow its download link "
-            "for the In-shop Clothes Retrieval Benchmark and unpack img.zip and Eval/list_eval_partition.txt into a "
-            "folder In-Shop; its counts are checked on opening."
+            "The images are available under the terms of the page above, so nothing is downloaded. Follow its download "
+            "link for the In-shop Clothes Retrieval Benchmark, and unpack img.zip and Eval/list_eval_partition.txt "
+            "into a folder In-Shop. The counts are checked on opening."
         ),
     ),
 }
 
 
 def cache_folder() -> Path:
-    """$EMBEX_CACHE, else $XDG_CACHE_HOME/embedding-expansion, else ~/.cache/embedding-expansion. Not created here."""
+    """The folder for what this package caches; it may not exist yet.
+
+    It is $EMBEX_CACHE if set, otherwise $XDG_CACHE_HOME/embedding-expansion, otherwise ~/.cache/embedding-expansion.
+    """
     if chosen := os.environ.get("EMBEX_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -135,10 +138,10 @@ def cache_folder() -> Path:
 
 
 def search_folders(root: Path | None) -> list[Path]:
-    """The folders in which a named data set is looked for.
+    """The folders in which a named data set is searched for, in order.
 
     Args:
-        root: if given, the only one; otherwise $EMBEX_DATA if set, `./data`, and the cache folder, in this order.
+        root: the only folder to search in; None for $EMBEX_DATA if set, `./data`, and the cache folder.
     """
     if root is not None:
         return [root]

@@ -1,7 +1,6 @@
-"""Reads a table that a user wrote: CSV in UTF-8, its fields separated by commas, semicolons or tabs. Needs no torch.
+"""Reads CSV tables in UTF-8, separated by commas, semicolons or tabs, and escapes formulas in them. Needs no torch.
 
-Whatever could be meant in two ways is refused, with its line: a table that is read otherwise than it was meant gives
-wrong classes, and right-looking numbers.
+Ambiguous content is refused with its line number: a misread table would give wrong classes and plausible results.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from typing import NoReturn
 
 from embedding_expansion.errors import DataError
 
-#: File name endings of such tables.
+#: The file name endings of tables.
 TABLE_SUFFIXES = (".csv", ".tsv")
 
-#: What programs write, in small letters, where they know no label.
+#: What programs write for a missing label, in lower case.
 NO_LABEL = frozenset({"nan", "none", "null", "<na>", "#n/a"})
 
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -36,9 +35,9 @@ class TableRow:
     """A row below the first line.
 
     Attributes:
-        line: the number of the line that it begins in, from 1.
-        fields: column -> field, without blanks around it and as `unescape_formula` gives it. A column without a
-            name is left out.
+        line: the number of the line in which it begins, from 1.
+        fields: the fields by the names of their columns, without surrounding blanks and after `unescape_formula`.
+            Columns without a name are left out.
     """
 
     line: int
@@ -51,9 +50,9 @@ class Table:
 
     Attributes:
         path: of the file.
-        columns: their names, as the first line has them.
-        rows: at least one.
-        digest: SHA-256 of the file.
+        columns: the names of the columns, in the order of the first line.
+        rows: the rows, at least one.
+        digest: the SHA-256 of the file.
     """
 
     path: Path
@@ -65,22 +64,22 @@ class Table:
     def read(path: Path, required: tuple[str, ...]) -> Table:
         """Reads a file.
 
-        The separator is whichever makes columns of the first line that hold the required ones. Blank lines are passed
-        over, and so is a first column without a name, which is where pandas numbers the rows.
+        The separator is the first of comma, semicolon and tab with which the first line has the required columns. Blank
+        lines are skipped, and so is a first column without a name, in which pandas numbers the rows.
 
         Args:
             path: of the file, UTF-8 with or without a byte order mark.
-            required: columns that it must have, in whose fields no line may end.
+            required: the columns that the table must have; their fields may not contain line breaks.
 
         Raises:
-            DataError: the file cannot be read, is not UTF-8, lacks a required column, names one twice or has no rows;
-                or a row has more or fewer fields than the first line, a quote that is not closed, or a field that is
-                longer than `csv.field_size_limit()`, 131,072 characters.
+            DataError: the file cannot be read, is not UTF-8, lacks a required column, has two columns of one name or no
+                rows; or a row has another number of fields than the first line, an unclosed quote, or a field of more
+                than `csv.field_size_limit()` (131,072) characters.
         """
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror or error}); name another file") from error
+            raise DataError(f"{path} cannot be read ({error.strerror or error}); pass another file") from error
         return _Reader(path, required, _text(path, content)).table(hashlib.sha256(content).hexdigest())
 
 
@@ -100,12 +99,12 @@ def _text(path: Path, content: bytes) -> str:
 
 
 def _line_of(before: str) -> int:
-    """The number of the line that comes after this text."""
+    """The number of the line in which a text ends."""
     return len(_LINE_END.findall(before)) + 1
 
 
 class _Reader:
-    """A file that is being read."""
+    """Reads one table."""
 
     def __init__(self, path: Path, required: tuple[str, ...], text: str) -> None:
         self.path, self.required, self.text = path, required, text
@@ -117,17 +116,17 @@ class _Reader:
         self._check_columns(columns)
         rows = tuple(self._row(line, columns, record) for line, record in records)
         if not rows:
-            raise DataError(f"{self.path} has no rows below its first line; add some")
+            raise DataError(f"{self.path} has no rows below its first line; add at least one")
         return Table(self.path, tuple(column for column in columns if column), rows, digest)
 
     def _find_delimiter(self) -> str:
-        """The delimiter with which the first line has the required columns."""
+        """The first delimiter with which the first line has the required columns."""
         columns: dict[str, list[str]] = {}
         problems = list[DataError]()
         for delimiter in _DELIMITERS:
             try:
                 _, columns[delimiter] = next(self._records(delimiter), (0, []))
-            except DataError as error:  # quotes that are right with another delimiter
+            except DataError as error:  # the quotes may be right with another delimiter
                 problems.append(error)
                 continue
             if set(self.required) <= set(columns[delimiter]):
@@ -143,7 +142,7 @@ class _Reader:
         )
 
     def _records(self, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-        """Each record that is not blank, with the number of the line that it begins in."""
+        """Yields each record that is not blank, with the number of the line in which it begins."""
         reader = csv.reader(io.StringIO(self.text, newline=""), delimiter=delimiter, strict=True)
         while True:
             line = reader.line_num + 1
@@ -176,24 +175,25 @@ class _Reader:
         fields = {column: unescape_formula(text) for column, text in zip(columns, record, strict=True) if column}
         for column in self.required:
             if _LINE_END.search(fields[column]):
-                raise DataError(f"{where} has a {column} that goes on in the next line; is there a quote too many?")
+                raise DataError(f"{where} has a {column} that continues in the next line; remove the line break")
         return TableRow(line, fields)
 
     def _refuse(self, line: int, delimiter: str, error: csv.Error) -> NoReturn:
-        """What is wrong with the record that begins in a line."""
+        """Raises the error for a record that cannot be read and begins in a line."""
         opened = self._open_quote(line, delimiter)
         if opened is not None:
             raise DataError(
-                f"line {opened} of {self.path} has a quote that is not closed before the field's end; close it, and "
-                "double quotes inside of quoted fields"
+                f"line {opened} of {self.path} has a quote that is not closed at the end of its field; close it, and "
+                "double the quotes inside quoted fields"
             ) from error
         raise DataError(f"line {line} of {self.path} cannot be read ({error}); correct it") from error
 
     def _open_quote(self, line: int, delimiter: str) -> int | None:
-        """The line of the last quote that opens a field of the record, if that field does not end as it should."""
+        """The line of the last quote that opens a field of the record, if that field does not end properly."""
         starts = [0, *(end.end() for end in _LINE_END.finditer(self.text))]
         record = self.text[starts[line - 1] :]
-        # A field: in quotes, within which two are one; or without. What ends it: delimiter, end of line or of the file.
+        # A field, in quotes (where a double quote means a quote) or without, and its end: a delimiter, a line end or
+        # the end of the file.
         field = re.compile(
             rf'("[^"]*+(?:""[^"]*+)*+"|[^"{delimiter}\r\n][^{delimiter}\r\n]*|)({delimiter}|\r\n|\r|\n|\Z)'
         )
@@ -206,7 +206,7 @@ class _Reader:
 
 
 def escape_formula(text: str) -> str:
-    """A text as it stands in a CSV file.
+    """Escapes a text for a CSV file, so that no spreadsheet runs it as a formula.
 
     Example:
         >>> escape_formula("=1+1"), escape_formula("'=1+1"), escape_formula("wren")
@@ -216,7 +216,7 @@ def escape_formula(text: str) -> str:
 
 
 def unescape_formula(field: str) -> str:
-    """The text of a field; one that nobody has marked is that text.
+    """Restores the text of a field that `escape_formula` escaped; other fields are unchanged.
 
     Example:
         >>> unescape_formula("'=1+1"), unescape_formula("=1+1"), unescape_formula("'s Gravenhage")

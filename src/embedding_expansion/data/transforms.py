@@ -1,19 +1,19 @@
-"""From a decoded image to the square that a model takes: uint8 in, uint8 out; the model normalises.
+"""Transforms of decoded images to the square that a model takes: uint8 in, uint8 out. The model normalises.
 
 | name        | training                                                        | test                              |
 |-------------|-----------------------------------------------------------------|-----------------------------------|
 | `none`      | resized to the square                                           | the same                          |
-| `crop`      | random crop of 50 to 100 % of the area; for characters          | resized to the square             |
+| `crop`      | random crop of 50 to 100 % of the area                          | resized to the square             |
 | `crop_flip` | random crop of 20 to 100 % of the area, mirrored half the time  | short side to 256/224, centre crop|
-| `paper`     | half the time squashed to the square, else squashed to 255/227  | squashed to the square            |
-|             | of it and cropped at random; mirrored half the time             |                                   |
+| `paper`     | resized to the square, or, half the time, to 255/227 of it and  | resized to the square             |
+|             | cropped at random; mirrored half the time                       |                                   |
 
-`crop_flip` is the default for photographs; for images that are cropped to their object already take `paper`, since a
-centre crop would cut the object. A mirrored letter is another letter, hence `crop` without the mirror. Every resize
-is bilinear with antialiasing.
+Resizing to the square does not keep the aspect ratio. `crop_flip` is the default for photographs. Use `paper` for
+images that are already cropped to their object, since a centre crop would cut the object. Use `crop` for characters,
+because a mirrored letter is another letter. Every resize is bilinear with antialiasing.
 
-A model must be measured on the pixels that it will be used with, so the test transforms give those of `Preprocessing`
-to the last bit, on every machine: by torchvision where it gives the same, which is six to ten times as fast.
+A model must be measured on the pixels that it is used with. Therefore the test transforms give exactly the pixels of
+`Preprocessing`, on every machine. They use torchvision if it gives the same pixels, which is six to ten times as fast.
 """
 
 from __future__ import annotations
@@ -26,11 +26,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from embedding_expansion.checks import as_whole, check_name
 from embedding_expansion.data.preprocessing import Preprocessing
-
-#: The names that `train_transform` and `test_transform` know.
-TRANSFORMS = ("none", "crop", "crop_flip", "paper")
 
 
 @dataclass(frozen=True)
@@ -38,9 +34,9 @@ class ImageTransform:
     """Maps a uint8 image (c, h, w), or a stack of them, to (c, size, size).
 
     Attributes:
-        size: side of the square, in pixels.
-        is_random: whether it draws from torch's global generator. If not, a stack can be transformed at once.
-        steps: what is done.
+        size: the side of the square in pixels.
+        is_random: whether it draws from torch's global generator. If not, a stack of images can be transformed at once.
+        steps: the module that transforms the images.
     """
 
     size: int
@@ -48,25 +44,25 @@ class ImageTransform:
     steps: nn.Module
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Transform one image, or a stack of them if the transform is not random."""
+        """Transforms one image, or a stack of images if the transform is not random."""
         result: Tensor = self.steps(image)
         return result
 
 
 def train_transform(size: int, name: str) -> ImageTransform:
-    """The training transform of that name (the table above).
+    """The training transform of a name, see the table above.
 
     Args:
-        size: side of the square, in pixels.
+        size: the side of the square in pixels.
         name: one of `TRANSFORMS`.
 
     Raises:
-        UnknownName: if there is no such transform.
-        InvalidInput: if the size is not positive.
+        UnknownName: there is no such transform.
+        InvalidInput: the size is below 1.
     """
-    _check(size, name)
+    tested = test_transform(size, name)
     if name == "none":
-        return test_transform(size, name)
+        return tested
     if name == "crop":
         return ImageTransform(size, True, v2.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True))
     if name == "crop_flip":
@@ -78,20 +74,20 @@ def train_transform(size: int, name: str) -> ImageTransform:
 
 
 def test_transform(size: int, name: str) -> ImageTransform:
-    """The transform, never random, with which `train_transform(size, name)` is measured; arguments and errors alike.
+    """The test transform of a name, see the table above. It is not random.
 
-    Its pixels are those of `Preprocessing.of(size, name)`, to the last bit.
+    Its pixels are exactly those of `Preprocessing.of(size, name)`. The arguments and errors are those of
+    `train_transform`.
     """
-    _check(size, name)
     preprocessing = Preprocessing.of(size, name)
     return ImageTransform(size, False, _in_torch(preprocessing) if _torch_agrees() else _InNumPy(preprocessing))
 
 
-test_transform.__test__ = False  # type: ignore[attr-defined]  # it is no test, whatever pytest makes of its name
+test_transform.__test__ = False  # type: ignore[attr-defined]  # its name would make pytest collect it
 
 
 def _squash(size: int) -> nn.Module:
-    """To the square, without regard to the aspect ratio; a square of that size is left as it is."""
+    """Resizes to the square without keeping the aspect ratio; a square of this size is unchanged."""
     return v2.Resize((size, size), antialias=True)
 
 
@@ -102,9 +98,9 @@ def _in_torch(preprocessing: Preprocessing) -> nn.Module:
 
 
 class _InNumPy(nn.Module):
-    """The preprocessing of one image (c, h, w), or of a stack of them (n, c, h, w).
+    """Applies a preprocessing to one image (c, h, w) or a stack of images (n, c, h, w).
 
-    Vectors travel as images of one float a channel; there is nothing to resize in them.
+    Vectors, which are images of one float pixel, need no resizing.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
@@ -123,13 +119,8 @@ class _InNumPy(nn.Module):
 
 @functools.cache
 def _torch_agrees() -> bool:
-    """Whether torch resizes bytes in whole numbers: it does not on every processor, nor in every version."""
+    """Whether torch resizes uint8 in whole numbers here, which depends on its version and on the processor."""
     noise = np.random.default_rng(0).integers(0, 256, (3, 97, 64), dtype=np.uint8)
     image = torch.from_numpy(noise)
     each = [Preprocessing(size, short_side) for size, short_side in ((16, None), (120, None), (40, 46))]
     return all(torch.equal(_in_torch(one)(image), _InNumPy(one)(image)) for one in each)
-
-
-def _check(size: int, name: str) -> None:
-    check_name("transform", name, TRANSFORMS)
-    as_whole(size, "size", least=1)

@@ -1,14 +1,15 @@
-"""Vectors from elsewhere with their labels, of any modality: text, tables, sound, another network's embeddings.
+"""Reads files of vectors with labels, of any modality: embeddings of text, tables, sound or another network.
 
 | array                        | value                                                           |
 |------------------------------|-----------------------------------------------------------------|
 | `embeddings` (or `features`) | floating-point or whole numbers, shape (n, d)                   |
 | `labels`                     | n whole numbers or texts, the classes                           |
 | `split`                      | optional: n texts, `train` or `test`                            |
-| `names`                      | optional: n texts, what each vector is called or stands for     |
+| `names`                      | optional: n texts, the names of the vectors or their sources    |
 
-In an .npz (arrays of these names; nothing is unpickled) or a .parquet (columns of these names, the vectors as lists).
-Without a split the first half of the classes, in the order of their labels, trains, and the rest tests.
+The file is an .npz with arrays of these names (nothing is unpickled), or a .parquet with columns of these names, in
+which the vectors are lists. Without `split`, the first half of the classes by label is the training split, the rest the
+test split.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ _READ = (*_NAMES, "labels", "split", "names")
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """What such a file holds.
+    """The content of a file of vectors.
 
     Attributes:
-        rows: float32, shape (n, d), finite.
-        labels: n numbers of `class_names`.
+        rows: (n, d), float32, finite.
+        labels: (n,), indices of `class_names`.
         class_names: the classes in ascending order of their labels.
-        is_train: n booleans, or None where the file has no split.
-        names: n texts, or None where the file has none.
+        is_train: (n,), bool, whether a vector is in the training split; None if the file has no split.
+        names: (n,), texts; None if the file has no names.
     """
 
     rows: npt.NDArray[np.float32]
@@ -46,8 +47,8 @@ class Vectors:
     is_train: npt.NDArray[np.bool_] | None
     names: npt.NDArray[Any] | None = None
 
-    def side(self, chosen: npt.NDArray[np.bool_]) -> ImageSet:
-        """Some of the vectors as images of one pixel, whose channels are the dimensions; classes numbered anew."""
+    def as_images(self, chosen: npt.NDArray[np.bool_]) -> ImageSet:
+        """Some of the vectors as images of one pixel whose channels are the dimensions, with classes renumbered."""
         kept, labels = np.unique(self.labels[chosen], return_inverse=True)
         classes = tuple(self.class_names[index] for index in kept)
         names = None if self.names is None else tuple(self.names[chosen].tolist())
@@ -55,42 +56,42 @@ class Vectors:
 
 
 def open_vectors(path: Path, train_classes: int | None = None) -> Dataset:
-    """Opens such a file as a data set.
+    """Opens a file of vectors as a data set.
 
     Args:
         path: of the file.
-        train_classes: where there is no split: how many classes train, instead of half of them.
+        train_classes: for a file without a split, how many classes to train on; None for half of them.
 
     Raises:
-        DataError: the file cannot be read, lacks an array, or holds something else than the table above says.
-        InvalidInput: `train_classes` leaves a side empty, or is given where the file has a split.
+        DataError: the file cannot be read, lacks an array, or an array is not as in the table above.
+        InvalidInput: `train_classes` leaves a split empty, or is given although the file has a split.
     """
     vectors = read_vectors(path)
     is_train = vectors.is_train
     if is_train is None:
         count, first = len(vectors.class_names), train_classes
         if count < 2:
-            raise DataError(f"{path} has 1 class; at least two are needed, to train on and to test on")
+            raise DataError(f"{path} has 1 class; add at least one, since training and test need different classes")
         if first is not None and not 0 < first < count:
-            raise InvalidInput(f"train_classes is {first} but {path} has {count} classes; give 1 to {count - 1}")
+            raise InvalidInput(f"train_classes is {first} but {path} has {count} classes; pass 1 to {count - 1}")
         is_train = vectors.labels < (count // 2 if first is None else first)
     elif train_classes is not None:
-        raise InvalidInput(f"{path} has a split of its own; leave train_classes away")
+        raise InvalidInput(f"train_classes is {train_classes}, but {path} has a split; do not pass train_classes")
     if is_train.all() or not is_train.any():
-        raise DataError(f"{path} has {is_train.sum()} train and {(~is_train).sum()} test rows; both sides are needed")
-    return Dataset(path.stem, vectors.side(is_train), vectors.side(~is_train), transform="none")
+        raise DataError(f"{path} has {is_train.sum()} train and {(~is_train).sum()} test rows; add rows of both splits")
+    return Dataset(path.stem, vectors.as_images(is_train), vectors.as_images(~is_train), transform="none")
 
 
 def read_vectors(path: Path) -> Vectors:
-    """Reads such a file.
+    """Reads a file of vectors with labels.
 
     Raises:
-        DataError: the file cannot be read, lacks an array, or holds something else than the table above says.
-        InvalidInput: a .parquet without the library pyarrow.
+        DataError: the file cannot be read, lacks an array, or an array is not as in the table above.
+        InvalidInput: the file is a .parquet, but pyarrow is not installed.
     """
     rows, arrays = read_rows(path)
     if "labels" not in arrays:
-        raise DataError(f"{path} holds no labels; it needs embeddings (or features) and labels")
+        raise DataError(f"{path} has no labels; save it with embeddings (or features) and labels")
     names, labels = _classes(path, arrays["labels"], len(rows))
     is_train = _is_train(path, arrays["split"], len(rows)) if "split" in arrays else None
     called = check_names(path, arrays["names"], len(rows)) if "names" in arrays else None
@@ -98,18 +99,18 @@ def read_vectors(path: Path) -> Vectors:
 
 
 def read_rows(path: Path) -> tuple[npt.NDArray[np.float32], dict[str, npt.NDArray[Any]]]:
-    """Reads the vectors of such a file, which may here be without labels, and the other arrays as they stand.
+    """Reads the vectors of a file, which need not have labels, and its other arrays unchecked.
 
     Raises:
-        DataError: the file cannot be read, or holds no vectors.
-        InvalidInput: a .parquet without the library pyarrow.
+        DataError: the file cannot be read, or has no vectors.
+        InvalidInput: the file is a .parquet, but pyarrow is not installed.
     """
     if not path.is_file():
-        raise DataError(f"there is no file {path}; pass an .npz or a .parquet with vectors")
+        raise DataError(f"there is no file {path}; pass an .npz or .parquet file with vectors")
     arrays = _read_parquet(path) if path.suffix.lower() == ".parquet" else read_npz(path, _READ)
     found = [name for name in _NAMES if name in arrays]
     if len(found) != 1:
-        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; it needs embeddings (or features)")
+        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; save it with either embeddings or features")
     return _rows(path, found[0], arrays.pop(found[0])), arrays
 
 
@@ -137,10 +138,10 @@ def _read_parquet(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _matrix(column: Any) -> npt.NDArray[Any]:
-    """A column of lists as a matrix."""
+    """Converts a column of lists to a matrix."""
     from pyarrow import compute
 
-    measure: Any = compute  # its functions are made when it is loaded, so that no type checker knows them
+    measure: Any = compute  # its functions are made at import, so type checkers do not know them
     lengths, entries = set(measure.list_value_length(column).to_pylist()), column.flatten()
     if len(lengths) > 1 or entries.null_count:
         raise ValueError("its lists differ in length, or have empty entries")
@@ -150,25 +151,29 @@ def _matrix(column: Any) -> npt.NDArray[Any]:
 
 def _rows(path: Path, name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     if values.dtype.kind not in "fiu" or values.ndim != 2 or 0 in values.shape:
-        raise DataError(f"{name} in {path} is {values.dtype} of shape {values.shape}; it must be numbers, (n, d)")
+        raise DataError(
+            f"{name} in {path} is {values.dtype} of shape {values.shape}; save numbers of shape (n, d) instead"
+        )
     with np.errstate(over="ignore"):
         rows = values.astype(np.float32)
     odd = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(odd):
-        raise DataError(f"{name} in {path} is NaN or infinite in {len(odd)} rows, the first is row {odd[0]}; mend them")
+        raise DataError(
+            f"{name} in {path} is NaN or infinite in {len(odd)} rows, the first is row {odd[0]}; correct or remove them"
+        )
     return rows
 
 
 def check_labels(path: Path, labels: npt.NDArray[Any], count: int) -> None:
-    """Refuses what is not a label for each row.
+    """Checks that there is one label for each row.
 
     Raises:
-        DataError: the labels are of another kind or number.
+        DataError: the labels have another type or number.
     """
     if labels.dtype.kind not in "iuUb" or labels.shape != (count,):
         raise DataError(
-            f"labels in {path} is {labels.dtype} of shape {labels.shape}; it must be {count} whole numbers or texts, "
-            "one for each row"
+            f"labels in {path} is {labels.dtype} of shape {labels.shape}; save {count} whole numbers or texts, one for "
+            "each row"
         )
 
 
@@ -179,18 +184,22 @@ def _classes(path: Path, labels: npt.NDArray[Any], count: int) -> tuple[tuple[st
 
 
 def check_names(path: Path, names: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
-    """The names, which must be a text for each row.
+    """Checks that there is one name for each row, and returns the names.
 
     Raises:
-        DataError: they are of another kind or number.
+        DataError: the names have another type or number.
     """
     if names.dtype.kind != "U" or names.shape != (count,):
-        raise DataError(f"names in {path} is {names.dtype} of shape {names.shape}; it must be {count} texts")
+        raise DataError(
+            f"names in {path} is {names.dtype} of shape {names.shape}; save {count} texts, one for each row"
+        )
     return names
 
 
 def _is_train(path: Path, split: npt.NDArray[Any], count: int) -> npt.NDArray[np.bool_]:
     if split.dtype.kind != "U" or split.shape != (count,) or not np.isin(split, ["train", "test"]).all():
-        raise DataError(f"split in {path} must be {count} times train or test, one for each row")
+        raise DataError(
+            f"split in {path} is {split.dtype} of shape {split.shape}; save {count} texts, train or test for each row"
+        )
     is_train: npt.NDArray[np.bool_] = split == "train"
     return is_train

@@ -1,4 +1,4 @@
-"""Looks for images in folders: the one walk that data sets, indexes and everything else share. Needs no torch."""
+"""Finds images in folders; data sets, indexes and commands all use this walk. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from typing import TypeAlias
 from embedding_expansion.data.decoding import IMAGE_SUFFIXES, NOT_DECODED_HERE
 from embedding_expansion.errors import DataError
 
-#: What file managers, archivers and file systems leave beside a user's files, in small letters.
+#: Files and folders that file managers, archivers and file systems create beside a user's files, in lower case.
 _LITTER = frozenset({
     "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found",
     "thumbs.db", "ehthumbs.db", "desktop.ini",
 })  # fmt: skip
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-#: How many names or endings a line lists.
+#: How many names or endings to list in a line.
 _SHOWN = 8
 
-#: Device and inode: the same for a folder however it is reached.
+#: Device and inode, which identify a folder by whatever path it is reached.
 _Identity: TypeAlias = tuple[int, int]
 
 
 @dataclass
 class LeftOut:
-    """What a walk has passed over, hidden files and folders apart. As text it is a line, empty if there is nothing.
+    """What a walk skipped, apart from hidden files and folders. As text it is one line, empty if nothing was skipped.
 
     Attributes:
-        endings: how many files there are of each ending that is none of an image, in small letters.
-        special: how many pipes, sockets and devices there are.
-        empty: the folders in a folder that was named in which no image lies, at any depth.
-        loops: links to a folder that holds them. They are not followed.
-        again: folder -> under which path it was looked through, for each other folder that a link reached once more.
-            Its images are not taken again.
-        broken_links: links that lead nowhere. One that has an image's ending counts as an image, which cannot be read.
+        endings: the number of files that are not images, by their ending in lower case.
+        special: the number of pipes, sockets and devices.
+        empty: the subfolders of the given folders without an image at any depth.
+        loops: links to a folder that contains them. They are not followed.
+        again: folders that a link reached a second time, with the path under which each was searched. Their images are
+            not included again.
+        broken_links: links to nothing. A broken link with the ending of an image counts as an unreadable image instead.
     """
 
     endings: Counter[str] = field(default_factory=Counter)
@@ -74,11 +74,11 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Walked:
-    """What a walk has found.
+    """The result of a walk.
 
     Attributes:
-        images: of each folder that was named, the images in it, in the order of their paths.
-        left_out: what is there besides.
+        images: for each given folder the images in it, sorted by path.
+        left_out: what was skipped.
     """
 
     images: list[list[Path]]
@@ -88,16 +88,16 @@ class Walked:
 def walk(folders: Sequence[Path]) -> Walked:
     """Finds the images in folders, at any depth.
 
-    An image is a file whose ending is one of `IMAGE_SUFFIXES`. Hidden files and folders, and what systems leave behind
-    (`Thumbs.db`, `__MACOSX` and the like), are left out. Links are followed, but each folder is looked through once,
-    where it lies itself if that is in one of `folders`, and no link is followed to a folder that holds it. So loops
-    are cut, and no link puts the images of one class into another.
+    An image is a file whose ending is one of `IMAGE_SUFFIXES`. Hidden files and folders, and what systems create
+    (`Thumbs.db`, `__MACOSX` and the like), are skipped. Links are followed, but each folder is searched only once,
+    under its real path if that is in one of `folders`, and a link to a folder that contains the link is not followed.
+    Therefore the walk ends, and no link puts the images of one class into another.
 
     Args:
-        folders: where to look. One that lies in another one is looked through on behalf of whichever comes first.
+        folders: the folders to search. If one lies within another, it belongs to the one that comes first.
 
     Raises:
-        DataError: a folder cannot be read; all such folders are named.
+        DataError: folders cannot be read. The message names them.
     """
     walker = _Walker(folders)
     walker.walk()
@@ -105,7 +105,7 @@ def walk(folders: Sequence[Path]) -> Walked:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder of this name is passed over, as hidden or as left behind by a system."""
+    """Whether a file or folder of this name is skipped, because it is hidden or was created by a system."""
     return name.startswith(".") or name.lower() in _LITTER
 
 
@@ -120,12 +120,13 @@ def unreadable(problems: dict[Path, OSError]) -> DataError:
     many = len(problems) > 1
     return DataError(
         f"{len(problems)} folder{'s' if many else ''} cannot be read: {named}; make {'them' if many else 'it'} "
-        f"readable, or move {'them' if many else 'it'} elsewhere, since the images in there would be missed"
+        f"readable, or move {'them' if many else 'it'} elsewhere, since images in {'them' if many else 'it'} would be "
+        "missed"
     )
 
 
 def listing(names: Iterable[str]) -> str:
-    """The first few of some names, and how many there are besides, in a line whatever the names hold."""
+    """Lists the first few names and the number of the others in one line; control characters become blanks."""
     given = [_CONTROL.sub(" ", name) for name in names]
     more = len(given) - _SHOWN
     return ", ".join(given[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
@@ -141,12 +142,12 @@ def _shown(ending: str) -> str:
 
 @dataclass(frozen=True)
 class _Root:
-    """A folder from which a walk sets out: one that was named, or one that a link leads to.
+    """A folder at which a walk starts: one of the given folders, or one to which a link leads.
 
     Attributes:
-        number: of the named folder on whose behalf.
+        number: the index of the given folder to which its images belong.
         path: of the folder.
-        above: the folders that hold a folder which was passed on the way to the link. A link to one of them leads back.
+        above: the folders that contain it, by its path and by the links on the way. A link to one of them is a loop.
     """
 
     number: int
@@ -155,7 +156,7 @@ class _Root:
 
 
 class _Walker:
-    """A walk under way: first all that is reached without links, then what links lead to, the shortest way first."""
+    """A walk in progress: first the folders that are reached without links, then those behind links, breadth first."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders, self.images, self.left_out = folders, [list[Path]() for _ in folders], LeftOut()
@@ -165,17 +166,17 @@ class _Walker:
         self._problems: dict[Path, OSError] = {}
 
     def walk(self) -> None:
-        # A folder that is named by a link and by its own name keeps the latter.
+        # Links last, so that a folder that is given by a link and by its real path keeps the latter.
         for number in sorted(range(len(self.folders)), key=lambda number: self.folders[number].is_symlink()):
-            self._look_through(_Root(number, self.folders[number], frozenset()))
+            self._search(_Root(number, self.folders[number], frozenset()))
         while self._links:
-            self._look_through(self._links.popleft())
+            self._search(self._links.popleft())
         if self._problems:
             raise unreadable(self._problems)
         self._find_empty()
 
-    def _look_through(self, root: _Root) -> None:
-        """Lists a folder and all below it, but none that is seen; links to folders are put aside."""
+    def _search(self, root: _Root) -> None:
+        """Searches a folder and its subfolders that were not searched before, and queues links to folders."""
         waiting, above = [root.path], root.above | _above(root.path)
         while waiting:
             folder = waiting.pop()
@@ -207,17 +208,17 @@ class _Walker:
     def _note_again(self, folder: Path, first: Path) -> None:
         if first in folder.parents:
             self.left_out.loops.append(folder)
-        elif os.path.abspath(folder) != os.path.abspath(first):  # the very path is no surprise: it was named twice
+        elif os.path.abspath(folder) != os.path.abspath(first):  # equal paths were simply given twice
             self.left_out.again[folder] = first
 
     def _is_folder(self, number: int, path: Path, entry: os.DirEntry[str]) -> bool:
-        """Whether an entry of a folder, or what it is a link to, is a folder; takes down what is none."""
+        """Whether an entry of a folder, or the target of a link, is a folder; records any other entry."""
         try:
             mode = os.stat(path).st_mode if entry.is_symlink() else None
             is_folder = entry.is_dir() if mode is None else stat.S_ISDIR(mode)
             is_file = entry.is_file() if mode is None else stat.S_ISREG(mode)
         except OSError as error:
-            self._take_down_broken(number, path, error)
+            self._record_broken(number, path, error)
             return False
         if is_folder:
             return True
@@ -229,10 +230,10 @@ class _Walker:
             self.left_out.endings[path.suffix.lower()] += 1
         return False
 
-    def _take_down_broken(self, number: int, path: Path, error: OSError) -> None:
+    def _record_broken(self, number: int, path: Path, error: OSError) -> None:
         if error.errno not in _GONE:
             self._problems[path] = error
-        elif is_image(path):  # whoever opens it names it
+        elif is_image(path):  # opening it reports the error
             self.images[number].append(path)
         else:
             self.left_out.broken_links.append(path)
@@ -245,7 +246,7 @@ class _Walker:
 
 
 def _above(path: Path) -> frozenset[_Identity]:
-    """The folders that hold a folder."""
+    """The folders that contain a folder."""
     found = set[_Identity]()
     for parent in Path(os.path.realpath(path)).parents:
         with suppress(OSError):  # then no link can lead into it either
@@ -254,7 +255,7 @@ def _above(path: Path) -> frozenset[_Identity]:
 
 
 def first_part(path: PurePath, top: PurePath) -> str:
-    """The name of what lies in a folder and holds, or is, this path."""
+    """The first part of a path below a folder."""
     return path.parts[len(top.parts)]
 
 

@@ -93,7 +93,7 @@ def judge(content: bytes, task: DecodeTask) -> tuple[Verdict, bytes]:
         known = f"{', '.join(some)} or {last}" if some else last
         return Verdict.UNKNOWN, f"this is not an image in an accepted format; send {known}".encode()
     except (MemoryError, Image.DecompressionBombError):
-        return Verdict.TOO_LARGE, b"decoding the image takes too much memory; send a smaller one"
+        return Verdict.TOO_LARGE, b"the image takes too much memory to decode; send a smaller one"
     except InvalidInput as error:  # too thin
         return Verdict.UNUSABLE, f"{error}; crop the image".replace("it is", "the image is", 1).encode()
     except Exception as error:  # decoders raise all kinds of errors for broken files

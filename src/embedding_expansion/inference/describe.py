@@ -6,14 +6,13 @@ import dataclasses
 from importlib.metadata import version
 from pathlib import Path
 
-from embedding_expansion.data.datasets import DATASETS
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.data.sources import SOURCES
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.inference.manifest import VERSION, Manifest
-from embedding_expansion.training.config import TrainConfig
-from embedding_expansion.training.run_folder import RunFolder
-from embedding_expansion.training.trained import Trained
+from embedding_expansion.model.trained import Trained
+from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.run_folder import RunFolder
 
 _TIMES = ("images_per_second", "wall_seconds")
 
@@ -36,7 +35,7 @@ def describe_run(path: Path, trained: Trained, kind: str) -> Manifest:
             f"{path} embeds vectors, not images; embed vectors with embex embed {path} FEATURES.npz, or pass a run "
             "that was trained on images"
         )
-    preprocessing = Preprocessing.of(trained.transform.size, str(config.data.transform))
+    preprocessing = trained.preprocessing
     dimensions = model.head.out_features
     metrics = RunFolder(path).read_metrics() or {}
     content = {
@@ -78,11 +77,9 @@ def describe_run(path: Path, trained: Trained, kind: str) -> Manifest:
 
 def public(config: TrainConfig) -> TrainConfig:
     """The configuration without private details: file names instead of paths, and no weights to download."""
-    data = config.data
-    name = data.name if data.name in DATASETS else Path(data.name).name
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(data, name=name, root=None),
+        data=dataclasses.replace(config.data, name=Path(config.data.name).name, root=None),
         model=dataclasses.replace(config.model, pretrained=False, weights=None),
         out=None,
     )

@@ -74,7 +74,7 @@ class Embedder:
         thresholds = read_thresholds(folder)
         if not (folder / MANIFEST).exists():
             from embedding_expansion.inference.describe import describe_run
-            from embedding_expansion.training.trained import load_trained
+            from embedding_expansion.model.trained import load_trained
 
             trained = load_trained(folder)
             network, device = torch_network(trained.model, device)
@@ -206,7 +206,7 @@ def _exported(folder: Path, manifest: Manifest, device: str) -> tuple[Network, s
             f"{folder} contains a program of torch.export, which can execute code when loaded; if you trust it, call "
             "torch.export.load yourself, or export the run with --format onnx or safetensors"
         )
-    from embedding_expansion.training.trained import load_trained
+    from embedding_expansion.model.trained import load_trained
 
     return torch_network(load_trained(folder).model, device)
 

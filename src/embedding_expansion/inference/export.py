@@ -22,10 +22,10 @@ from embedding_expansion.inference.describe import describe_run, public
 from embedding_expansion.inference.manifest import CARD, FILES, MANIFEST, read_manifest
 from embedding_expansion.inference.networks import Network, onnx_network
 from embedding_expansion.inference.thresholds import Thresholds, read_thresholds, write_thresholds
-from embedding_expansion.model import EmbeddingModel
-from embedding_expansion.training import config as configuration
-from embedding_expansion.training.checkpoint import save_tensors
-from embedding_expansion.training.trained import Trained, load_trained
+from embedding_expansion.model.network import EmbeddingModel
+from embedding_expansion.model.trained import Trained, load_trained
+from embedding_expansion.model.weights import save_tensors
+from embedding_expansion.runs import config as configuration
 
 #: The largest allowed difference of an embedding's entry from PyTorch's.
 TOLERANCE = 1e-4
@@ -173,7 +173,7 @@ _WRITERS: dict[str, Callable[[Trained, Path], Network]] = {
 
 def _quietly(write: Callable[[Tensor, dict[str, object]], object], trained: Trained) -> None:
     """Runs an exporter with an example input and a free batch dimension, and suppresses its warnings."""
-    size = trained.transform.size
+    size = trained.preprocessing.size
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     shapes: dict[str, object] = {"images": {0: torch.export.Dim("batch", min=1)}}
     level = logging.root.manager.disable

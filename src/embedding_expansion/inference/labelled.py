@@ -17,8 +17,8 @@ from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.inference.calibration import Labelled
 from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.retrieval.index import Index
-from embedding_expansion.training.config import DataConfig, SamplerConfig
-from embedding_expansion.training.run_folder import RunFolder
+from embedding_expansion.runs.options import DataConfig, SamplerConfig
+from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training.trained import reopen
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from embedding_expansion.errors import InvalidInput, RunError
 
 if TYPE_CHECKING:
-    from embedding_expansion.model import EmbeddingModel
+    from embedding_expansion.model.network import EmbeddingModel
 
 #: uint8 images (b, 3, size, size) -> L2-normalised float32 embeddings (b, d)
 Network: TypeAlias = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
@@ -26,7 +26,7 @@ def torch_network(model: EmbeddingModel, device_name: str) -> tuple[Network, str
     """
     import torch
 
-    from embedding_expansion.training.job import find_device
+    from embedding_expansion.model.trained import find_device
 
     device = find_device(device_name)
     model = model.to(device).eval()

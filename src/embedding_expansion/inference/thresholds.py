@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.files import read_json, write_json
 from embedding_expansion.retrieval.threshold import TASKS, Task, Threshold
-from embedding_expansion.training.run_lock import writing_into
+from embedding_expansion.runs.run_lock import writing_into
 
 THRESHOLDS = "thresholds.json"
 

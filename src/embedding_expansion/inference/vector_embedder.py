@@ -12,9 +12,8 @@ import torch
 
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.inference.thresholds import Thresholds, read_thresholds, thresholds_json
-from embedding_expansion.training.finite import check_embeddings
-from embedding_expansion.training.job import find_device
-from embedding_expansion.training.trained import load_trained
+from embedding_expansion.model.network import check_embeddings
+from embedding_expansion.model.trained import find_device, load_trained
 
 _BATCH = 4096
 

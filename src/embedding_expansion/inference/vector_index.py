@@ -19,8 +19,8 @@ from embedding_expansion.inference.indexing import opened
 from embedding_expansion.inference.thresholds import THRESHOLDS
 from embedding_expansion.inference.vector_embedder import VectorEmbedder
 from embedding_expansion.retrieval.index import Changes, Index, Item
-from embedding_expansion.training import config as configuration
-from embedding_expansion.training.run_folder import RunFolder
+from embedding_expansion.runs import config as configuration
+from embedding_expansion.runs.run_folder import RunFolder
 
 
 def index_vectors(

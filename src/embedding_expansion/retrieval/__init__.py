@@ -1,1 +1,1 @@
-"""Exact neighbours, retrieval measures and clustering measures."""
+"""Exact nearest neighbours, retrieval and clustering measures, re-ranking, and indexes of embeddings."""

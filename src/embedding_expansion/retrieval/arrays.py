@@ -13,29 +13,34 @@ from jaxtyping import Float, Int
 from embedding_expansion.checks import validates
 from embedding_expansion.errors import InvalidInput, InvalidType
 
-Neighbours: TypeAlias = list[tuple[float, int]]  # similarity and id, the closest first
+#: Pairs of similarity and id, the most similar first.
+Neighbours: TypeAlias = list[tuple[float, int]]
 
-# The table of similarities takes at most so many entries.
+#: The most entries of the table of similarities.
 TABLE_ENTRIES = 2**25
 
-#: A cosine this close to 1 or -1 is 1 or -1. The product of a float32 row of unit norm with itself comes out up to 7e-7
-#: from 1 (measured up to 4,096 dimensions), and an image that is embedded twice, in batches of different sizes, or
-#: stored in half precision differs by no more. The angle is 0.08 degrees.
+#: A cosine this close to 1 or -1 counts as 1 or -1. The product of a float32 row of unit norm with itself differs from
+#: 1 by up to 7e-7 (measured up to 4,096 dimensions). An image that is embedded twice, in batches of different sizes, or
+#: stored in half precision, differs by no more. The angle is 0.08 degrees.
 ROUNDING = 1e-6
 
 
 @validates
 def as_array(values: Any, name: str) -> np.ndarray:
-    """Reads an array, a tensor on any device, or nested lists. Nothing is copied if it need not be.
+    """Converts an array, a tensor on any device, or nested lists to NumPy in native byte order, without a needless
+    copy.
+
+    Args:
+        values: what the caller passed.
+        name: of the argument, for the error messages.
 
     Raises:
-        InvalidType: a tensor that holds no plain table of values: sparse, nested, quantized, on the meta device, or of
-            floats of 8 bits.
-        InvalidInput: lists that make no array, or an array with masked entries.
+        InvalidType: a tensor that NumPy cannot hold: sparse, nested, quantized, on the meta device, or of 8-bit floats.
+        InvalidInput: nested lists of unequal lengths, or an array with masked entries.
     """
     if np.ma.is_masked(values):
         raise InvalidInput(f"{name} has {int(values.mask.sum())} masked entries; leave them out, or fill them in")
-    values = _untied(values, name)
+    values = _detached(values, name)
     try:
         array = np.asarray(values)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
@@ -43,8 +48,8 @@ def as_array(values: Any, name: str) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _untied(values: Any, name: str) -> Any:
-    """A tensor without its history, where NumPy can read it; anything else as it is."""
+def _detached(values: Any, name: str) -> Any:
+    """A tensor as a NumPy array, detached from autograd; any other value unchanged."""
     torch = sys.modules.get("torch")
     tensor = getattr(torch, "Tensor", None)  # another thread may be loading torch just now
     if torch is None or tensor is None or not isinstance(values, tensor):
@@ -58,19 +63,19 @@ def _untied(values: Any, name: str) -> Any:
 
 @validates
 def unit_vectors(vectors: Any, dimensions: int, name: str = "vectors") -> Float[np.ndarray, "n d"]:
-    """Checks a matrix of vectors and divides each by its Euclidean norm.
+    """Checks a matrix of vectors and divides each vector by its Euclidean norm.
 
     Args:
-        vectors: (n, dimensions), a NumPy array or what becomes one; n may be 0.
-        dimensions: of the index.
-        name: of the argument, for the sentences.
+        vectors: (n, dimensions), anything that `as_array` reads; n may be 0.
+        dimensions: of the vectors in the index.
+        name: of the argument, for the error messages.
 
     Returns:
-        float32, C-contiguous.
+        (n, dimensions), float32, C-contiguous.
 
     Raises:
         InvalidInput: another shape, NaN or infinite entries, or a row of zeros, which has no direction.
-        InvalidType: no floating-point numbers.
+        InvalidType: entries that are not floating-point numbers.
     """
     rows = as_array(vectors, name)
     if rows.dtype not in (np.float16, np.float32, np.float64):
@@ -78,15 +83,15 @@ def unit_vectors(vectors: Any, dimensions: int, name: str = "vectors") -> Float[
     if rows.ndim != 2 or rows.shape[1] != dimensions:
         raise InvalidInput(
             f"{name} has the shape {rows.shape} but the index holds vectors of {dimensions} dimensions; pass a matrix "
-            f"of shape (n, {dimensions}), from the model that the index was made with"
+            f"of shape (n, {dimensions}), embedded by the model of the index"
         )
     rows = rows.astype(np.float64)
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
-    for wrong, what in ((~np.isfinite(largest), "NaN or infinite entries"), (largest == 0, "nothing but zeros")):
+    for wrong, what in ((~np.isfinite(largest), "NaN or infinite entries"), (largest == 0, "only zeros")):
         if wrong.any():
-            place = int(np.flatnonzero(wrong)[0])
-            raise InvalidInput(f"row {place} of {name} has {what}; leave it out or find where it comes from")
-    rows /= largest  # squares of very small or very large entries leave the range of the type
+            row = int(np.flatnonzero(wrong)[0])
+            raise InvalidInput(f"row {row} of {name} has {what}; leave it out or find out where it comes from")
+    rows /= largest  # squares of very small or very large entries would leave the range of the type
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows.astype(np.float32)
 
@@ -96,8 +101,9 @@ def closest(
 ) -> list[Neighbours]:
     """Finds for each query the k rows with the largest inner product, equal ones by the smaller id.
 
-    A matrix product rounds differently at its edges, so that equal rows may come out a last bit apart. It is used to
-    find who comes near the k-th place; those are compared in float64, each in the same order of summation.
+    A matrix product rounds differently at its edges, so the similarities of equal rows may differ in the last bit.
+    Therefore the product only selects the rows near the k-th rank; these are compared in float64, each in the same
+    order of summation.
     """
     if len(rows) == 0:
         return [[] for _ in queries]
@@ -118,11 +124,11 @@ def ranked(
     """The k closest of a few rows to one query, compared in float64."""
     exact = (rows.astype(np.float64) * query.astype(np.float64)).sum(axis=1)
     order = np.lexsort((ids, -exact))[:k]
-    return [(float(exact[place]), int(ids[place])) for place in order]
+    return [(float(exact[row]), int(ids[row])) for row in order]
 
 
 def merged(parts: Iterable[Neighbours], k: int) -> Neighbours:
-    """The k closest of several lists."""
+    """Merges several lists of neighbours of one query and keeps the k closest."""
     return sorted((pair for part in parts for pair in part), key=lambda pair: (-pair[0], pair[1]))[:k]
 
 
@@ -134,7 +140,7 @@ def _near(similarities: Float[np.ndarray, " n"], k: int, slack: float) -> Int[np
 
 
 def as_cosine(similarity: float | int) -> float:
-    """The cosine that a computed one stands for.
+    """Rounds a computed cosine within `ROUNDING` of 1 or -1 to 1 or -1.
 
     Example:
         >>> as_cosine(0.99999988), as_cosine(1.0000002), as_cosine(-0.9999999), as_cosine(0.9999)
@@ -145,17 +151,17 @@ def as_cosine(similarity: float | int) -> float:
 
 
 def as_cosines(similarities: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """The same for an array, in its shape."""
+    """Applies `as_cosine` to every entry of an array."""
     size = np.abs(similarities)
     return np.where((size >= 1 - ROUNDING) & (size <= 1 + ROUNDING), np.sign(similarities), similarities)
 
 
 def least_reaching(threshold: float | int) -> float:
-    """The smallest computed cosine that stands for one of a threshold or more.
+    """The smallest computed cosine that `as_cosine` counts as reaching a threshold.
 
     Example:
         >>> least_reaching(0.5), least_reaching(1), least_reaching(-1)
         (0.5, 0.999999, -inf)
     """
-    stands_for = as_cosine(threshold)
-    return {1.0: 1 - ROUNDING, -1.0: -math.inf}.get(stands_for, stands_for)
+    cosine = as_cosine(threshold)
+    return {1.0: 1 - ROUNDING, -1.0: -math.inf}.get(cosine, cosine)

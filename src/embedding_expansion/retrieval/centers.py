@@ -1,4 +1,4 @@
-"""Which center is nearest to each row, exactly: a matrix product, of bytes where the processor multiplies bytes."""
+"""The exact nearest center of each row, from a matrix product, of int8 where the processor multiplies int8."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from torch import Tensor
 from embedding_expansion.retrieval import native
 from embedding_expansion.retrieval.quantization import QuantizedRows, quantization_pays
 
-# The table of scores (rows by centers) takes at most so many bytes; that of products of bytes stays in the cache.
+# The most bytes of the table of scores (rows by centers), of floats and of int8 products; the latter stays in the
+# cache.
 TABLE_BYTES = 2**27
 CACHED_BYTES = 2**24
-# Rows compared with their own center come in pieces.
+# Rows whose distance from their center is computed at a time.
 PIECE = 8192
-# With fewer centers rounding to bytes takes as long as it saves.
+# With fewer centers quantizing takes as long as it saves.
 LEAST_CENTERS = 256
-# Where bytes leave more than this share of the centers in question, products of floats are quicker.
+# If int8 products leave more than this share of the centers as candidates, products of floats are faster.
 MOST_LOOKED_AT = 1 / 32
 # Squared norms within which no sum leaves the range of float32.
 SMALLEST, LARGEST = 1e-20, 1e20
@@ -25,7 +26,11 @@ SMALLEST, LARGEST = 1e-20, 1e20
 def nearest_center(
     rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """The nearest center of each row and the squared distance from it; of equally near ones the first."""
+    """Finds the nearest center of each row; of equally near centers the first.
+
+    Returns:
+        The index of the center, int64, and the squared Euclidean distance to it, both of shape (n,).
+    """
     assignment = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
     distances = rows.new_empty(len(rows))
     done = _by_bytes(rows, centers, assignment, distances) if _bytes_pay(rows, centers) else 0
@@ -44,7 +49,7 @@ def _by_products(
         part = rows[start : start + size]
         scores = torch.mm(part, centers.T, out=table[: len(part)]).sub_(half_norms)
         assignment[start : start + size] = scores.argmax(1)
-    # From the difference, which unlike the expanded square is exact to rounding also very near the center.
+    # Computed from the difference, which stays accurate very near the center; the expanded square does not.
     for start in range(0, len(rows), PIECE):
         piece = slice(start, start + PIECE)
         distances[piece] = (rows[piece] - centers[assignment[piece]]).square_().sum(1)
@@ -60,10 +65,10 @@ def _bytes_pay(rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]) -> boo
 def _by_bytes(
     rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"], assignment: Int[Tensor, " n"], distances: Tensor
 ) -> int:
-    """Assigns the rows, and returns how many; it stops where bytes leave too many centers in question.
+    """Assigns rows by int8 products until these leave too many candidates, and returns how many rows it assigned.
 
-    With x = u + e and c = v + f, of which u and v are the bytes, |x.c - u.v| is at most |e| |v| + |x| |f|. That rules
-    out all centers but a few, whose distance is taken from the rows themselves.
+    For x = u + e and c = v + f, with u and v the quantized rows, |x.c - u.v| <= |e| |v| + |x| |f|. That rules out all
+    centers but a few candidates, whose distance is computed from the rows themselves.
     """
     rows, centers = rows.contiguous(), centers.contiguous()
     k, d = centers.shape

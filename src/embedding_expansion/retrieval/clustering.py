@@ -1,4 +1,4 @@
-"""Clustering measures, NMI, AMI, ARI and pairwise F1, and clusters where nobody knows how many there are."""
+"""Clustering measures (NMI, AMI, ARI, pairwise F1), and clustering without a given number of clusters."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ from embedding_expansion.retrieval.inputs import (
 )
 from embedding_expansion.retrieval.kmeans import kmeans
 
-# Agglomerative clustering takes so many bytes at its peak, times the square of the rows: the distances, and what
-# scikit-learn makes of them.
+# Peak memory of agglomerative clustering in bytes per pair of rows: the distances, and scikit-learn's copies of them.
 BYTES = 25
 MOST_ROWS = 20_000
 LINKAGES = ("average", "complete", "single")
@@ -50,14 +49,14 @@ def clustering_metrics(
 
     Raises:
         InvalidInput: an empty or non-finite matrix, or labels that do not fit it.
-        InvalidType: embeddings that are no floating-point matrix, or labels that are no whole numbers.
+        InvalidType: embeddings that are not a floating-point matrix, or labels that are not whole numbers.
 
     Example:
         >>> clustering_metrics(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]), [0, 0, 1, 1])
         {'nmi': 1.0, 'f1': 1.0, 'ami': 1.0}
 
     Source: H. Oh Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR 2016 (NMI, F1).
-    Differs from the source: AMI comes with them.
+    Differs from the source: AMI is added.
     """
     rows = unit_rows(embedding_rows(embeddings))
     classes = class_indices(labels, len(rows))
@@ -70,28 +69,28 @@ def clustering_metrics(
 def partition_metrics(
     classes: Tensor | np.ndarray | Sequence[int], clusters: Tensor | np.ndarray | Sequence[int]
 ) -> dict[str, float]:
-    """Measures how well clusters, however they were found, are the classes.
+    """Measures how well clusters agree with classes.
 
-    With I the mutual information of classes and clusters, H the entropy, E the expectation for clusters of these sizes
-    drawn at random, and pairs of different rows:
+    Let I be the mutual information of classes and clusters, H the entropy, and E the expectation over random clusters
+    of the same sizes. A pair is a pair of different rows.
 
-    - `nmi` is I / ((H(classes) + H(clusters)) / 2), the arithmetic averaging.
-    - `ami` is (I - E[I]) / ((H(classes) + H(clusters)) / 2 - E[I]), the arithmetic averaging too.
-    - `f1` is 2 P R / (P + R); P is the share of pairs of one cluster that are of one class, R the share of pairs of one
-      class that are of one cluster. It is 1 where there is no pair of either kind.
-    - `ari` is (S - E[S]) / (M - E[S]), S the number of pairs of one class and one cluster, M the mean of the numbers of
-      pairs of one class and of pairs of one cluster.
+    - `nmi` is I / ((H(classes) + H(clusters)) / 2), with arithmetic averaging.
+    - `ami` is (I - E[I]) / ((H(classes) + H(clusters)) / 2 - E[I]), with arithmetic averaging.
+    - `f1` is 2 P R / (P + R). P is the share of the pairs within a cluster that are of one class, R the share of the
+      pairs within a class that are in one cluster. It is 1 if there are no pairs of either kind.
+    - `ari` is (S - E[S]) / (M - E[S]). S is the number of pairs of one class in one cluster, M the mean of the numbers
+      of pairs within a class and of pairs within a cluster.
 
     Args:
         classes: n whole numbers of up to 64 bits.
-        clusters: n whole numbers. A row of cluster -1 is noise, which is a cluster of its own.
+        clusters: n whole numbers. A row of cluster -1 is noise and counts as a cluster with no other row.
 
     Returns:
-        The keys `nmi`, `f1`, `ami` and `ari`; 1 is best, 0 or about 0 is chance for `ami` and `ari`.
+        The keys `nmi`, `f1`, `ami` and `ari`. 1 is best; `ami` and `ari` are about 0 for random clusters.
 
     Raises:
-        InvalidInput: lengths that do not fit each other, or no row at all.
-        InvalidType: classes or clusters that are no whole numbers.
+        InvalidInput: lengths that do not fit each other, or no rows.
+        InvalidType: classes or clusters that are not whole numbers.
 
     Example:
         >>> measures = partition_metrics([5, 5, 6, 6], [0, 0, 1, -1])
@@ -99,9 +98,9 @@ def partition_metrics(
         {'nmi': 0.8, 'f1': 0.667, 'ami': 0.571, 'ari': 0.571}
 
     Source: L. Hubert and P. Arabie, "Comparing partitions", Journal of Classification 1985 (ARI); N. X. Vinh, J. Epps,
-        J. Bailey, "Information Theoretic Measures for Clusterings Comparison", JMLR 2010 (NMI, AMI); all but F1 as in
-        scikit-learn.
-    Differs from the source: noise.
+        J. Bailey, "Information Theoretic Measures for Clusterings Comparison", JMLR 2010 (NMI, AMI). All but F1 are
+        computed by scikit-learn's definitions.
+    Differs from the source: the treatment of noise.
     """
     classes = as_array(classes, "classes")
     if classes.size == 0 or classes.ndim == 0:
@@ -111,15 +110,15 @@ def partition_metrics(
     groups, noise = numbered(found)[1], found == -1
     groups[noise] = len(groups) + np.arange(noise.sum())
     with warnings.catch_warnings():
-        # Where classes are small scikit-learn suspects that a regression's targets were passed for labels.
+        # With small classes scikit-learn suspects that the labels are the targets of a regression.
         warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
         nmi = normalized_mutual_info_score(known, groups, average_method="arithmetic")
         ami = adjusted_mutual_info_score(known, groups, average_method="arithmetic")
-        # Python integers: products and sums of pair counts of large sets leave the range of fixed-width ones.
+        # As Python integers: products of the pair counts of large sets exceed 64 bits.
         (apart, joined), (parted, together) = pair_confusion_matrix(known, groups).tolist()
     pairs = 2 * together + joined + parted
     f1 = 2 * together / pairs if pairs > 0 else 1.0
-    # The pairs of the table multiplied out; without such pairs or with such pairs only both partitions are one.
+    # The formula multiplied out. If no pair differs between the partitions, they are equal and the index is 1.
     chance = (together + parted) * (parted + apart) + (together + joined) * (joined + apart)
     ari = 2 * (together * apart - parted * joined) / chance if parted + joined > 0 else 1.0
     return {"nmi": float(nmi), "f1": f1, "ami": float(ami), "ari": ari}
@@ -129,24 +128,27 @@ def partition_metrics(
 def agglomerative(
     embeddings: Tensor | np.ndarray, *, similarity: float | None = None, k: int | None = None, linkage: str = "average"
 ) -> Int[Tensor, " n"]:
-    """Joins the two most similar clusters again and again, from single rows on, by the cosine.
+    """Clusters rows by joining the two most similar clusters until a similarity or a number of clusters is reached.
+
+    Pass either `similarity` or `k`.
 
     Args:
-        embeddings: (n, d), a floating-point tensor or NumPy array of any norm; at most 20,000 rows, because the
-            distance of every pair is held: 10 GB at the peak for so many.
-        similarity: clusters less similar than this are not joined, -1 to 1; at 1 rows equal up to rounding are.
-        k: the number of clusters to stop at, 1 to n; one of the two is given.
-        linkage: the similarity of two clusters is that of their pairs on `average`, that of the least similar pair
-            (`complete`) or of the most similar one (`single`).
+        embeddings: (n, d), a floating-point tensor or NumPy array of any norm; at most 20,000 rows. The distance of
+            every pair is kept, which takes up to 10 GB for 20,000 rows.
+        similarity: the smallest cosine at which clusters are joined, -1 to 1. At 1, rows equal up to rounding are
+            joined.
+        k: the number of clusters, 1 to n.
+        linkage: the similarity of two clusters is the mean over their pairs of rows (`average`), that of the least
+            similar pair (`complete`) or that of the most similar pair (`single`).
 
     Returns:
         The cluster of each row, int64, from 0.
 
     Raises:
-        InvalidInput: too many rows, an empty or non-finite matrix, not one of `similarity` and `k`, or one out of its
-            range or unknown.
-        InvalidType: embeddings that are no floating-point matrix, a k that is no whole number, a similarity that is
-            none.
+        InvalidInput: too many rows, an empty or non-finite matrix, both or neither of `similarity` and `k`, a value out
+            of its range, or an unknown linkage.
+        InvalidType: embeddings that are not a floating-point matrix, a k that is not a whole number, or a similarity
+            that is not a number.
 
     Example:
         >>> rows = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
@@ -154,7 +156,7 @@ def agglomerative(
         2
 
     Source: scikit-learn, `AgglomerativeClustering`.
-    Differs from the source: a similarity bounds the joining, not a distance.
+    Differs from the source: the threshold is a similarity, not a distance.
     """
     rows = embedding_rows(embeddings)
     n = len(rows)
@@ -177,7 +179,7 @@ def agglomerative(
     unit = unit_rows(rows).double()
     apart = (unit @ unit.T).neg_().add_(1).fill_diagonal_(0)
     apart.masked_fill_(apart <= ROUNDING, 0).masked_fill_(apart >= 2 - ROUNDING, 2)
-    # It stops below its threshold, and clusters of just this similarity are joined here.
+    # scikit-learn joins below its threshold; the next larger number makes it join at the threshold as well.
     most = None if least is None else np.nextafter(1 - least, 3)
     model: Any = AgglomerativeClustering(  # type: ignore[no-untyped-call]
         k, metric="precomputed", linkage=linkage, distance_threshold=most
@@ -189,15 +191,16 @@ def agglomerative(
 def hdbscan(
     embeddings: Tensor | np.ndarray, *, min_cluster_size: int = 5, min_samples: int | None = None
 ) -> Int[Tensor, " n"]:
-    """Finds dense groups of the L2-normalised rows and leaves the rest as noise; the number of groups comes out.
+    """Finds dense groups of the L2-normalised rows and marks the other rows as noise.
 
-    Memory grows with the number of rows. Time grows with its square where there are more than some ten dimensions.
+    The number of groups need not be known. Memory grows with the number of rows; with more than about ten dimensions,
+    time grows with its square.
 
     Args:
         embeddings: (n, d), a floating-point tensor or NumPy array of any norm.
         min_cluster_size: the fewest rows of a cluster, at least 2.
-        min_samples: the neighbours that make a row's surroundings dense; None for `min_cluster_size`. More of them
-            leave more noise.
+        min_samples: how many neighbours a dense region needs; None for `min_cluster_size`. A larger number marks more
+            rows as noise.
 
     Returns:
         The cluster of each row, int64, from 0; -1 is noise.
@@ -205,7 +208,7 @@ def hdbscan(
     Raises:
         InvalidInput: an empty or non-finite matrix, fewer rows than `min_cluster_size` or `min_samples`, or one of them
             out of its range.
-        InvalidType: embeddings that are no floating-point matrix, or an option that is no whole number.
+        InvalidType: embeddings that are not a floating-point matrix, or an option that is not a whole number.
 
     Example:
         >>> turns = np.array([0.0, 0.01, 0.02, 1.0, 1.01, 1.02, 2.5])
@@ -214,8 +217,8 @@ def hdbscan(
         [0, 0, 0, 1, 1, 1, -1]
 
     Source: R. J. G. B. Campello, D. Moulavi, J. Sander, "Density-Based Clustering Based on Hierarchical Density
-        Estimates", PAKDD 2013, as scikit-learn has it.
-    Differs from the source: nothing differs.
+        Estimates", PAKDD 2013, as implemented in scikit-learn.
+    Differs from the source: nothing.
     """
     rows = embedding_rows(embeddings)
     size = as_whole(min_cluster_size, "min_cluster_size", least=2)

@@ -1,7 +1,7 @@
-"""Where relevant rows stand, by counting the rows that come before each: no ranking is made, and no list of neighbours.
+"""The ranks of relevant rows, by counting the rows that come before each; no ranking or list of neighbours is made.
 
-The rows are brought into the order of their class, so that a block of queries finds what is relevant to it in a few
-places. Leave-one-out reads every similarity once and counts it for both of its rows.
+The rows are sorted by class, so that the relevant rows of a block of queries lie in a few blocks of the gallery.
+Leave-one-out computes every similarity once and counts it for both of its rows.
 """
 
 from __future__ import annotations
@@ -16,53 +16,52 @@ from torch import Tensor
 
 from embedding_expansion.retrieval import native
 from embedding_expansion.retrieval.inputs import UnitRows
+from embedding_expansion.retrieval.native import MOST_RELEVANT
 from embedding_expansion.retrieval.ranks import UNRANKED, RelevantRanks
 from embedding_expansion.retrieval.tables import TableRows, Tables
 from embedding_expansion.retrieval.task import RetrievalTask, common_dtype
 
-# Rows of a block, and blocks of queries that are held while the gallery passes by once.
+# Rows of a block, and blocks of queries that are kept during one pass over the gallery.
 BLOCK, HELD = 1024, 8
-# More rows than are counted.
+# An upper bound of every count.
 MOST = 2**31 - 1
-# Of a query with more relevant rows they are not counted one by one.
-MOST_RELEVANT = 128
 # Relevant rows that are read at a time.
 PIECE = 8192
-# Where more than this share of so many products or more have to be taken again, as in a set whose rows are nearly all
-# alike, a ranking is quicker.
+# If more than this share of at least this number of products must be computed again, as in a set whose rows are nearly
+# all alike, ranking is faster.
 MOST_SETTLED, ENOUGH = 1 / 16, 2**22
-# Products of bytes leave most open at first, when nothing is known to lie too far behind yet: they are judged later.
+# Int8 products leave the most undecided at first, before any row is known to rank too low: they are judged later.
 ENOUGH_OF_BYTES = 2**24
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far places are counted: what lies behind is `UNRANKED`.
+    """Up to which rank relevant rows are counted; rows beyond it are `UNRANKED`.
 
     Attributes:
-        first: at least so far for the first relevant row.
-        others: at least so far for all of them; and in any case as far as a query has relevant rows.
+        first: the limit for the first relevant row, at least `others`.
+        others: the limit for the other relevant rows, raised to the number of relevant rows of a query.
     """
 
     first: int = MOST
     others: int = MOST
 
     def of(self, levels: int) -> tuple[int, int]:
-        """For a block whose queries have up to so many relevant rows."""
+        """The limits (first, others) of a block whose queries have up to `levels` relevant rows."""
         others = max(self.others, levels)
         return min(MOST, max(self.first, others)), min(MOST, others)
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Some of the rows of one side, in the order of their class.
+    """Some queries or gallery rows, sorted by class.
 
     Attributes:
-        index: which rows they are.
-        classes: their classes, numbered in this order.
-        value: as queries, the similarities of their relevant rows in descending order, infinity behind the last.
-        column: which gallery rows those are.
-        before: how many rows of other classes come before each, counted up.
+        index: (m,), the indices of the rows.
+        classes: (m,), their classes, numbered in this order.
+        value: of queries, the similarities of their relevant rows in descending order, with infinity after the last.
+        column: the gallery rows that these similarities belong to.
+        before: how many rows of other classes come before each, counted up so far.
     """
 
     index: Int[Tensor, " m"]
@@ -82,11 +81,11 @@ class _Block:
         return int(self.classes[-1])
 
     def overlaps(self, other: _Block) -> bool:
-        """Whether both may have rows of one class."""
+        """Whether both blocks may contain rows of the same class."""
         return self.first <= other.last and other.first <= self.last
 
-    def described(self, rows: Float[Tensor, "m d"], limits: Limits) -> native.Rows:
-        """The block as the kernel reads it; good as long as the block and the rows are there."""
+    def as_native(self, rows: Float[Tensor, "m d"], limits: Limits) -> native.Rows:
+        """The block as the kernel reads it; valid as long as the block and the rows exist."""
         levels, stride = (0, 0) if self.value is None else self.value.shape
         parts = {name: native.pointer(getattr(self, name)) for name in ("index", "value", "column", "before")}
         first, limit = limits.of(levels)
@@ -96,19 +95,19 @@ class _Block:
 
 
 def countable(task: RetrievalTask) -> bool:
-    """Whether counting is possible here: not where products are rounded further than to their type."""
+    """Whether counting is possible: the kernels run on this device, and products are not computed in bf16 or tf32."""
     matmul = getattr(torch.backends.mkldnn, "matmul", None)
     rounded = matmul is not None and matmul.fp32_precision in ("bf16", "tf32")
     return native.available(task.gallery.device) and not rounded
 
 
 class Counting:
-    """Counts for one task.
+    """Counts the ranks of the relevant rows of one task.
 
     Args:
-        task: who searches what.
-        chunk: queries compared at a time, None for a block.
-        limits: how far places matter.
+        task: which rows search which.
+        chunk: queries compared at a time; None for `BLOCK`.
+        limits: up to which rank to count.
     """
 
     def __init__(self, task: RetrievalTask, chunk: int | None, limits: Limits) -> None:
@@ -117,13 +116,13 @@ class Counting:
         self._products = self._settled = 0
         size = min(BLOCK, chunk or BLOCK)
         sizes = torch.bincount(task.gallery_classes, minlength=len(task.labels))
-        # Large classes first: blocks whose queries have as many relevant rows waste nothing.
+        # Large classes first, so that the queries of a block have about the same number of relevant rows.
         ordered = sizes.sort(descending=True, stable=True)
         number = ordered.indices.argsort()
         order = number[task.gallery_classes].sort(stable=True).indices
         self._starts = (ordered.values.cumsum(0) - ordered.values)[number]
         self._order, self._number = order, number
-        self._place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+        self._position = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
         self._symmetric = size == BLOCK and _is_leave_one_out(task)
         asking = order if self._symmetric else self._number[task.query_classes].sort(stable=True).indices
         if not self._symmetric:
@@ -139,31 +138,31 @@ class Counting:
 
     @torch.no_grad()
     def __call__(self) -> Iterator[RelevantRanks]:
-        """Yields the places of the queries with at most `MOST_RELEVANT` relevant rows, a block at a time.
+        """Yields the ranks of the queries with at most `MOST_RELEVANT` relevant rows, a block at a time.
 
-        It ends early where a ranking is quicker; `left` says for which queries there is no place yet.
+        It ends early if ranking is faster; `remaining` returns the queries without ranks.
         """
         for start in range(0, len(self._queries), HELD):
             held = range(start, min(start + HELD, len(self._queries)))
             self._compare(held)
-            if self._is_hard():
+            if self._ranking_is_faster():
                 return
             if not self._symmetric:
                 yield from self._ranks(held)
         if self._symmetric:
             yield from self._ranks(range(len(self._queries)))
 
-    def left(self) -> Int[Tensor, " m"]:
-        """The queries whose places were not yielded."""
+    def remaining(self) -> Int[Tensor, " m"]:
+        """The queries whose ranks were not yielded."""
         return (~self._done).nonzero().squeeze(1)
 
     @property
     def by_bytes(self) -> bool:
-        """Whether the products are of bytes."""
+        """Whether the products are computed in int8."""
         return self._tables.by_bytes
 
-    def _is_hard(self) -> bool:
-        """Whether a ranking is quicker, since too many products have to be taken again; of bytes, floats come first."""
+    def _ranking_is_faster(self) -> bool:
+        """Whether too many products must be computed again; the first time this happens to int8, floats are tried."""
         enough = ENOUGH_OF_BYTES if self.by_bytes else ENOUGH
         if self._products < enough or self._settled <= MOST_SETTLED * self._products:
             return False
@@ -173,7 +172,7 @@ class Counting:
         return False
 
     def _compare(self, held: range) -> None:
-        """Compares some blocks of queries with the gallery, where it is the queries with the blocks from theirs on."""
+        """Compares some blocks of queries with the gallery; in leave-one-out each pair of blocks only once."""
         rows = {i: self._read(self._task.queries, self._queries[i]) for i in held}
         for j in range(held[0] if self._symmetric else 0, len(self._gallery)):
             right, other = self._gallery[j], None
@@ -185,18 +184,18 @@ class Counting:
                 if other is None:
                     other = rows[j] if self._symmetric and j in rows else self._read(self._task.gallery, right)
                 self._count(left, rows[i], right, other, both=self._symmetric and i != j)
-                if self._is_hard():
+                if self._ranking_is_faster():
                     return
 
     def _count(self, left: _Block, rows: TableRows, right: _Block, other: TableRows, both: bool) -> None:
         table, tolerance = self._tables.between(rows, other)
         if left.overlaps(right):
-            # Rows of the same class are placed among themselves; a query does not find itself.
+            # Rows of a query's class are ranked among themselves elsewhere; a query does not find itself.
             same = left.classes.unsqueeze(1) == right.classes
             table[:, : len(right.classes)].masked_fill_(same, -torch.inf)
         tile = native.Tile(
-            left=left.described(rows.rows, self._limits),
-            right=right.described(other.rows, self._limits),
+            left=left.as_native(rows.rows, self._limits),
+            right=right.as_native(other.rows, self._limits),
             table=table.data_ptr(),
             stride=table.shape[1],
             d=rows.rows.shape[1],
@@ -219,29 +218,30 @@ class Counting:
         if levels == 0:
             return _Block(index, numbers)
         level = torch.arange(levels).unsqueeze(1)
-        place = self._starts[classes] + level
-        # The row's own place is left out.
-        place += (own >= 0) & (place >= self._place[own])
+        position = self._starts[classes] + level
+        # Skip the query's own row.
+        position += (own >= 0) & (position >= self._position[own])
         column = torch.full((levels, width), -1, dtype=torch.int32)
         value = torch.full((levels, width), -torch.inf, dtype=self._dtype)
         there = level < matches
-        column[:, :m] = torch.where(there, self._order[place.clamp_(max=len(self._order) - 1)], -1)
+        column[:, :m] = torch.where(there, self._order[position.clamp_(max=len(self._order) - 1)], -1)
         for part in torch.split(torch.arange(m), max(1, PIECE // levels)):
             value[:, part] = self._similarities(index[part], column[:, part])
-        # The members of a class are in ascending order, so that of equally similar ones the first stays the first.
-        value, rank = value.sort(dim=0, descending=True, stable=True)
-        column = column.gather(0, rank)
+        # The rows of a class are in ascending order, so a stable sort keeps equally similar rows in that order.
+        value, order = value.sort(dim=0, descending=True, stable=True)
+        column = column.gather(0, order)
         return _Block(index, numbers, value.masked_fill_(column < 0, torch.inf), column, torch.zeros_like(column))
 
     def _similarities(self, index: Int[Tensor, " p"], column: Int[Tensor, "levels p"]) -> Float[Tensor, "levels p"]:
-        needed, place = torch.unique(column.clamp(min=0), return_inverse=True)
-        place = torch.where(column >= 0, place, -1).int().contiguous()
+        needed, position = torch.unique(column.clamp(min=0), return_inverse=True)
+        position = torch.where(column >= 0, position, -1).int().contiguous()
         queries = self._task.queries[index].to(self._dtype).contiguous()
         gallery = self._task.gallery[needed].to(self._dtype).contiguous()
-        value = torch.empty(place.shape, dtype=self._dtype)
-        (levels, p), d = place.shape, queries.shape[1]
+        value = torch.empty(position.shape, dtype=self._dtype)
+        (levels, p), d = position.shape, queries.shape[1]
         sides, sizes = (queries.data_ptr(), gallery.data_ptr()), (p, p, d, levels)
-        native.call("similarities", native.Relevant(*sides, *sizes, place.data_ptr(), value.data_ptr()), self._dtype)
+        relevant = native.Relevant(*sides, *sizes, position.data_ptr(), value.data_ptr())
+        native.call("similarities", relevant, self._dtype)
         return value
 
     def _ranks(self, which: range) -> Iterator[RelevantRanks]:

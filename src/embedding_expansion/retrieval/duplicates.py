@@ -1,4 +1,4 @@
-"""Near-duplicates: all pairs of rows that are as alike as a threshold, exactly, and the groups that they connect."""
+"""Near-duplicates: all pairs of rows whose cosine reaches a threshold, exactly, and the groups that they connect."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from embedding_expansion.checks import as_number, as_whole, validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import as_array, as_cosine, as_cosines, least_reaching, unit_vectors
 
-#: Copies of one image that were saved anew or made smaller mostly lie above it, different photographs mostly below.
+#: Copies of an image that were saved again or made smaller are mostly above it, different photographs mostly below.
 THRESHOLD = 0.98
-#: So many pairs are kept, unless more are asked for.
+#: How many pairs are kept by default.
 MOST_PAIRS = 100_000
-#: Rows are compared in squares of this side, and pairs in pieces of so many numbers.
+#: The side of the squares in which rows are compared, and how many numbers are read at a time to compare pairs.
 SIDE, NUMBERS = 1024, 2**22
 
 
@@ -25,15 +25,15 @@ class Duplicates:
     """What `near_duplicates` found.
 
     Attributes:
-        groups: the rows of each group in ascending order; the largest group first, equally large ones by their first
-            row. Every row of a group is a near-duplicate of another one of it, not of all.
-        pairs: (p, 2), the near-duplicates, the smaller row first; the most similar pair first, equal ones by their
-            rows.
-        similarities: (p,), their cosines.
-        number_of_pairs: how many there are; more than p where only the most similar were kept. The groups are those of
-            all.
-        closest: (n,), the row that each is most similar to, the smaller one of equals; -1 where there is no duplicate.
-        similarity: (n,), the cosine to it; NaN where there is none.
+        groups: the rows of each group in ascending order; the largest group first, groups of equal size by their first
+            row. Every row is a near-duplicate of at least one other row of its group, not necessarily of all.
+        pairs: (p, 2), the rows of each near-duplicate pair, the smaller row first; the most similar pair first, equally
+            similar pairs by their rows.
+        similarities: (p,), the cosine of each pair.
+        number_of_pairs: how many pairs were found; more than p if only the most similar pairs were kept.
+        closest: (n,), the row that each row is most similar to, the smaller of equally similar rows; -1 if it has no
+            near-duplicate.
+        similarity: (n,), the cosine to `closest`; NaN if there is none.
     """
 
     groups: list[Int[np.ndarray, " _"]]
@@ -48,19 +48,19 @@ class Duplicates:
 def near_duplicates(vectors: np.ndarray, threshold: float = THRESHOLD, *, most_pairs: int = MOST_PAIRS) -> Duplicates:
     """Finds every pair of rows whose cosine is at least a threshold, and the groups that such pairs connect.
 
-    Each two rows are compared: the work grows with n^2 d, the memory with n d and the number of groups. A matrix
-    product finds the pairs that come near the threshold; they are compared again in float64, each in the same order of
-    summation, so that nothing hangs on how the product was cut.
+    All pairs of rows are compared: time grows with n^2 d, memory with n d and the number of groups. A matrix product
+    selects the pairs near the threshold. These are compared again in float64, each in the same order of summation, so
+    the result does not depend on how the product was divided.
 
     Args:
         vectors: (n, d), floating-point, of any norm; n may be 0.
-        threshold: the smallest cosine of near-duplicates, above 0 and up to 1. A cosine from 0.999999 on counts as 1,
-            so that 1 finds all rows that are equal up to rounding, of whatever norm.
-        most_pairs: so many pairs are kept, the most similar ones; groups and counts are of all.
+        threshold: the smallest cosine of near-duplicates, above 0 and up to 1. A cosine of 0.999999 or more counts as
+            1, so a threshold of 1 finds all rows that are equal up to rounding and scale.
+        most_pairs: how many pairs to keep, the most similar ones. Groups and counts include all pairs.
 
     Raises:
-        InvalidInput: no matrix, NaN, infinite or zero rows, or a number out of its range.
-        InvalidType: vectors or numbers of another kind.
+        InvalidInput: not a matrix; a row that is NaN, infinite or zero; or a number out of its range.
+        InvalidType: vectors or numbers of the wrong type.
 
     Example:
         >>> rows = np.array([[1.0, 0.0], [0.0, 1.0], [0.999, 0.01], [0.01, 0.999]])
@@ -71,7 +71,7 @@ def near_duplicates(vectors: np.ndarray, threshold: float = THRESHOLD, *, most_p
     least, most = check_threshold(threshold), as_whole(most_pairs, "most_pairs", least=1)
     rows = as_array(vectors, "vectors")
     if rows.ndim != 2:
-        raise InvalidInput(f"vectors has the shape {rows.shape}; pass a matrix, one row for each image")
+        raise InvalidInput(f"vectors has the shape {rows.shape}; pass a matrix with one row per image")
     units = unit_vectors(rows, rows.shape[1])
     n = len(units)
     kept, held, total = [_no_pairs()], 0, 0
@@ -83,7 +83,7 @@ def near_duplicates(vectors: np.ndarray, threshold: float = THRESHOLD, *, most_p
             _bring_closer(closest, similarity, pairs[:, own], pairs[:, other], similarities)
         kept.append((pairs, similarities))
         held += len(pairs)
-        if held > 2 * most:  # and not for every square: sorting takes longer than comparing
+        if held > 2 * most:  # not for every square, since sorting takes longer than comparing
             kept, held = [_most_similar(kept, most)], most
     similarity[closest < 0] = np.nan
     return Duplicates(_groups(parent), *_most_similar(kept, most), total, closest, similarity)
@@ -91,7 +91,7 @@ def near_duplicates(vectors: np.ndarray, threshold: float = THRESHOLD, *, most_p
 
 @validates
 def check_threshold(threshold: object) -> float:
-    """The threshold, if it is one."""
+    """Checks a cosine threshold above 0 and up to 1."""
     least = as_number(threshold, "threshold", what="cosine")
     if not 0 < least <= 1:
         raise InvalidInput(f"threshold is {least}; pass a cosine above 0 and up to 1, such as {THRESHOLD}")
@@ -105,7 +105,7 @@ def _no_pairs() -> tuple[Int[np.ndarray, "p 2"], Float[np.ndarray, " p"]]:
 def _pairs(
     units: Float[np.ndarray, "n d"], least: float
 ) -> Iterator[tuple[Int[np.ndarray, "p 2"], Float[np.ndarray, " p"]]]:
-    """The near-duplicates of one square of the table of similarities after another, above its diagonal."""
+    """Yields the near-duplicates of one square of the table of similarities after another, above its diagonal."""
     n, bar = len(units), least_reaching(least) - 1e-6 * units.shape[1] ** 0.5
     for top in range(0, n, SIDE):
         for left in range(top, n, SIDE):
@@ -136,7 +136,7 @@ def _bring_closer(
     others: Int[np.ndarray, " p"],
     similarities: Float[np.ndarray, " p"],
 ) -> None:
-    """Enters for each row the most similar of the others, where it is closer than the one that is known."""
+    """Updates, for each row, its closest row and their similarity, if a new pair is more similar."""
     order = np.lexsort((others, -similarities, rows))
     best = order[np.unique(rows[order], return_index=True)[1]]
     row, other, value = rows[best], others[best], similarities[best]
@@ -153,7 +153,7 @@ def _most_similar(
 
 
 def _join(parent: Int[np.ndarray, " n"], pairs: Int[np.ndarray, "p 2"]) -> None:
-    """Unites the groups of all pairs: within the square first, so that few are left to be walked through."""
+    """Unites the groups of all pairs: first within the square, so that few unions remain."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -168,7 +168,7 @@ def _join(parent: Int[np.ndarray, " n"], pairs: Int[np.ndarray, "p 2"]) -> None:
 
 
 def _root(parent: Int[np.ndarray, " n"], row: int) -> int:
-    """The smallest row of a group; the way to it is halved as it is gone."""
+    """The smallest row of a group (union-find with path halving)."""
     while parent[row] != row:
         parent[row] = parent[parent[row]]
         row = int(parent[row])

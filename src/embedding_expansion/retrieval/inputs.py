@@ -1,4 +1,4 @@
-"""What a user may hand in as embeddings, labels and masks, checked and brought into one form."""
+"""Checks embeddings, labels and masks that a caller passes, and converts them to one form."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from embedding_expansion.retrieval.arrays import as_array
 
 @validates
 def embedding_rows(embeddings: Tensor | np.ndarray, name: str = "embeddings") -> Float[Tensor, "n d"]:
-    """Checks a matrix of embeddings, one per row: floating, not empty, finite. Nothing is copied if it need not be."""
+    """Checks a matrix of embeddings, one per row: floating-point, not empty, finite. Copies only where necessary."""
     if not isinstance(embeddings, (Tensor, np.ndarray)):
         given = type(embeddings).__name__
         raise InvalidType(f"{name} is a {given}; pass a tensor or a NumPy array with one embedding per row")
@@ -26,7 +26,7 @@ def embedding_rows(embeddings: Tensor | np.ndarray, name: str = "embeddings") ->
         array = np.ascontiguousarray(as_array(embeddings, name))
         if array.dtype not in (np.float16, np.float32, np.float64):
             raise InvalidType(f"{name} has the type {array.dtype}; pass floating-point numbers of 16, 32 or 64 bits")
-        # torch takes over writable memory only.
+        # torch shares writable memory only.
         embeddings = torch.from_numpy(array if array.flags.writeable else array.copy())
     check_floating(embeddings, name)
     if embeddings.ndim != 2 or 0 in embeddings.shape:
@@ -37,20 +37,20 @@ def embedding_rows(embeddings: Tensor | np.ndarray, name: str = "embeddings") ->
     if len(broken) > 0:
         raise InvalidInput(
             f"{name} has NaN or infinite entries in {len(broken)} of {len(rows)} rows, the first is row "
-            f"{int(broken[0])}; leave these rows out or find where they come from"
+            f"{int(broken[0])}; leave these rows out or find out where they come from"
         )
     return rows
 
 
 def arithmetic_dtype(*dtypes: torch.dtype) -> torch.dtype:
-    """The type that similarities are computed in: float32, or float64 if any of the types is."""
+    """The type in which similarities are computed: float64 if any of the types is float64, otherwise float32."""
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
 def unit_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Divides each row by its Euclidean norm, in float32 or float64; a row of zeros stays as it is."""
+    """Divides each row by its Euclidean norm, in float32 or float64; a row of zeros is unchanged."""
     rows = rows.to(arithmetic_dtype(rows.dtype)).contiguous()
-    # By the largest entry first: squares of very small or very large entries leave the range of the type.
+    # Divided by the largest entry first: squares of very small or very large entries leave the range of the type.
     largest = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True)
     rows = rows / torch.where(largest > 0, largest, 1)
     norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
@@ -58,12 +58,12 @@ def unit_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 
 
 class UnitRows:
-    """Rows divided by their Euclidean norm, as `unit_rows` gives them, read by slices or by indices.
+    """Rows divided by their Euclidean norm, as `unit_rows` returns them, read by slices or by indices.
 
-    Half precision is widened and normalised only when a piece is read, so that no float32 copy of all rows is made.
+    Half precision is converted and normalised only when a piece is read, so that no float32 copy of all rows is made.
 
     Args:
-        rows: checked, of any norm.
+        rows: (n, d), finite, of any norm.
     """
 
     def __init__(self, rows: Float[Tensor, "n d"]) -> None:
@@ -76,19 +76,19 @@ class UnitRows:
 
     @property
     def device(self) -> torch.device:
-        """Where the rows are."""
+        """The device of the rows."""
         return self._rows.device
 
     @property
     def shape(self) -> torch.Size:
-        """(n, d)."""
+        """The shape (n, d)."""
         return self._rows.shape
 
     def __getitem__(self, which: slice | Int[Tensor, " m"]) -> Float[Tensor, "m d"]:
         return self._rows[which] if self._ready else unit_rows(self._rows[which])
 
     def only(self, which: Int[Tensor, " m"]) -> UnitRows:
-        """Some of the rows, themselves if it is all of them in their order."""
+        """Selects rows by their indices; returns itself if these are all rows in their order."""
         if len(which) == len(self) and torch.equal(which, torch.arange(len(self), device=which.device)):
             return self
         some = copy.copy(self)
@@ -98,7 +98,7 @@ class UnitRows:
 
 @validates
 def class_indices(labels: Tensor | np.ndarray | Sequence[int], n: int) -> Int[np.ndarray, " n"]:
-    """Numbers the classes 0, 1, ... in ascending order of their label; 64-bit labels keep their identity.
+    """Numbers the classes 0, 1, ... in ascending order of their labels; labels of 64 bits are not rounded.
 
     Args:
         labels: n whole numbers, as a list, a NumPy array or a tensor.
@@ -111,19 +111,19 @@ def class_indices(labels: Tensor | np.ndarray | Sequence[int], n: int) -> Int[np
 def label_values(
     labels: Tensor | np.ndarray | Sequence[int], n: int, name: str = "labels", of: str = "embeddings"
 ) -> Int[np.ndarray, " n"]:
-    """Checks the labels of n rows: whole numbers, one per row. They keep their type.
+    """Checks the labels of n rows: whole numbers, one per row. Their type is kept.
 
     Args:
         labels: n whole numbers, as a list, a NumPy array or a tensor.
         n: the number of rows that they belong to.
-        name: of the argument.
-        of: the name of the rows.
+        name: of the argument, for the error messages.
+        of: the name of the argument that holds the rows.
     """
     return whole_numbers(_one_per_row(labels, name, n, "label", of), name)
 
 
 def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
-    """The array, if it holds whole numbers of up to 64 bits."""
+    """Checks that an array holds whole numbers of up to 64 bits, and returns it."""
     held = values.ravel() if values.dtype == object else ()
     for what, kinds, python in (("text", "UST", (str, bytes)), ("booleans", "b", (bool, np.bool_))):
         if values.dtype.kind in kinds or any(isinstance(value, python) for value in held):
@@ -135,25 +135,25 @@ def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
 
 @validates
 def numbered(*labels: Int[np.ndarray, " n"]) -> tuple[np.ndarray, ...]:
-    """The labels there are, in ascending order, and for each array the places of its labels among them."""
+    """The labels that occur, in ascending order, and for each array the indices of its labels among them."""
     kinds = {values.dtype.kind for values in labels}
-    # NumPy joins signed and unsigned 64 bits to floats, which cannot tell large labels apart; Python's numbers can.
+    # NumPy joins signed and unsigned 64-bit integers to floats, which round large labels; Python integers do not.
     joined = np.concatenate([values.astype(object) if len(kinds) > 1 else values for values in labels])
-    known, places = np.unique(joined, return_inverse=True)
+    known, indices = np.unique(joined, return_inverse=True)
     bounds = np.cumsum([len(values) for values in labels])[:-1]
-    return known, *np.split(places.astype(np.int64, copy=False), bounds)
+    return known, *np.split(indices.astype(np.int64, copy=False), bounds)
 
 
 @validates
 def chosen_rows(mask: Tensor | np.ndarray | Sequence[bool] | None, name: str, n: int) -> Int[np.ndarray, " rows"]:
-    """The rows that a boolean mask of length n chooses, in ascending order; all of them if it is None."""
+    """The rows that a boolean mask of length n selects, in ascending order; all rows if it is None."""
     if mask is None:
         return np.arange(n)
     values = _one_per_row(mask, name, n, "true or false")
     if values.dtype != np.bool_:
         raise InvalidType(f"{name} has the type {values.dtype}; pass one true or false per row")
     if not values.any():
-        raise InvalidInput(f"{name} chooses none of the {n} rows; mark at least one row")
+        raise InvalidInput(f"{name} selects none of the {n} rows; mark at least one row")
     return np.flatnonzero(values)
 
 

@@ -17,23 +17,22 @@ from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.centers import TABLE_BYTES, nearest_center
 from embedding_expansion.retrieval.inputs import arithmetic_dtype, embedding_rows, generator_of
 
-# k-means++ takes the centers in at most so many rounds: one at a time up to this k, several at a time beyond.
+# The most rounds of k-means++: up to this k the centers are drawn one at a time, for a larger k several at a time.
 ROUNDS = 256
-
 
 STARTS = ("k-means++", "sample")
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """What k-means found.
+    """The result of k-means.
 
     Attributes:
         centers: (k, d), the mean of each cluster.
         assignment: (n,), int64, the nearest center of each row.
-        inertia: sum over rows of the squared distance to that center.
+        inertia: the sum over rows of the squared distance to that center.
         iterations: how often the centers were moved.
-        converged: whether it stopped by itself, not at `max_iterations`.
+        converged: whether it converged before `max_iterations`.
     """
 
     centers: Float[Tensor, "k d"]
@@ -57,33 +56,33 @@ def kmeans(
 ) -> Clusters:
     """Clusters rows around k means by Lloyd's algorithm, exactly and in bounded memory.
 
-    By k-means++ the centers start at rows drawn in proportion to their squared distance from those taken before, each
-    the best of 2 + ln k drawn; with more than 256 centers several are taken at a time. A sampled start takes k rows,
-    each as likely: it costs nothing, and mostly ends at a larger inertia. A center that lost all its rows moves to the
-    row farthest from its own center. The result depends on the seed, the machine and its number of threads only.
+    k-means++ draws the initial centers from the rows, in proportion to the squared distance from the centers drawn
+    before, and keeps the best of 2 + ln k candidates; with more than 256 centers several are drawn at a time. `sample`
+    draws k rows uniformly, which is fast and mostly ends at a larger inertia. A center that loses all its rows moves to
+    the row farthest from its center. The result depends only on the seed, the machine and its number of threads.
 
     Args:
-        embeddings: (n, d), a floating-point tensor or NumPy array; taken as they are, computed in float32 (float64 if
-            they are), on their device.
-        k: number of clusters, 1 to n.
-        start: how the centers start, `k-means++` or `sample`.
-        seed: of the starts.
-        restarts: how many starts; the result with the smallest inertia is returned.
-        max_iterations: how often the centers are moved at most.
-        tolerance: it has converged when an iteration lowers the inertia by at most this share of it.
+        embeddings: (n, d), a floating-point tensor or NumPy array. The rows are not normalised; distances are computed
+            in float32 (float64 if they are float64), on their device.
+        k: the number of clusters, 1 to n.
+        start: how to choose the initial centers, `k-means++` or `sample`.
+        seed: of the random choice of the initial centers.
+        restarts: how many runs to make; the result with the smallest inertia is returned.
+        max_iterations: the most iterations of a run.
+        tolerance: a run has converged when an iteration lowers the inertia by at most this share.
 
     Raises:
-        InvalidInput: an empty or non-finite matrix, k beyond the number of rows, or an option out of its range or
-            unknown.
-        InvalidType: embeddings that are no floating-point matrix, or a count that is no whole number.
+        InvalidInput: an empty or non-finite matrix, k beyond the number of rows, an option out of its range, or an
+            unknown start.
+        InvalidType: embeddings that are not a floating-point matrix, or a count that is not a whole number.
 
     Example:
         >>> kmeans(np.array([[0.0], [1.0], [10.0], [11.0]]), 2).inertia
         1.0
 
     Source: D. Arthur and S. Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007.
-    Differs from the source: the best of several draws is taken (their section 5 proposes it), and for k above 256 the
-        centers are taken in 256 rounds.
+    Differs from the source: the best of several candidates is taken (proposed in section 5 of the source), and for k
+        above 256 the centers are drawn in 256 rounds.
     """
     rows = embedding_rows(embeddings)
     k, restarts = as_whole(k, "k", least=1), as_whole(restarts, "restarts", least=1)
@@ -93,7 +92,7 @@ def kmeans(
     check_name("start", start, STARTS)
     tolerance = as_number(tolerance, "tolerance", 0)
     rows = rows.to(arithmetic_dtype(rows.dtype))
-    # Distances come from inner products, which lose digits where all rows share a large mean.
+    # Distances are computed from inner products, which lose digits if all rows share a large mean.
     mean = rows.mean(0)
     centred, random = rows - mean, generator_of(seed)
     if not math.isfinite(float(torch.linalg.vector_norm(centred))):
@@ -109,12 +108,12 @@ def kmeans(
 
 
 def _start(rows: Float[Tensor, "n d"], k: int, random: np.random.Generator) -> Float[Tensor, "k d"]:
-    """Draws k rows, each the best of a few drawn in proportion to the squared distance from those taken before."""
+    """Draws k rows as centers by k-means++, each the best of a few candidates."""
     per_round, trials = -(-k // ROUNDS), 2 + int(math.log(k))
     taken = np.array([random.integers(len(rows))])
     distances = nearest_center(rows, rows[taken])[1]
     while len(taken) < k:
-        # A row is taken once, also where rounding leaves it a distance from itself.
+        # A row is drawn once, even if rounding leaves it a distance from itself.
         distances[taken] = 0
         count = min(per_round, k - len(taken))
         weights = distances.double().cpu().numpy()
@@ -123,7 +122,7 @@ def _start(rows: Float[Tensor, "n d"], k: int, random: np.random.Generator) -> F
             totals = _totals_with(rows, distances, rows[drawn]).view(count, trials)
             best = np.unique(drawn.reshape(count, trials)[np.arange(count), totals.argmin(1).cpu().numpy()])
         else:
-            # No row is left that differs from those taken.
+            # All remaining rows are equal to a center.
             best = random.choice(np.setdiff1d(np.arange(len(rows)), taken), k - len(taken), replace=False)
         distances = torch.minimum(distances, nearest_center(rows, rows[best])[1])
         taken = np.concatenate([taken, best])
@@ -131,17 +130,17 @@ def _start(rows: Float[Tensor, "n d"], k: int, random: np.random.Generator) -> F
 
 
 def _draw(weights: Float[np.ndarray, " n"], count: int, random: np.random.Generator) -> Int[np.ndarray, " drawn"]:
-    """Draws places in proportion to their weight, with replacement; never one of weight 0."""
+    """Draws indices in proportion to their weight, with replacement; never one of weight 0."""
     bounds = weights.cumsum()
     drawn = np.searchsorted(bounds, random.random(count) * bounds[-1], side="right")
-    places: np.ndarray = np.minimum(drawn, np.flatnonzero(weights)[-1])
-    return places
+    indices: np.ndarray = np.minimum(drawn, np.flatnonzero(weights)[-1])
+    return indices
 
 
 def _totals_with(
     rows: Float[Tensor, "n d"], distances: Float[Tensor, " n"], candidates: Float[Tensor, "m d"]
 ) -> Float[Tensor, " m"]:
-    """For each candidate the sum over rows of the squared distance from the nearest center if it were one as well."""
+    """For each candidate, what the inertia would be if it were added to the centers."""
     totals = torch.zeros(len(candidates), dtype=torch.float64, device=rows.device)
     norms = candidates.square().sum(1)
     size = max(1, TABLE_BYTES // (4 * len(candidates) * rows.dtype.itemsize))
@@ -164,7 +163,7 @@ def _lloyd(
         assignment, distances = nearest_center(rows, centers)
         inertia = float(distances.sum(dtype=torch.float64))
         settled = before - inertia <= tolerance * before or torch.equal(assignment, last)
-        # A center without rows can still be put to use, unless every row lies on its center.
+        # A center without rows can still lower the inertia, unless every row lies on its center.
         used = bool(torch.bincount(assignment, minlength=len(centers)).all()) or float(distances.max()) <= rounding
         converged = settled and used
     return Clusters(centers, assignment, inertia, iterations, converged)
@@ -173,9 +172,9 @@ def _lloyd(
 def move_centers(
     rows: Float[Tensor, "n d"], assignment: Int[Tensor, " n"], distances: Float[Tensor, " n"], k: int
 ) -> Float[Tensor, "k d"]:
-    """The mean of each cluster; for an empty one the row farthest from its center, for the next the second farthest."""
+    """The mean of each cluster. The first empty cluster gets the row farthest from its center, the next the second."""
     counts = torch.bincount(assignment, minlength=k)
-    # Sums over sorted segments, because adding at an index has no fixed order on CUDA.
+    # Summed over sorted segments, because adding at an index has no fixed order on CUDA.
     order = assignment.sort(stable=True).indices
     centers = torch.segment_reduce(rows[order], "sum", lengths=counts, axis=0) / counts.clamp(min=1).unsqueeze(1)
     empty = (counts == 0).nonzero().squeeze(1)

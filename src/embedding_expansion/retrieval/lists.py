@@ -1,4 +1,4 @@
-"""The retrieval measures of lists that are there already, such as those of re-ranking."""
+"""Retrieval measures for given lists, such as those of re-ranking."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import as_array
 from embedding_expansion.retrieval.inputs import cutoffs, whole_numbers
 
-# Entries of lists that are looked at at a time.
+# Entries of the lists that are read at a time.
 ENTRIES = 2**22
 
 logger = logging.getLogger(__name__)
@@ -29,31 +29,33 @@ def list_metrics(
     *,
     exclude: Tensor | np.ndarray | Sequence[int] | None = None,
 ) -> dict[str, float]:
-    """Measures lists of gallery rows, one per query, by what `retrieval_metrics` measures embeddings by.
+    """Computes the measures of `retrieval_metrics` for given lists of gallery rows, one per query.
 
     The conventions are those of `retrieval_metrics`, so the lists of `nearest` on L2-normalised rows give its values.
 
     Args:
-        lists: (q, m), whole numbers: the gallery rows of each query, the best first, -1 behind the last.
+        lists: (q, m), whole numbers: the gallery rows of each query, the best first, with -1 after the last.
         query_labels: q whole numbers of up to 64 bits.
-        gallery_labels: g such numbers; None for leave-one-out, where the queries are the gallery.
-        ks: the K of Recall@K. K beyond the gallery asks for a hit anywhere in it.
-        exclude: (q,), for each query the gallery row that it was not to find, -1 for none. It does not count as one
-            that could be found. By default the query's own row in leave-one-out, none otherwise.
+        gallery_labels: g such numbers; None for leave-one-out, in which the queries are the gallery.
+        ks: the K of Recall@K. A K beyond the size of the gallery asks for a hit anywhere in it.
+        exclude: (q,), for each query the gallery row that its list must not contain, -1 for none. This row does not
+            count as relevant. The default is the query itself in leave-one-out, otherwise none.
 
     Returns:
         The means under the keys `recall_at_1` (one for each of `ks`), `precision_at_1`, `r_precision`, `map_at_r`.
 
     Raises:
-        InvalidInput: lengths that do not fit; lists that name a row twice, an excluded row or one that there is not;
-            lists shorter than a K or than the number of rows of a query's class; no query with a row of its class.
-        InvalidType: lists or labels that are no whole numbers, a K that is none.
+        InvalidInput: lengths that do not fit; lists that contain a row twice, an excluded row or a row outside the
+            gallery; lists shorter than a K or than the number of rows of a query's class; or no query with a row of its
+            class.
+        InvalidType: lists, labels or a K that are not whole numbers.
 
     Example:
         >>> list_metrics([[1, 2], [0, 2], [1, 0]], [5, 5, 7], ks=(1,))
         {'recall_at_1': 0.6666666666666666, 'precision_at_1': 1.0, 'r_precision': 1.0, 'map_at_r': 1.0}
 
-    Source: as for `retrieval_metrics`. Differs from the source: nothing differs.
+    Source: as for `retrieval_metrics`.
+    Differs from the source: as for `retrieval_metrics`.
     """
     ks, rows = cutoffs(ks, "ks"), _whole_numbers(lists, "lists", 2)
     queries = _whole_numbers(query_labels, "query_labels", 1)
@@ -64,7 +66,7 @@ def list_metrics(
     counts = np.bincount(gallery_classes, minlength=int(query_classes.max()) + 1)
     matches = counts[query_classes] - ((own >= 0) & (gallery_classes[own] == query_classes))
     _check_width(rows.shape[1], max(ks), int(matches.max()), len(gallery) - int((own >= 0).all()))
-    _tell_of_lone(matches)
+    _warn_of_queries_without_match(matches)
     recall, ranked = np.zeros(len(ks)), np.zeros(3)
     size = max(1, ENTRIES // rows.shape[1])
     for start in range(0, len(rows), size):
@@ -80,17 +82,17 @@ def list_metrics(
 
 def _precisions(relevant: np.ndarray, matches: Int[np.ndarray, " q"]) -> np.ndarray:
     """The sums over queries of Precision@1, R-precision and the average precision at R."""
-    place = np.arange(1, relevant.shape[1] + 1)
-    counted = relevant & (place <= matches[:, None])
+    rank = np.arange(1, relevant.shape[1] + 1)
+    counted = relevant & (rank <= matches[:, None])
     hits = counted.cumsum(1)
-    average = (hits * counted / place).sum(1) / matches
+    average = (hits * counted / rank).sum(1) / matches
     return np.array([relevant[:, 0].sum(), (hits[:, -1] / matches).sum(), average.sum()])
 
 
 def _numbered(queries: np.ndarray, gallery: np.ndarray) -> tuple[Int[np.ndarray, " q"], Int[np.ndarray, " g"]]:
-    """The classes numbered 0, 1, ...; as Python's integers, because int64 and uint64 have no common type."""
+    """Numbers the classes 0, 1, ...; compared as Python integers, because int64 and uint64 have no common type."""
     labels = queries.tolist() + gallery.tolist()
-    number = {label: place for place, label in enumerate(dict.fromkeys(labels))}
+    number = {label: index for index, label in enumerate(dict.fromkeys(labels))}
     classes = np.array([number[label] for label in labels])
     return classes[: len(queries)], classes[len(queries) :]
 
@@ -109,7 +111,7 @@ def _own(exclude: object, q: int, *, leave_one_out: bool) -> Int[np.ndarray, " q
         return np.arange(q) if leave_one_out else np.full(q, -1)
     own: np.ndarray = _whole_numbers(exclude, "exclude", 1).astype(np.int64)  # type: ignore[arg-type]
     if len(own) != q:
-        raise InvalidInput(f"exclude has {len(own)} entries for {q} queries; pass one gallery row each, -1 for none")
+        raise InvalidInput(f"exclude has {len(own)} entries for {q} queries; pass one gallery row each, or -1 for none")
     return own
 
 
@@ -127,14 +129,14 @@ def _check(lists: np.ndarray, own: Int[np.ndarray, " q"], q: int, g: int) -> Non
     excluded = ((lists == own[:, None]) & (lists >= 0)).any(1)
     gaps = ((lists[:, 1:] >= 0) & (lists[:, :-1] < 0)).any(1)
     for wrong, what in (
-        (repeated, "names a gallery row twice"),
-        (excluded, "names the row that its query must not find"),
-        (gaps, "goes on behind a -1"),
+        (repeated, "contains a gallery row twice"),
+        (excluded, "contains the row that is excluded for its query"),
+        (gaps, "has a row after a -1"),
     ):
         if wrong.any():
             raise InvalidInput(
-                f"the list of query {int(wrong.argmax())} {what}; pass each other gallery row once at most, -1 only "
-                "behind the last"
+                f"the list of query {int(wrong.argmax())} {what}; pass each allowed gallery row at most once, and -1 "
+                "only after the last"
             )
 
 
@@ -143,11 +145,11 @@ def _check_width(width: int, k: int, matches: int, candidates: int) -> None:
     if width < wanted:
         raise InvalidInput(
             f"lists has {width} columns, but the largest K is {k} and a query has up to {matches} gallery rows of its "
-            f"class; pass lists of at least {wanted}"
+            f"class; pass lists with at least {wanted} columns"
         )
 
 
-def _tell_of_lone(matches: Int[np.ndarray, " q"]) -> None:
+def _warn_of_queries_without_match(matches: Int[np.ndarray, " q"]) -> None:
     lone = int((matches == 0).sum())
     if lone == len(matches):
         raise InvalidInput(

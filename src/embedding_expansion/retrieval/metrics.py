@@ -1,4 +1,4 @@
-"""Retrieval measures, as means, per query or per class: Recall@K, Precision@K, R-precision, MAP@R, MRR, MAP, nDCG."""
+"""Retrieval measures as means, per query or per class: Recall@K, Precision@K, R-precision, MAP@R, MRR, MAP, nDCG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from embedding_expansion.retrieval.relevance import relevance
 from embedding_expansion.retrieval.task import RetrievalTask, refuse_nothing_to_find, retrieval_task
 
 MORE = ("mrr", "map", "ndcg")
-# These two need the place of every relevant row.
+# These two need the rank of every relevant row.
 FULL = ("map", "ndcg")
 
 
@@ -38,47 +38,48 @@ def retrieval_metrics(
     gallery_labels: Tensor | np.ndarray | Sequence[int] | None = None,
     chunk: int | None = None,
 ) -> dict[str, float]:
-    """Measures how well the nearest rows by cosine share the query's class.
+    """Measures how well the nearest rows by cosine share the class of the query.
 
-    Each query ranks the gallery by descending cosine, equal ones by ascending row; a row never finds itself. With R the
-    number of gallery rows of the query's class (itself not counted) and rel(i) whether the i-th neighbour is one:
+    For each query the gallery is ranked by descending cosine, ties by ascending row; a row never finds itself. Let R be
+    the number of gallery rows of the query's class (the query itself not counted), and rel(i) 1 if the i-th neighbour
+    is one of them, otherwise 0:
 
-    - `recall_at_K` is 1 if one of the K nearest is relevant, else 0 (the papers' hit at K).
+    - `recall_at_K` is 1 if one of the K nearest is relevant, otherwise 0 (called hit at K elsewhere).
     - `precision_at_1` is rel(1), `precision_at_K` is (rel(1) + ... + rel(K)) / K.
     - `r_precision` is (rel(1) + ... + rel(R)) / R.
     - `map_at_r` is (1/R) times the sum over i = 1..R of rel(i) (rel(1) + ... + rel(i)) / i.
     - `mrr` is 1 / i for the smallest i with rel(i) = 1.
     - `map` is `map_at_r` with the sum taken over the whole gallery.
-    - `ndcg` is the sum over the whole gallery of rel(i) / log2(i + 1), divided by that of i = 1..R with rel(i) = 1.
+    - `ndcg` is the sum over the whole gallery of rel(i) / log2(i + 1), divided by its value for an ideal ranking.
 
-    Each is the mean over queries, in 0..1. A query with R = 0, such as the only image of its class, counts as a miss in
-    `recall_at_K`, as in the papers, and is left out of the others, where R = 0 has no meaning. If there are such
-    queries the log tells how many; without them `recall_at_1` equals `precision_at_1`.
+    Each measure is the mean over queries, from 0 to 1. A query with R = 0, such as the only image of its class, counts
+    as a miss in `recall_at_K`, as in the papers. The other measures are not defined for R = 0 and leave the query out.
+    A warning is logged if there are such queries; without them `recall_at_1` equals `precision_at_1`.
 
     Args:
         embeddings: (n, d), a floating-point tensor or NumPy array of any norm; normalised and compared in float32
-            (float64 if they are), on their device. A row of zeros has cosine 0 with every other. Half precision is
-            widened a piece at a time.
+            (float64 if they are float64), on their device. A row of zeros has cosine 0 with every other row. Half
+            precision is converted a piece at a time.
         labels: n whole numbers of up to 64 bits.
-        ks: the K of Recall@K. K beyond the gallery asks for a hit anywhere in it.
-        precision_at: the K of Precision@K, which comes besides Precision@1. Ranks beyond the gallery are misses.
-        more: any of `mrr`, `map` and `ndcg`. The last two need the place of every relevant row and take longer.
-        is_query: n booleans, the rows that search; None for all.
-        is_gallery: n booleans, the rows that are searched; None for all. Both None is leave-one-out.
-        gallery: (g, d), rows that are searched instead of those of `embeddings`, on the same device.
-        gallery_labels: g whole numbers.
-        chunk: queries compared at a time. By default as many, up to 1024, as keep the table of similarities within
+        ks: the K of Recall@K. A K beyond the size of the gallery asks for a hit anywhere in it.
+        precision_at: the K of Precision@K, in addition to Precision@1. Ranks beyond the gallery are misses.
+        more: any of `mrr`, `map` and `ndcg`. The last two need the rank of every relevant row and take longer.
+        is_query: n booleans, the rows to use as queries; None for all.
+        is_gallery: n booleans, the rows to search in; None for all. If both masks are None, this is leave-one-out.
+        gallery: (g, d), rows to search in instead of `embeddings`, on the same device.
+        gallery_labels: g whole numbers, the labels of `gallery`.
+        chunk: queries compared at a time. The default is at most 1024, and keeps the table of similarities within
             256 MiB.
 
     Returns:
         The means under the keys `recall_at_1` (one for each of `ks`), `precision_at_1` (and one for each of
-        `precision_at`), `r_precision`, `map_at_r`, and what `more` asks for.
+        `precision_at`), `r_precision`, `map_at_r`, and the measures of `more`.
 
     Raises:
         InvalidInput: lengths that do not fit, NaN or infinite entries, nothing to compare, K or chunk below 1, an
             unknown measure, or no query that has a gallery row of its class.
-        InvalidType: embeddings that are no floating-point matrix, labels that are no whole numbers, masks that are not
-            boolean, a K or chunk that is no whole number.
+        InvalidType: embeddings that are not a floating-point matrix, labels that are not whole numbers, masks that are
+            not boolean, or a K or chunk that is not a whole number.
 
     Example:
         >>> retrieval_metrics(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.6, 0.4]]), [0, 0, 1, 1], ks=(1, 2))
@@ -88,7 +89,7 @@ def retrieval_metrics(
         Recall@K, H. Oh Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR 2016.
         MRR, MAP and nDCG (gain 0 or 1), C. D. Manning, P. Raghavan, H. Schütze, "Introduction to Information
         Retrieval", 2008, chapter 8.
-    Differs from the source: nothing differs; none says how ties are broken.
+    Differs from the source: ties are broken by row; the sources do not say how.
     """
     values = retrieval_values(
         embeddings,
@@ -116,7 +117,7 @@ def retrieval_values(
     chunk: int | None = None,
     **sides: Any,
 ) -> dict[str, Float[np.ndarray, " q"]]:
-    """The measures of `retrieval_metrics` for each query: the same arguments, and the same keys.
+    """Computes the measures of `retrieval_metrics` for each query, with the same arguments and keys.
 
     Args:
         embeddings: as in `retrieval_metrics`.
@@ -128,8 +129,8 @@ def retrieval_values(
         sides: `is_query`, `is_gallery`, `gallery` and `gallery_labels` of `retrieval_metrics`.
 
     Returns:
-        Float64 arrays, a value for each query in the order of the rows; NaN where the query has no row of its class to
-        find, but 0 for Recall@K.
+        For each measure a float64 array of shape (q,), in the order of the rows. For a query without a row of its class
+        to find, Recall@K is 0 and the other measures are NaN.
 
     Raises:
         InvalidInput: as in `retrieval_metrics`.
@@ -147,13 +148,13 @@ def retrieval_values(
 
 @dataclass(frozen=True)
 class ByClass:
-    """What each class got.
+    """The measures of each class of queries.
 
     Attributes:
         labels: (c,), the labels of the queries, in ascending order.
-        queries: (c,), how many queries each has.
-        measures: for each measure (c,), the mean over the queries that it counts; NaN for a class of which it counts
-            none.
+        queries: (c,), the number of queries of each class.
+        measures: for each measure an array of shape (c,), the mean over the queries of the class that have a row to
+            find; NaN if there are none.
     """
 
     labels: Int[np.ndarray, " c"]
@@ -172,7 +173,7 @@ def retrieval_by_class(
     chunk: int | None = None,
     **sides: Any,
 ) -> ByClass:
-    """The measures of `retrieval_metrics` for each class of queries: the same arguments, and the same keys.
+    """Computes the measures of `retrieval_metrics` for each class of queries, with the same arguments and keys.
 
     Args:
         embeddings: as in `retrieval_metrics`.
@@ -208,7 +209,7 @@ def retrieval_by_class(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which measures are asked for."""
+    """The measures to compute."""
 
     ks: tuple[int, ...]
     precision_at: tuple[int, ...]
@@ -247,11 +248,11 @@ def _recalls(block: RelevantRanks, ks: tuple[int, ...]) -> list[Float[Tensor, " 
 
 
 def _counted(block: RelevantRanks, wanted: _Wanted) -> list[Float[Tensor, " block"]]:
-    """The measures that leave out a query without matches, which gets NaN: 0 / 0."""
+    """The measures that are not defined for a query without matches, which gets NaN (0 / 0)."""
     matches, ranks = block.matches.double(), block.ranks.double()
     some = torch.where(block.matches > 0, 1.0, torch.nan).double()
     known, within = block.ranks < UNRANKED, block.ranks <= block.matches.unsqueeze(1)
-    # P(i) at the ranks of the relevant rows: the k-th of them makes k of i.
+    # P(i) at the ranks i of the relevant rows; at the k-th of them it is k / i.
     precision = torch.arange(1, ranks.shape[1] + 1, device=ranks.device) / ranks
     values = [(block.ranks <= k).sum(1).double() / k * some for k in wanted.precision_at]
     values += [within.sum(1) / matches, (precision * within).sum(1) / matches]

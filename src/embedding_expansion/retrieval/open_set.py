@@ -1,4 +1,4 @@
-"""Known or unknown: is the query's class in the gallery at all, told by the similarity of its nearest row."""
+"""Known or unknown: decides by the similarity of the nearest row whether the class of a query is in the gallery."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from embedding_expansion.retrieval.threshold import Threshold, calibrate
 
 @dataclass(frozen=True)
 class OpenSetCurve:
-    """How often queries are answered, rightly or wrongly, at every threshold of their nearest row's similarity.
+    """Detection, identification and false-alarm rates at every threshold of the similarity of the nearest row.
 
     Attributes:
         thresholds: (t,), descending.
-        detection: (t,), the share of known queries (with a row of their class in the gallery) that reach the threshold.
-        identification: (t,), the share of known queries that reach it and whose nearest row is of their class: the
-            detection and identification rate (DIR) at rank 1.
-        false_alarms: (t,), the share of unknown queries that reach it.
-        known: how many known queries there are.
-        unknown: how many unknown ones.
+        detection: (t,), the share of known queries (those with a row of their class in the gallery) that reach the
+            threshold.
+        identification: (t,), the share of known queries that reach the threshold and whose nearest row is of their
+            class: the detection and identification rate (DIR) at rank 1.
+        false_alarms: (t,), the share of unknown queries that reach the threshold.
+        known: the number of known queries.
+        unknown: the number of unknown queries.
     """
 
     thresholds: Float[np.ndarray, " t"]
@@ -44,40 +45,42 @@ class OpenSetCurve:
 
     @property
     def auc(self) -> float:
-        """The chance that a known query is nearer to the gallery than an unknown one; ties count half."""
+        """The probability that a known query is nearer to the gallery than an unknown one; ties count half."""
         x, y = (np.concatenate([[0.0], part]) for part in (self.false_alarms, self.detection))
         return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum())
 
     @validates
     def detection_at(self, false_alarm_rate: float) -> float:
-        """The largest share of known queries detected at a false-alarm rate of at most so much; no interpolation."""
+        """The largest detection rate at or below a false-alarm rate from 0 to 1, without interpolation."""
         false_alarm_rate = as_share(false_alarm_rate, "false_alarm_rate")
         return float(self.detection[self.false_alarms <= false_alarm_rate].max(initial=0.0))
 
     @validates
     def dir_at(self, false_alarm_rate: float) -> float:
-        """The largest share detected and rightly identified at a false-alarm rate of at most so much."""
+        """The largest DIR at rank 1 at or below a false-alarm rate from 0 to 1, without interpolation."""
         false_alarm_rate = as_share(false_alarm_rate, "false_alarm_rate")
         return float(self.identification[self.false_alarms <= false_alarm_rate].max(initial=0.0))
 
     @property
     def precisions(self) -> Float[np.ndarray, " t"]:
-        """The share of answers that are right, at each threshold: of a known query and its class."""
+        """The share of correct answers at each threshold: those that name the class of a known query."""
         answers = self.detection * self.known + self.false_alarms * self.unknown
         share: np.ndarray = self.identification * self.known / answers
         return share
 
     @validates
     def threshold(self, *, false_alarm_rate: float | None = None, precision: float | None = None) -> Threshold:
-        """The threshold with the largest DIR within what is asked for.
+        """Chooses the threshold with the largest DIR that keeps a false-alarm rate or a precision.
+
+        Pass one of the two.
 
         Args:
-            false_alarm_rate: the largest share of unknown queries that may be answered.
-            precision: the smallest share of answers that must be right, where unknown queries are as frequent as in
-                this data.
+            false_alarm_rate: the largest share of unknown queries that may be answered, 0 to 1.
+            precision: the smallest share of answers that must be correct, 0 to 1, if unknown queries are as frequent as
+                in this data.
 
         Raises:
-            InvalidInput: not one of the two is given, it is no share, or no threshold keeps it.
+            InvalidInput: both or neither are given, the value is not from 0 to 1, or no threshold keeps it.
         """
         curve = (self.thresholds, self.identification, self.false_alarms, self.precisions)
         return calibrate("known or unknown", *curve, (self.known, self.unknown), false_alarm_rate, precision)
@@ -88,22 +91,22 @@ class OpenSetCurve:
 def open_set(
     embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray | Sequence[int], **sides: Any
 ) -> OpenSetCurve:
-    """Measures how well the similarity of the nearest row tells queries of the gallery's classes from others.
+    """Measures how well the similarity of the nearest row separates known queries from unknown ones.
 
-    A query is answered with the class of its nearest gallery row by cosine (of equal ones the first) if that cosine
-    reaches the threshold. Every query counts, exactly, at every threshold that a query has. To get unknown queries,
-    leave the rows of some classes out of the gallery.
+    A query is answered with the class of its nearest gallery row by cosine (of equally near rows the first) if that
+    cosine reaches the threshold. The curve is exact: it has a threshold for the similarity of every query. To get
+    unknown queries, leave the rows of some classes out of the gallery.
 
     Args:
         embeddings: (n, d), a floating-point tensor or NumPy array of any norm.
         labels: n whole numbers of up to 64 bits.
-        sides: who searches what: `is_query`, `is_gallery`, or `gallery` and `gallery_labels`, as in
+        sides: the queries and the gallery: `is_query`, `is_gallery`, or `gallery` and `gallery_labels`, as in
             `retrieval_metrics`. A row never finds itself.
 
     Raises:
-        InvalidInput: sizes that do not fit, non-finite entries, a query with nothing to compare, or no known or no
+        InvalidInput: sizes that do not fit, non-finite entries, a query with nothing to compare, no known query, or no
             unknown query.
-        InvalidType: something of the wrong kind.
+        InvalidType: an argument of the wrong type.
 
     Example:
         >>> queries, gallery = np.array([[1.0, 0.1], [0.1, 1.0], [-1.0, 0.0]]), np.eye(2)
@@ -119,8 +122,8 @@ def open_set(
     known = (task.matches > 0).cpu().numpy()
     if known.all() or not known.any():
         raise InvalidInput(
-            f"{int(known.sum())} of {len(known)} queries have a row of their class in the gallery; both "
-            "known and unknown queries are needed: leave some classes out of the gallery, with is_gallery"
+            f"{int(known.sum())} of {len(known)} queries have a row of their class in the gallery, but both known and "
+            "unknown queries are needed; leave some classes out of the gallery with is_gallery"
         )
     g, q, dtype = len(task.gallery), len(known), common_dtype(task)
     size = min(q, block_rows(g, 1, dtype))
@@ -140,7 +143,7 @@ def open_set(
 def _curve(
     scores: Float[np.ndarray, " q"], known: Bool[np.ndarray, " q"], right: Bool[np.ndarray, " q"]
 ) -> OpenSetCurve:
-    values, place = np.unique(-scores, return_inverse=True)
-    reached = [np.bincount(place[kind], minlength=len(values)).cumsum() for kind in (known, right, ~known)]
+    values, position = np.unique(-scores, return_inverse=True)
+    reached = [np.bincount(position[kind], minlength=len(values)).cumsum() for kind in (known, right, ~known)]
     counts = int(known.sum()), int((~known).sum())
     return OpenSetCurve(-values, reached[0] / counts[0], reached[1] / counts[0], reached[2] / counts[1], *counts)

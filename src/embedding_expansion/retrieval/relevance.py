@@ -1,4 +1,4 @@
-"""Where in its ranking of the gallery each query finds the rows of its class, by counting or by ranking."""
+"""The ranks at which each query finds the rows of its class, by counting or by ranking the gallery."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from embedding_expansion.retrieval.ranks import UNRANKED, RelevantRanks, column_
 from embedding_expansion.retrieval.search import Comparison, block_rows
 from embedding_expansion.retrieval.task import RetrievalTask, common_dtype
 
-# Neighbours looked at also where a class has fewer: most queries have their first relevant row among them, and only for
-# the others its place is counted.
+# The fewest neighbours that are ranked. Most queries have their first relevant row among them; only for the others its
+# rank is counted.
 LEAST_NEIGHBOURS = 8
 
 
@@ -22,25 +22,25 @@ LEAST_NEIGHBOURS = 8
 def relevance(
     task: RetrievalTask, neighbours: int, every_rank: bool, chunk: int | None, first_within: int = UNRANKED
 ) -> Iterator[RelevantRanks]:
-    """Finds, for one block of queries after another, where in its ranking of the gallery each has its relevant rows.
+    """Finds the ranks of the relevant rows, for one block of queries after another.
 
-    Where the native kernels run the rows that come before each relevant one are counted. Else, for queries with very
-    many relevant rows and where nearly all rows are alike, the gallery is ranked: as far as a query has matches, and
-    to the first relevant row in any case, so that a large K of Recall@K costs nothing.
+    With the native kernels, the rows that come before each relevant row are counted. Without them, for queries with
+    many relevant rows, and if nearly all rows are alike, the gallery is ranked instead. It is ranked as far as a query
+    has matches, and at least to the first relevant row, so that a large K of Recall@K costs nothing.
 
     Args:
-        task: who searches what.
-        neighbours: how many are looked at in any case.
-        every_rank: whether the places of all relevant rows are asked for.
-        chunk: queries of a block, None for as many as keep the memory bounded.
-        first_within: how far the place of the first relevant row matters in any case.
+        task: which rows search which.
+        neighbours: the fewest neighbours whose relevance must be known.
+        every_rank: whether the ranks of all relevant rows are needed.
+        chunk: queries in a block; None for as many as keep the memory bounded.
+        first_within: up to this rank, the rank of the first relevant row is needed.
     """
     queries = torch.arange(len(task.own), device=task.own.device)
     if countable(task):
         limits = Limits() if every_rank else Limits(first_within, neighbours)
         counting = Counting(task, chunk, limits)
         yield from counting()
-        queries = counting.left()
+        queries = counting.remaining()
     if len(queries) > 0:
         yield from _ranked(task, queries, neighbours, every_rank, chunk)
 
@@ -48,10 +48,10 @@ def relevance(
 def _ranked(
     task: RetrievalTask, asking: Int[Tensor, " r"], neighbours: int, every_rank: bool, chunk: int | None
 ) -> Iterator[RelevantRanks]:
-    """Ranks the gallery for the queries that ask.
+    """Ranks the gallery for some queries.
 
-    Queries with more matches come first, and a block looks at as many neighbours as its queries have matches. So a few
-    large classes do not make the other queries look as far.
+    Queries with more matches come first, and a block ranks as many neighbours as its queries have matches. A few large
+    classes therefore do not slow down the other queries.
     """
     g, q, dtype = len(task.gallery), len(asking), common_dtype(task)
     order = asking[task.matches[asking].sort(descending=True, stable=True).indices]
@@ -86,12 +86,12 @@ def _behind(
     last_column: Int[Tensor, "r 1"],
     every: bool,
 ) -> Int[Tensor, "r m2"]:
-    """Of the wanted columns those that come after the last neighbour, -1 for none: all of them, or the first only."""
+    """The wanted columns that come after the last neighbour, all of them or only the first; -1 for none."""
     if wanted.numel() == 0:
         return wanted
     values = table[rows.unsqueeze(1), wanted.clamp(min=0)].masked_fill_(wanted < 0, -torch.inf)
     if not every:
-        # None of these rows has a relevant neighbour. Of equal values argmax gives the first.
+        # None of these rows has a relevant neighbour. Of equal values argmax returns the first.
         return wanted.gather(1, values.argmax(1, keepdim=True))
     later = (values < last) | ((values == last) & (wanted > last_column))
     wanted = wanted.masked_fill(~later, -1).sort(dim=1, descending=True).values
@@ -99,13 +99,13 @@ def _behind(
 
 
 def _joined(relevant: Bool[Tensor, "block k"], behind: Int[Tensor, "block m"]) -> Int[Tensor, "block m2"]:
-    """The places of the relevant rows among the neighbours, and behind them."""
+    """The ranks of the relevant rows among the neighbours and after them, in ascending order."""
     hits = relevant.cumsum(1)
     most = max(1, int(hits[:, -1].max()))
-    # Each goes to the column of its number, what is not relevant to one that is cut off.
+    # The j-th relevant neighbour goes to column j; the others go to a last column that is dropped.
     number = torch.where(relevant, hits - 1, most)
-    place = torch.arange(1, relevant.shape[1] + 1, device=relevant.device).expand_as(number)
-    near = hits.new_full((len(hits), most + 1), UNRANKED).scatter_(1, number, place)[:, :most]
+    rank = torch.arange(1, relevant.shape[1] + 1, device=relevant.device).expand_as(number)
+    near = hits.new_full((len(hits), most + 1), UNRANKED).scatter_(1, number, rank)[:, :most]
     return near if behind.shape[1] == 0 else torch.cat([near, behind], dim=1).sort(dim=1).values
 
 
@@ -118,8 +118,8 @@ class _Members:
         self._starts = self._counts.cumsum(0) - self._counts
 
     def of(self, classes: Int[Tensor, " q"]) -> Int[Tensor, "q m"]:
-        """The members of each of these classes in ascending order, -1 behind the last; each class has one."""
+        """The rows of each of these classes in ascending order, with -1 after the last; no class may be empty."""
         counts = self._counts[classes].unsqueeze(1)
-        place = torch.arange(int(counts.max()), device=classes.device).expand(len(classes), -1)
-        rows = self._rows[(self._starts[classes].unsqueeze(1) + place).clamp_(max=len(self._rows) - 1)]
-        return rows.masked_fill_(place >= counts, -1)
+        member = torch.arange(int(counts.max()), device=classes.device).expand(len(classes), -1)
+        rows = self._rows[(self._starts[classes].unsqueeze(1) + member).clamp_(max=len(self._rows) - 1)]
+        return rows.masked_fill_(member >= counts, -1)

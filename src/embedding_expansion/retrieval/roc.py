@@ -1,4 +1,4 @@
-"""The curve of a verification system: hits and false alarms at every threshold, and what is read off it."""
+"""The ROC curve of a verification system: true and false accepts at every threshold, and rates derived from it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from embedding_expansion.retrieval.threshold import Threshold, calibrate
 
 @dataclass(frozen=True)
 class VerificationCurve:
-    """How often pairs are accepted as of one class, at every threshold of similarity.
+    """True and false accept rates of pairs, at every threshold of similarity.
 
     Attributes:
         thresholds: (t,), descending.
         true_accepts: (t,), the share of same-class pairs with a similarity of the threshold or more.
         false_accepts: (t,), the same share of the pairs of different classes.
-        same: how many same-class pairs there are.
-        different: how many pairs of different classes.
-        looked_at: how many pairs of each kind were compared; fewer than there are where they were sampled.
-        exact: whether there is a threshold for every similarity of every pair, so that nothing is rounded or drawn.
+        same: the number of same-class pairs.
+        different: the number of pairs of different classes.
+        looked_at: how many pairs of each kind were compared; fewer than `same` and `different` if they were sampled.
+        exact: whether the curve has a threshold for the similarity of every pair, so that nothing is rounded or
+            sampled.
     """
 
     thresholds: Float[np.ndarray, " t"]
@@ -39,13 +40,13 @@ class VerificationCurve:
 
     @property
     def auc(self) -> float:
-        """The area under the curve: the chance that a same-class pair is more similar than another; ties count half."""
+        """The area under the curve: the probability that a same-class pair is more similar; ties count half."""
         x, y = (np.concatenate([[0.0], part, [1.0]]) for part in (self.false_accepts, self.true_accepts))
         return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum())
 
     @property
     def equal_error_rate(self) -> float:
-        """The rate at which as many same-class pairs are refused as others are accepted, between points a line."""
+        """The rate at which false accepts equal false rejects, interpolated linearly between thresholds."""
         x, y = (np.concatenate([[0.0], part, [1.0]]) for part in (self.false_accepts, self.true_accepts))
         gap = x - (1 - y)
         after = int((gap >= 0).argmax())
@@ -54,32 +55,37 @@ class VerificationCurve:
 
     @validates
     def tar_at(self, far: float) -> float:
-        """The largest share of same-class pairs accepted at a false accept rate of at most `far`; no interpolation.
+        """The largest true accept rate at or below a false accept rate, without interpolation.
+
+        Args:
+            far: the false accept rate, 0 to 1.
 
         Raises:
-            InvalidInput: `far` is no share.
+            InvalidInput: `far` is not from 0 to 1.
         """
         far = as_share(far, "far")
         return float(self.true_accepts[self.false_accepts <= far].max(initial=0.0))
 
     @property
     def precisions(self) -> Float[np.ndarray, " t"]:
-        """The share of all accepted pairs that are of one class, at each threshold."""
+        """The share of same-class pairs among all accepted pairs, at each threshold."""
         right, wrong = self.true_accepts * self.same, self.false_accepts * self.different
         share: np.ndarray = right / (right + wrong)
         return share
 
     @validates
     def threshold(self, *, false_alarm_rate: float | None = None, precision: float | None = None) -> Threshold:
-        """The threshold that accepts the most same-class pairs within what is asked for.
+        """Chooses the threshold that accepts the most same-class pairs and keeps a false-alarm rate or a precision.
+
+        Pass one of the two.
 
         Args:
-            false_alarm_rate: the largest share of pairs of different classes that may be accepted.
-            precision: the smallest share of accepted pairs that must be of one class, where pairs are as frequent as
-                in this data.
+            false_alarm_rate: the largest share of pairs of different classes that may be accepted, 0 to 1.
+            precision: the smallest share of accepted pairs that must be of one class, 0 to 1, if same-class pairs are
+                as frequent as in this data.
 
         Raises:
-            InvalidInput: not one of the two is given, it is no share, or no threshold keeps it.
+            InvalidInput: both or neither are given, the value is not from 0 to 1, or no threshold keeps it.
         """
         curve = (self.thresholds, self.true_accepts, self.false_accepts, self.precisions)
         return calibrate("same or not", *curve, self.looked_at, false_alarm_rate, precision)
@@ -89,16 +95,16 @@ class VerificationCurve:
 def verification_of_pairs(
     similarities: Tensor | np.ndarray, is_same: Tensor | np.ndarray, *, totals: tuple[int, int] | None = None
 ) -> VerificationCurve:
-    """The curve of given pairs, such as those of a protocol; exact.
+    """Computes the exact curve of given pairs, such as those of a protocol.
 
     Args:
-        similarities: m numbers, larger is closer.
-        is_same: m booleans.
-        totals: how many pairs of one class and of different classes there are, if these are a sample of them.
+        similarities: m numbers; larger is more similar.
+        is_same: m booleans, whether the pair is of one class.
+        totals: the numbers of pairs of one class and of different classes, if the given pairs are a sample.
 
     Raises:
-        InvalidInput: lengths that do not fit, NaN, or not both kinds of pairs.
-        InvalidType: `is_same` is not boolean.
+        InvalidInput: lengths that do not fit, NaN, or only one kind of pairs.
+        InvalidType: `is_same` is not boolean, or `similarities` are not numbers.
 
     Example:
         >>> curve = verification_of_pairs(np.array([0.9, 0.6, 0.7, 0.1]), np.array([True, True, False, False]))
@@ -106,7 +112,7 @@ def verification_of_pairs(
         (0.75, 0.5, 0.5)
 
     Source: T. Fawcett, "An introduction to ROC analysis", Pattern Recognition Letters 2006.
-    Differs from the source: nothing differs.
+    Differs from the source: nothing.
     """
     values, same = as_array(similarities, "similarities"), as_array(is_same, "is_same")
     if values.ndim != 1 or values.shape != same.shape:
@@ -119,8 +125,8 @@ def verification_of_pairs(
         raise InvalidInput(
             f"{int(np.isnan(values).sum())} of {len(values)} similarities are NaN; leave these pairs out"
         )
-    known, place = np.unique(-values.astype(np.float64), return_inverse=True)
-    counts = [np.bincount(place[kind], minlength=len(known)) for kind in (same, ~same)]
+    known, position = np.unique(-values.astype(np.float64), return_inverse=True)
+    counts = [np.bincount(position[kind], minlength=len(known)) for kind in (same, ~same)]
     return curve_of_counts(-known, counts[0], counts[1], totals, exact=totals is None)
 
 
@@ -132,12 +138,12 @@ def curve_of_counts(
     *,
     exact: bool,
 ) -> VerificationCurve:
-    """The curve where so many pairs of either kind lie at each threshold and below the one before."""
+    """Computes the curve from a histogram: the pairs of each kind from each threshold up to the threshold before it."""
     looked_at = int(same.sum()), int(different.sum())
     if 0 in looked_at:
         raise InvalidInput(
-            f"there are {looked_at[0]} pairs of one class and {looked_at[1]} of different classes; pass pairs of both "
-            "kinds"
+            f"there are {looked_at[0]} pairs of one class and {looked_at[1]} pairs of different classes; pass pairs of "
+            "both kinds"
         )
     some: Bool[np.ndarray, " t"] = (same > 0) | (different > 0)
     accepts, false_accepts = (kind[some].cumsum() / kind.sum() for kind in (same, different))

@@ -1,4 +1,4 @@
-"""Which rows search which: leave-one-out within one set, parts of it by masks, or a gallery of its own."""
+"""Which rows search which: leave-one-out within one set, parts of it chosen by masks, or a separate gallery."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ Mask = Tensor | np.ndarray | Sequence[bool] | None
 
 @dataclass(frozen=True)
 class RetrievalTask:
-    """Unit rows that search, unit rows that are searched, and who is alike.
+    """Queries and gallery of a retrieval task, with their classes.
 
     Attributes:
-        queries: (q, d).
-        gallery: (g, d), on the same device.
-        labels: (c,), the labels there are, in ascending order.
-        query_classes: (q,), the place of each query's label in `labels`.
-        gallery_classes: (g,), the same of the gallery.
-        own: (q,), the place of each query in the gallery, -1 if it is not there; it never finds that row.
-        matches: (q,), how many gallery rows of its class a query can find.
+        queries: (q, d), of unit norm.
+        gallery: (g, d), of unit norm, on the same device.
+        labels: (c,), the labels that occur, in ascending order.
+        query_classes: (q,), the index of each query's label in `labels`.
+        gallery_classes: (g,), the index of each gallery row's label in `labels`.
+        own: (q,), the gallery row that is the query itself, -1 if there is none; a query never finds that row.
+        matches: (q,), how many gallery rows of its class each query can find.
     """
 
     queries: UnitRows
@@ -62,19 +62,19 @@ def retrieval_task(
     gallery: Rows | None = None,
     gallery_labels: Labels | None = None,
 ) -> RetrievalTask:
-    """Checks what a user hands in and says who searches what.
+    """Checks embeddings and labels and makes a retrieval task of them.
 
     Args:
         embeddings: (n, d), of any norm.
         labels: n whole numbers.
-        is_query: n booleans, the rows that search; None for all.
-        is_gallery: n booleans, the rows that are searched; None for all.
-        gallery: (g, d), rows that are searched instead; no query is among them.
+        is_query: n booleans, the rows to use as queries; None for all.
+        is_gallery: n booleans, the rows to use as gallery; None for all.
+        gallery: (g, d), a separate gallery that contains none of the queries.
         gallery_labels: g whole numbers.
 
     Raises:
-        InvalidInput: sizes or devices that do not fit, a gallery without labels, or a gallery and a mask of it.
-        InvalidType: something of the wrong kind.
+        InvalidInput: sizes or devices that do not fit, a gallery without labels, or both `gallery` and `is_gallery`.
+        InvalidType: an argument of the wrong type.
     """
     rows = embedding_rows(embeddings)
     n = len(rows)
@@ -84,20 +84,20 @@ def retrieval_task(
     if gallery is None or gallery_labels is None:
         chosen = chosen_rows(is_gallery, "is_gallery", n)
         known, classes = numbered(label_values(labels, n))
-        place = np.full(n, -1)
-        place[chosen] = np.arange(len(chosen))
+        gallery_row = np.full(n, -1)
+        gallery_row[chosen] = np.arange(len(chosen))
         unit = UnitRows(rows)
         searched, query_classes, gallery_classes = unit.only(_indices(chosen, rows)), classes[queries], classes[chosen]
         return _task(
-            unit.only(_indices(queries, rows)), searched, known, query_classes, gallery_classes, place[queries]
+            unit.only(_indices(queries, rows)), searched, known, query_classes, gallery_classes, gallery_row[queries]
         )
     if is_gallery is not None:
-        raise InvalidInput("is_gallery and gallery are given; mark rows of embeddings, or pass a gallery of its own")
+        raise InvalidInput("is_gallery and gallery are both given; pass one of them")
     other = embedding_rows(gallery, "gallery")
     if other.shape[1] != rows.shape[1] or other.device != rows.device:
         raise InvalidInput(
             f"embeddings has {rows.shape[1]} columns on {rows.device} but gallery has {other.shape[1]} on "
-            f"{other.device}; embed both with one model, on one device"
+            f"{other.device}; embed both with the same model, on the same device"
         )
     known, classes, gallery_classes = numbered(
         label_values(labels, n), label_values(gallery_labels, len(other), "gallery_labels", "gallery")
@@ -109,17 +109,17 @@ def retrieval_task(
 
 
 def common_dtype(task: RetrievalTask) -> torch.dtype:
-    """The type that the similarities of a task are computed in."""
+    """The type in which the similarities of a task are computed."""
     return arithmetic_dtype(task.queries.dtype, task.gallery.dtype)
 
 
 def refuse_nothing_to_find(task: RetrievalTask) -> None:
-    """Raises an error if no query has a match; warns in the log of those that have none."""
+    """Raises an error if no query has a match, and logs a warning if some have none."""
     lone, q = int((task.matches == 0).sum()), len(task.matches)
     if lone == q:
         raise InvalidInput(
             f"none of the {lone} queries has another row of its class in the gallery of {len(task.gallery)} rows, so "
-            "there is nothing to find; check labels and what is the gallery"
+            "there is nothing to find; check the labels and the gallery"
         )
     if lone > 0:
         logger.warning(

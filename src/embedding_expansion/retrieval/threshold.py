@@ -1,4 +1,4 @@
-"""A threshold of similarity that was calibrated on labelled data, and says for what and on how much. Needs no torch."""
+"""Thresholds of similarity, calibrated on labelled data, with what they were calibrated for. Needs no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Goal = Literal["false alarm rate", "precision"]
 TASKS: tuple[Task, ...] = ("same or not", "known or unknown")
 GOALS: tuple[Goal, ...] = ("false alarm rate", "precision")
 
-# What there is of either kind, and what becomes of the first kind at the threshold.
+# For each task: the positives, what the threshold does to them, and the negatives.
 _WORDS = {
     "same or not": ("pairs of one class", "accepted", "pairs of different classes"),
     "known or unknown": ("known queries", "answered with their class", "unknown queries"),
@@ -27,18 +27,18 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Threshold:
-    """The smallest cosine that is accepted.
+    """The smallest cosine to accept, and how it was calibrated.
 
     Attributes:
-        value: a similarity of this or more is accepted.
+        value: similarities of this value or more are accepted.
         task: `same or not` for pairs, `known or unknown` for queries.
-        goal: what was asked for: a `false alarm rate` at most, or a `precision` at least.
-        wanted: the rate or share that was asked for.
-        reached: what this threshold has on the data it was calibrated on.
-        hit_rate: the share of same-class pairs, or of known queries, that it accepts there (and names rightly).
-        positives: same-class pairs, or known queries, that it was calibrated on.
-        negatives: pairs of different classes, or unknown queries.
-        data: in words, which images and classes it was calibrated on; None where nobody has said so.
+        goal: the criterion: the largest `false alarm rate`, or the smallest `precision`.
+        wanted: the requested false alarm rate or precision.
+        reached: the false alarm rate or precision of this threshold on the calibration data.
+        hit_rate: the share of same-class pairs, or of known queries, that it accepts there (and identifies correctly).
+        positives: the number of same-class pairs, or of known queries, in the calibration data.
+        negatives: the number of pairs of different classes, or of unknown queries.
+        data: a description of the calibration data; None if there is none.
 
     Example:
         >>> threshold = Threshold(0.7, "same or not", "precision", 0.99, 0.993, 0.81, 4000, 250000)
@@ -60,14 +60,17 @@ class Threshold:
 
     @validates
     def accepts(self, similarities: Any) -> Any:
-        """Whether each similarity of an array or a tensor is accepted, in the shape that they have.
+        """Whether each similarity of an array or a tensor is accepted.
 
-        A similarity from 0.999999 on counts as 1: equal embeddings reach a threshold of 1 however they were rounded.
+        A similarity of 0.999999 or more counts as 1, so that equal embeddings reach a threshold of 1 despite rounding.
+
+        Returns:
+            Booleans in the shape of `similarities`.
         """
         return similarities >= least_reaching(self.value)
 
     def sentence(self) -> str:
-        """All of it in words, for people.
+        """Describes the threshold in one sentence.
 
         Example:
             >>> print(Threshold(0.7, "same or not", "precision", 0.99, 0.993, 0.81, 4000, 250000).sentence())
@@ -84,7 +87,7 @@ class Threshold:
         )
 
     def to_json(self) -> str:
-        """One JSON object, with the attributes as keys; without `data` where that is None."""
+        """The threshold as a JSON object with the attributes as keys, without `data` if it is None."""
         content = {name: value for name, value in asdict(self).items() if value is not None}
         return json.dumps(content, indent=2) + "\n"
 
@@ -94,7 +97,7 @@ class Threshold:
         """Reads what `to_json` wrote.
 
         Raises:
-            InvalidInput: it is something else.
+            InvalidInput: the text is not such JSON.
         """
         try:
             content = json.loads(text)
@@ -103,17 +106,24 @@ class Threshold:
         names = [field.name for field in fields(cls) if field.name != "data"]
         if not isinstance(content, dict) or sorted(content.keys() - {"data"}) != sorted(names):
             given = ", ".join(sorted(content)) if isinstance(content, dict) else type(content).__name__
-            raise InvalidInput(f"the threshold is JSON of {given}; expected are {', '.join(names)}; calibrate it again")
+            raise InvalidInput(
+                f"the threshold has the keys {given}, but {', '.join(names)} are expected; calibrate it again"
+            )
         numbers = {name: content[name] for name in names if name not in ("task", "goal")}
         for name, number in numbers.items():
             kinds = (int,) if name in ("positives", "negatives") else (int, float)
             if not isinstance(number, kinds) or isinstance(number, bool) or not abs(number) < 2**63:
-                raise InvalidInput(f"{name} of the threshold is {number!r}; expected is a number; calibrate it again")
+                raise InvalidInput(
+                    f"{name} of the threshold is {number!r}, but a number is expected; calibrate it again"
+                )
         if not isinstance(content.get("data"), (str, type(None))):
-            raise InvalidInput(f"data of the threshold is {content['data']!r}; expected is a text; calibrate it again")
+            raise InvalidInput(
+                f"data of the threshold is {content['data']!r}, but a text is expected; calibrate it again"
+            )
         if str(content["task"]) not in TASKS or str(content["goal"]) not in GOALS:
             raise InvalidInput(
-                f"the threshold is for {content['task']!r} by {content['goal']!r}; known are {TASKS} and {GOALS}"
+                f"the threshold is for {content['task']!r} by {content['goal']!r}, but the tasks are {TASKS} and the "
+                f"goals {GOALS}; calibrate it again"
             )
         return cls(**content)
 
@@ -129,20 +139,20 @@ def calibrate(
     false_alarm_rate: float | None,
     precision: float | None,
 ) -> Threshold:
-    """Of the thresholds that keep what is asked for, the one with the most hits; of equal ones the largest.
+    """Chooses the threshold with the most hits that keeps a false alarm rate or a precision; of equals the largest.
 
     Args:
         task: what the threshold is for.
-        thresholds: descending.
-        hits: the share of positives at or above each threshold.
-        false_alarms: the share of negatives at or above each.
-        precisions: the share of what is at or above each that is right.
-        counts: positives and negatives.
-        false_alarm_rate: the most that is allowed.
-        precision: the least that is allowed; one of the two is given.
+        thresholds: (t,), descending.
+        hits: (t,), the share of positives at or above each threshold.
+        false_alarms: (t,), the share of negatives at or above each threshold.
+        precisions: (t,), the share of correct answers among everything at or above each threshold.
+        counts: the numbers of positives and of negatives.
+        false_alarm_rate: the largest one allowed, 0 to 1, or None.
+        precision: the smallest one allowed, 0 to 1, or None.
 
     Raises:
-        InvalidInput: both or none is given, it is no share, or no threshold keeps it.
+        InvalidInput: both or neither are given, the value is not from 0 to 1, or no threshold keeps it.
     """
     if (false_alarm_rate is None) == (precision is None):
         raise InvalidInput("pass one of false_alarm_rate and precision, such as precision=0.99")
@@ -154,7 +164,7 @@ def calibrate(
     if not fits.any():
         best = reached.max() if goal == "precision" else reached.min()
         raise InvalidInput(
-            f"no threshold has a {goal} of {wanted:g}, the nearest has {best:g}; ask for less or calibrate on more data"
+            f"no threshold has a {goal} of {wanted:g}, the best has {best:g}; ask for less, or calibrate on more data"
         )
     chosen = int(np.where(fits, hits, -1).argmax())
     share, hit_rate = float(reached[chosen]), float(hits[chosen])

@@ -1,4 +1,4 @@
-"""Same or not: the similarities of all pairs of a set, or of a sample, as the curve of a verification system."""
+"""Same or not: the ROC curve of the similarities of all pairs of a set, or of a sample of them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from embedding_expansion.retrieval.arrays import as_cosines
 from embedding_expansion.retrieval.inputs import UnitRows, class_indices, embedding_rows, generator_of
 from embedding_expansion.retrieval.roc import VerificationCurve, curve_of_counts, verification_of_pairs
 
-# Up to so many pairs keep their similarities; more are counted in bins of equal width.
+# Up to this number of pairs every similarity is kept; the similarities of more pairs are counted in bins.
 KEPT = 2**22
 BINS = 2**16
-# Rows that are compared with as many others at a time, and pairs that are read at a time.
+# Blocks of this many rows are compared with each other.
 PIECE = 1024
 
 
@@ -32,24 +32,24 @@ def verification(
     sample: int | None = None,
     seed: int = 0,
 ) -> VerificationCurve:
-    """Measures how well a threshold on the cosine tells pairs of one class from others.
+    """Measures how well a threshold on the cosine separates pairs of one class from pairs of different classes.
 
-    Every pair of different rows counts once. Up to 4 million pairs (2,896 rows) the curve has a threshold for every
-    similarity and is exact. More pairs are all compared, in bounded memory, but counted in 65,536 bins: the rates at
-    the thresholds, which are the bins' lower ends, hold to rounding, and only what lies between two thresholds is lost:
-    the AUC counts pairs in one bin as ties. With `sample` the pairs are drawn instead, which is fast, and unbiased, but
-    a false accept rate below some 10 / sample is then not measured.
+    Every pair of different rows counts once. Up to 4 million pairs (2,896 rows) the curve is exact, with a threshold
+    for every similarity. More pairs are all compared as well, but their similarities are counted in 65,536 bins of
+    equal width, which bounds the memory. The thresholds are then the lower ends of the bins. The rates at the
+    thresholds are exact up to rounding, and the AUC counts pairs in one bin as ties. With `sample`, pairs are drawn
+    instead. That is fast and unbiased, but does not measure false accept rates below about 10 / sample.
 
     Args:
-        embeddings: (n, d), a floating-point tensor or NumPy array of any norm; compared in float32 (float64 if they
-            are). Half precision is widened a piece at a time.
+        embeddings: (n, d), a floating-point tensor or NumPy array of any norm; compared in float32 (float64 if they are
+            float64). Half precision is converted a piece at a time.
         labels: n whole numbers of up to 64 bits.
-        sample: how many pairs of one class, and of different classes, to draw, with replacement; None for all pairs.
+        sample: how many pairs of one class, and of different classes, to draw with replacement; None for all pairs.
         seed: of the draw.
 
     Raises:
-        InvalidInput: an empty or non-finite matrix, labels that do not fit it, or not both kinds of pairs.
-        InvalidType: embeddings that are no floating-point matrix, or labels that are no whole numbers.
+        InvalidInput: an empty or non-finite matrix, labels that do not fit it, or only one kind of pairs.
+        InvalidType: embeddings that are not a floating-point matrix, or labels that are not whole numbers.
 
     Example:
         >>> curve = verification(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]), [0, 0, 1, 1])
@@ -59,7 +59,7 @@ def verification(
         0.994
 
     Source: P. Grother, M. Ngan, K. Hanaoka, "Face Recognition Vendor Test, Part 1: Verification", NIST.
-    Differs from the source: nothing differs.
+    Differs from the source: nothing.
     """
     rows = UnitRows(embedding_rows(embeddings))
     classes = torch.from_numpy(class_indices(labels, len(rows)))
@@ -69,7 +69,8 @@ def verification(
     totals = same, n * (n - 1) // 2 - same
     if 0 in totals:
         raise InvalidInput(
-            f"there are {totals[0]} pairs of one class and {totals[1]} of different classes; pass labels with both"
+            f"there are {totals[0]} pairs of one class and {totals[1]} pairs of different classes; pass labels that "
+            "give both kinds"
         )
     sample = as_limit(sample, "sample")
     if sample is not None:
@@ -84,7 +85,7 @@ def verification(
 
 
 def _binned(rows: UnitRows, classes: Int[Tensor, " n"]) -> Int[Tensor, " bins"]:
-    """How many pairs have a similarity in each bin, first those of different classes, then those of one."""
+    """The number of pairs with a similarity in each bin: first the pairs of different classes, then those of one."""
     counts = torch.zeros(2 * BINS, dtype=torch.int64, device=rows.device)
     for start in range(0, len(rows), PIECE):
         block, own = rows[start : start + PIECE], classes[start : start + PIECE].unsqueeze(1)
@@ -108,18 +109,18 @@ def _cosines(rows: UnitRows, first: Int[Tensor, " m"], second: Int[Tensor, " m"]
 def _drawn(
     classes: Int[np.ndarray, " n"], count: int, random: np.random.Generator
 ) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
-    """As many pairs of one class, and behind them of different classes, each uniform among all there are."""
+    """Draws `count` pairs of one class, then `count` pairs of different classes, each uniformly from all such pairs."""
     order, sizes = np.argsort(classes, kind="stable"), np.bincount(classes)
     starts = sizes.cumsum() - sizes
     pairs = sizes * (sizes - 1.0)
     own = random.choice(len(sizes), count, p=pairs / pairs.sum())
     first = random.integers(0, sizes[own])
-    # One of the others: those from the first on move up by one.
+    # One of the other rows of the class: positions from the first row on move up by one.
     second = random.integers(0, sizes[own] - 1)
     second += second >= first
     same = order[starts[own] + first], order[starts[own] + second]
-    # The first of a pair of different classes in proportion to its partners, the second among the rows that follow its
-    # class in a circle.
+    # The first row of a pair of different classes is drawn in proportion to the number of its partners, the second
+    # uniformly from the rows that follow its class in circular order.
     partners = (len(classes) - sizes[classes]).astype(float)
     first = random.choice(len(classes), count, p=partners / partners.sum())
     ends = (starts + sizes)[classes[first]]

@@ -1,1 +1,1 @@
-"""Training: configuration, loop, checkpoints, run folders."""
+"""Training: jobs, the training loop, checkpoints and evaluation."""

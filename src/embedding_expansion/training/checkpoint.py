@@ -1,101 +1,55 @@
-"""Checkpoints: tensors and the rest of a run's state in one safetensors file, written atomically, never unpickled.
+"""Checkpoints: the state of a run in one file of `model.weights`.
 
-The tensors are those of the model, of the loss (learnt parameters) and of the optimiser; the rest is JSON in the file's
-metadata, so that both are replaced in one step. A file that ends in `.safetensors` is always whole, and a checksum over
-all that it holds tells when a disk has changed a bit of it. The same content gives the same bytes.
+The tensors are those of the model, of the loss (learnt parameters) and of the optimiser. All other state is JSON.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from embedding_expansion.errors import RunError
-from embedding_expansion.files import write_atomically
+from embedding_expansion.model.weights import load_tensors, read_tensors, save_tensors
 
 _NAME = "step-{:08d}.safetensors"
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes tensors, and what there is to say about them as JSON in the metadata."""
-    whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    # One key, because safetensors writes several in random order.
-    metadata = {"about": json.dumps({"about": about, "checksum": _checksum(whole, about)})}
-    content = save(whole, metadata)  # save_file would put a file of its own beside it, which a kill would leave there
-    write_atomically(path, lambda partial: partial.write_bytes(content))
-
-
-def load_tensors(path: Path, *, changed: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `save_tensors` wrote.
-
-    Args:
-        path: of the file.
-        changed: take what the file holds though it is not what was written, as far as it can be read.
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a checkpoint: its tensors and the JSON state.
 
     Raises:
-        RunError: the file is missing, broken, or not what was written.
+        RunError: the file is missing or broken, or its checksum is wrong.
     """
-    tensors, about, is_whole = _read(path)
-    if not (is_whole or changed):
-        raise RunError(f"{path} has changed since it was written: its checksum differs; restore it, {_instead(path)}")
-    return tensors, about
+    return load_tensors(path, _instead(path))
 
 
-def is_unchanged(path: Path) -> bool:
-    """Whether a file of `save_tensors` holds what was written.
+def accept(path: Path) -> bool:
+    """Corrects the checksum of a checkpoint; returns whether it was wrong.
 
     Raises:
-        RunError: it is missing or broken.
+        RunError: the file is missing or broken.
     """
-    return _read(path)[2]
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
-    try:
-        with safe_open(path, framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
-            metadata = stored.metadata() or {}
-        about = json.loads(metadata["about"])
-        if "tensors" in metadata:  # of a version that kept no checksum, but how many tensors there are
-            is_whole = metadata["tensors"] == str(len(tensors))
-        else:
-            about, checksum = about["about"], about["checksum"]
-            is_whole = checksum == _checksum(tensors, about)
-        if not isinstance(about, dict):
-            raise TypeError("its metadata do not say what it holds")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read as a checkpoint ({error}); restore it, {_instead(path)}") from error
-    return tensors, about, is_whole
+    tensors, about, is_whole = read_tensors(path, _instead(path))
+    if not is_whole:
+        save_tensors(path, tensors, about)
+    return not is_whole
 
 
 def _instead(path: Path) -> str:
-    """What is left where a file cannot be had back: an earlier checkpoint, or a new run."""
+    """What to do if a checkpoint cannot be restored: use an earlier one, or start a new run."""
     step = _step_of(path)
     earlier = [] if step is None else [saved for saved in saved_steps(path.parent) if saved < step]
-    return f"or remove it to go on after step {earlier[-1]}" if earlier else "or start a new run"
-
-
-def _checksum(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
-    """Of all tensors with their names, types and shapes, and of what is said about them."""
-    found = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    return f"remove it to resume after step {earlier[-1]}" if earlier else "start a new run"
 
 
 def collect(
     model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
 ) -> dict[str, Tensor]:
-    """Every tensor that training changes, under a flat name; `average` is that of the model's weights."""
+    """Collects all tensors that training changes, under flat names. `average` is the average of the model's weights."""
     tensors = _of_modules(model, loss, average)
     for index, entries in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in entries.items()}
@@ -110,10 +64,10 @@ def restore(
     optimizer: torch.optim.Optimizer,
     average: nn.Module | None = None,
 ) -> None:
-    """Puts back what `collect` gathered.
+    """Restores the tensors of `collect`.
 
     Raises:
-        RunError: the tensors, which came from `path`, are not those of this model, loss and optimiser.
+        RunError: the tensors, read from `path`, do not fit this model, loss and optimiser.
     """
     _check_fit(path, tensors, _of_modules(model, loss, average), _of_adam(optimizer))
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "loss": {}, "optimizer": {}, "average": {}}
@@ -139,7 +93,7 @@ def _of_modules(model: nn.Module, loss: nn.Module, average: nn.Module | None) ->
 
 
 def _of_adam(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What Adam and AdamW keep, by the names of `collect`: tensors of the shapes that its own will have."""
+    """The state of Adam and AdamW by the names of `collect`, as tensors of the expected shapes."""
     count = torch.zeros(())
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return {
@@ -152,7 +106,7 @@ def _of_adam(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def _check_fit(
     path: Path, tensors: dict[str, Tensor], modules: dict[str, Tensor], optimizer: dict[str, Tensor]
 ) -> None:
-    """All tensors of the modules must be there; a parameter that no step has used has none of the optimiser's."""
+    """Checks names, shapes and types. The optimiser has no state for a parameter without a gradient so far."""
     known = modules | optimizer
     odd = sorted(modules.keys() - tensors.keys()) + sorted(tensors.keys() - known.keys())
     odd += sorted(
@@ -162,37 +116,37 @@ def _check_fit(
     )
     if odd:
         raise RunError(
-            f"{path} does not fit config.yaml: {len(odd)} tensors are missing, foreign or of another shape, the first "
-            f"is {odd[0]!r}; restore the file that the run wrote, or start a new run"
+            f"{path} does not fit config.yaml: {len(odd)} tensors are missing, unknown or of another shape, the first "
+            f"is {odd[0]!r}; restore the file, or start a new run"
         )
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """The path of the checkpoint of a step."""
     return folder / _NAME.format(step)
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps of which there is a checkpoint, ascending."""
+    """The steps with a checkpoint, in ascending order."""
     found = (_step_of(path) for path in folder.glob("step-*.safetensors"))
     return sorted(step for step in found if step is not None)
 
 
 def _step_of(path: Path) -> int | None:
-    """The step in the name of a checkpoint; None of any other file."""
+    """The step of a checkpoint, from its file name; None for other files."""
     match = re.fullmatch(r"step-(\d{8,})\.safetensors", path.name)
     return int(match[1]) if match else None
 
 
 def discard(folder: Path, step: int) -> None:
-    """Removes the checkpoint of a step, where there is one."""
+    """Removes the checkpoint of a step, if it exists."""
     checkpoint_path(folder, step).unlink(missing_ok=True)
 
 
 def prune(folder: Path, keep: set[int]) -> None:
-    """Removes all checkpoints but the newest two and those of the steps in `keep`, and what a kill left half-written.
+    """Removes partial files and all checkpoints except for the newest two and those of the steps in `keep`.
 
-    Two, because only the step after a checkpoint shows whether its weights are of any use.
+    It keeps two, because only the step after a checkpoint shows whether its weights are finite.
     """
     steps = saved_steps(folder)
     for step in set(steps[:-2]) - keep:

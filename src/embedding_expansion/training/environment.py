@@ -1,4 +1,4 @@
-"""What a run depends on besides its configuration, for environment.json."""
+"""The content of environment.json: what a run depends on besides its configuration."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from embedding_expansion.core.search import native
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.runs.options import TrainConfig
 
 _LIBRARIES = ("embedding-expansion", "torch", "torchvision", "numpy", "scikit-learn", "safetensors", "pillow", "timm")
 
 
 def environment(config: TrainConfig, command: list[str]) -> dict[str, Any]:
-    """Versions, commit, machine, threads and the command that the user typed."""
+    """Versions, commit, machine, threads and the command of the run."""
     device = torch.device(config.device)
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
@@ -46,7 +46,7 @@ def _version(library: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this package runs from, or None where it was installed without one."""
+    """The git commit of this package, or None if it does not run from a checkout."""
     folder = Path(__file__).parent
     git = ["git", "-C", str(folder)]
     try:

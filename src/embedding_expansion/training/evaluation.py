@@ -1,9 +1,11 @@
-"""Embedding a whole set of images, and measuring retrieval and clustering on it."""
+"""Embeds image sets and evaluates retrieval and clustering on them."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +16,15 @@ from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.loader import broken_sentence, evaluation_batches
 from embedding_expansion.data.transforms import ImageTransform
 from embedding_expansion.errors import DataError
-from embedding_expansion.model import EmbeddingModel
+from embedding_expansion.model.network import EmbeddingModel, check_embeddings
 from embedding_expansion.retrieval.clustering import clustering_metrics
+from embedding_expansion.retrieval.inputs import chosen_rows
+from embedding_expansion.retrieval.lists import list_metrics
 from embedding_expansion.retrieval.metrics import retrieval_metrics
-from embedding_expansion.training.finite import check_embeddings
+from embedding_expansion.retrieval.rerank.chain import post_processed_lists
+from embedding_expansion.retrieval.rerank.steps import Steps
 
-RAW_SIZE = 32  # raw pixels are compared at this size: 12 kB an image, so that the largest sets fit into memory
+RAW_SIZE = 32  # size for comparing raw pixels: 12 kB per image, so that the largest data sets fit into memory
 
 
 def embed_images(
@@ -30,27 +35,27 @@ def embed_images(
     workers: int,
     broken: dict[Path, str],
 ) -> tuple[Tensor, ImageSet]:
-    """Embeds a set of images in its order.
+    """Embeds an image set in its order.
 
     Args:
         embed: uint8 images (b, c, size, size) -> vectors (b, d).
-        images: n images.
-        transform: what makes them squares.
-        workers: processes that decode.
-        broken: gets the images that cannot be read, which are left out.
+        images: the images.
+        transform: the transform to square images.
+        workers: the number of decoding processes.
+        broken: collects unreadable images, which are skipped.
 
-    Returns:
-        The vectors (n, d) in float32, and the images that they belong to.
+        Returns:
+            The vectors (n, d), float32, and the n readable images.
 
-    Raises:
-        DataError: no image at all can be read.
+        Raises:
+            DataError: no image can be read.
     """
     vectors, kept = [], []
     for indices, pixels in evaluation_batches(images, transform, workers=workers, broken=broken):
         vectors.append(embed(pixels).float())
         kept.append(indices)
     if not vectors:
-        raise DataError(f"not one of {len(images)} images can be read; {broken_sentence(broken)}")
+        raise DataError(f"none of {len(images)} images can be read; {broken_sentence(broken)}")
     chosen = np.concatenate(kept)
     return torch.cat(vectors), images if len(chosen) == len(images) else images.subset(chosen)
 
@@ -58,10 +63,16 @@ def embed_images(
 def model_embedder(
     model: EmbeddingModel, device: torch.device, precision: str, *, flip: bool = False
 ) -> Callable[[Tensor], Tensor]:
-    """Images -> L2-normalised embeddings of the model, in the precision that it was trained in.
+    """Returns a function from images to the L2-normalised embeddings of the model.
 
-    With `flip` the embeddings of an image and of its mirror image are averaged and normalised again. What it
-    gives raises NotFinite where they are NaN or infinite.
+    Args:
+        model: the model.
+        device: the device of the model.
+        precision: the precision of training.
+        flip: whether to average the embeddings of each image and its mirror image, and normalise again.
+
+    Returns:
+        The function. It raises NotFinite if an embedding is NaN or infinite.
     """
 
     def embed(images: Tensor) -> Tensor:
@@ -73,38 +84,67 @@ def model_embedder(
 
 
 def both_ways(embeddings: Tensor, mirrored: Tensor) -> Tensor:
-    """The mean of unit vectors of images and of their mirror images, of length 1 again."""
+    """The normalised mean of the embeddings of images and their mirror images."""
     return functional.normalize(embeddings + check_embeddings(mirrored), dim=1)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """16-bit arithmetic where the precision asks for it; a context that does nothing otherwise."""
+    """A context with 16-bit arithmetic, or without effect if the precision is float32."""
     kind = torch.float16 if precision == "float16" else torch.bfloat16
     return torch.autocast(device.type, dtype=kind, enabled=precision != "float32")
 
 
 def raw_pixels(images: Tensor) -> Tensor:
-    """The pixels themselves as a vector, L2-normalised, so that the inner product is their cosine."""
+    """The pixels as L2-normalised vectors."""
     return functional.normalize(images.flatten(1).float(), dim=1)
 
 
 def measure(vectors: Tensor, images: ImageSet, recall_at: tuple[int, ...], *, seed: int) -> dict[str, float]:
-    """Retrieval (Recall@K, Precision@1, R-precision, MAP@R) and clustering (NMI, F1, AMI) of embeddings."""
+    """Evaluates retrieval (Recall@K, Precision@1, R-precision, MAP@R) and clustering (NMI, F1, AMI)."""
     return measure_retrieval(vectors, images, recall_at) | clustering_metrics(vectors, images.labels, seed=seed)
 
 
 def measure_retrieval(vectors: Tensor, images: ImageSet, recall_at: tuple[int, ...]) -> dict[str, float]:
-    """Retrieval only, which is cheap."""
+    """Evaluates retrieval only, which is cheap."""
     return retrieval_metrics(
         vectors, images.labels, ks=recall_at, is_query=images.is_query, is_gallery=images.is_gallery
     )
 
 
+def measure_post_processed(
+    vectors: Tensor, images: ImageSet, recall_at: tuple[int, ...], steps: Steps, training: Tensor | None
+) -> dict[str, Any]:
+    """Evaluates retrieval as `measure_retrieval`, after post-processing; the result also has `steps`.
+
+    Args:
+        vectors: (n, d), the embeddings of the images.
+        images: the n images.
+        recall_at: the values of K for Recall@K.
+        steps: the post-processing steps.
+        training: embeddings of training classes to fit a whitening on, or None.
+    """
+    queries, gallery = (
+        chosen_rows(images.is_query, "is_query", len(images)),
+        chosen_rows(images.is_gallery, "is_gallery", len(images)),
+    )
+    place = np.full(len(images), -1)
+    place[gallery] = np.arange(len(gallery))
+    own, labels = place[queries], images.labels
+    top = min(len(gallery), max(*recall_at, int(np.bincount(labels[gallery]).max())))
+    lists = post_processed_lists(vectors[queries], vectors[gallery], top, steps, exclude=own, training=training)
+    measures = list_metrics(lists, labels[queries], labels[gallery], recall_at, exclude=own)
+    given = {name: value for name, value in dataclasses.asdict(steps).items() if value is not None}
+    return measures | {"steps": given}
+
+
 def hold_out_classes(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Splits the CLASSES of a training set: most to train on, a share (at least 2) to select the model on.
+    """Splits the classes of a training set: a share (at least 2 classes) is held out for validation.
+
+    Returns:
+        The images to train on and the held-out images.
 
     Raises:
-        DataError: fewer than 4 classes.
+        DataError: there are fewer than 4 classes.
     """
     classes = images.classes
     if len(classes) < 4:

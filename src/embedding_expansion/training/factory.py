@@ -1,16 +1,20 @@
-"""Makes the loss, the model and the optimiser that a configuration describes."""
+"""Builds the loss, the network and the optimiser of a configuration."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
+from embedding_expansion.core.losses import LOSSES, PROXY_LOSSES
 from embedding_expansion.core.memory import CrossBatchMemory
 from embedding_expansion.core.miners import (
     BatchHardMiner,
@@ -18,13 +22,13 @@ from embedding_expansion.core.miners import (
     EasyPositiveMiner,
     MultiSimilarityMiner,
 )
-from embedding_expansion.core.modules import LOSSES
-from embedding_expansion.core.pair_loss import OPTIONS, PairLoss
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
-from embedding_expansion.core.proxy_losses import PROXY_LOSSES
+from embedding_expansion.data.images import ImageSet
 from embedding_expansion.errors import InvalidInput, UnknownName
-from embedding_expansion.model import EmbeddingModel
-from embedding_expansion.training.config import ExpansionConfig, ModelConfig, OptimizerConfig, TrainConfig
+from embedding_expansion.model.backbones import OF_VECTORS
+from embedding_expansion.model.network import EmbeddingModel, make_model
+from embedding_expansion.runs.options import ExpansionConfig, ModelConfig, OptimizerConfig, TrainConfig
 
 BY_NAME: dict[str, type[PairLoss]] = {**LOSSES, **PROXY_LOSSES}
 
@@ -39,15 +43,16 @@ MINERS: dict[str, Callable[[TrainConfig], Miner | None]] = {
 
 
 def make_loss(config: TrainConfig, num_classes: int) -> PairLoss:
-    """The loss, expanded unless `expansion.n` is none, with its miner and its memory.
+    """Builds the loss with its expansion, miner and memory.
 
     Args:
-        config: of the run.
-        num_classes: training classes, for losses with parameters per class; the batches number them from 0.
+        config: the configuration of the run.
+        num_classes: the number of training classes, for losses with parameters per class. Batches number classes
+            from 0.
 
     Raises:
-        UnknownName: no loss, no parameter of the loss, or no miner has the given name; says the nearest.
-        InvalidInput, InvalidType: a parameter's value cannot be used, the loss cannot be expanded, or takes no memory.
+        UnknownName: the name of the loss, of one of its parameters or of the miner is unknown.
+        InvalidInput, InvalidType: the value of a parameter is invalid, or the loss supports no expansion or no memory.
     """
     given: dict[str, Any] = dict(config.loss)
     name = str(given.pop("name"))
@@ -55,14 +60,14 @@ def make_loss(config: TrainConfig, num_classes: int) -> PairLoss:
         raise UnknownName("loss", name, BY_NAME)
     known = inspect.signature(BY_NAME[name]).parameters
     sizes: dict[str, Any] = {"num_classes": num_classes, "embedding_size": config.model.dim}
-    own = known.keys() - sizes.keys() - {option.name for option in OPTIONS}
+    own = {key for key, parameter in known.items() if parameter.kind is not parameter.VAR_KEYWORD} - sizes.keys()
     for parameter in given:
         if parameter not in own:
             raise UnknownName(f"parameter of the loss {name}", parameter, own)
         default, value = known[parameter].default, given[parameter]
         if type(default) is int and isinstance(value, float) and value.is_integer():  # as a file may write it: 20.0
             given[parameter] = int(value)
-    # A size that may be left out is that of a boundary for each class, which only one that is learnt can have.
+    # An optional size is for one boundary per class, which only exists if the boundary is learnt.
     learnt = given.get("learn_beta") is True
     needed = {size for size in sizes.keys() & known.keys() if learnt or known[size].default is inspect.Parameter.empty}
     options: dict[str, Any] = {"miner": make_miner(config), "chunk": config.chunk, "statistics": True}
@@ -71,11 +76,11 @@ def make_loss(config: TrainConfig, num_classes: int) -> PairLoss:
 
 
 def make_miner(config: TrainConfig) -> Miner | None:
-    """The miner, or None where the loss gets to see all pairs.
+    """Builds the miner; None means that the loss uses all pairs.
 
     Raises:
-        UnknownName: there is none of that name; says the nearest.
-        InvalidInput: the embeddings have too few dimensions for it.
+        UnknownName: no miner has this name.
+        InvalidInput: the embeddings have too few dimensions for the miner.
     """
     name = config.miner.name
     if name not in MINERS:
@@ -104,27 +109,86 @@ def _with_memory(loss: PairLoss, config: TrainConfig) -> PairLoss:
     return CrossBatchMemory(loss, config.model.dim, size=memory.size, start=memory.start)
 
 
-def make_model(config: ModelConfig, *, fetch_weights: bool = True) -> EmbeddingModel:
-    """The model; without `fetch_weights` an empty one, whose weights a checkpoint will bring."""
-    return EmbeddingModel(
-        config.backbone,
-        config.dim,
-        pooling=config.pooling,
-        channels=3 if config.channels is None else config.channels,
-        pretrained=config.pretrained and fetch_weights,
-        weights=config.weights if fetch_weights else None,
-        mean=config.mean,
-        std=config.std,
-        freeze_batch_norm=config.freeze_batch_norm,
-        freeze_backbone=config.freeze_backbone,
+def suited(config: TrainConfig, images: ImageSet) -> ModelConfig:
+    """Resolves the channels of the model, and the backbone for vectors.
+
+    Raises:
+        InvalidInput: the backbone, the number of channels or another option does not fit the data.
+    """
+    data, model = config.data, config.model
+    if not images.holds_vectors:
+        if model.backbone in OF_VECTORS:
+            raise InvalidInput(
+                f"{model.backbone} is for vectors, but {data.name} holds images; pass a backbone for images, such as "
+                "conv4"
+            )
+        default = images.channels if model.backbone == "conv4" else 3
+        return dataclasses.replace(model, channels=default if model.channels is None else model.channels)
+    if model.backbone not in ("conv4", *OF_VECTORS):  # conv4 is the default, so it need not be the user's choice
+        raise InvalidInput(f"{model.backbone} is for images, but {data.name} holds vectors; pass --model linear or mlp")
+    if model.channels not in (None, images.channels):
+        raise InvalidInput(
+            f"{data.name} holds vectors of {images.channels} dimensions, but model.channels is {model.channels}; omit "
+            "model.channels"
+        )
+    if data.image_size not in (None, 1) or data.transform not in (None, "none"):
+        raise InvalidInput(
+            f"{data.name} holds vectors, which have neither image_size nor transform; omit these options"
+        )
+    if config.flip:
+        raise InvalidInput(f"{data.name} holds vectors, which have no mirror images; omit flip")
+    if model.freeze_backbone:
+        raise InvalidInput("freeze_backbone is for images, but the data holds vectors; omit it")
+    backbone = "linear" if model.backbone == "conv4" else model.backbone
+    return dataclasses.replace(model, backbone=backbone, channels=images.channels)
+
+
+def make_network(
+    config: TrainConfig, train: ImageSet, device: torch.device, fetch_weights: bool
+) -> tuple[EmbeddingModel, ModelConfig]:
+    """Builds the initial model on its device; returns it with its resolved configuration."""
+    torch.manual_seed(config.seed)
+    given = config.model
+    model = make_model(given, fetch_weights=fetch_weights).to(device)
+    model.to(memory_format=torch.channels_last)
+    if model.takes_vectors:
+        _standardize(model, train)
+        return model, given
+    mean, std = ([round(value, 6) for value in buffer.flatten().tolist()] for buffer in (model.mean, model.std))
+    return model, dataclasses.replace(
+        given,
+        mean=mean if given.mean is None else given.mean,
+        std=std if given.std is None else given.std,
+        weights=None if given.weights is None else str(Path(given.weights).resolve()),
     )
 
 
-def make_optimizer(config: OptimizerConfig, model: EmbeddingModel, loss: nn.Module) -> torch.optim.Optimizer:
-    """Adam or AdamW over three groups: head and pooling at lr, the backbone and the loss's parameters at their shares.
+def _standardize(model: EmbeddingModel, train: ImageSet) -> None:
+    """Sets mean and deviation of each dimension of vectors from the training data. Constant dimensions are centred."""
+    rows = np.asarray(train.pixels, dtype=np.float64)
+    deviation = rows.std(axis=0)
+    model.mean.copy_(torch.from_numpy(rows.mean(axis=0)))
+    model.std.copy_(torch.from_numpy(np.where(deviation > 1e-6 * np.abs(rows).max(axis=0), deviation, 1)))
 
-    What a loss learns is not decayed: proxies are normalised, so that decay would only speed them up, and a margin of 0
-    is no better than another one.
+
+def check_size(model: EmbeddingModel, size: int, backbone: str) -> None:
+    """Runs an empty image through the model, to report an unsupported image size at once."""
+    try:
+        kind = torch.float32 if model.takes_vectors else torch.uint8
+        model.embed(torch.zeros(1, model.channels, size, size, dtype=kind, device=model.mean.device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInput(
+            f"{backbone} does not support images of {size} pixels ({reason}); "
+            f"pass another --data.image_size, or omit it for {model.image_size}"
+        ) from error
+
+
+def make_optimizer(config: OptimizerConfig, model: EmbeddingModel, loss: nn.Module) -> torch.optim.Optimizer:
+    """Builds Adam or AdamW with three groups: head and pooling, backbone, and loss, each with its learning rate.
+
+    Parameters of the loss have no weight decay: proxies are normalised, so that decay would only increase their
+    effective learning rate, and margins have no reason to shrink to 0.
     """
     groups: list[dict[str, Any]] = [
         {"params": [*model.pooling.parameters(), *model.head.parameters()], "factor": 1.0},
@@ -138,7 +202,7 @@ def make_optimizer(config: OptimizerConfig, model: EmbeddingModel, loss: nn.Modu
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int, steps: int) -> float:
-    """Sets what the schedule says for this step, a function of the step alone, and gives it back (without factors)."""
+    """Sets the scheduled learning rate, a function of the step alone; returns it without the factors of the groups."""
     lr = config.lr
     if config.schedule == "cosine":
         lr *= (1 + math.cos(math.pi * step / steps)) / 2

@@ -1,8 +1,8 @@
-"""What a run was started with: its options, the images on each side, and which classes those sides have.
+"""The fingerprint of a run: its options, its images and its split at the start.
 
-Kept in the run folder, so that a resumed run knows what has changed since, and that its split is not drawn again. A
-file is known by its path, size and time of change, so that none is read; one that was rewritten with the same size and
-time passes for unchanged. An array is known by a digest.
+It is stored in the run folder, so that a resumed run detects changes and keeps its split. Files are identified by path,
+size and modification time, without reading them; a file rewritten with the same size and time counts as unchanged.
+Arrays are identified by a digest.
 """
 
 from __future__ import annotations
@@ -22,77 +22,80 @@ import numpy.typing as npt
 from embedding_expansion.data.datasets import DATASETS
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.files import read_json, write_atomically
+from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.split import Sides
 
-#: An image, or a class of an array: its name; its size in bytes (-1: not there) or rows; what tells its content, which
-#: is the time of the file in nanoseconds or a digest; 1 for a query, 2 for an image of the gallery, 3 for both.
+#: An image, or all rows of a class in an array: its name; its size in bytes (-1: missing) or rows; the modification
+#: time in nanoseconds or the digest; and 1 for a query, 2 for a gallery image, 3 for both.
 Seen: TypeAlias = tuple[str, int, int | str, int]
-#: The images of one side, by class.
+#: The images of one split, by class.
 Side: TypeAlias = dict[str, list[Seen]]
 
-_FREE = ("data.workers", "out")  # the result is the same whatever they are
-_NAMED = 5  # classes, files or options that a sentence names
+_FREE = ("data.workers", "out")  # options without influence on the result
+_NAMED = 5  # number of classes, files or options that a sentence names
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a run was started with, or has gone on with."""
+    """The options, images and split of a run when it was started or resumed."""
 
-    options: dict[str, Any]  # by name
-    train: Side  # as the data set was found, which is how it was split unless it has changed since
+    options: dict[str, Any]  # full name -> value
+    train: Side  # as found in the data set
     test: Side
     sides: Sides
 
-    def as_text(self) -> str:
-        """As JSON, the same for the same run."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":")) + "\n"
+    def write(self, path: Path) -> None:
+        """Writes fingerprint.json. The same run gives the same bytes."""
+        text = json.dumps(dataclasses.asdict(self), separators=(",", ":")) + "\n"
+        write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], source: Path) -> Fingerprint:
-        """From what `as_text` gave.
+    def read(cls, path: Path) -> Fingerprint | None:
+        """Reads fingerprint.json; None if it does not exist.
 
         Raises:
-            RunError: a field is missing or of another kind; `source` is the file to blame.
+            RunError: the file is broken, or a field is missing or of the wrong type.
         """
+        if not path.exists():
+            return None
+        remedy = "restore it, or remove it and pass --resume_changed"
+        values = read_json(path, remedy)
         try:
             sides = Sides(**{name: tuple(map(str, names)) for name, names in values["sides"].items()})
             train, test = (_side_of_json(values[side]) for side in ("train", "test"))
             return cls(dict(values["options"]), train, test, sides)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunError(
-                f"{source} does not say what the run was started with ({error}); restore it, or remove it and pass "
-                "--resume_changed"
-            ) from error
+            raise RunError(f"{path} cannot be read as a fingerprint ({error}); {remedy}") from error
 
 
 def fingerprint(config: TrainConfig, dataset: Dataset, sides: Sides) -> Fingerprint:
-    """What there is now.
+    """Takes the fingerprint of a run.
 
     Args:
-        config: as it is read from config.yaml.
-        dataset: as it was opened.
-        sides: of the run.
+        config: the configuration, as read from config.yaml.
+        dataset: the data set, as opened now.
+        sides: the split of the run.
     """
     root = _root(config, dataset)
     return Fingerprint(_flat(dataclasses.asdict(config)), _seen(dataset.train, root), _seen(dataset.test, root), sides)
 
 
 def changed_options(before: Fingerprint, config: TrainConfig) -> list[str]:
-    """What is to be said of each option that has come, gone or changed."""
+    """Describes options that were added, removed or changed."""
     now, defaults = _flat(dataclasses.asdict(config)), _flat(dataclasses.asdict(TrainConfig()))
     added = [name for name in now if name not in before.options and now[name] != defaults.get(name)]
-    found = [f"the option {name} is {now[name]!r} in config.yaml and was not there" for name in added]
+    found = [f"the option {name} was added to config.yaml with {now[name]!r}" for name in added]
     for name, was in before.options.items():
         if name not in now and name not in _FREE:
-            found.append(f"the option {name} was {was!r} and is gone from config.yaml")
+            found.append(f"the option {name} was {was!r} and was removed from config.yaml")
         elif now.get(name) != was and name not in _FREE:
             found.append(f"the option {name} is {now[name]!r} in config.yaml and was {was!r}")
     return found
 
 
 def changed_data(before: Fingerprint, now: Fingerprint) -> list[str]:
-    """What is to be said of the classes and images that have come, gone, changed or moved."""
+    """Describes classes and images that were added, removed, changed or moved."""
     if (before.train, before.test) == (now.train, now.test) and _order(before) == _order(now):
         return []
     was, present = _classes(before), _classes(now)
@@ -100,19 +103,19 @@ def changed_data(before: Fingerprint, now: Fingerprint) -> list[str]:
     kept = [key for key in older if key in newer]
     rewritten = [key for key in kept if older[key][0] == newer[key][0] and older[key] != newer[key]]
     return [
-        *_listed("class", [name for name in present if name not in was], "came"),
-        *_listed("class", [name for name in was if name not in present], "went"),
-        *_listed("class", [name for name in was if present.get(name, was[name]) != was[name]], "changed sides"),
-        *_listed("image", [name for whole, name in newer if not whole and (whole, name) not in older], "came"),
-        *_listed("image", [name for whole, name in older if not whole and (whole, name) not in newer], "went"),
+        *_listed("class", [name for name in present if name not in was], "added"),
+        *_listed("class", [name for name in was if name not in present], "removed"),
+        *_listed("class", [name for name in was if present.get(name, was[name]) != was[name]], "changed splits"),
+        *_listed("image", [name for whole, name in newer if not whole and (whole, name) not in older], "added"),
+        *_listed("image", [name for whole, name in older if not whole and (whole, name) not in newer], "removed"),
         *_listed("image", [name for whole, name in rewritten if not whole], "changed"),
         *_listed("class", [name for whole, name in rewritten if whole], "changed"),
-        *_listed("image", [key[1] for key in kept if older[key][0] != newer[key][0]], "got another class"),
-    ] or ["the order of the classes or images changed"]
+        *_listed("image", [key[1] for key in kept if older[key][0] != newer[key][0]], "moved to another class"),
+    ] or ["order of the classes or images changed"]
 
 
 def _listed(noun: str, chosen: list[str], happened: str) -> list[str]:
-    """One phrase on all that shared a fate: `2 classes came (a, b)`."""
+    """A phrase on everything with the same change, such as `2 classes added (a, b)`."""
     if not chosen:
         return []
     plural = noun + ("es" if noun.endswith("s") else "s")
@@ -122,7 +125,7 @@ def _listed(noun: str, chosen: list[str], happened: str) -> list[str]:
 
 
 def _classes(seen: Fingerprint) -> dict[str, tuple[bool, bool]]:
-    """Class -> whether it is on the train side and on the test side."""
+    """Class -> whether it is a training class and whether it is a test class."""
     return {name: (name in seen.train, name in seen.test) for name in [*seen.train, *seen.test]}
 
 
@@ -131,7 +134,7 @@ def _order(seen: Fingerprint) -> list[str]:
 
 
 def _facts(seen: Fingerprint, classes: Collection[str]) -> dict[tuple[str, str], tuple[str, Seen]]:
-    """Class and facts of every image of some classes, or of a class as a whole, which is then known with its side."""
+    """Class and facts of each image of some classes. Arrays have one entry per class, identified with its split."""
     return {
         (side if isinstance(file[2], str) else "", file[0]): (name, file)
         for side, content in (("train", seen.train), ("test", seen.test))
@@ -158,7 +161,7 @@ def _seen(images: ImageSet, root: str) -> Side:
 
 
 def _of_files(paths: Iterable[Path], root: str) -> Iterator[tuple[str, int, int]]:
-    """Name within the root, size and time of each file; one that is not there has none."""
+    """Name relative to the root, size and time of each file; size -1 for a missing file."""
     for path in paths:
         full = os.fspath(path)
         name = full[len(root) :] if full.startswith(root) else full
@@ -177,7 +180,7 @@ def _by_class(labels: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[
 
 
 def _of_array(images: ImageSet, name: str) -> Seen:
-    """All images or vectors of a class, which lie in memory."""
+    """The entry of a class whose images or vectors are in memory."""
     assert images.pixels is not None
     digest = hashlib.blake2b(np.ascontiguousarray(images.pixels).data, digest_size=16)
     digest.update(json.dumps([str(images.pixels.dtype), images.pixels.shape, images.names]).encode())
@@ -185,7 +188,7 @@ def _of_array(images: ImageSet, name: str) -> Seen:
 
 
 def _root(config: TrainConfig, dataset: Dataset) -> str:
-    """What the paths of all images begin with, so that data which was moved as a whole is known again."""
+    """The common prefix of all image paths, so that data which was moved as a whole is recognised."""
     given = Path(config.data.name)
     if config.data.name not in DATASETS and given.exists():
         return os.path.join(given if given.is_dir() else given.parent, "")
@@ -194,7 +197,7 @@ def _root(config: TrainConfig, dataset: Dataset) -> str:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Options by the names that they have on the command line."""
+    """Options by their names on the command line."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}

@@ -1,7 +1,8 @@
-"""What a configuration describes, made: the data, the network, the loss, the optimiser, and what a step is fed."""
+"""A training job: the data, network, loss, optimiser and batches of a configuration."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
@@ -20,26 +21,23 @@ from embedding_expansion.data.loader import batches
 from embedding_expansion.data.sampler import ClassBalancedSampler
 from embedding_expansion.data.transforms import ImageTransform, test_transform, train_transform
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.model import EmbeddingModel
-from embedding_expansion.training.average import start_average
-from embedding_expansion.training.config import DataConfig, Precision, TrainConfig
+from embedding_expansion.model.network import EmbeddingModel, check_embeddings
+from embedding_expansion.model.trained import find_device
+from embedding_expansion.runs.options import CLASSES_PER_BATCH, DataConfig, Precision, TrainConfig
 from embedding_expansion.training.evaluation import both_ways, embed_images, model_embedder
-from embedding_expansion.training.factory import make_loss, make_optimizer
-from embedding_expansion.training.finite import check_embeddings
-from embedding_expansion.training.limits import CLASSES_PER_BATCH
-from embedding_expansion.training.network import check_size, make_network, suited
+from embedding_expansion.training.factory import check_size, make_loss, make_network, make_optimizer, suited
 from embedding_expansion.training.split import Split, draw, located, open_data
 
 
 @dataclass
 class Job:
-    """Everything that the loop needs, and the configuration with nothing left open."""
+    """Everything that the training loop needs, with a fully resolved configuration."""
 
     config: TrainConfig
     dataset: Dataset
     train: ImageSet
     validation: ImageSet | None  # held-out training classes
-    classes: npt.NDArray[np.int64]  # the numbers of the training classes, also of one whose images are gone
+    classes: npt.NDArray[np.int64]  # numbers of the training classes, including classes whose images are missing
     model: EmbeddingModel
     loss: PairLoss
     optimizer: torch.optim.Optimizer
@@ -48,14 +46,16 @@ class Job:
     train_transform: ImageTransform
     test_transform: ImageTransform
     workers: int
-    average: EmbeddingModel | None = None  # of the model's weights; what is measured and kept, where there is one
-    broken: dict[Path, str] = field(default_factory=dict)  # images that could not be read, and why
-    features: dict[tuple[int, bool], tuple[Tensor, ImageSet]] = field(default_factory=dict)  # of a frozen backbone
-    changes: list[str] = field(default_factory=list)  # in the data, since the run was started
+    average: EmbeddingModel | None = None  # average of the weights, which is evaluated and kept instead of them
+    broken: dict[Path, str] = field(default_factory=dict)  # unreadable images -> reason
+    features: dict[tuple[int, bool], tuple[Tensor, ImageSet]] = field(
+        default_factory=dict
+    )  # cache for a frozen backbone
+    changes: list[str] = field(default_factory=list)  # changes to the data since the run was started
 
     @property
     def selects_on(self) -> ImageSet | None:
-        """The images that decide which weights are kept; None where the last ones are."""
+        """The images that select the weights to keep; None if the last weights are kept."""
         return self.dataset.test if self.config.protocol == "paper" else self.validation
 
     @property
@@ -66,29 +66,29 @@ class Job:
 
     @property
     def shown(self) -> EmbeddingModel:
-        """The model that is measured and kept: the average where there is one."""
+        """The model to evaluate and keep: the average, if there is one."""
         return self.model if self.average is None else self.average
 
     @property
     def batch_size(self) -> int:
-        """Images in a batch, over all ranks."""
+        """Images per batch, over all ranks."""
         return (self.config.sampler.classes_per_batch or 0) * self.config.sampler.images_per_class
 
     @property
     def network(self) -> nn.Module:
-        """What a step runs and trains: the model, or its head where the backbone is frozen."""
+        """The trained network: the model, or its head if the backbone is frozen."""
         return self.model.head if self.config.model.freeze_backbone else self.model
 
     def get_ready(self) -> None:
-        """Makes what all batches are taken from: the features of a frozen backbone."""
+        """Computes the features of a frozen backbone, from which all batches are taken."""
         if self.config.model.freeze_backbone:
             self._cached(self.train)
 
     def batches(self, start: int, share: slice) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(step, images or cached features, labels) from a step on: a rank's share of what seed and step determine.
+        """Yields (step, images or cached features, labels) from a step on, for a rank's share of each batch.
 
-        The training classes are numbered from 0 in the order of their labels, as losses with proxies ask for; a set
-        whose validation classes are held out has gaps.
+        A batch is a function of seed and step. The training classes are numbered from 0 in the order of their labels,
+        as proxy losses expect; the labels themselves have gaps where classes are held out.
         """
         classes = torch.from_numpy(self.classes)
         for step, inputs, labels in self._drawn(start, share):
@@ -116,10 +116,10 @@ class Job:
         )
 
     def embed(self, images: ImageSet) -> tuple[Tensor, ImageSet]:
-        """The L2-normalised embeddings of a set by the model as it is now, and the images that they belong to.
+        """Embeds an image set with the current model; returns the L2-normalised embeddings and the readable images.
 
         Raises:
-            NotFinite: the model gives NaN or infinity.
+            NotFinite: an embedding is NaN or infinite.
         """
         flip = self.config.flip
         if self.config.model.freeze_backbone:
@@ -133,22 +133,22 @@ class Job:
         return check_embeddings(functional.normalize(self.shown.head(features).float(), dim=1)), kept
 
     def tested(self) -> Tested:
-        """The model as it is now, and what it makes of the test images.
+        """Embeds the test images with the current model.
 
         Raises:
-            NotFinite: the model gives NaN or infinity.
+            NotFinite: an embedding is NaN or infinite.
         """
         return Tested(self, *self.embed(self.dataset.test))
 
     def run_over(
         self, images: ImageSet, function: Callable[[Tensor], Tensor], transform: ImageTransform | None = None
     ) -> tuple[Tensor, ImageSet]:
-        """Any function of uint8 images over a set as it is tested, and the images that could be read."""
+        """Applies a function of uint8 images to a set, with the test transform; also returns the readable images."""
         transform = self.test_transform if transform is None else transform
         return embed_images(function, images, transform, workers=self.workers, broken=self.broken)
 
     def _cached(self, images: ImageSet, mirrored: bool = False) -> tuple[Tensor, ImageSet]:
-        """The features of a set, or of its mirror images, by the set's identity."""
+        """The cached features of an image set or of its mirror images. The identity of the set is the key."""
         key = (id(images), mirrored)
         if key not in self.features:
             self.model.eval()
@@ -163,7 +163,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Tested:
-    """A job, and the embeddings that its model gives to the test images which can be read."""
+    """A job with the embeddings of its readable test images."""
 
     job: Job
     vectors: Tensor  # (n, d)
@@ -171,15 +171,15 @@ class Tested:
 
 
 def prepare(config: TrainConfig, split: Split | None = None, *, fetch_weights: bool = True) -> Job:
-    """Makes a job; what the configuration leaves open is decided here and written into the job's.
+    """Builds a job, and resolves all options that the configuration leaves open.
 
     Args:
-        config: of the run.
-        split: its data; by default opened and split as for a new run.
-        fetch_weights: False where a checkpoint brings all weights.
+        config: the configuration of the run.
+        split: the data; None opens and splits it as for a new run.
+        fetch_weights: whether to load pretrained weights; False if a checkpoint replaces all weights anyway.
 
     Raises:
-        InvalidInput, UnknownName, DataError: whatever the configuration names and cannot be had.
+        InvalidInput, UnknownName, DataError: the configuration is invalid, or names something that does not exist.
     """
     device = find_device(config.device)
     precision = _precision(config.precision, device)
@@ -189,7 +189,7 @@ def prepare(config: TrainConfig, split: Split | None = None, *, fetch_weights: b
     if split is None:
         split = draw(open_data(config.data), config)
     dataset, train, validation = split.dataset, split.train, split.validation
-    sampler = make_sampler(train, config)  # too few classes are an error now, not after the first measures
+    sampler = make_sampler(train, config)  # reports too few classes before the first evaluation
     torch.manual_seed(config.seed)
     loss = make_loss(config, len(split.classes)).to(device)
     config = dataclasses.replace(config, model=suited(config, dataset.train))
@@ -220,15 +220,15 @@ def prepare(config: TrainConfig, split: Split | None = None, *, fetch_weights: b
         train_transform=train_transform(size, transform),
         test_transform=test_transform(size, transform),
         workers=resolved.data.workers or 0,
-        average=None if config.ema is None else start_average(model),
+        average=None if config.ema is None else copy.deepcopy(model).requires_grad_(False).eval(),
     )
 
 
 def make_sampler(images: ImageSet, config: TrainConfig) -> ClassBalancedSampler:
-    """What draws the batches.
+    """Builds the batch sampler.
 
     Raises:
-        InvalidInput: the set has fewer classes than a batch.
+        InvalidInput: the image set has fewer classes than a batch.
     """
     classes = config.sampler.classes_per_batch
     if classes is None:
@@ -236,34 +236,11 @@ def make_sampler(images: ImageSet, config: TrainConfig) -> ClassBalancedSampler:
     return ClassBalancedSampler(images.labels, classes, config.sampler.images_per_class, config.seed)
 
 
-def find_device(name: str) -> torch.device:
-    """The device of that name; "auto" is CUDA where there is one; of several each local rank has its own.
-
-    Raises:
-        InvalidInput: there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InvalidInput(f"there is no device {name!r}; pass cpu, cuda or cuda:NUMBER") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput(f"device is {name}, but torch finds no CUDA here; pass cpu")
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:  # each backend that is not there has its own
-        raise InvalidInput(f"device is {name}, which torch cannot use here; pass cpu, cuda or cuda:NUMBER") from error
-    return device
-
-
 def _precision(name: Precision, device: torch.device) -> Precision:
     if device.type == "cuda":
         return "bfloat16" if name == "auto" else name
     if name not in ("auto", "float32"):
-        raise InvalidInput(f"precision is {name}, which is for CUDA only; use float32 on {device.type}")
+        raise InvalidInput(f"precision is {name}, which is for CUDA only; pass float32 on {device.type}")
     return "float32"
 
 

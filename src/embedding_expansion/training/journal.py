@@ -1,4 +1,4 @@
-"""What a run writes and shows while it trains: log.jsonl, TensorBoard events, a progress bar on a terminal, lines."""
+"""The log of a training: log.jsonl, TensorBoard events, a progress bar and printed lines."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from embedding_expansion.training.run_folder import RunFolder
+from embedding_expansion.runs.run_folder import RunFolder
 
 
 class Journal:
-    """The log of the steps of one process; without a folder (on the other ranks) it keeps silent."""
+    """Logs the steps of one process. Without a run folder (on ranks other than the first) it logs nothing."""
 
     def __init__(self, run: RunFolder | None, step: int, steps: int) -> None:
         self._run = run
         self._writer = None if run is None else SummaryWriter(str(run.tensorboard), purge_step=step + 1)
         hidden = run is None or not sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=step, unit="step", disable=hidden, leave=False)
-        self._images, self._seconds = 0, 0.0  # since the rate was last asked
+        self._images, self._seconds = 0, 0.0  # since the last call of images_per_second
 
     def __enter__(self) -> Journal:
         return self
@@ -31,20 +31,20 @@ class Journal:
             self._writer.close()
 
     def count(self, loss: float, images: int, seconds: float) -> None:
-        """Counts a step: its loss, its images, and how long it took with the wait for them."""
+        """Counts a step: its loss, its images, and its duration including the wait for the images."""
         self._images += images
         self._seconds += seconds
         self._bar.set_postfix_str(f"loss {loss:.4f}, {images / seconds:.0f} images/s", refresh=False)
         self._bar.update()
 
     def images_per_second(self) -> float:
-        """The rate since this was last asked, evaluations and checkpoints not counted."""
+        """The training speed since the last call, without evaluations and checkpoints."""
         rate = self._images / self._seconds if self._seconds else 0.0
         self._images, self._seconds = 0, 0.0
         return rate
 
     def write(self, entry: dict[str, Any]) -> None:
-        """A line of log.jsonl, and the same numbers as TensorBoard events; nothing where there is but a step."""
+        """Writes a line of log.jsonl and the same numbers as TensorBoard events; skips entries without numbers."""
         if self._run is None or self._writer is None or len(entry) == 1:
             return
         self._run.log(entry)
@@ -53,7 +53,7 @@ class Journal:
                 self._writer.add_scalar(name, value, entry["step"])
 
     def say(self, line: str) -> None:
-        """A line for the reader, above the bar."""
+        """Prints a line above the progress bar."""
         if self._run is not None:
             self._bar.write(line)
 

@@ -1,9 +1,12 @@
-"""The training loop, plain PyTorch: `run_steps` is all that happens between the first step and the last."""
+"""The training loop in plain PyTorch. `run_steps` runs everything from the first step to the last."""
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -12,34 +15,63 @@ from torch import Tensor, nn
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.loader import broken_sentence
 from embedding_expansion.errors import DataError
+from embedding_expansion.model.network import EmbeddingModel, NotFinite, all_finite
+from embedding_expansion.model.weights import save_tensors
+from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training import checkpoint
-from embedding_expansion.training.average import follow
 from embedding_expansion.training.evaluation import autocast, measure_retrieval
 from embedding_expansion.training.factory import set_learning_rate
-from embedding_expansion.training.finite import NotFinite, all_finite
 from embedding_expansion.training.job import Job
 from embedding_expansion.training.journal import Journal
 from embedding_expansion.training.ranks import Ranks
-from embedding_expansion.training.run_folder import RunFolder
-from embedding_expansion.training.signals import StopSignal
 from embedding_expansion.training.state import State, step_seed
+
+_CAUGHT = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignal:
+    """A context manager that records the first SIGINT or SIGTERM. A second signal has its usual effect.
+
+    Only the main thread can handle signals; in other threads nothing is recorded.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0  # the signal number, or 0
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {caught: signal.signal(caught, self._note) for caught in _CAUGHT}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for caught, handler in self._previous.items():
+            signal.signal(caught, handler)
+        self._previous = {}
 
 
 def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
-    """Trains from `state.step` on: steps, log lines, evaluations, checkpoints.
+    """Trains from `state.step` to the end, with log lines, evaluations and checkpoints.
 
     Args:
-        job: what is trained; its model, loss and optimiser change.
-        state: how far the run has come; changes.
-        run: the folder, written by the first rank only.
+        job: the job; its model, loss and optimiser are updated.
+        state: the progress of the run; it is updated.
+        run: the run folder; only the first rank writes to it.
         ranks: the processes that train together.
 
     Returns:
-        The number of the signal that stopped it, after saving, or 0 where it came to its end.
+        The number of the signal that stopped training after saving, or 0 if training is finished.
 
     Raises:
-        NotFinite: the weights of `state.step`, or what they lead to, are NaN or infinite.
-        DataError: broken images leave the ranks with parts of a batch that differ in size.
+        NotFinite: the weights of `state.step`, or values computed from them, are NaN or infinite.
+        DataError: broken images make the ranks' parts of a batch differ in size.
     """
     config = job.config
     job.model.train()
@@ -50,8 +82,8 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
     if state.stops_early(config):
         return 0
     job.get_ready()
-    ranks.same(None)  # the first one may have measured first
-    with StopSignal() as signal, Journal(run if ranks.is_first else None, state.step, config.steps) as journal:
+    ranks.same(None)  # waits for the first rank, which may evaluate first
+    with StopSignal() as stop, Journal(run if ranks.is_first else None, state.step, config.steps) as journal:
         began, share = time.perf_counter(), ranks.share(job.batch_size)
         for step, inputs, labels in job.batches(state.step, share):
             _check_share(len(labels), share, job, ranks)
@@ -75,7 +107,7 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
             state.training_seconds += seconds
             journal.count(value, job.batch_size, seconds)
             stops = _between_steps(job, state, run, ranks, journal, scaler, {"loss": value, "lr": lr})
-            stopped_by = ranks.agree(signal.number)
+            stopped_by = ranks.agree(stop.number)
             if stopped_by and ranks.is_first:
                 _save(job, state, scaler, run, ranks.world)
             if stopped_by or stops:
@@ -85,21 +117,21 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
 
 
 def _hold_backbone(job: Job, step: int) -> None:
-    """Keeps the statistics of the backbone's batch norm while only the head learns, and lets go after that."""
+    """Freezes the backbone's batch norm statistics during the warmup of the head."""
     warmup = job.config.warmup_head
-    if warmup and step <= warmup:  # at every such step: an evaluation in between has set the mode back
+    if warmup and step <= warmup:  # at every step, because evaluations reset the mode
         job.model.train()
         if step < warmup:
             job.model.trunk.eval()
 
 
 def _check_share(rows: int, share: slice, job: Job, ranks: Ranks) -> None:
-    """A class without a readable image leaves the batch. The ranks' loss, which gathers equal parts, cannot do so."""
+    """Raises if a class without readable images leaves a batch, as the parts of the ranks must have equal sizes."""
     if ranks.world > 1 and ranks.agree(rows < share.stop - share.start):
         broken = {path: why for part in ranks.gather(job.broken) for path, why in part.items()}
         raise DataError(
-            f"a class has no image that can be read, and {ranks.world} processes need equal parts of a batch; mend it, "
-            f"take it out, or train in one process: {broken_sentence(broken)}"
+            f"a class has no readable image, but {ranks.world} processes need equal parts of a batch; repair or remove "
+            f"the class, or train in one process: {broken_sentence(broken)}"
         )
 
 
@@ -113,14 +145,15 @@ def _optimize(
     labels: Tensor,
     is_warmup: bool = False,
 ) -> float:
-    """One step of the optimiser; gives back the loss.
+    """Runs one step of the optimiser; returns the loss.
 
-    What it checks before it moves the weights vouches for them, and so for the checkpoint that holds them. All ranks
-    stop together: one that left alone would keep the others waiting.
+    The checks before the update confirm that the current weights, and so the last checkpoint, are finite. All ranks
+    stop together, because the others would wait for a rank that stops alone.
     """
     with autocast(job.device, job.precision):
         embeddings = network(inputs)
-    # By their norms, as the loss takes them. Batch norm can hide an overflow from them, but not from its statistics.
+    # Checks the norms, as the loss uses them. Batch norm can hide an overflow from the embeddings, but its statistics
+    # show it.
     if ranks.agree(not all_finite([embeddings.detach().float().norm(dim=1), *network.buffers()])):
         raise NotFinite("the embeddings or the statistics of batch norm are NaN or infinite")
     value: Tensor = loss(embeddings, labels)
@@ -128,7 +161,7 @@ def _optimize(
     scaler.scale(value).backward()  # type: ignore[no-untyped-call]
     if ranks.agree(not math.isfinite(value.item())):
         raise NotFinite(f"the loss is {value.item()}")
-    if is_warmup:  # taken back, not turned off: all ranks have to see a gradient of every weight
+    if is_warmup:  # discarded instead of disabled, because DDP needs a gradient of every weight on all ranks
         for parameter in job.model.trunk.parameters():
             parameter.grad = None
     if job.config.optimizer.clip_norm is not None:
@@ -149,7 +182,7 @@ def _between_steps(
     scaler: torch.amp.GradScaler,
     figures: dict[str, float],
 ) -> bool:
-    """Logs, evaluates and saves where it is due; gives back whether patience has run out."""
+    """Logs, evaluates and saves when it is due; returns whether to stop early."""
     config = job.config
     entry: dict[str, Any] = {"step": state.step}
     if state.is_due(config.log_every, config):
@@ -168,11 +201,11 @@ def _between_steps(
 
 
 def _evaluate(job: Job, judged: ImageSet, state: State, journal: Journal) -> dict[str, dict[str, float]]:
-    """Retrieval on the images that select the model; notes in the state whether these weights are the best."""
+    """Evaluates retrieval on the images that select the weights, and records the result in the state."""
     by_paper = job.config.protocol == "paper"
     vectors, images = job.embed(judged)
     figures = measure_retrieval(vectors, images, job.dataset.recall_at if by_paper else (1,))
-    # The paper keeps the best Recall@1. On few held-out classes that is soon near 1; MAP@R still tells models apart.
+    # The paper keeps the best Recall@1. On few held-out classes Recall@1 is soon near 1, while MAP@R still differs.
     state.judge(figures["recall_at_1"] if by_paper else figures["map_at_r"])
     side = "test" if by_paper else "validation"
     journal.say(
@@ -183,12 +216,37 @@ def _evaluate(job: Job, judged: ImageSet, state: State, journal: Journal) -> dic
 
 
 def _save(job: Job, state: State, scaler: torch.amp.GradScaler, run: RunFolder, processes: int) -> None:
-    """Writes the checkpoint of this step, and removes all but the newest two and the best one."""
+    """Writes the checkpoint of this step, and removes all checkpoints except for the newest two and the best one."""
     state.processes = processes
     state.scaler = scaler.state_dict()
     state.broken = {str(path): reason for path, reason in job.broken.items()}
     tensors = checkpoint.collect(job.model, job.loss, job.optimizer, job.average)
     if not all_finite(tensors.values()):
         raise NotFinite("the weights are NaN or infinite")
-    checkpoint.save_tensors(checkpoint.checkpoint_path(run.checkpoints, state.step), tensors, state.as_json())
+    save_tensors(checkpoint.checkpoint_path(run.checkpoints, state.step), tensors, state.as_json())
     checkpoint.prune(run.checkpoints, keep=set() if state.best_step is None else {state.best_step})
+
+
+@torch.no_grad()
+def follow(average: EmbeddingModel, model: EmbeddingModel, decay: float, step: int) -> None:
+    """Updates the average: average = m average + (1 - m) weights, m = min(decay, (1 + step) / (10 + step)).
+
+    The smaller m of the early steps makes the average forget the initial weights quickly. Batch norm statistics are
+    averaged like weights; counters are copied.
+
+    Args:
+        average: the average, updated in place.
+        model: the model after the step.
+        decay: the maximum of m, between 0 and 1.
+        step: the number of finished steps, 1 or more.
+
+    Source: Polyak & Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992, in the exponential form.
+    Differs from the source: the mean is exponential, and its decay is smaller in the early steps.
+    """
+    keep = min(decay, (1 + step) / (10 + step))
+    current = model.state_dict()
+    for name, mean in average.state_dict().items():
+        if mean.is_floating_point():
+            mean.lerp_(current[name], 1 - keep)
+        else:
+            mean.copy_(current[name])

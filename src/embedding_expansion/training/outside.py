@@ -1,4 +1,4 @@
-"""Measuring what no run has made: vectors from elsewhere, and backbones as they come."""
+"""Evaluates models other than runs: files of vectors, and backbones without training."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from torch.nn import functional
 
 from embedding_expansion.data.vectors import read_vectors
 from embedding_expansion.errors import DataError
+from embedding_expansion.model.network import check_embeddings
 from embedding_expansion.retrieval.rerank.steps import Steps
-from embedding_expansion.training.config import DataConfig, ModelConfig, SamplerConfig, TrainConfig
-from embedding_expansion.training.evaluation import measure
-from embedding_expansion.training.finite import check_embeddings
+from embedding_expansion.runs.options import DataConfig, ModelConfig, SamplerConfig, TrainConfig
+from embedding_expansion.training.evaluation import measure, measure_post_processed
 from embedding_expansion.training.job import prepare
-from embedding_expansion.training.post_processing import measure_post_processed
 
 
 def evaluate_vectors(path: Path, steps: Steps | None = None) -> dict[str, Any]:
-    """Measures the vectors of an .npz or .parquet by their labels; where the file has a split, those of `test`.
+    """Evaluates the vectors of an .npz or .parquet file by their labels. If the file has a split, only `test` counts.
 
     Args:
         path: the file.
-        steps: of post-processing; a whitening is fitted on the rows of `train`.
+        steps: post-processing steps; a whitening is fitted on the rows of `train`.
 
     Returns:
-        The retrieval and clustering measures, and `data`, what was measured; with steps also `reranked`, the retrieval
-        measures after them.
+        The retrieval and clustering metrics, and `data`, a description of the data; with steps also `reranked`, the
+        retrieval metrics after post-processing.
 
     Raises:
-        DataError, InvalidInput: the file cannot be used (see `data.vectors`), or has no rows to test on.
+        DataError, InvalidInput: the file cannot be used (see `data.vectors`), or has no test rows.
     """
     vectors = read_vectors(path)
     chosen = np.ones(len(vectors.labels), dtype=np.bool_) if vectors.is_train is None else ~vectors.is_train
     if not chosen.any():
-        raise DataError(f"{path} has no test rows; leave split away to measure all of them")
-    images = vectors.side(chosen)
+        raise DataError(f"{path} has no test rows; remove split from the file to evaluate all rows")
+    images = vectors.as_images(chosen)
     rows = torch.from_numpy(vectors.rows[chosen])
     measures: dict[str, Any] = measure(rows, images, (1, 2, 4, 8), seed=0)
     if steps is not None:
@@ -50,24 +49,24 @@ def evaluate_vectors(path: Path, steps: Steps | None = None) -> dict[str, Any]:
 def evaluate_backbone(
     name: str, data: DataConfig, steps: Steps | None = None, *, pretrained: bool = False, weights: str | None = None
 ) -> dict[str, Any]:
-    """Measures the pooled features of a backbone without a head, L2-normalised, on the test classes of a data set.
+    """Evaluates the pooled, L2-normalised features of a backbone without a head on the test classes of a data set.
 
     Args:
-        name: of the backbone.
+        name: the name of the backbone.
         data: the data set.
-        steps: of post-processing; a whitening is fitted on the training classes of the set.
-        pretrained: fetch the weights of the library that has the backbone; otherwise they are random, of seed 0.
+        steps: post-processing steps; a whitening is fitted on the training classes.
+        pretrained: whether to download pretrained weights; otherwise the weights are random with seed 0.
         weights: a local .safetensors file with the backbone's state dict.
 
     Returns:
-        The retrieval and clustering measures, and `data`, the name of the set; with steps also `reranked`, the
-        retrieval measures after them.
+        The retrieval and clustering metrics, and `data`, the name of the data set; with steps also `reranked`, the
+        retrieval metrics after post-processing.
 
     Raises:
-        UnknownName, InvalidInput, DataError: the backbone, its weights or the data set cannot be had.
+        UnknownName, InvalidInput, DataError: the backbone, its weights or the data set cannot be opened.
     """
     model = ModelConfig(backbone=name, pretrained=pretrained, weights=weights)
-    sampler = SamplerConfig(classes_per_batch=1, images_per_class=1)  # nothing is trained: any set has a class
+    sampler = SamplerConfig(classes_per_batch=1, images_per_class=1)  # nothing is trained, so one class is enough
     job = prepare(TrainConfig(data=data, model=model, sampler=sampler, protocol="last"))
     job.model.eval()
 

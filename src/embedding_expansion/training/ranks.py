@@ -1,7 +1,7 @@
-"""Several processes that train together, as torchrun starts them; a single process is the case of one rank.
+"""Processes that train together, started by torchrun. A single process is a group of one rank.
 
-All that ranks tell each other goes over gloo, also beside NCCL: gloo notices at once when a process ends, and gives up
-on one that is silent with an error that can be told. Only gradients and the rows of the loss go over NCCL on GPUs.
+Control messages between ranks use gloo, even on GPUs: gloo notices at once when a process ends, and raises a clear
+error when a process does not respond. Only gradients and the embeddings of the loss use NCCL on GPUs.
 """
 
 from __future__ import annotations
@@ -21,29 +21,28 @@ from torch.nn.parallel import DistributedDataParallel
 from embedding_expansion.core.distributed import DistributedLoss
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, RunError
-from embedding_expansion.training.batch_norm import learns_statistics, synchronize
 
-#: How long a rank waits for another that says nothing: 2 minutes, or the seconds in $EMBEX_RANK_PATIENCE.
+#: How long a rank waits for another one that does not respond: 2 minutes, or $EMBEX_RANK_PATIENCE seconds.
 PATIENCE = timedelta(minutes=2)
-#: How long the others wait while the first one evaluates and saves. When it ends meanwhile, they know at once.
+#: How long the other ranks wait while the first rank evaluates and saves. They notice at once if it ends.
 ALONE = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this one is."""
+    """The group of processes, and the rank of this process."""
 
     rank: int = 0
     world: int = 1
-    talk: Any = None  # over gloo, for what is not of the gradient
-    slow: Any = None  # the same, with patience for what the first rank does alone
+    talk: Any = None  # gloo group for control messages
+    slow: Any = None  # gloo group with a long timeout, for work of the first rank alone
 
     @classmethod
     def start(cls, device: torch.device) -> Ranks:
-        """Joins the group that torchrun describes in the environment, or is alone where it describes none.
+        """Joins the group that torchrun describes in the environment; without one, this process is alone.
 
         Raises:
-            InvalidInput: the patience is no number of seconds.
+            InvalidInput: $EMBEX_RANK_PATIENCE is not a valid number of seconds.
         """
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
@@ -64,11 +63,11 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes and prints."""
+        """Whether this is the first rank, which writes and prints."""
         return self.rank == 0
 
     def share(self, batch: int) -> slice:
-        """The rows of the global batch that are this rank's.
+        """This rank's rows of the global batch.
 
         Raises:
             InvalidInput: the batch cannot be divided evenly.
@@ -79,21 +78,23 @@ class Ranks:
         return slice(self.rank * part, (self.rank + 1) * part)
 
     def wrap(self, network: nn.Module, loss: PairLoss) -> tuple[nn.Module, nn.Module]:
-        """The network and the loss as they are called in a step: with gradients averaged over the ranks.
+        """Wraps network and loss for a training step, with gradients averaged over the ranks.
 
-        On GPUs batch norm takes its statistics over all ranks.
+        On GPUs, batch norm statistics are synchronised over all ranks.
         """
         if self.world == 1:
             return network, loss
         if next(network.parameters()).is_cuda and learns_statistics(network):
-            network = synchronize(network)
+            network = synchronize_batch_norm(network)
         shared: nn.Module = DistributedLoss(loss)
-        if any(parameter.requires_grad for parameter in loss.parameters()):  # what the loss learns, on all ranks alike
-            shared = DistributedDataParallel(shared, broadcast_buffers=False)  # all ranks fill a memory alike
+        if any(
+            parameter.requires_grad for parameter in loss.parameters()
+        ):  # keeps the parameters of the loss equal on all ranks
+            shared = DistributedDataParallel(shared, broadcast_buffers=False)  # all ranks fill their memory equally
         return DistributedDataParallel(network), shared
 
     def agree(self, value: int) -> int:
-        """The largest value of any rank: a signal that one of them got reaches all at the same step."""
+        """The maximum over all ranks. It makes all ranks react to a signal at the same step."""
         if self.world == 1:
             return value
         shared = torch.tensor(value)
@@ -101,7 +102,7 @@ class Ranks:
         return int(shared)
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, on all of them."""
+        """The values of all ranks, on every rank."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -109,7 +110,7 @@ class Ranks:
         return values
 
     def mean(self, value: float) -> float:
-        """The mean over the ranks."""
+        """The mean over all ranks."""
         if self.world == 1:
             return value
         shared = torch.tensor(value, dtype=torch.float64)
@@ -117,7 +118,7 @@ class Ranks:
         return float(shared) / self.world
 
     def same(self, value: Any) -> Any:
-        """The first rank's value, on all of them. They wait for it as long as an evaluation may take."""
+        """The first rank's value, on every rank. The timeout allows for a long evaluation."""
         if self.world == 1:
             return value
         holder = [value]
@@ -125,16 +126,16 @@ class Ranks:
         return holder[0]
 
     def by_first(self, work: Callable[[], object]) -> None:
-        """The first rank does something, and the others wait until it is done; its error is raised on all of them."""
+        """Runs work on the first rank while the others wait. An error is raised on all ranks."""
         failed: Exception | None = None
         if self.is_first:
             try:
                 work()
             except (EmbeddingExpansionError, OSError) as error:
                 failed = error
-        said = self.same(None if failed is None else str(failed))
-        if said is not None:
-            raise failed or RunError(said)
+        message = self.same(None if failed is None else str(failed))
+        if message is not None:
+            raise failed or RunError(message)
 
 
 def _patience() -> timedelta:
@@ -147,7 +148,39 @@ def _patience() -> timedelta:
         seconds = math.nan
     if not 1 <= seconds <= ALONE.total_seconds():
         raise InvalidInput(
-            f"EMBEX_RANK_PATIENCE is {given!r}; give the seconds that a process waits for another, 1 to "
+            f"EMBEX_RANK_PATIENCE is {given!r}; set it to the seconds that a process waits for another one, 1 to "
             f"{ALONE.total_seconds():g}"
         )
     return timedelta(seconds=seconds)
+
+
+def learns_statistics(network: nn.Module) -> bool:
+    """Whether a batch norm layer of this network is in training mode, so that it uses batch statistics."""
+    return any(_is_batch_norm(module) and module.training for module in network.modules())
+
+
+def synchronize_batch_norm(network: nn.Module) -> nn.Module:
+    """Converts batch norm to synchronised batch norm, for GPUs. Parameters stay the same.
+
+    Source: `torch.nn.SyncBatchNorm`. timm's layers with a built-in activation keep it.
+    """
+    if any(type(module).__module__.startswith("timm.") for module in network.modules() if _is_batch_norm(module)):
+        from timm.layers import convert_sync_batchnorm
+    else:
+        convert_sync_batchnorm = nn.SyncBatchNorm.convert_sync_batchnorm
+    converted: nn.Module = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return converted
+
+
+def batch_norm_warning(network: nn.Module, device: torch.device, world: int, batch: int) -> str:
+    """A warning for the user about batch norm, or an empty string."""
+    if world == 1 or device.type == "cuda" or not learns_statistics(network):
+        return ""
+    return (
+        f"note: on the CPU, batch norm uses the statistics of the {batch // world} images of each process, not of the "
+        f"batch of {batch}, so results differ from those of 1 process; --model.freeze_batch_norm true avoids this"
+    )
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)

@@ -1,4 +1,4 @@
-"""The lines that a run prints."""
+"""The output of a run on the terminal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from embedding_expansion.core.search import native
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.loader import broken_sentence
-from embedding_expansion.training import batch_norm
+from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training.job import Job
-from embedding_expansion.training.run_folder import RunFolder
+from embedding_expansion.training.ranks import batch_norm_warning
 from embedding_expansion.training.state import State
 
 _TITLES = {
@@ -22,7 +22,7 @@ _TITLES = {
 
 
 def say_what_runs(job: Job, state: State, world: int) -> None:
-    """What is trained on what."""
+    """Prints data, loss, model, training and machine."""
     config = job.config
     held = f"; {_size(job.validation)} held out to select the weights" if job.validation is not None else ""
     print(f"data: {job.dataset.name}; {_size(job.train)} train{held}; {_size(job.dataset.test)} test")
@@ -39,33 +39,35 @@ def say_what_runs(job: Job, state: State, world: int) -> None:
     batch = f"{config.sampler.classes_per_batch} classes x {config.sampler.images_per_class} images"
     optimizer = f"{config.optimizer.name} at {config.optimizer.lr}"
     print(f"training: {config.steps} steps of {batch}, {optimizer}, seed {config.seed}")
-    extras = [f"average of the weights, decay {config.ema}"] if config.ema is not None else []
-    extras += [f"head alone for {config.warmup_head} steps"] if config.warmup_head else []
-    extras += ["measured with mirror images"] if config.flip else []
+    extras = [f"average of the weights with decay {config.ema}"] if config.ema is not None else []
+    extras += [f"only the head for {config.warmup_head} steps"] if config.warmup_head else []
+    extras += ["evaluated with mirror images"] if config.flip else []
     if extras:
         print(f"also: {'; '.join(extras)}")
     processes = f"{world} processes, " if world > 1 else ""
     search = "" if expansion.n == "none" else f", search for hardest pairs: {native.describe(job.device.type)}"
     print(f"machine: {processes}{job.device}, {config.threads} threads, {job.precision}{search}", flush=True)
     if config.protocol == "paper":
-        print("note: the TEST classes select the weights (the paper's protocol); the numbers are optimistic")
-    if said := batch_norm.warning(job.network, job.device, world, job.batch_size):
-        print(said)
+        print(
+            "note: the weights are selected on the TEST classes (the paper's protocol), so the numbers are optimistic"
+        )
+    if warning := batch_norm_warning(job.network, job.device, world, job.batch_size):
+        print(warning)
     if state.step:
         count = f"{world} process{'es' if world > 1 else ''}"
         other = f" with {count} instead of {state.processes}, which round differently"
-        print(f"going on after step {state.step}{other if state.processes != world else ''}", flush=True)
+        print(f"resuming after step {state.step}{other if state.processes != world else ''}", flush=True)
 
 
 def say_measures(name: str, measures: dict[str, Any]) -> None:
-    """One line of measures."""
+    """Prints a line of metrics."""
     recalls = [f"Recall@{key.rsplit('_', 1)[1]} {value:.3f}" for key, value in measures.items() if "recall_at" in key]
     clusters = f"NMI {measures['nmi']:.3f}, F1 {measures['f1']:.3f}"
     print(f"{_TITLES.get(name, name)}: {', '.join(recalls)}, {clusters}", flush=True)
 
 
 def say_side_by_side(title: str, before: dict[str, Any], after: dict[str, Any]) -> None:
-    """The measures that both have, a line each."""
+    """Prints a table of the metrics that both dictionaries contain."""
     print(title)
     print(f"{'':<16}{'before':>8}{'after':>8}{'change':>9}")
     for name, value in after.items():
@@ -80,7 +82,7 @@ def _spelt(name: str) -> str:
 
 
 def say_end(metrics: dict[str, Any], run: RunFolder) -> None:
-    """The final measures, and where everything lies."""
+    """Prints the final metrics and the run folder."""
     say_measures("after", metrics)
     print(f"on {metrics['data']}; weights of step {metrics['selected_step']}, selected by {metrics['selected_by']}")
     print(f"{metrics['images_per_second']:.0f} images per second in training, {metrics['wall_seconds']:.0f} s in all")

@@ -1,4 +1,4 @@
-"""A whole run: set up, measure before, train, measure after, keep everything."""
+"""A whole run: set up, evaluate, train, evaluate again, and save the results."""
 
 from __future__ import annotations
 
@@ -12,45 +12,48 @@ from typing import Any
 from embedding_expansion.data.transforms import test_transform
 from embedding_expansion.errors import ResourceError, RunError
 from embedding_expansion.failures import failure
+from embedding_expansion.model.network import NotFinite
+from embedding_expansion.model.trained import find_device
+from embedding_expansion.model.weights import save_tensors
+from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.run_folder import RunFolder, default_path
 from embedding_expansion.training import checkpoint, report
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.training.environment import environment
 from embedding_expansion.training.evaluation import RAW_SIZE, measure, raw_pixels
-from embedding_expansion.training.fingerprint import changed_options, fingerprint
-from embedding_expansion.training.finite import NotFinite
-from embedding_expansion.training.job import Job, Tested, find_device, prepare
+from embedding_expansion.training.fingerprint import Fingerprint, changed_options, fingerprint
+from embedding_expansion.training.job import Job, Tested, prepare
 from embedding_expansion.training.loop import run_steps
 from embedding_expansion.training.ranks import Ranks
 from embedding_expansion.training.resumption import compare, refuse_changes
-from embedding_expansion.training.run_folder import RunFolder, default_path
 from embedding_expansion.training.split import draw, located, open_data
 from embedding_expansion.training.state import State
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: with final measures, or by a signal and ready to be resumed."""
+    """The outcome of a run: final metrics, or the signal that stopped it."""
 
     run: Path
     metrics: dict[str, Any] | None
     signal: int = 0
-    tested: Tested | None = None  # the weights that were kept, where this process measured them
+    tested: Tested | None = None  # test embeddings of the kept weights, if this process evaluated them
 
 
 def train(config: TrainConfig, *, command: tuple[str, ...] = ()) -> Outcome:
-    """Trains an embedding model, measures it before and after, and keeps everything in a run folder.
+    """Trains an embedding model, evaluates it before and after, and saves everything in a run folder.
 
     Args:
-        config: of the run; its `out` names the folder.
-        command: what the user typed, for environment.json.
+        config: the configuration of the run; its `out` is the run folder.
+        command: the command line, for environment.json.
 
     Returns:
-        The run folder and the final measures, or the signal (SIGINT, SIGTERM) that stopped it after saving. On other
-        ranks than the first there are no measures.
+        The run folder and the final metrics, or the signal (SIGINT, SIGTERM) that stopped training after saving. Only
+        the first rank has metrics.
 
     Raises:
-        InvalidInput, UnknownName, DataError: what the configuration names cannot be had.
-        RunError: the folder is taken, or the loss became NaN or infinite.
-        ResourceError: memory ran out, or another process that takes part was killed or is silent.
+        InvalidInput, UnknownName, DataError: the configuration is invalid, or names something that does not exist.
+        RunError: the folder is not empty, or the loss became NaN or infinite.
+        ResourceError: memory ran out, or another rank was killed or does not respond.
     """
     start = time.perf_counter()
     with ExitStack() as stack:
@@ -60,43 +63,43 @@ def train(config: TrainConfig, *, command: tuple[str, ...] = ()) -> Outcome:
         dataset = open_data(config.data)
         split = draw(dataset, config)
         job = prepare(config, split)
-        ranks.share(job.batch_size)  # an uneven batch fails here
+        ranks.share(job.batch_size)  # raises if the batch cannot be divided evenly
         run = RunFolder(Path(ranks.same(config.out or default_path(config))))
         stack.callback(run.release)
 
         def begin() -> None:
             run.create(dataclasses.replace(job.config, out=None))
-            run.write_fingerprint(fingerprint(run.read_config(), dataset, split.sides))
-            run.write_environment(job.config, list(command))
+            fingerprint(run.read_config(), dataset, split.sides).write(run.fingerprint)
+            run.write_environment(environment(job.config, list(command)))
 
         ranks.by_first(begin)
-        return _go_on(job, State(config.optimizer.name, since=start), run, ranks)
+        return _continue(job, State(config.optimizer.name, since=start), run, ranks)
 
 
 def resume(path: Path, *, changed: bool = False, command: tuple[str, ...] = ()) -> Outcome:
-    """Goes on with a run as it was configured, on the split that it was started with.
+    """Resumes a run with its configuration and its split.
 
-    On the CPU, with the same number of threads and processes, it ends bit for bit as if it had never stopped. A run
-    that is complete is left as it is.
+    On the CPU, with the same number of threads and processes, the result is bit-identical to an uninterrupted run. A
+    complete run is not changed.
 
     Args:
         path: the run folder.
-        changed: go on though images, options or checkpoints are not what they were. Every class stays on its side,
-            and classes that came take no part.
-        command: what the user typed, for environment.json.
+        changed: whether to resume although images, options or checkpoints have changed. Every class keeps its split,
+            and new classes are ignored.
+        command: the command line, for environment.json.
 
     Returns:
-        As `train`.
+        The same as `train`.
 
     Raises:
-        RunError: the folder is no run, a file of it is broken, something has changed, another process writes there, or
-            the loss became NaN or infinite.
-        ResourceError: memory ran out, or another process that takes part was killed or is silent.
+        RunError: the folder is not a run, one of its files is broken, something has changed, another process is writing
+            to it, or the loss became NaN or infinite.
+        ResourceError: memory ran out, or another rank was killed or does not respond.
     """
     start = time.perf_counter()
     run = RunFolder(path)
     config = run.read_config()
-    before = run.read_fingerprint()
+    before = Fingerprint.read(run.fingerprint)
     options = [] if before is None else changed_options(before, config)
     metrics = run.read_metrics() if run.model.exists() else None
     if metrics is not None and not options:
@@ -121,60 +124,65 @@ def resume(path: Path, *, changed: bool = False, command: tuple[str, ...] = ()) 
         def begin() -> None:
             run.remove_metrics()
             run.cut_log(state.step if state.step else -1)
-            run.write_fingerprint(resumption.now)
-            run.note_resumption(state.step, job.config, list(command), [*options, *resumption.changes])
+            resumption.now.write(run.fingerprint)
+            surroundings = environment(job.config, list(command))
+            run.note_resumption(state.step, surroundings, [*options, *resumption.changes])
 
         ranks.by_first(begin)
-        return _go_on(job, state, run, ranks)
+        return _continue(job, state, run, ranks)
 
 
 def _last_step(run: RunFolder) -> int | None:
-    """The step of the newest checkpoint, or None where the run was stopped before its first one."""
+    """The step of the newest checkpoint, or None if there is no checkpoint yet."""
     if not run.checkpoints.is_dir():
-        raise RunError(f"there is no folder {run.checkpoints} to resume from; restore it, or start a new run")
+        raise RunError(
+            f"the folder {run.checkpoints} is missing, so the run cannot be resumed; restore it, or start a new run"
+        )
     return max(checkpoint.saved_steps(run.checkpoints), default=None)
 
 
 def _restore(job: Job, run: RunFolder, step: int) -> State:
-    """Brings the job to where it was at a checkpoint; refuses one from which it would go on in another way."""
+    """Restores a job from a checkpoint, and checks that the run can be resumed from it exactly."""
     path = checkpoint.checkpoint_path(run.checkpoints, step)
-    tensors, about = checkpoint.load_tensors(path)
+    tensors, about = checkpoint.load(path)
     state = State.from_json(about, path)
     if state.step != step:
-        raise RunError(f"{path} holds step {state.step}; give it back its name, or start a new run")
+        raise RunError(f"{path} contains step {state.step}; restore its name, or start a new run")
     if state.optimizer != job.config.optimizer.name:
         raise RunError(
-            f"{path} holds the state of {state.optimizer}, but config.yaml asks for {job.config.optimizer.name}; "
-            f"set optimizer.name back to {state.optimizer}, or start a new run"
+            f"{path} contains the state of {state.optimizer}, but optimizer.name in config.yaml is "
+            f"{job.config.optimizer.name}; set it back to {state.optimizer}, or start a new run"
         )
     if not any(name.startswith("optimizer.") for name in tensors):
-        raise RunError(f"{path} lacks the optimiser's state; restore it, or start a new run")
+        raise RunError(f"{path} has no state of the optimiser; restore it, or start a new run")
     best = state.best_step
     if best is not None and best not in checkpoint.saved_steps(run.checkpoints):
-        raise RunError(f"the best checkpoint, of step {best}, is gone; restore it, or start a new run")
-    if best is not None and best != step:  # what is wrong with it shall be known now, and not at the end
-        checkpoint.load_tensors(checkpoint.checkpoint_path(run.checkpoints, best))
+        raise RunError(f"the best checkpoint, of step {best}, is missing; restore it, or start a new run")
+    if best is not None and best != step:  # reports a broken file now, not at the end of training
+        checkpoint.load(checkpoint.checkpoint_path(run.checkpoints, best))
     checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer, job.average)
     return state
 
 
-def _go_on(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
-    """Trains from the state on, and measures; says in one sentence what the machine did to it."""
+def _continue(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
+    """Trains from the given state and evaluates. Failures of the machine become one sentence."""
     if ranks.is_first:
         report.say_what_runs(job, state, ranks.world)
     try:
         return _train_and_measure(job, state, run, ranks)
     except NotFinite as error:
-        if ranks.is_first and state.step != state.best_step:  # nothing has vouched for the weights of this step
+        if (
+            ranks.is_first and state.step != state.best_step
+        ):  # the weights of this step have not been confirmed as finite
             checkpoint.discard(run.checkpoints, state.step)
         raise RunError(
-            f"training diverged: {error} after step {state.step}; {run.path} keeps what was saved before; "
+            f"training diverged: {error} after step {state.step}; {run.path} contains the last checkpoint; "
             "train again with a smaller --optimizer.lr, or --optimizer.clip_norm 1"
         ) from error
     except (MemoryError, OSError, RuntimeError) as error:
         if (found := failure(error)) is None:
             raise
-        raise ResourceError(f"{found}; go on after the last checkpoint: embex train --resume {run.path}") from error
+        raise ResourceError(f"{found}; resume from the last checkpoint with embex train --resume {run.path}") from error
 
 
 def _train_and_measure(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
@@ -190,7 +198,7 @@ def _train_and_measure(job: Job, state: State, run: RunFolder, ranks: Ranks) -> 
 
 
 def _before(job: Job, run: RunFolder) -> dict[str, Any]:
-    """The measures of the raw pixels and of the untrained net: from the log, or taken now and logged as step 0."""
+    """Metrics of raw pixels and of the untrained network: from the log, or computed now and logged as step 0."""
     for entry in run.read_log():
         if "before" in entry:
             found: dict[str, Any] = entry["before"]
@@ -214,20 +222,20 @@ def _before(job: Job, run: RunFolder) -> dict[str, Any]:
 
 
 def _keep(job: Job, state: State, run: RunFolder) -> Tested:
-    """The test images by the weights that are kept; writes these weights to model.safetensors."""
+    """Embeds the test images with the selected weights, and writes these weights to model.safetensors."""
     selected = _selected(state)
     if selected != state.step:
         path = checkpoint.checkpoint_path(run.checkpoints, selected)
-        tensors, _ = checkpoint.load_tensors(path)
+        tensors, _ = checkpoint.load(path)
         checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer, job.average)
     tested = job.tested()
     about = {"step": selected, "selected_by": job.config.protocol, "data": job.dataset.name}
-    checkpoint.save_tensors(run.model, job.shown.state_dict(), about)
+    save_tensors(run.model, job.shown.state_dict(), about)
     return tested
 
 
 def _final(tested: Tested, state: State) -> dict[str, Any]:
-    """The measures on the test classes."""
+    """The metrics on the test classes."""
     job = tested.job
     measures: dict[str, Any] = measure(tested.vectors, tested.images, job.dataset.recall_at, seed=job.config.seed)
     return measures | {

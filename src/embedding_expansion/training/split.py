@@ -1,4 +1,4 @@
-"""The sides of a run's data: drawn once, when the run starts, and kept after that whatever happens to the folder."""
+"""The split of a run's data. It is drawn when the run starts and kept even if the data changes later."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ import numpy.typing as npt
 from embedding_expansion.data.datasets import DATASETS, open_dataset
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.errors import DataError, InvalidInput
-from embedding_expansion.training.config import DataConfig, TrainConfig
+from embedding_expansion.runs.options import DataConfig, TrainConfig
 from embedding_expansion.training.evaluation import hold_out_classes
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Which classes a run trains on, selects its weights on, and is tested on, by their names."""
+    """The names of a run's training, held-out and test classes."""
 
-    train: tuple[str, ...]  # those held out among them, in the order of their numbers
+    train: tuple[str, ...]  # including the held-out classes, in the order of their numbers
     held_out: tuple[str, ...]
     test: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Split:
-    """The images of each side."""
+    """The images of each split."""
 
-    dataset: Dataset  # as this run sees it
+    dataset: Dataset  # with the classes of this run
     train: ImageSet
     validation: ImageSet | None  # held-out training classes
-    classes: npt.NDArray[np.int64]  # the numbers of those that train, also of one whose images are gone
+    classes: npt.NDArray[np.int64]  # numbers of the training classes, including classes whose images are missing
 
     @property
     def sides(self) -> Sides:
-        """The names of the classes."""
+        """The names of the classes of each split."""
         held = () if self.validation is None else _names(self.validation)
         return Sides(self.dataset.train.class_names, held, self.dataset.test.class_names)
 
 
 def open_data(config: DataConfig) -> Dataset:
-    """The data set of a configuration, with the sides that it has now.
+    """Opens the data set of a configuration with its current split.
 
     Raises:
-        InvalidInput, UnknownName, DataError: there is none.
+        InvalidInput, UnknownName, DataError: the data set does not exist or cannot be opened.
     """
     root = None if config.root is None else Path(config.root)
     dataset = open_dataset(config.name, root=root, part=config.part, train_classes=config.train_classes)
     if root is not None and config.name not in DATASETS:
-        raise InvalidInput(f"root is {root}, but {config.name} is a path and needs none; leave one of them out")
+        raise InvalidInput(f"root is {root}, but {config.name} is a path; omit one of them")
     return dataset
 
 
 def located(config: DataConfig) -> DataConfig:
-    """The same with absolute paths, which mean the same wherever the run is resumed."""
+    """Makes paths absolute, so that the run can be resumed from another folder."""
 
     def absolute(path: str) -> str:
         return os.path.abspath(os.path.expanduser(path))
@@ -70,7 +70,7 @@ def located(config: DataConfig) -> DataConfig:
 
 
 def draw(dataset: Dataset, config: TrainConfig) -> Split:
-    """The split of a new run: what is held out of the training side is drawn by its seed."""
+    """Draws the split of a new run: its seed selects the held-out classes."""
     train, validation = dataset.train, None
     if config.protocol == "validation":
         train, validation = hold_out_classes(dataset.train, config.validation_share, config.seed)
@@ -78,18 +78,18 @@ def draw(dataset: Dataset, config: TrainConfig) -> Split:
 
 
 def keep(dataset: Dataset, sides: Sides, config: TrainConfig) -> Split:
-    """The split that a run has had from its start, of data that may have changed since.
+    """Applies the original split of a run to data that may have changed.
 
-    Every class stays on its side and keeps its number; one that came since takes no part. A class on both sides has its
-    images where the data set has them now.
+    Every class keeps its split and its number; new classes are ignored. A class in both splits has the images that the
+    data set now has in each of them.
 
     Args:
-        dataset: as it is opened now.
-        sides: of the run.
-        config: of the run; its protocol says whether classes are held out.
+        dataset: the data set as opened now.
+        sides: the original split of the run.
+        config: the configuration of the run; its protocol determines whether classes are held out.
 
     Raises:
-        DataError: a side has no images left.
+        DataError: a split has no images left.
     """
     if (sides.train, sides.test) != (dataset.train.class_names, dataset.test.class_names):
         shared = set(sides.train) & set(sides.test)
@@ -102,8 +102,8 @@ def keep(dataset: Dataset, sides: Sides, config: TrainConfig) -> Split:
     is_held = np.isin(dataset.train.labels, held)
     if is_held.all() or not is_held.any():
         raise DataError(
-            f"{dataset.name} has no images of the classes that {'train' if is_held.any() else 'the run held out'}; put "
-            "them back, or start a new run"
+            f"{dataset.name} has no images of the {'training' if is_held.any() else 'held-out'} classes of the run; "
+            "restore them, or start a new run"
         )
     train, validation = (dataset.train.subset(np.flatnonzero(chosen)) for chosen in (~is_held, is_held))
     return Split(dataset, train, validation, np.setdiff1d(np.arange(len(sides.train)), held))
@@ -118,14 +118,14 @@ def _numbers(images: ImageSet, names: set[str]) -> list[int]:
 
 
 def _gathered(now: ImageSet, elsewhere: ImageSet, own: tuple[str, ...], shared: set[str]) -> ImageSet:
-    """The images of some classes, from the side that has them now; those of a class of both sides from their own."""
+    """The images of some classes from the split that has them now. Classes in both splits keep to their own split."""
     wanted = ((now, set(own)), (elsewhere, set(own) - shared))
     parts = [images.subset(np.flatnonzero(np.isin(images.labels, _numbers(images, names)))) for images, names in wanted]
     return _joined(parts, own)
 
 
 def _joined(parts: list[ImageSet], class_names: tuple[str, ...]) -> ImageSet:
-    """Images of several sets as one, in the order of their classes, which are numbered by their names."""
+    """Joins image sets, sorted by class; `class_names` defines the class numbers."""
     number = {name: label for label, name in enumerate(class_names)}
     labels = [number[part.class_names[label]] for part in parts for label in part.labels.tolist()]
     order = np.argsort(labels, kind="stable")
@@ -150,7 +150,7 @@ def _joined(parts: list[ImageSet], class_names: tuple[str, ...]) -> ImageSet:
 
 
 def _marks(parts: list[ImageSet], name: str, order: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_] | None:
-    """Which images are queries, or gallery; those of a side without such marks are both."""
+    """Joins the marks of queries or gallery images. Images of a set without marks are both."""
     given = [getattr(part, name) for part in parts]
     if given[0] is None:
         return None

@@ -1,4 +1,4 @@
-"""How far a run has come: what a checkpoint holds besides tensors, and the steps on which things happen."""
+"""The progress of a run: the state in a checkpoint besides tensors, and the schedule of evaluations and checkpoints."""
 
 from __future__ import annotations
 
@@ -12,56 +12,60 @@ from types import UnionType
 from typing import Any
 
 from embedding_expansion.errors import RunError
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.runs.options import TrainConfig
 
 
 @dataclass
 class State:
     """The progress of a run, as JSON in its checkpoints."""
 
-    optimizer: str  # by name: what one keeps per parameter is nothing to go on with for another
-    step: int = 0  # steps done
-    processes: int = 1  # that trained together when this was saved
+    optimizer: str  # its name, because the state of one optimiser does not fit another
+    step: int = 0  # number of finished steps
+    processes: int = 1  # number of processes when this was saved
     best_step: int | None = None
     best_value: float | None = None
     evaluations_since_best: int = 0
-    training_seconds: float = 0.0  # in steps only
-    wall_seconds: float = 0.0  # of all processes that worked on the run
-    scaler: dict[str, Any] = field(default_factory=dict)  # of the gradients in float16
-    broken: dict[str, str] = field(default_factory=dict)  # images that could not be read, and why
-    since: float = field(default_factory=time.perf_counter)  # when wall_seconds was last brought up to date
+    training_seconds: float = 0.0  # time spent in steps only
+    wall_seconds: float = 0.0  # total time, including earlier starts
+    scaler: dict[str, Any] = field(default_factory=dict)  # of float16 gradients
+    broken: dict[str, str] = field(default_factory=dict)  # unreadable images -> reason
+    since: float = field(default_factory=time.perf_counter)  # last update of wall_seconds
 
     def as_json(self) -> dict[str, Any]:
-        """As a dictionary of JSON values, the wall time up to now."""
+        """The state as JSON values, with the current wall time."""
         self.clock()
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "since"}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], source: Path) -> State:
-        """From what `as_json` gave.
+        """Reads the output of `as_json`.
+
+        Args:
+            values: the JSON values.
+            source: the file, for error messages.
 
         Raises:
-            RunError: a field is missing, of no such name, or of another kind; `source` is the file to blame.
+            RunError: a field is missing, unknown or of the wrong type.
         """
         kinds = {name: kind for name, kind in typing.get_type_hints(cls).items() if name != "since"}
         odd = sorted(kinds.keys() ^ values.keys())
         odd += [name for name, value in values.items() if name in kinds and not _is(value, kinds[name])]
         if odd:
             raise RunError(
-                f"{source} does not say how far the run has come: {', '.join(odd)} missing, unknown or of the wrong "
-                "kind; restore it, or start a new run"
+                f"{source} has no valid progress of the run: {', '.join(odd)} missing, unknown or of the wrong type; "
+                "restore it, or start a new run"
             )
         return cls(**values)
 
     def clock(self) -> float:
-        """Seconds that the run has taken up to now."""
+        """The total time of the run in seconds."""
         now = time.perf_counter()
         self.wall_seconds += now - self.since
         self.since = now
         return self.wall_seconds
 
     def judge(self, value: float) -> None:
-        """Takes note of an evaluation at this step; of equal ones the first is the best."""
+        """Records the result of an evaluation at this step. In a tie, the earlier step stays the best."""
         if self.best_value is None or value > self.best_value:
             self.best_step, self.best_value, self.evaluations_since_best = self.step, value, 0
         else:
@@ -72,7 +76,7 @@ class State:
         return config.patience is not None and self.evaluations_since_best >= config.patience
 
     def is_due(self, every: int, config: TrainConfig) -> bool:
-        """Whether something that happens every so many steps, and at the last one, happens at this step."""
+        """Whether something that happens every `every` steps and at the last step is due."""
         return self.step % every == 0 or self.step == config.steps
 
 
@@ -82,5 +86,5 @@ def _is(value: object, kind: Any) -> bool:
 
 
 def step_seed(seed: int, step: int) -> int:
-    """The seed of all that is random within a step (dropout), so that a resumed run draws the same."""
+    """The random seed within a step (for dropout), so that a resumed run draws the same numbers."""
     return int.from_bytes(hashlib.blake2b(f"{seed} {step}".encode(), digest_size=8).digest(), "big") >> 1

@@ -1,85 +1,54 @@
-"""Opening a finished run again: the model that it kept, for embedding and for evaluation."""
+"""Reopens a finished run with its data, and evaluates its model."""
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from embedding_expansion.data.transforms import ImageTransform, test_transform
-from embedding_expansion.errors import InvalidInput, RunError
-from embedding_expansion.model import EmbeddingModel
+from embedding_expansion.errors import InvalidInput
+from embedding_expansion.model import trained as _trained
+from embedding_expansion.model.trained import load_weights
 from embedding_expansion.retrieval.rerank.steps import Steps
-from embedding_expansion.training.checkpoint import load_tensors
-from embedding_expansion.training.config import DataConfig, SamplerConfig, TrainConfig
-from embedding_expansion.training.evaluation import measure
-from embedding_expansion.training.factory import make_model
-from embedding_expansion.training.fingerprint import changed_data, fingerprint
+from embedding_expansion.runs.options import DataConfig, SamplerConfig, TrainConfig
+from embedding_expansion.runs.run_folder import RunFolder
+from embedding_expansion.training.evaluation import measure, measure_post_processed
+from embedding_expansion.training.fingerprint import Fingerprint, changed_data, fingerprint
 from embedding_expansion.training.job import Job, prepare
-from embedding_expansion.training.post_processing import measure_post_processed
-from embedding_expansion.training.run_folder import RunFolder
 from embedding_expansion.training.split import Split, keep, located, open_data
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A run's configuration, its model in evaluation mode, and the transform that its test images went through."""
-
-    config: TrainConfig
-    model: EmbeddingModel
-    transform: ImageTransform
-
-
-def load_trained(path: Path) -> Trained:
-    """Opens the model of a run.
-
-    Raises:
-        RunError: the folder is no run, or has no final weights yet.
-    """
-    run = RunFolder(path)
-    config = run.read_config()
-    model = make_model(config.model, fetch_weights=False)
-    _load_weights(run, model)
-    size, name = config.data.image_size, config.data.transform
-    if size is None or name is None:
-        raise RunError(
-            f"{path / 'config.yaml'} leaves image_size or transform open; restore the file that the run wrote"
-        )
-    return Trained(config, model.eval(), test_transform(size, name))
-
-
 def reopen(path: Path, config: TrainConfig | None = None) -> Job:
-    """The job of a run with its final weights.
+    """Reopens the job of a run with its final weights.
 
     Args:
         path: the run folder.
-        config: another configuration than the run's, such as one of other data.
+        config: a configuration that replaces the run's, for example with other data; None keeps that of the run.
 
     Raises:
-        RunError: the folder is no run, or has no final weights yet.
-        DataError, InvalidInput: what the configuration names cannot be had.
+        RunError: the folder is not a run, or has no final weights yet.
+        DataError, InvalidInput: the configuration names something that does not exist.
     """
     run = RunFolder(path)
     own = run.read_config()
     config = own if config is None else config
     split, changes = _kept_split(run, config) if _is_same(config.data, own.data) else (None, [])
-    # What the run has kept is the average of the weights already, where it had one.
+    # The saved weights already are the average, if the run had one.
     job = prepare(dataclasses.replace(config, ema=None), split, fetch_weights=False)
     job.changes = changes
-    _load_weights(run, job.model)
+    load_weights(run, job.model)
     return job
 
 
 def _is_same(data: DataConfig, own: DataConfig) -> bool:
-    """Whether this is the data set of a run, wherever it lies now."""
+    """Whether this is the data set of a run, even if it was moved."""
     return (located(data).name, data.train_classes) == (located(own).name, own.train_classes)
 
 
 def _kept_split(run: RunFolder, config: TrainConfig) -> tuple[Split | None, list[str]]:
-    """The data of a run on the split that it was trained on, and what has changed; None where no split was noted."""
-    before = run.read_fingerprint()
+    """The data of a run in its original split, and the changes since; None if the run has no fingerprint."""
+    before = Fingerprint.read(run.fingerprint)
     if before is None:
         return None, []
     dataset = open_data(located(config.data))
@@ -90,22 +59,22 @@ def _kept_split(run: RunFolder, config: TrainConfig) -> tuple[Split | None, list
 def evaluate(
     path: Path, data: DataConfig | None = None, steps: Steps | None = None, *, flip: bool | None = None
 ) -> dict[str, Any]:
-    """Measures a run again, on the test classes of its data set or of another one.
+    """Evaluates a run on the test classes of its data set or of another one.
 
     Args:
         path: the run folder.
-        data: another data set; its image size and transform are the run's.
-        steps: of post-processing; a whitening is fitted on the training classes of the set that is measured.
-        flip: whether the embedding of each image's mirror image is averaged in; by default as in the run.
+        data: another data set; image size and transform are those of the run.
+        steps: post-processing steps; a whitening is fitted on the training classes of the evaluated data set.
+        flip: whether to average the embeddings of each image and its mirror image; None means as in the run.
 
     Returns:
-        The retrieval and clustering measures; `data`, the name of the set; with steps also `reranked`, the retrieval
-        measures after them; `data_changes`, what has changed in the run's own data since it was trained, if anything
-        has. Of its own data the run is tested on the classes on which it was, whatever has come since.
+        The retrieval and clustering metrics; `data`, the name of the data set; with steps also `reranked`, the
+        retrieval metrics after post-processing; and `data_changes`, changes to the run's own data since it was trained,
+        if any. On its own data, the run is evaluated on its original test classes.
 
     Raises:
-        RunError: the folder is no run, or has no final weights yet.
-        DataError, InvalidInput: the data set cannot be had, or a step cannot be taken.
+        RunError: the folder is not a run, or has no final weights yet.
+        DataError, InvalidInput: the data set cannot be opened, or a step cannot be applied.
     """
     run = RunFolder(path)
     config = run.read_config()
@@ -117,7 +86,7 @@ def evaluate(
     if data is not None:
         data = dataclasses.replace(data, image_size=config.data.image_size, transform=config.data.transform)
         config = dataclasses.replace(config, data=data)
-    # No classes need be held out or fill a batch.
+    # Evaluation needs neither held-out classes nor full batches.
     one = SamplerConfig(classes_per_batch=1, images_per_class=2)
     flip = config.flip if flip is None else flip
     job = reopen(path, dataclasses.replace(config, protocol="last", sampler=one, flip=flip))
@@ -130,13 +99,11 @@ def evaluate(
     return measures | ({"data_changes": job.changes} if job.changes else {})
 
 
-def _load_weights(run: RunFolder, model: nn.Module) -> None:
-    if not run.model.exists():
-        raise RunError(f"{run.path} has no final weights; finish it first: embex train --resume {run.path}")
-    tensors, _ = load_tensors(run.model)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise RunError(
-            f"{run.model} does not fit the model of config.yaml ({str(error).splitlines()[-1].strip()})"
-        ) from error
+def __getattr__(name: str) -> Any:
+    """`load_trained` and `Trained` by their former place, kept for one release."""
+    if name not in ("load_trained", "Trained"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"{__name__}.{name} has moved; import {name} from {_trained.__name__}", DeprecationWarning, stacklevel=2
+    )
+    return getattr(_trained, name)

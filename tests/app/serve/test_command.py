@@ -198,7 +198,7 @@ def test_of_two_servers_that_start_at_once_the_second_is_told_that_the_port_is_t
 def test_what_is_no_index_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     previous = signal.getsignal(signal.SIGTERM)
     assert main(["serve", str(tmp_path / "nothing"), "--port", "0"]) == 2
-    assert "is no index" in capsys.readouterr().err
+    assert "is not an index" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is previous
 
 

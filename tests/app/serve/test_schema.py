@@ -55,7 +55,7 @@ def test_answers_are_as_the_schema_says(api: Any, operation: str, mode: Generati
         {"body": picture(0), "media_type": "image/png"} if method == "POST" and mode is GenerationMode.POSITIVE else {}
     )
 
-    @settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=settings().max_examples * 3 // 2, suppress_health_check=list(HealthCheck))
     @given(case=described.as_strategy(generation_mode=mode, **given_body))
     def check(case: Any) -> None:
         case.call_and_validate()

@@ -24,7 +24,7 @@ VECTORS = [
     (np.ones((2, 7)), InvalidInput, r"vectors has the shape \(2, 7\) but the index holds vectors of 8 dimensions"),
     (np.ones(8), InvalidInput, r"vectors has the shape \(8,\)"),
     (np.ones((2, 8), int), InvalidType, "vectors has the type int64; pass floating-point numbers"),
-    (np.zeros((2, 8)), InvalidInput, "row 0 of vectors has nothing but zeros"),
+    (np.zeros((2, 8)), InvalidInput, "row 0 of vectors has only zeros"),
     (np.full((2, 8), np.inf), InvalidInput, "row 0 of vectors has NaN or infinite entries"),
     (np.full((2, 8), np.nan), InvalidInput, "row 0 of vectors has NaN or infinite entries"),
     (np.ones((3, 8)), InvalidInput, "items has 2 entries but vectors has 3 rows"),
@@ -32,13 +32,13 @@ VECTORS = [
 ITEMS: list[tuple[Any, type[Exception], str]] = [
     ("a.jpg", InvalidType, r"items\[0\] is a str; pass an Item"),
     (with_field("path", Path("a")), InvalidType, r"the path of items\[0\] is a PosixPath; pass a str"),  # type: ignore[arg-type]
-    (Item("\ud800"), InvalidInput, "which is no text and no file name"),
+    (Item("\ud800"), InvalidInput, "which cannot be encoded; pass a text"),
     (with_field("label", 3), InvalidType, "the label of 'a' is a int; pass a str"),
     (with_field("metadata", [1]), InvalidType, "the metadata of 'a' is a list; pass a dict"),
-    (with_field("metadata", {1: 2}), InvalidType, "has the key 1; keys are texts"),
-    (with_field("metadata", {"b": float("nan")}), InvalidInput, "no JSON|no such number"),
-    (with_field("metadata", {"b": [float("inf")]}), InvalidInput, "no JSON"),
-    (with_field("metadata", {"b": object()}), InvalidInput, "no JSON"),
+    (with_field("metadata", {1: 2}), InvalidType, "has the key 1; pass keys that are texts"),
+    (with_field("metadata", {"b": float("nan")}), InvalidInput, r"cannot be stored as JSON|JSON cannot represent"),
+    (with_field("metadata", {"b": [float("inf")]}), InvalidInput, "cannot be stored as JSON"),
+    (with_field("metadata", {"b": object()}), InvalidInput, "cannot be stored as JSON"),
     (with_field("thumbnail", "png"), InvalidType, "the thumbnail of 'a' is a str"),
 ]
 
@@ -67,7 +67,7 @@ def test_calls_that_mean_nothing_are_refused(place: str, tmp_path: Path) -> None
             (lambda: index.get(77), "has no item 77"),
             (lambda: index.vectors([1, 77]), "has no item 77"),
             (lambda: index.set_note("kind", 1), "name is 'kind'"),
-            (lambda: index.set_note("a", {1, 2}), "is no JSON"),
+            (lambda: index.set_note("a", {1, 2}), "cannot be stored as JSON"),
             (lambda: index.loading("").__enter__(), "key is ''"),
             (lambda: index.files.put(tmp_path, "../a"), "pass a file's name without folders"),
             (lambda: list(index.batches(size=0)), "size is 0"),
@@ -78,10 +78,10 @@ def test_calls_that_mean_nothing_are_refused(place: str, tmp_path: Path) -> None
 
 
 def test_an_index_is_not_made_twice_and_not_opened_where_there_is_none(place: str) -> None:
-    with pytest.raises(StoreError, match="is no index"):
+    with pytest.raises(StoreError, match="is not an index"):
         open_index(place)
     create_index(place, 8).close()
-    with pytest.raises(StoreError, match="holds an index already"):
+    with pytest.raises(StoreError, match="already holds an index"):
         create_index(place, 8)
 
 

@@ -140,7 +140,7 @@ def test_whoever_cannot_build_it_again_now_searches_exactly(graph: Index, folder
 
 def test_a_folder_that_is_no_index_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"jpg")
-    with pytest.raises(StoreError, match=r"is no index, there is no index\.sqlite in it"):
+    with pytest.raises(StoreError, match=r"is not an index, because it has no index\.sqlite"):
         open_index(tmp_path)
     with pytest.raises(StoreError, match="is not empty and holds no index; name a new or an empty folder"):
         create_index(tmp_path, 8)
@@ -148,11 +148,11 @@ def test_a_folder_that_is_no_index_is_left_alone(tmp_path: Path) -> None:
         create_index(tmp_path / "holiday.jpg", 8)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
     (tmp_path / "index.sqlite").write_bytes(b"no database" * 100)
-    with pytest.raises(StoreError, match="is no index or is damaged"):
+    with pytest.raises(StoreError, match="is damaged or not of an index"):
         open_index(tmp_path)
     (tmp_path / "index.sqlite").unlink()
     sqlite3.connect(tmp_path / "index.sqlite").close()
-    with pytest.raises(StoreError, match="is a database, but none of an index"):
+    with pytest.raises(StoreError, match="is a database, but not of an index"):
         open_index(tmp_path)
 
 
@@ -185,7 +185,7 @@ def test_a_newer_format_is_refused_and_kept(folder: Path) -> None:
     database = sqlite3.connect(folder / "index.sqlite")
     database.execute("PRAGMA user_version = 2")
     database.close()
-    with pytest.raises(StoreError, match="has format 2, this version reads up to 1; upgrade embedding-expansion"):
+    with pytest.raises(StoreError, match="has format 2, but this version reads up to format 1; upgrade"):
         open_index(folder)
 
 
@@ -203,7 +203,7 @@ def test_what_was_added_is_kept_where_the_graph_cannot_be_written(folder: Path) 
     with create_index(folder, 8, kind="hnsw") as index:
         obstacle = folder / "structure-1.faiss"  # a folder, which no file replaces
         obstacle.mkdir()
-        with pytest.raises(StoreError, match=r"cannot be built .* all items are kept and searched exactly"):
+        with pytest.raises(StoreError, match=r"cannot be built .* no item is lost and searches are exact"):
             index.add(items(50), vectors(50))
         assert index.count() == 50
         assert agreement(index) == 1

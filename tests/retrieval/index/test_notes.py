@@ -56,7 +56,7 @@ def test_a_note_that_is_missing_is_null() -> None:
 
 def test_notes_of_users_must_be_json(place: Path) -> None:
     changed(place, "UPDATE notes SET value = '{' WHERE name = 'model'")
-    with open_index(place) as index, pytest.raises(StoreError, match=r"the note 'model' of .* is no JSON"):
+    with open_index(place) as index, pytest.raises(StoreError, match=r"the note 'model' of .* is not JSON"):
         index.notes  # noqa: B018
 
 
@@ -66,7 +66,10 @@ def test_a_generation_that_is_no_number_is_damage(place: Path, value: str) -> No
         changed(place, "DELETE FROM notes WHERE name = 'generation'")
     else:
         changed(place, f"UPDATE notes SET value = {value} WHERE name = 'generation'")
-    with open_index(place) as index, pytest.raises(StoreError, match=r"damaged \(the note 'generation' is no number"):
+    with (
+        open_index(place) as index,
+        pytest.raises(StoreError, match=r"the note 'generation' is not a whole number"),
+    ):
         index.search(np.eye(3), 1)
 
 
@@ -80,10 +83,10 @@ def test_a_stamp_of_a_structure_that_is_none_is_said(place: Path, text: str) -> 
 @pytest.mark.parametrize(
     ("column", "value", "said"),
     [
-        ("vector", b"x", "a vector has not 12 bytes"),
-        ("vector", "text", "a vector has not 12 bytes"),
-        ("path", "text", "item 1 has values of another kind"),
-        ("label", 3, "item 1 has values of another kind"),
+        ("vector", b"x", "a vector does not have 12 bytes"),
+        ("vector", "text", "a vector does not have 12 bytes"),
+        ("path", "text", "item 1 has values of another type"),
+        ("label", 3, "item 1 has values of another type"),
         ("metadata", "{", "the metadata of 'a' in the index are damaged"),
         ("metadata", "[]", "the metadata of 'a' in the index are damaged"),
     ],

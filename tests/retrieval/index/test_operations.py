@@ -196,7 +196,7 @@ def test_notes_and_the_files_of_a_model_are_kept(place: str, tmp_path: Path) -> 
         assert index.files.sizes() == {"weights.safetensors": 0, "ü.bin": 25_600_000}
         index.files.fetch("ü.bin", back)
         assert back.read_bytes() == weights.read_bytes()
-        with pytest.raises(InvalidInput, match=r"holds no file 'other'; it holds weights\.safetensors"):
+        with pytest.raises(InvalidInput, match=r"has no file 'other'; pass one of its files: weights\.safetensors"):
             index.files.fetch("other", back)
 
 

@@ -105,15 +105,15 @@ def test_the_graph_holds_as_many_dimensions_as_the_server_allows(
 
 
 def test_beyond_the_graph_it_searches_exactly_and_says_so(postgres_place: str) -> None:
-    with pytest.raises(InvalidInput, match="graph takes up to 4,000 dimensions, not 4,001"):
+    with pytest.raises(InvalidInput, match="dimensions 4,001, but PostgreSQL's graph supports up to 4,000"):
         create_index(postgres_place, 4001, kind="hnsw")
-    with pytest.raises(InvalidInput, match=r"dimensions is 16,001; PostgreSQL holds vectors of up to 16,000"):
+    with pytest.raises(InvalidInput, match=r"dimensions is 16,001; pass at most 16,000 for PostgreSQL"):
         create_index(postgres_place, 16_001)
-    with pytest.raises(InvalidInput, match="PostgreSQL has no kind 'ivfpq'"):
+    with pytest.raises(InvalidInput, match="kind is 'ivfpq', which PostgreSQL does not support"):
         create_index(postgres_place, 8, kind="ivfpq")
     with create_index(postgres_place, 4001) as index:
         index.add(items(3), vectors(3, 4001))
-        assert index.reason == "flat: PostgreSQL's graph takes up to 4,000 dimensions, these are 4,001"
+        assert index.reason == "flat: PostgreSQL's graph supports up to 4,000 dimensions, not 4,001"
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,9 @@ def test_without_the_extension_and_the_right_to_make_it_there_is_one_sentence(se
         admin.execute("CREATE ROLE guest LOGIN")
         admin.execute("CREATE DATABASE bare")
     url = server.replace("postgres:@/postgres", "guest:@/bare")
-    with pytest.raises(StoreError, match="is no index, its database has no pgvector"):
+    with pytest.raises(StoreError, match="is not an index, because its database has no pgvector"):
         open_index(url)
-    with pytest.raises(StoreError, match="has no pgvector and you may not make it; ask an administrator"):
+    with pytest.raises(StoreError, match="has no pgvector and you have no permission to create it; ask"):
         create_index(url, 8)
     with psycopg.connect(server.replace("/postgres?", "/bare?"), autocommit=True) as admin:
         admin.execute("CREATE SCHEMA elsewhere")
@@ -174,5 +174,5 @@ def test_a_newer_format_is_refused(server: str, postgres_place: str) -> None:
     create_index(postgres_place, 8).close()
     with psycopg.connect(server) as admin:
         admin.execute(f"UPDATE {parse(postgres_place).schema}.notes SET value = '2' WHERE name = 'format'")
-    with pytest.raises(StoreError, match="has format 2, this version reads up to 1; upgrade"):
+    with pytest.raises(StoreError, match="has format 2, but this version reads up to format 1"):
         open_index(postgres_place)

@@ -105,7 +105,7 @@ def test_without_permission_it_is_read_as_it_is_and_never_written(folder: Path, 
     assert said["found"] == found
     assert said["reason"] == "you have no permission to write it"
     assert said["refusals"] == [
-        f"{folder} may only be read (you have no permission to write it); change that, or write to a copy"
+        f"{folder} can only be read (you have no permission to write it); change that, or write to a copy"
     ]
     assert content(folder) == before
 
@@ -140,7 +140,8 @@ for call in (open_index, is_index):
         place.chmod(0o700)
         opened, there = done.stdout.splitlines()
         sentence = (
-            f"the index {folder} cannot be used (Permission denied); see that it is there and that you may use it"
+            f"the index {folder} cannot be used (Permission denied); check that it exists and that you have permission "
+            "to use it"
         )
         assert opened == sentence
         assert there == ("True" if place != folder else sentence)
@@ -235,7 +236,7 @@ def test_what_was_written_while_it_was_read_is_told(folder: Path, only_read: Non
 def test_a_folder_that_was_put_in_its_place_is_read(folder: Path, only_read: None) -> None:
     with open_index(folder) as index:
         folder.rename(folder.parent / "old")
-        with pytest.raises(StoreError, match="is no index"):
+        with pytest.raises(StoreError, match="is not an index"):
             index.count()
         with create_index(folder, 8) as other:
             assert other.count() == 0

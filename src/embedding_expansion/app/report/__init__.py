@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
 
     from embedding_expansion.app.outputs import outputs
     from embedding_expansion.app.report.page import write_report
-    from embedding_expansion.training.run_folder import RunFolder
+    from embedding_expansion.runs.run_folder import RunFolder
 
     with outputs(out=given.out):
         written = write_report(RunFolder(Path(given.run)), out=None if given.out is None else Path(given.out))

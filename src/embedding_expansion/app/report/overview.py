@@ -9,7 +9,7 @@ from typing import Any
 
 from embedding_expansion.app.report.charts import Chart, chart, thin
 from embedding_expansion.data.finding import is_vector_file
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.factory import BY_NAME
 
 Log = list[dict[str, Any]]

@@ -12,10 +12,10 @@ from embedding_expansion.app.report.gallery import Album, Gallery
 from embedding_expansion.app.report.hard_pairs import Selection, select
 from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.files import check_place, write_atomically
-from embedding_expansion.training.config import TrainConfig
+from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.run_folder import RunFolder
+from embedding_expansion.runs.run_lock import writing_into
 from embedding_expansion.training.job import Tested
-from embedding_expansion.training.run_folder import RunFolder
-from embedding_expansion.training.run_lock import writing_into
 from embedding_expansion.training.trained import reopen
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -47,9 +47,8 @@ def write_report(run: RunFolder, *, tested: Tested | None = None, out: Path | No
             tested, missing = _tested(run)
         for change in [] if tested is None else tested.job.changes:
             print(f"embex: changed since {run.path} was started: {change}", file=sys.stderr)
-        page = render(run, config, tested, missing).encode(
-            "utf-8", "replace"
-        )  # file names may contain undecodable bytes
+        # File names may contain undecodable bytes.
+        page = render(run, config, tested, missing).encode("utf-8", "replace")
         write_atomically(out, lambda partial: partial.write_bytes(page))
     return out
 

@@ -1,64 +1,34 @@
-"""The pair losses, as pure functions of a table of similarities: `Pairs -> Terms`.
+"""The pair losses: each a pure function of a table, `Pairs -> Terms`, and beside it the module that users call.
 
-Each returns what every anchor adds and how much it weighs, so that the papers' normalisers come out exactly, also when
-classes differ in size and when a batch is spread over ranks or row blocks.
+The functions return what every anchor adds and how much it weighs, so that the papers' normalisers come out exactly,
+also when classes differ in size and when a batch is spread over ranks or row blocks.
+
+A loss is known as soon as its file is here: the registries below, and the names of this package, come from the files.
 """
 
-from embedding_expansion.core.losses.angular import angular
-from embedding_expansion.core.losses.hinge import contrastive, margin
-from embedding_expansion.core.losses.logarithmic import (
-    generalized_lifted_structure,
-    lifted_structure,
-    multi_similarity,
-    n_pair,
-)
-from embedding_expansion.core.losses.proxy import (
-    arcface,
-    cosface,
-    nearest_center,
-    normalized_softmax,
-    proxy_anchor,
-    proxy_nca,
-    soft_centers,
-    soft_triple,
-)
-from embedding_expansion.core.losses.ranked_list import ranked_list
-from embedding_expansion.core.losses.ranking import fast_ap, recall_at_k, smooth_ap
-from embedding_expansion.core.losses.signal_to_noise import snr_contrastive
-from embedding_expansion.core.losses.softmax import circle, nca, nt_xent, sup_con, tuplet_margin
-from embedding_expansion.core.losses.statistical import histogram, intra_pair_variance
-from embedding_expansion.core.losses.triplet import hphn_triplet, triplet
-from embedding_expansion.core.terms import Terms
+from __future__ import annotations
 
-__all__ = [
-    "Terms",
-    "angular",
-    "arcface",
-    "circle",
-    "contrastive",
-    "cosface",
-    "fast_ap",
-    "generalized_lifted_structure",
-    "histogram",
-    "hphn_triplet",
-    "intra_pair_variance",
-    "lifted_structure",
-    "margin",
-    "multi_similarity",
-    "n_pair",
-    "nca",
-    "nearest_center",
-    "normalized_softmax",
-    "nt_xent",
-    "proxy_anchor",
-    "proxy_nca",
-    "ranked_list",
-    "recall_at_k",
-    "smooth_ap",
-    "snr_contrastive",
-    "soft_centers",
-    "soft_triple",
-    "sup_con",
-    "triplet",
-    "tuplet_margin",
-]
+import importlib
+import pkgutil
+from collections.abc import Iterator
+
+from embedding_expansion.core.pair_loss import PairLoss
+from embedding_expansion.core.proxy_loss import ProxyLoss
+
+
+def _found() -> Iterator[type[PairLoss]]:
+    """The losses of all files here, in the order of the files and within a file."""
+    for file in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{file.name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, PairLoss) and value.__module__ == module.__name__:
+                yield value
+
+
+_ALL = list(_found())
+#: The losses that compare embeddings with each other, by the name of their function.
+LOSSES: dict[str, type[PairLoss]] = {loss.name: loss for loss in _ALL if not issubclass(loss, ProxyLoss)}
+#: The losses that compare embeddings with learnt proxies.
+PROXY_LOSSES: dict[str, type[ProxyLoss]] = {loss.name: loss for loss in _ALL if issubclass(loss, ProxyLoss)}
+
+globals().update({loss.__name__: loss for loss in _ALL}, **{loss.function.__name__: loss.function for loss in _ALL})

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any, no_type_check
+from typing import Any, Unpack, no_type_check
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from embedding_expansion.core.custom_op import CustomOp
+from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.terms import NOTHING, Terms, logsumexp, masked_logsumexp, masked_sum, positive_pairs
 from embedding_expansion.errors import InvalidInput
 
@@ -70,7 +73,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _pass_back(back: Any, ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(back: Any, ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return back(gradient, *ctx.saved_tensors), None
 
 
@@ -85,4 +88,12 @@ def _fake_shares(gradient, rows, partner):
 
 
 _back = CustomOp("sums_of_both_ends_back", _shares, _fake_shares)
-_sums_of_both_ends = CustomOp("sums_of_both_ends", _sums, _fake_sums, _keep, _pass_back, _back)
+_sums_of_both_ends = CustomOp("sums_of_both_ends", _sums, _fake_sums, _keep, _backward, _back)
+
+
+class AngularLoss(PairLoss, function=angular, metric="inner", reads_partner=True, positive=("angle",)):
+    """Angular loss (angle=45.0 degrees); see `losses.angular`, and PairLoss for the options."""
+
+    @validates
+    def __init__(self, angle: float = 45.0, **options: Unpack[Options]) -> None:
+        super().__init__({"angle": angle}, **options)

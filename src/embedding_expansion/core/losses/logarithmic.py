@@ -5,10 +5,15 @@ Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anch
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch.nn import functional
 
+from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.terms import (
     Terms,
     distance,
@@ -119,3 +124,38 @@ def multi_similarity(pairs: Pairs, alpha: float = 2.0, beta: float = 50.0, base:
     pull = functional.softplus(masked_logsumexp(-alpha * (pairs.positive - base), pairs.positive_mask)) / alpha
     push = functional.softplus(masked_logsumexp(beta * (negative - base), negative_mask)) / beta
     return Terms((pull + push)[None], torch.ones_like(pull)[None])
+
+
+class NPairLoss(PairLoss, function=n_pair, metric="inner", positive=("scale",)):
+    """N-pair loss (scale=1.0); see `losses.n_pair`, and PairLoss for the options."""
+
+    @validates
+    def __init__(self, scale: float = 1.0, **options: Unpack[Options]) -> None:
+        super().__init__({"scale": scale}, **options)
+
+
+class LiftedStructureLoss(PairLoss, function=lifted_structure, metric="euclidean", reads_partner=True):
+    """Lifted structure loss (margin=1.0); see `losses.lifted_structure`, and PairLoss for the options."""
+
+    @validates
+    def __init__(self, margin: float = 1.0, **options: Unpack[Options]) -> None:
+        super().__init__({"margin": margin}, **options)
+
+
+class GeneralizedLiftedStructureLoss(PairLoss, function=generalized_lifted_structure, metric="euclidean"):
+    """Generalised lifted structure loss (margin=1.0, positive_margin=0.0); see `generalized_lifted_structure`."""
+
+    @validates
+    def __init__(self, margin: float = 1.0, positive_margin: float = 0.0, **options: Unpack[Options]) -> None:
+        super().__init__({"margin": margin, "positive_margin": positive_margin}, **options)
+
+
+class MultiSimilarityLoss(PairLoss, function=multi_similarity, metric="inner", positive=("alpha", "beta")):
+    """Multi-similarity loss (alpha=2.0, beta=50.0, base=0.5); see `losses.multi_similarity`.
+
+    With `miner=MultiSimilarityMiner()` as in its paper, without by default as in that of embedding expansion.
+    """
+
+    @validates
+    def __init__(self, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5, **options: Unpack[Options]) -> None:
+        super().__init__({"alpha": alpha, "beta": beta, "base": base}, **options)

@@ -107,7 +107,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.options = kind, lowest, highest
 
 
-def _pass_back(back: Any, ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(back: Any, ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     return None, *back(gradient, *ctx.saved_tensors, *ctx.options), None, None, None, None
 
 
@@ -122,4 +122,4 @@ def _fake_slopes(gradient, near, away, *rest):
 
 
 _back = CustomOp("sum_over_negatives_back", _slopes, _fake_slopes)
-_sum = CustomOp("sum_over_negatives", _sums, _fake_sums, _keep, _pass_back, _back)
+_sum = CustomOp("sum_over_negatives", _sums, _fake_sums, _keep, _backward, _back)

@@ -11,15 +11,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Unpack
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from embedding_expansion.checks import as_number, as_whole
+from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.parameters import Options
+from embedding_expansion.core.proxy_loss import ProxyLoss
 from embedding_expansion.core.terms import (
     Terms,
+    distance,
     masked_logsumexp,
     negatives_of_anchors,
     squared_distance,
@@ -221,3 +228,164 @@ def proxy_anchor(pairs: Pairs, margin: float = 0.1, alpha: float = 32.0) -> Term
         torch.stack([pull, push]),
         torch.stack([pairs.positive_mask.any(dim=1).to(pull.dtype), torch.ones_like(push)]),
     )
+
+
+class ProxyNCALoss(ProxyLoss, function=proxy_nca, metric="euclidean", positive=("scale",)):
+    """Proxy-NCA (scale=1.0, whole_softmax=False); see `losses.proxy_nca`, and ProxyLoss for the rest.
+
+    Expanded, an anchor is pushed from every other class's proxy by the hardest point of its own class, original or
+    synthetic, and pulled to its own proxy itself.
+    """
+
+    @validates
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        scale: float = 1.0,
+        whole_softmax: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(num_classes, embedding_size, {"scale": scale, "whole_softmax": whole_softmax}, **options)
+
+
+class NormalizedSoftmaxLoss(ProxyLoss, function=normalized_softmax, metric="inner", positive=("temperature",)):
+    """Normalised softmax (temperature=0.05); see `losses.normalized_softmax`. Expanded as ProxyNCALoss."""
+
+    @validates
+    def __init__(
+        self, num_classes: int, embedding_size: int, temperature: float = 0.05, **options: Unpack[Options]
+    ) -> None:
+        super().__init__(num_classes, embedding_size, {"temperature": temperature}, **options)
+
+
+class CosFaceLoss(ProxyLoss, function=cosface, metric="inner", positive=("scale",)):
+    """CosFace (margin=0.35, scale=64.0); see `losses.cosface`. Expanded as ProxyNCALoss."""
+
+    @validates
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        margin: float = 0.35,
+        scale: float = 64.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(num_classes, embedding_size, {"margin": margin, "scale": scale}, **options)
+
+
+class ArcFaceLoss(ProxyLoss, function=arcface, metric="inner", positive=("scale",)):
+    """ArcFace (margin=0.5 radians, scale=64.0); see `losses.arcface`. Expanded as ProxyNCALoss."""
+
+    @validates
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        margin: float = 0.5,
+        scale: float = 64.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(num_classes, embedding_size, {"margin": margin, "scale": scale}, **options)
+
+
+class SubCenterArcFaceLoss(ProxyLoss, function=arcface, name="sub_center_arcface", metric="inner", positive=("scale",)):
+    """SubCenter-ArcFace (sub_centers=3, margin=0.5 radians, scale=64.0): `losses.arcface` of `losses.nearest_center`.
+
+    Expanded, the hardest point of the anchor's class is compared with the nearest sub-centre of every other class;
+    there are no points between sub-centres.
+    """
+
+    @validates
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        sub_centers: int = 3,
+        margin: float = 0.5,
+        scale: float = 64.0,
+        **options: Unpack[Options],
+    ) -> None:
+        self.per_class = as_whole(sub_centers, "sub_centers", least=1)  # first: the proxies are made of it
+        super().__init__(num_classes, embedding_size, {"margin": margin, "scale": scale}, **options)
+
+    def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
+        """The similarities to the nearest sub-centre of every class. An expanded table has these already."""
+        return nearest_center(super().compare(batch, statistics=statistics), self.per_class)
+
+
+class SoftTripleLoss(
+    ProxyLoss,
+    function=soft_triple,
+    metric="inner",
+    positive=("scale", "gamma"),
+    monotone=False,
+    not_expandable="a class is a weighted sum over its centres, which a single hardest pair cannot represent",
+):
+    """SoftTriple (centers_per_class=10, margin=0.01, scale=20.0, gamma=0.1, tau=0.2); see `losses.soft_triple`.
+
+    tau weighs what draws the centres of a class together where it needs fewer: tau / (C K (K - 1)) times the sum of the
+    distances of any two centres of a class, for C classes of K centres each.
+    """
+
+    @validates
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        centers_per_class: int = 10,
+        margin: float = 0.01,
+        scale: float = 20.0,
+        gamma: float = 0.1,
+        *,
+        tau: float = 0.2,
+        **options: Unpack[Options],
+    ) -> None:
+        # first: the proxies are made of it
+        self.per_class = as_whole(centers_per_class, "centers_per_class", least=1)
+        given = {"margin": margin, "scale": scale, "gamma": gamma}
+        super().__init__(num_classes, embedding_size, given, **options)
+        self.tau = as_number(tau, "tau of SoftTripleLoss", least=0)
+
+    def terms(self, pairs: Pairs, batch: Batch, statistic: Tensor | None = None) -> Terms:
+        """What each anchor adds; that of the centres is a mean of its own, to which every anchor adds the same."""
+        terms = soft_triple(pairs, **self.parameters_of_function, centers_per_class=self.per_class)
+        if self.tau == 0 or self.per_class == 1:
+            return terms
+        spread = (self.tau * self.spread()).to(terms.total.dtype).expand(1, terms.total.shape[1])
+        return Terms(torch.cat([terms.total, spread]), torch.cat([terms.weight, torch.ones_like(spread)]))
+
+    def spread(self) -> Float[Tensor, ""]:
+        """The sum of the distances of any two centres of a class, over C K (K - 1)."""
+        centers = functional.normalize(self.proxies, dim=1).view(self.num_classes, self.per_class, -1)
+        t, s = torch.triu_indices(self.per_class, self.per_class, offset=1)
+        similarity = (centers @ centers.mT)[:, t, s]
+        return distance(similarity).sum() / (len(self.proxies) * (self.per_class - 1))
+
+    def extra_repr(self) -> str:
+        """The parameters, and tau."""
+        return f"{super().extra_repr()}, tau={self.tau}"
+
+
+class ProxyAnchorLoss(ProxyLoss, function=proxy_anchor, metric="inner", positive=("alpha",)):
+    """Proxy-Anchor (margin=0.1, alpha=32.0); see `losses.proxy_anchor`, and ProxyLoss for the rest.
+
+    The anchors are the proxies and the whole batch is what they are compared with, so `rows` and `past` change nothing,
+    and reduction "none" gives the terms of the proxies. Expanded, every other class of the batch pushes a proxy with
+    its hardest point, original or synthetic.
+    """
+
+    @validates
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        margin: float = 0.1,
+        alpha: float = 32.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(num_classes, embedding_size, {"margin": margin, "alpha": alpha}, **options)
+
+    def with_anchors(self, batch: Batch) -> Batch:
+        """The proxies are the anchors, the batch is what they are compared with."""
+        return batch.swapped() if len(batch.labels) else batch

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.terms import NOTHING, Terms, active, distance, negatives_of_anchors
 from embedding_expansion.errors import InvalidInput
 
@@ -62,3 +67,28 @@ def _weighed(violation: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"], tempera
     counts = mask & active(violation)
     weight = torch.where(counts, temperature * violation, NOTHING).softmax(dim=1)
     return torch.where(counts, weight * violation, 0).sum(dim=1)
+
+
+class RankedListLoss(PairLoss, function=ranked_list, metric="euclidean", monotone=False):
+    """Ranked list loss (margin=0.4, alpha=1.2, temperatures 0.0 and 10.0, imbalance=0.5); see `losses.ranked_list`."""
+
+    @validates
+    def __init__(
+        self,
+        margin: float = 0.4,
+        alpha: float = 1.2,
+        positive_temperature: float = 0.0,
+        negative_temperature: float = 10.0,
+        imbalance: float = 0.5,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            {
+                "margin": margin,
+                "alpha": alpha,
+                "positive_temperature": positive_temperature,
+                "negative_temperature": negative_temperature,
+                "imbalance": imbalance,
+            },
+            **options,
+        )

@@ -5,14 +5,17 @@ Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anch
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.losses.pairwise import sum_over_negatives
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.terms import Terms, masked_sum, negatives_of_anchors, squared_distance
 
 FURTHEST = 4.0  # the squared distance of opposite unit vectors
@@ -147,3 +150,36 @@ def _ranked_before(
     before, _ = sum_over_negatives("sigmoid", near, near, mask, mask)
     wrong, _ = sum_over_negatives("sigmoid", near, away, mask, negative_mask)
     return before - 0.5, wrong  # a positive is not ranked before itself, where the sigmoid is 1/2
+
+
+class FastAPLoss(PairLoss, function=fast_ap, metric="euclidean", positive=("bins",)):
+    """FastAP (bins=10); see `losses.fast_ap`, and PairLoss for the options."""
+
+    @validates
+    def __init__(self, bins: int = 10, **options: Unpack[Options]) -> None:
+        super().__init__({"bins": bins}, **options)
+
+
+class SmoothAPLoss(PairLoss, function=smooth_ap, metric="inner", positive=("temperature",)):
+    """Smooth AP (temperature=0.01, query_counts=False); see `losses.smooth_ap`, and PairLoss for the options."""
+
+    @validates
+    def __init__(self, temperature: float = 0.01, query_counts: bool = False, **options: Unpack[Options]) -> None:
+        super().__init__({"temperature": temperature, "query_counts": query_counts}, **options)
+
+
+class RecallAtKLoss(PairLoss, function=recall_at_k, metric="inner", positive=("rank_temperature", "temperature")):
+    """Recall@K surrogate (ks=(1, 2, 4, 8, 16), temperatures 1.0 and 0.01, form="equation"); see `recall_at_k`."""
+
+    @validates
+    def __init__(
+        self,
+        ks: tuple[int, ...] = (1, 2, 4, 8, 16),
+        rank_temperature: float = 1.0,
+        temperature: float = 0.01,
+        form: Literal["equation", "program"] = "equation",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            {"ks": ks, "rank_temperature": rank_temperature, "temperature": temperature, "form": form}, **options
+        )

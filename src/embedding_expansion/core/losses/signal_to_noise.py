@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch.nn import functional
 
+from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.losses.hinge import Average
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.terms import Terms, active, masked_sum, negatives_of_anchors
 
 
@@ -40,3 +45,18 @@ def snr_contrastive(pairs: Pairs, margin: float = 1.0, positive_margin: float = 
         torch.stack([masked_sum(pull, positive_mask), masked_sum(push, negative_mask)]),
         torch.stack([positive_mask.sum(dim=1), negative_mask.sum(dim=1)]).to(pull.dtype),
     )
+
+
+class SignalToNoiseRatioContrastiveLoss(
+    PairLoss,
+    function=snr_contrastive,
+    metric="snr",
+    not_expandable="the distance of a synthetic point to another does not follow from those of its ends",
+):
+    """Contrastive loss on the signal-to-noise distance (margin=1.0, positive_margin=0.0); see `snr_contrastive`."""
+
+    @validates
+    def __init__(
+        self, margin: float = 1.0, positive_margin: float = 0.0, average: Average = "all", **options: Unpack[Options]
+    ) -> None:
+        super().__init__({"margin": margin, "positive_margin": positive_margin, "average": average}, **options)

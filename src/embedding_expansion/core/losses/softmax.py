@@ -6,15 +6,18 @@ Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anch
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.losses.logarithmic import n_pair
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs, rounding
+from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.terms import (
     Terms,
     logaddexp,
@@ -156,3 +159,43 @@ def circle(pairs: Pairs, margin: float = 0.4, scale: float = 80.0) -> Terms:
     counts = pairs.positive_mask.any(dim=1) & negative_mask.any(dim=1)
     gap = masked_logsumexp(pull, pairs.positive_mask) + masked_logsumexp(push, negative_mask)
     return Terms(functional.softplus(torch.where(counts, gap, -torch.inf))[None], counts.to(gap.dtype)[None])
+
+
+class CircleLoss(PairLoss, function=circle, metric="inner", positive=("scale",), monotone=False):
+    """Circle loss (margin=0.4, scale=80.0); see `losses.circle`, and PairLoss for the options."""
+
+    @validates
+    def __init__(self, margin: float = 0.4, scale: float = 80.0, **options: Unpack[Options]) -> None:
+        super().__init__({"margin": margin, "scale": scale}, **options)
+
+
+class SupConLoss(PairLoss, function=sup_con, metric="inner", positive=("temperature",)):
+    """Supervised contrastive loss (temperature=0.1); see `losses.sup_con`, and PairLoss for the options."""
+
+    @validates
+    def __init__(self, temperature: float = 0.1, **options: Unpack[Options]) -> None:
+        super().__init__({"temperature": temperature}, **options)
+
+
+class NTXentLoss(PairLoss, function=nt_xent, metric="inner", positive=("temperature",)):
+    """NT-Xent, or InfoNCE (temperature=0.07); see `losses.nt_xent`, and PairLoss for the options."""
+
+    @validates
+    def __init__(self, temperature: float = 0.07, **options: Unpack[Options]) -> None:
+        super().__init__({"temperature": temperature}, **options)
+
+
+class NCALoss(PairLoss, function=nca, metric="euclidean", positive=("scale",)):
+    """Neighbourhood components analysis (scale=1.0, objective="log"); see `losses.nca`."""
+
+    @validates
+    def __init__(self, scale: float = 1.0, objective: Objective = "log", **options: Unpack[Options]) -> None:
+        super().__init__({"scale": scale, "objective": objective}, **options)
+
+
+class TupletMarginLoss(PairLoss, function=tuplet_margin, metric="inner", positive=("scale",)):
+    """Tuplet margin loss (margin=5.73 degrees, scale=64.0); see `losses.tuplet_margin`."""
+
+    @validates
+    def __init__(self, margin: float = 5.73, scale: float = 64.0, **options: Unpack[Options]) -> None:
+        super().__init__({"margin": margin, "scale": scale}, **options)

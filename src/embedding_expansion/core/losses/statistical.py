@@ -5,12 +5,17 @@ Their statistic is a sum over anchors, with gradient, so that row blocks and ran
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.terms import Terms, masked_sum, negatives_of_anchors
 
 
@@ -99,3 +104,23 @@ def histogram(pairs: Pairs, bins: int = 100, *, statistic: Float[Tensor, " edges
     edge, share = _place(negative, bins)
     reverse = (1 - share) * below[edge] + share * below[edge + 1]
     return Terms(masked_sum(reverse, negative_mask)[None], negative_mask.sum(dim=1).to(reverse.dtype)[None])
+
+
+class IntraPairVarianceLoss(
+    PairLoss, function=intra_pair_variance, metric="inner", statistic=pair_sums, monotone=False
+):
+    """Intra-pair variance loss (positive_epsilon=0.01, negative_epsilon=0.01); see `losses.intra_pair_variance`."""
+
+    @validates
+    def __init__(
+        self, positive_epsilon: float = 0.01, negative_epsilon: float = 0.01, **options: Unpack[Options]
+    ) -> None:
+        super().__init__({"positive_epsilon": positive_epsilon, "negative_epsilon": negative_epsilon}, **options)
+
+
+class HistogramLoss(PairLoss, function=histogram, metric="inner", statistic=positive_histogram, positive=("bins",)):
+    """Histogram loss (bins=100); see `losses.histogram`, and PairLoss for the options."""
+
+    @validates
+    def __init__(self, bins: int = 100, **options: Unpack[Options]) -> None:
+        super().__init__({"bins": bins}, **options)

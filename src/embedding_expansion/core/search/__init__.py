@@ -1,1 +1,1 @@
-"""The search for the hardest pairs in inner products: in torch, and the same natively."""
+"""The search for the hardest pairs of points in inner products: in C and in torch where n is finite, else in torch."""

@@ -1,8 +1,7 @@
-"""What the search for the hardest pairs is given, and what it finds: the same for the native kernel and for torch."""
+"""The input and the result of the search for the hardest pairs, shared by all its implementations."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,65 +11,54 @@ from torch import Tensor
 from embedding_expansion.core.pairs import Metric
 from embedding_expansion.core.sides import Side
 
-NEVER = -1e30  # the value of a point that takes no part: no other is smaller
+NEVER = -1e30  # the value of a point that is excluded; every real value is larger
+#: The squared norm below which a synthetic point has no direction and is excluded.
+SMALLEST_SQUARE = {torch.float32: 1e-4, torch.float64: 1e-10}
+#: The squared norm below which the ends of an arc count as equal, or as opposite: a multiple of rounding.
+LEAST_LENGTH = {torch.float32: 1e-6, torch.float64: 1e-14}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a point is, and what is hardest."""
+    """Which synthetic points there are, and what "hardest" means."""
 
     n: int | float  # points on a segment, or infinity
-    normalize: bool  # synthetic points, again
+    normalize: bool  # whether synthetic points are L2-normalised again
     metric: Metric
-
-    @property
-    def count(self) -> int:
-        """Points to look at one by one."""
-        return 0 if math.isinf(self.n) else int(self.n)
-
-
-def smallest_square(dtype: torch.dtype) -> float:
-    """The squared norm under which a synthetic point has no direction."""
-    return 1e-10 if dtype == torch.float64 else 1e-4
-
-
-def least_length(dtype: torch.dtype) -> float:
-    """The squared norm under which the ends of an arc are one point, or opposite ones: a multiple of rounding."""
-    return 1e-14 if dtype == torch.float64 else 1e-6
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Two sides and the inner products of their rows."""
+    """The two sides of the search and the inner products of their rows."""
 
     product: Float[Tensor, "s t"]
     left: Side
     right: Side
-    left_gram: Float[Tensor, " o"]  # inner products of each group with itself, size x size, group by group
+    left_gram: Float[Tensor, " o"]  # the groups' Gram matrices, size x size each, flattened one after another
     right_gram: Float[Tensor, " p"]
     rules: Rules
-    symmetric: bool  # both sides are the same: the pair (h, g) is that of (g, h) turned round
+    symmetric: bool  # both sides are the same, so that the pair (h, g) is the pair (g, h) reversed
 
 
 @dataclass(frozen=True)
-class Found:
-    """The hardest pair of every group of the left and every group of the right; value 0 within a class."""
+class HardestPairs:
+    """The hardest pair of points of every left group and every right group; the value is 0 within a class."""
 
-    ends: Int[Tensor, "g h 4"]  # members of the left's group, then of the right's; an original is both its ends
-    weights: Float[Tensor, "g h 2"]  # of each first end
+    ends: Int[Tensor, "g h 4"]  # two members of the left group, two of the right; for an original the same one twice
+    weights: Float[Tensor, "g h 2"]  # of the first end on either side; the second has 1 minus it
     value: Float[Tensor, "g h"]
-    half: bool  # where the problem is symmetric, ends and weights are there for pairs of a group and a later one only
+    half: bool  # ends and weights are valid above the diagonal only, because the problem is symmetric
 
-    def whole(self) -> Found:
-        """With ends and weights for every two groups."""
+    def whole(self) -> HardestPairs:
+        """The same pairs with ends and weights on both sides of the diagonal."""
         if not self.half:
             return self
         upper = torch.ones_like(self.value, dtype=torch.bool).triu()[..., None]
         ends = torch.where(upper, self.ends, self.ends.transpose(0, 1)[..., [2, 3, 0, 1]])
         weights = torch.where(upper, self.weights, self.weights.transpose(0, 1).flip(-1))
-        return Found(ends, weights, self.value, half=False)
+        return HardestPairs(ends, weights, self.value, half=False)
 
     @property
     def is_synthetic(self) -> Bool[Tensor, "g h 2"]:
-        """Which of the points are synthetic."""
+        """Whether the left and the right point of each pair are synthetic."""
         return self.ends[..., 0::2] != self.ends[..., 1::2]

@@ -43,7 +43,7 @@ def adapted(loss: Any, scope: str, options: dict[str, Any]) -> MetricLearningLos
     found = MetricLearningLoss(loss)
     if scope == "anchor" and found.crosses:
         raise InvalidInput(
-            f"{found.name} takes (i, k) and (k, i) for one pair, but in anchor scope they differ; use "
+            f"{found.kind} takes (i, k) and (k, i) for one pair, but in anchor scope they differ; use "
             'scope="class_pair"'
         )
     found.check_options(options)
@@ -69,8 +69,8 @@ class MetricLearningLoss(PairLoss):
 
     def __init__(self, loss: Any) -> None:
         super().__init__(normalize=False)  # the loss's regularisers are of the rows as they are
-        self.loss, self.name = loss, type(loss).__name__
-        self.scale: Scale = check_distance(self.name, loss.distance)
+        self.loss, self.kind = loss, type(loss).__name__
+        self.scale: Scale = check_distance(self.kind, loss.distance)
         self.metric = self.scale.metric
         self.form: Form
         self.form, self.crosses = probe(loss, self.scale)
@@ -78,12 +78,12 @@ class MetricLearningLoss(PairLoss):
     @property
     def indivisible(self) -> str:
         """It returns one number."""
-        return f"{self.name} returns one number for the whole batch; use this package's loss of that kind instead"
+        return f"{self.kind} returns one number for the whole batch; use this package's loss of that kind instead"
 
     @property
     def takes_no_pairs(self) -> str:
         """A loss of a whole table takes none."""
-        return f"{self.name} takes no pairs: it reads its whole table" if self.form == "table" else ""
+        return f"{self.kind} takes no pairs: it reads its whole table" if self.form == "table" else ""
 
     def with_reference(self, inputs: Inputs) -> Inputs:
         """The arguments, which must have no reference."""
@@ -112,7 +112,7 @@ class MetricLearningLoss(PairLoss):
         normalizes = bool(self.loss.distance.normalize_embeddings)
         if options.pop("normalize", normalizes) != normalizes:
             raise InvalidInput(
-                f"normalize is {not normalizes}, but the distance of {self.name} has normalize_embeddings="
+                f"normalize is {not normalizes}, but the distance of {self.kind} has normalize_embeddings="
                 f"{normalizes}, which decides; leave normalize out"
             )
         for name, neutral in (("reduction", "mean"), ("chunk", None)):

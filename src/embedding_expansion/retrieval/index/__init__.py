@@ -1,4 +1,4 @@
-"""Images and their vectors, kept and searched: in a folder, or in PostgreSQL where one machine is not enough."""
+"""Stores and searches images and their vectors, in a folder or, for several machines, in PostgreSQL."""
 
 from embedding_expansion.retrieval.index.index import Index, Loading
 from embedding_expansion.retrieval.index.items import Changes, Item, Match

@@ -1,4 +1,4 @@
-"""The files of a model, kept with an index, so that its location is all that a server needs."""
+"""The files of a model, stored with an index, so that a server needs only the location of the index."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from embedding_expansion.files import replacing
 from embedding_expansion.retrieval.index.items import encoded
 from embedding_expansion.retrieval.index.store import Store
 
-PIECE = 2**24  # bytes that are held at a time
+PIECE = 2**24  # bytes that are read at a time
 
 
 class ModelFiles:
-    """Puts files in and gets them out; what they hold is not looked at."""
+    """Stores files in an index and copies them out; their content is not interpreted."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     @validates
     def put(self, file: Path, name: str | None = None) -> None:
-        """Keeps a file; one of the same name is replaced in one step.
+        """Stores a file; a file of the same name is replaced atomically.
 
         Args:
-            file: to be read.
-            name: under which it is kept; its own by default.
+            file: the file to read.
+            name: the name to store it under; by default the name of the file.
         """
         target = _checked(file.name if name is None else name)
         with self._store.writing(), file.open("rb") as content:
@@ -37,21 +37,21 @@ class ModelFiles:
 
     @validates
     def fetch(self, name: str, target: Path) -> None:
-        """Writes one of the files to a place outside; nobody sees half of it.
+        """Copies one of the files to a path outside the index, atomically.
 
         Raises:
-            InvalidInput: there is no such file.
+            InvalidInput: the index has no such file.
         """
         kept = self.sizes()
         if name not in kept:
-            raise InvalidInput(f"the index holds no file {name!r}; it holds {', '.join(kept) or 'none'}")
+            raise InvalidInput(f"the index has no file {name!r}; pass one of its files: {', '.join(kept) or 'none'}")
         with replacing(target) as partial, partial.open("wb") as file:
             file.writelines(self._store.file(name))
 
 
 @validates
 def _checked(name: str) -> str:
-    """A name that a folder can hold, and no way out of it."""
+    """Checks that a name is a plain file name, which cannot lead out of its folder."""
     if name in ("", ".", "..") or any(part in name for part in ("/", "\\", "\0", ".partial-")):
         raise InvalidInput(f"name is {name!r}; pass a file's name without folders")
     encoded(name, "name")

@@ -1,4 +1,4 @@
-"""The operations of an index, the same on every backend: what comes in is checked here, once."""
+"""The operations of an index, the same on every backend. They check their arguments; the backends do not."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from embedding_expansion.retrieval.index.notes import read_note
 from embedding_expansion.retrieval.index.store import OWN_NOTES, Store
 from embedding_expansion.retrieval.index.where import Condition, Where, condition
 
-ALONE = b"\x00add"  # the key of `add`; no user's key starts so
-MOST = 2**31  # rows that are asked for at once; a database counts no further than 2**63
+ALONE = b"\x00add"  # the key under which `add` stages; keys of callers cannot start with a NUL
+MOST = 2**31  # the most rows in one request; a database counts up to 2**63
 
 
 class Index:
-    """Images and their vectors, kept and searched: see `create_index` and `open_index`.
+    """Stores and searches images and their vectors. Make one with `create_index`, open one with `open_index`.
 
-    One process writes at a time, any number read meanwhile, and each operation is seen whole or not at all. An `Index`
-    may be used by several threads, one after another.
+    One process can write at a time while any number of processes read. Each operation is atomic. Several threads may
+    use an `Index`; their calls run one after another.
     """
 
     def __init__(self, store: Store) -> None:
@@ -42,62 +42,62 @@ class Index:
 
     @property
     def location(self) -> str:
-        """Where it is; a password in it is not shown."""
+        """The folder or URL of the index, without the password."""
         return self._store.location
 
     @property
     def dimensions(self) -> int:
-        """Of each vector."""
+        """The number of dimensions of each vector."""
         return self._store.dimensions
 
     @property
     def read_only(self) -> str | None:
-        """Why it may only be read, such as "its disk is read-only"; None where it may be written.
+        """Why the index can only be read, such as "its disk is read-only"; None if it can be written.
 
-        What another process writes is then seen as far as the files show it here: see the page on indexes.
+        See the page on indexes for when a read-only index sees the changes of another process.
         """
         return self._store.read_only
 
     @property
     def asked(self) -> str:
-        """The kind that was asked for when it was made, such as "auto"."""
+        """The kind that was requested when the index was made, such as "auto"."""
         return str(self._own_note("asked"))
 
     @property
     def precision(self) -> str:
-        """How vectors are stored: "float32" or "float16"."""
+        """The type in which vectors are stored: "float32" or "float16"."""
         return str(self._own_note("precision"))
 
     @property
     def kind(self) -> str:
-        """How it is searched now: "flat" (exactly), "hnsw" or "ivfpq"."""
+        """How the index is searched now: "flat" (exactly), "hnsw" or "ivfpq"."""
         return str(self._own_note("kind"))
 
     @property
     def reason(self) -> str:
-        """Why it is searched so, as a sentence."""
+        """Why the index is searched by this kind, as a sentence."""
         return str(self._own_note("reason"))
 
     @property
     def recall(self) -> Recall | None:
-        """What the approximate search was measured to find when its structure was built; None if it is exact."""
+        """The recall of the approximate search, measured when its structure was built; None if the search is exact."""
         found = self._own_note("recall")
         return None if found is None else Recall(**found)
 
     @validates
     def add(self, items: Iterable[Item], vectors: Any) -> Changes:
-        """Adds items; one whose path is there already is replaced and keeps its id.
+        """Adds items. An item whose path is already in the index is replaced and keeps its id.
 
         Args:
-            items: n of them. Of equal paths the last one counts.
-            vectors: (n, dimensions). Each is divided by its norm, so that similarities are cosines.
+            items: n items. Of items with equal paths the last one counts.
+            vectors: (n, dimensions), of any norm; they are normalised, so that similarities are cosines.
 
         Returns:
-            How many are new, and how many were there but differed.
+            How many items are new, and how many existing items differed and were replaced.
 
         Raises:
-            InvalidInput: vectors of another shape, with NaN or of zeros; metadata that is no JSON.
-            StoreError: another process is writing, or the backend refuses. Nothing has changed then.
+            InvalidInput: vectors of another shape, with NaN or of zeros, or metadata that JSON cannot represent.
+            StoreError: another process is writing, or the backend refuses. The index has not changed then.
         """
         with self._store.writing():
             self._store.discard(ALONE)
@@ -114,10 +114,10 @@ class Index:
     @validates
     @contextlib.contextmanager
     def loading(self, key: str) -> Iterator[Loading]:
-        """Adds many items in batches, all of which become visible together at the end.
+        """Adds many items in batches, which become visible together at the end of the block.
 
-        What was added is on disk after each batch, where no search sees it. If the block fails or the process is
-        killed, the index stays as it was, and the next load with the same key goes on from there:
+        Each batch is written to disk at once, but searches do not see it. If the block fails or the process is killed,
+        the index does not change, and the next load with the same key continues with what is on disk:
 
             with index.loading("photos, model 3f2a") as load:
                 for batch in batches_without(load.staged):
@@ -125,14 +125,14 @@ class Index:
             load.changes
 
         Args:
-            key: what is loaded and by which model, in any words; another key is another load.
+            key: any text that names what is loaded and by which model. Another key starts another load.
 
         Raises:
             StoreError: another process is writing.
         """
         name = encoded(key, "key")
         if not name or name.startswith(b"\x00"):
-            raise InvalidInput(f"key is {key!r}; pass a name of what is loaded")
+            raise InvalidInput(f"key is {key!r}; pass a text that is not empty and does not start with a NUL")
         with self._store.writing():
             load = Loading({decoded(path) for path in self._store.staged(name)}, lambda i, v: self._stage(name, i, v))
             yield load
@@ -140,12 +140,12 @@ class Index:
             self._store.build(force=False)
 
     def unfinished(self) -> dict[str, int]:
-        """The keys of loads that have not come to their end, with how many items each holds."""
+        """The keys of unfinished loads, with the number of items that each has staged."""
         return {decoded(key): n for key, n in self._store.unfinished().items() if key != ALONE}
 
     @validates
     def discard(self, key: str) -> None:
-        """Forgets what an unfinished load holds."""
+        """Deletes what an unfinished load has staged."""
         with self._store.writing():
             self._store.discard(encoded(key, "key"))
 
@@ -156,15 +156,15 @@ class Index:
         """Finds for each vector the k items with the largest cosine similarity.
 
         Args:
-            vectors: (q, dimensions), normalised here.
-            k: neighbours; fewer come where fewer items fulfil `where`, never for another reason.
-            where: which items may be found, see `condition`.
-            exact: compare with all items, whatever the kind.
-            thumbnails: bring them along.
+            vectors: (q, dimensions), of any norm.
+            k: the number of matches per query; there are fewer only if fewer items fulfil `where`.
+            where: a condition on the items, see `condition`; None for all items.
+            exact: whether to compare with all items, whatever the kind.
+            thumbnails: whether to return the thumbnails of the items.
 
         Returns:
-            For each query its matches, the closest first, equally close ones by the smaller id. Exact if the kind is
-            "flat"; otherwise `recall` says how many of the true ones are found.
+            For each query its matches, the most similar first, equally similar ones by the smaller id. They are exact
+            if the kind is "flat"; otherwise `recall` is the share of the true neighbours that is found.
         """
         queries = unit_vectors(vectors, self.dimensions)
         wanted = min(as_whole(k, "k", least=1), MOST)
@@ -174,11 +174,11 @@ class Index:
 
     @validates
     def remove(self, where: Where | None = None, *, paths: Iterable[str] | None = None) -> int:
-        """Removes items, by a condition or by their paths; returns how many.
+        """Removes the items that fulfil a condition, or that have given paths, and returns how many.
 
         Raises:
-            InvalidInput: neither or both are given, or a condition that asks for nothing (`{"path_prefix": ""}` says
-                that all items are meant).
+            InvalidInput: neither or both are given, or an empty condition; to remove all items, pass
+                `{"path_prefix": ""}`.
         """
         if (where is None) == (paths is None):
             raise InvalidInput("remove takes either where or paths; pass one of them")
@@ -186,7 +186,9 @@ class Index:
             raise InvalidType("paths is a str; pass a list of paths")
         asked = condition(where) if paths is None else Condition(paths=tuple(encoded(p, "paths") for p in paths))
         if asked.is_empty and asked.prefix is None:
-            raise InvalidInput("where asks for nothing, which would remove all items; say {'path_prefix': ''} for that")
+            raise InvalidInput(
+                "where is empty, which would remove all items; pass {'path_prefix': ''} if you want to remove them all"
+            )
         with self._store.writing():
             removed = self._store.remove([asked])
             self._store.build(force=False)
@@ -194,15 +196,15 @@ class Index:
 
     @validates
     def count(self, where: Where | None = None) -> int:
-        """How many items there are, or fulfil a condition."""
+        """Counts all items, or those that fulfil a condition."""
         return self._store.count(condition(where))
 
     @validates
     def get(self, id: int) -> Item:
-        """One item, with its thumbnail.
+        """Returns one item with its thumbnail.
 
         Raises:
-            InvalidInput: there is none of this id.
+            InvalidInput: no item has this id.
         """
         id = as_whole(id, "id")
         rows, _ = self._store.read(_possible([id]), thumbnails=True, vectors=False)
@@ -211,10 +213,10 @@ class Index:
 
     @validates
     def vectors(self, ids: Sequence[int]) -> Float[np.ndarray, "n d"]:
-        """The vectors of some items, of unit norm, in the order of the ids.
+        """Returns the vectors of some items, of unit norm, in the order of the ids.
 
         Raises:
-            InvalidInput: there is no item of one of the ids.
+            InvalidInput: no item has one of the ids.
         """
         wanted = as_wholes(ids, "ids")
         _, found = self._store.read(_possible(wanted), thumbnails=False)
@@ -225,9 +227,9 @@ class Index:
     def batches(
         self, where: Where | None = None, *, size: int = 1024, thumbnails: bool = False
     ) -> Iterator[tuple[list[Item], Float[np.ndarray, "n d"]]]:
-        """Goes through items and vectors by ascending id, a batch at a time.
+        """Iterates over items and their vectors in batches, by ascending id.
 
-        What another process adds or removes meanwhile may or may not be among them.
+        Items that another process adds or removes in the meantime may be included or missing.
         """
         for ids, rows, vectors in self._pages(where, size, thumbnails=thumbnails):
             there = [id for id in ids if id in rows and id in vectors]
@@ -236,28 +238,31 @@ class Index:
 
     @validates
     def items(self, where: Where | None = None, *, size: int = 1024, thumbnails: bool = False) -> Iterator[list[Item]]:
-        """Goes through items as `batches` does, without their vectors."""
+        """Iterates over items as `batches` does, without their vectors."""
         for ids, rows, _ in self._pages(where, size, thumbnails=thumbnails, vectors=False):
             yield [item_of(id, rows[id]) for id in ids if id in rows]
 
     def build(self) -> Recall | None:
-        """Builds the structure of an approximate kind again and measures it; it is built by itself when it pays."""
+        """Rebuilds the structure of an approximate kind and measures its recall.
+
+        Adding and removing items rebuild it automatically when that pays.
+        """
         with self._store.writing():
             self._store.build(force=True)
         return self.recall
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What `set_note` has kept: the model's digest, a threshold, whatever is JSON."""
+        """The values that `set_note` stored, such as the digest of the model or a threshold."""
         found = self._store.notes()
         return {name: read_note(found, name, self.location) for name in found if name not in OWN_NOTES}
 
     @validates
     def set_note(self, name: str, value: Any) -> None:
-        """Keeps a value with the index.
+        """Stores a value with the index.
 
         Raises:
-            InvalidInput: a value that is no JSON, or a name that the index uses itself.
+            InvalidInput: a value that JSON cannot represent, or a name that the index uses itself.
         """
         text = _note(name, value)
         with self._store.writing():
@@ -265,17 +270,17 @@ class Index:
 
     @property
     def state(self) -> str:
-        """A text that is another one whenever items were added, changed or removed, by whichever process."""
+        """A text that changes whenever any process adds, changes or removes items."""
         notes = self._store.notes()
         return f"{notes.get('generation')} {notes.get('published')} {self.count()}"
 
     @property
     def files(self) -> ModelFiles:
-        """The files of the model that the vectors come from, kept with the index."""
+        """The files of the model that computed the vectors, stored with the index."""
         return ModelFiles(self._store)
 
     def close(self) -> None:
-        """Ends the connection; nothing is lost."""
+        """Closes the index; a closed index cannot be used any more."""
         if self._held is not None:
             self._held.close()
             self._held = None
@@ -299,7 +304,9 @@ class Index:
     def _check_there(self, ids: Sequence[int], found: Container[int]) -> None:
         for id in ids:
             if id not in found:
-                raise InvalidInput(f"the index {self.location} has no item {id!r}; search again, it may be removed")
+                raise InvalidInput(
+                    f"the index {self.location} has no item {id!r}; search again, since it may have been removed"
+                )
 
     def _own_note(self, name: str) -> Any:
         return read_note(self._store.notes(), name, self.location)
@@ -312,16 +319,16 @@ class Index:
 
 
 def _possible(ids: Sequence[int]) -> list[int]:
-    """Those that a database can count to; the others are no item's."""
+    """The ids that a database can hold; no item has another one."""
     return [id for id in ids if 0 < id < 2**63]
 
 
 class Loading:
-    """A load that has begun.
+    """A load in progress, as `Index.loading` yields it.
 
     Attributes:
-        staged: the paths that are on disk already, of this load or of one with the same key that was broken off.
-        changes: what has become visible; None until the block has ended.
+        staged: the paths that are already on disk, from this load or from an unfinished one with the same key.
+        changes: how many items the load added and replaced; None until the block has ended.
     """
 
     def __init__(self, staged: set[str], stage: Callable[[Iterable[Item], Any], None]) -> None:
@@ -330,7 +337,7 @@ class Loading:
 
     @validates
     def add(self, items: Iterable[Item], vectors: Any) -> None:
-        """Adds a batch, as `Index.add` does, but nobody sees it until the end of the block."""
+        """Adds a batch as `Index.add` does; searches see it only after the end of the block."""
         batch = list(items)
         self._stage(batch, vectors)
         self.staged.update(item.path for item in batch)
@@ -338,23 +345,25 @@ class Loading:
 
 @validates
 def _incoming(items: Iterable[Item], vectors: Any, dimensions: int) -> tuple[list[Row], Float[np.ndarray, "n d"]]:
-    """The rows to be stored and their unit vectors; of equal paths the last one counts."""
+    """The rows to store and their unit vectors; of items with equal paths the last one counts."""
     rows, units = rows_of(items), unit_vectors(vectors, dimensions)
     if len(rows) != len(units):
         raise InvalidInput(f"items has {len(rows)} entries but vectors has {len(units)} rows; pass one row per item")
-    places = sorted({row.path: place for place, row in enumerate(rows)}.values())
-    return [rows[place] for place in places], units[places]
+    kept = sorted({row.path: position for position, row in enumerate(rows)}.values())
+    return [rows[position] for position in kept], units[kept]
 
 
 def _note(name: object, value: Any) -> str:
-    """A note's value as JSON.
+    """Checks the name of a note and converts its value to JSON.
 
     Raises:
-        InvalidInput: a value that is no JSON, or a name that the index uses itself.
+        InvalidInput: a value that JSON cannot represent, or a name that the index uses itself.
     """
     if name in OWN_NOTES or not isinstance(name, str) or not name.isprintable():
-        raise InvalidInput(f"name is {name!r}; pass a printable text, and none of {', '.join(sorted(OWN_NOTES))}")
+        raise InvalidInput(f"name is {name!r}; pass a printable text other than {', '.join(sorted(OWN_NOTES))}")
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"the value of {name!r} is no JSON ({error}); pass what JSON can hold") from None
+        raise InvalidInput(
+            f"the value of {name!r} cannot be stored as JSON ({error}); pass a value that JSON can represent"
+        ) from None

@@ -1,4 +1,4 @@
-"""What an index holds of an image, what a search finds, and the form in which both backends write it."""
+"""The items of an index, the matches of a search, and the form in which the backends store items."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Item:
     """One image of an index.
 
     Attributes:
-        path: what names it: the same path again replaces the item. File names that are no UTF-8 are kept as Python
-            gives them (`os.fsdecode`).
+        path: the name of the item; adding the same path again replaces the item. File names that are not UTF-8 are
+            kept as Python represents them (`os.fsdecode`).
         label: its class, or None.
-        metadata: whatever else is known of it, as JSON; its numbers, texts and booleans can be filtered by.
-        thumbnail: a small picture as the bytes of a file, or None.
-        id: its number in the index; None before it is in one. Two items are equal whatever their numbers.
+        metadata: other facts, which JSON must be able to represent. Searches can filter by numbers, texts and booleans.
+        thumbnail: a small version of the image, as the bytes of a file, or None.
+        id: its number in the index, None before it is added. Comparing items ignores it.
 
     Example:
         >>> Item("cars/1.jpg", label="beetle", metadata={"year": 1965}).metadata["year"]
@@ -38,7 +38,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Match:
-    """An item that a search found, and its cosine similarity to the query: larger is closer."""
+    """An item that a search found, and its cosine similarity to the query."""
 
     item: Item
     similarity: float
@@ -46,14 +46,14 @@ class Match:
 
 @dataclass(frozen=True)
 class Changes:
-    """What adding has changed: paths that were not there, and paths whose item or vector differed."""
+    """How many items were added, and how many existing items were replaced because the item or its vector differed."""
 
     new: int
     changed: int
 
 
 class Row(NamedTuple):
-    """An item as it is stored; texts that may hold any file name are bytes."""
+    """An item as the backends store it; texts that may be any file name are bytes."""
 
     path: bytes
     label: bytes | None
@@ -64,11 +64,11 @@ class Row(NamedTuple):
 
 @validates
 def rows_of(items: Iterable[Item]) -> list[Row]:
-    """Checks items and brings them into the form in which they are stored."""
+    """Checks items and converts them to the form in which they are stored."""
     rows = []
-    for place, item in enumerate(items):
+    for position, item in enumerate(items):
         if not isinstance(item, Item):
-            raise InvalidType(f"items[{place}] is a {type(item).__name__}; pass an Item")
+            raise InvalidType(f"items[{position}] is a {type(item).__name__}; pass an Item")
         if not isinstance(item.metadata, Mapping):
             raise InvalidType(f"the metadata of {item.path!r} is a {type(item.metadata).__name__}; pass a dict")
         if not isinstance(item.thumbnail, (bytes, type(None))):
@@ -76,49 +76,53 @@ def rows_of(items: Iterable[Item]) -> list[Row]:
                 f"the thumbnail of {item.path!r} is a {type(item.thumbnail).__name__}; pass bytes or None"
             )
         label = None if item.label is None else encoded(item.label, f"the label of {item.path!r}")
-        path = encoded(item.path, f"the path of items[{place}]")
+        path = encoded(item.path, f"the path of items[{position}]")
         rows.append(Row(path, label, _json(item), _facts(item.metadata), item.thumbnail))
     return rows
 
 
 def item_of(id: int, row: Row) -> Item:
-    """The item that a stored row stands for."""
+    """Converts a stored row to an item.
+
+    Raises:
+        StoreError: the metadata in the row are damaged.
+    """
     label, path = None if row.label is None else decoded(row.label), decoded(row.path)
     try:
         metadata = json.loads(row.metadata)
     except (ValueError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):
-        raise StoreError(f"the metadata of {path!r} in the index are damaged; remove the item, and add it again")
+        raise StoreError(f"the metadata of {path!r} in the index are damaged; remove the item and add it again")
     return Item(path, label, metadata, row.thumbnail, id)
 
 
 @validates
 def encoded(text: str, what: str) -> bytes:
-    """A path or a label as bytes, the way file names are: no two texts share them, and they sort alike everywhere."""
+    """Encodes a path or a label as file names are encoded: different texts stay different and sort alike everywhere."""
     if not isinstance(text, str):
         raise InvalidType(f"{what} is a {type(text).__name__}; pass a str")
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise InvalidInput(f"{what} is {text!r}, which is no text and no file name; pass one of them") from None
+        raise InvalidInput(f"{what} is {text!r}, which cannot be encoded; pass a text or a file name") from None
 
 
 def decoded(text: bytes) -> str:
-    """The text that was encoded."""
+    """Reverses `encoded`."""
     return text.decode("utf-8", "surrogateescape")
 
 
 @validates
 def canonical(value: object, what: str) -> str:
-    """A number, a text or a boolean as the text by which equal ones are found: 1 and 1.0 are equal, True and 1 not."""
+    """Converts a number, a text or a boolean to a text by which equal values are found: 1 equals 1.0, but not True."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidInput(f"{what} is {value}; JSON has no such number, leave it out")
+        raise InvalidInput(f"{what} is {value}, which JSON cannot represent; leave it out")
     if not isinstance(value, (str, int, float)):
         raise InvalidType(f"{what} is a {type(value).__name__}; pass a text, a number or a boolean")
-    return json.dumps(value)  # ASCII, so that any database holds it, half characters and NUL included
+    return json.dumps(value)  # ASCII, which any database can store, even for lone surrogates and NUL
 
 
 def _facts(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -133,8 +137,10 @@ def _json(item: Item) -> str:
     what = f"the metadata of {item.path!r}"
     for key in item.metadata:
         if not isinstance(key, str):
-            raise InvalidType(f"{what} has the key {key!r}; keys are texts")
+            raise InvalidType(f"{what} has the key {key!r}; pass keys that are texts")
     try:
         return json.dumps(dict(item.metadata), allow_nan=False, sort_keys=True)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"{what} is no JSON ({error}); pass texts, finite numbers, booleans, lists, dicts") from None
+        raise InvalidInput(
+            f"{what} cannot be stored as JSON ({error}); pass texts, finite numbers, booleans, lists and dicts"
+        ) from None

@@ -1,4 +1,4 @@
-"""Which structure an index is searched by, and why: a sentence that a command can print."""
+"""How an index is searched: which structure it uses, why, and how many of the true neighbours that finds."""
 
 from __future__ import annotations
 
@@ -9,34 +9,28 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from embedding_expansion.checks import check_name
 from embedding_expansion.retrieval.arrays import Neighbours
 
 Kind: TypeAlias = Literal["flat", "hnsw", "ivfpq"]
 KINDS = ("auto", "flat", "hnsw", "ivfpq")
 
-# Numbers in all vectors together, n x d. Up to the first a query reads all of them in some 20 ms; beyond the second an
-# HNSW graph, which holds the vectors, asks for more than 8 GiB of memory.
+# Numbers in all vectors together, n x d. Up to the first, a query reads all of them in about 20 ms; beyond the second,
+# an HNSW graph, which holds the vectors, needs more than 8 GiB of memory.
 FLAT_NUMBERS = 2**25
 HNSW_NUMBERS = 2**31
-# Product quantisation learns 256 codes per part of the vector, from 39 vectors a code.
+# Product quantisation learns 256 codes per part of the vector, from at least 39 vectors per code.
 IVFPQ_ROWS = 39 * 256
-# Stored vectors that are searched for, and the neighbours that are compared.
+# To measure the recall: how many stored vectors are searched for, and how many neighbours are compared.
 QUERIES = 100
 NEIGHBOURS = 10
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A kind and the sentence that says why."""
+    """A kind, and the reason for it as a sentence that a command can print."""
 
     kind: Kind
     reason: str
-
-
-def check_kind(kind: str) -> None:
-    """Refuses a kind that there is not."""
-    check_name("kind of index", kind, KINDS)
 
 
 def choose(asked: str, n: int, d: int, flat_numbers: int = FLAT_NUMBERS) -> Choice:
@@ -44,9 +38,9 @@ def choose(asked: str, n: int, d: int, flat_numbers: int = FLAT_NUMBERS) -> Choi
 
     Args:
         asked: one of `KINDS`.
-        n: how many vectors there are.
+        n: the number of vectors.
         d: their dimensions.
-        flat_numbers: up to how many numbers "auto" searches exactly.
+        flat_numbers: up to this number of numbers, n x d, "auto" searches exactly.
 
     Example:
         >>> choose("auto", 10_000, 128).reason
@@ -67,12 +61,12 @@ def choose(asked: str, n: int, d: int, flat_numbers: int = FLAT_NUMBERS) -> Choi
 
 @dataclass(frozen=True)
 class Recall:
-    """The share of the true nearest neighbours that the structure finds.
+    """The share of the true nearest neighbours that an approximate search finds.
 
     Attributes:
-        value: 0 to 1, mean over the queries.
-        k: neighbours that were compared, the query itself left out.
-        queries: how many stored vectors were searched for.
+        value: 0 to 1, the mean over the queries.
+        k: the number of neighbours that were compared, without the query itself.
+        queries: the number of stored vectors that were searched for.
     """
 
     value: float
@@ -81,7 +75,7 @@ class Recall:
 
 
 def sample(ids: Sequence[int], seed: int = 0) -> list[int]:
-    """Which stored vectors to search for: drawn at random, the same ones for the same ids."""
+    """Draws the ids of the stored vectors to search for, in ascending order; equal ids give equal samples."""
     rng = np.random.default_rng(seed)
     return sorted(int(i) for i in rng.choice(np.asarray(ids), min(QUERIES, len(ids)), replace=False))
 
@@ -92,7 +86,14 @@ def measure(
     approximate: Callable[[Float[np.ndarray, "q d"], int], list[Neighbours]],
     exact: Callable[[Float[np.ndarray, "q d"], int], list[Neighbours]],
 ) -> Recall:
-    """Compares two ways to search for stored vectors; each vector's own item counts for neither."""
+    """Measures the recall of an approximate search for stored vectors against an exact search.
+
+    Args:
+        ids: (q,), the ids of the stored vectors. The item of a vector does not count as its neighbour.
+        vectors: (q, d), the stored vectors.
+        approximate: a search for k neighbours of each vector.
+        exact: the exact search.
+    """
     hits = total = 0
     pairs = zip(ids, approximate(vectors, NEIGHBOURS + 1), exact(vectors, NEIGHBOURS + 1), strict=True)
     for own, found, true in pairs:

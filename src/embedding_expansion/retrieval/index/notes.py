@@ -1,4 +1,4 @@
-"""What an index says of itself, read back: a note that is missing or of another kind is one sentence."""
+"""Reads the notes that an index keeps about itself, and reports a damaged note in one sentence."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def _is_stamp(value: object) -> bool:
     )
 
 
-#: Which values the notes may have that a backend keeps itself, see `store.OWN_NOTES`.
-_IS: Mapping[str, Callable[[Any], bool]] = {
+#: The valid values of the notes that a backend keeps itself, see `store.OWN_NOTES`.
+_IS_VALID: Mapping[str, Callable[[Any], bool]] = {
     "dimensions": lambda value: _is_whole(value) and 0 < value <= MOST_DIMENSIONS,
     "asked": lambda value: isinstance(value, str) and value in KINDS,
     "kind": lambda value: isinstance(value, str) and value in KINDS,
@@ -53,20 +53,22 @@ _IS: Mapping[str, Callable[[Any], bool]] = {
 
 
 def read_note(notes: Mapping[str, str], name: str, location: str) -> Any:
-    """The value of one of the notes, which is checked if it is one that the index keeps itself.
+    """Reads the value of a note, and checks it if it is one of the index's own notes.
 
     Args:
-        notes: names and JSON texts.
-        name: of the note; one that is missing is null.
-        location: of the index, for the sentence.
+        notes: the names of the notes and their values as JSON.
+        name: of the note; a missing note is null.
+        location: of the index, for the error message.
 
     Raises:
-        StoreError: it is no JSON, or of a kind that it cannot be.
+        StoreError: the value is not JSON, or not a valid value of this note.
     """
     try:
         value = json.loads(notes.get(name, "null"))
     except (ValueError, TypeError, RecursionError) as error:
-        raise StoreError(f"the note {name!r} of {location} is no JSON ({error}); make the index again") from error
-    if name in _IS and not _IS[name](value):
-        raise StoreError(f"the note {name!r} of {location} is {str(value)[:40]!r}; make the index again")
+        raise StoreError(f"the note {name!r} of {location} is not JSON ({error}); make the index again") from error
+    if name in _IS_VALID and not _IS_VALID[name](value):
+        raise StoreError(
+            f"the note {name!r} of {location} is {str(value)[:40]!r}, which is not valid; make the index again"
+        )
     return value

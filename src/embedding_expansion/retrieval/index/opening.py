@@ -1,4 +1,4 @@
-"""Makes and opens an index by its location: a folder, or a URL of PostgreSQL."""
+"""Makes and opens an index at a location: a folder, or a URL of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from embedding_expansion.checks import as_whole, check_name, validates
 from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.retrieval.index.index import Index
-from embedding_expansion.retrieval.index.kinds import check_kind
+from embedding_expansion.retrieval.index.kinds import KINDS
 from embedding_expansion.retrieval.index.notes import MOST_DIMENSIONS, PRECISIONS
 
 SCHEMES = ("postgresql://", "postgres://")
@@ -24,14 +24,14 @@ def create_index(
     Args:
         location: a folder that is new or empty, or `postgresql://user:password@host/database?index=NAME`.
         dimensions: of the vectors.
-        kind: "flat" (exact), "hnsw" (a graph; the vectors in memory), "ivfpq" (codes; little memory; folders only) or
-            "auto", which chooses by size; `Index.reason` says why.
-        precision: "float32", or "float16" for half the space and similarities exact to some 3e-4.
+        kind: "flat" (exact), "hnsw" (a graph, with the vectors in memory), "ivfpq" (compressed vectors in little
+            memory, folders only) or "auto", which chooses by size; `Index.reason` is the reason for the choice.
+        precision: "float32", or "float16" for half the space and similarities exact to about 3e-4.
 
     Raises:
-        StoreError: the place is taken, cannot be written or reached, or lacks what the kind needs.
-        InvalidInput: dimensions of less than 1, or more than a million.
-        UnknownName: a kind or a precision that there is not.
+        StoreError: the location already holds something, cannot be written or reached, or lacks what the kind needs.
+        InvalidInput: dimensions below 1, or above 1,048,576.
+        UnknownName: an unknown kind or precision.
 
     Example:
         >>> import tempfile, numpy as np
@@ -42,7 +42,7 @@ def create_index(
         ['a.jpg']
     """
     dimensions = as_whole(dimensions, "dimensions", least=1, most=MOST_DIMENSIONS)
-    check_kind(kind)
+    check_name("kind of index", kind, KINDS)
     check_name("precision", precision, PRECISIONS)
     notes: dict[str, object] = {
         "generation": 0,
@@ -70,11 +70,11 @@ def create_index(
 
 @validates
 def is_index(location: str | os.PathLike[str]) -> bool:
-    """Whether there is an index at a location, whole or not.
+    """Whether there is an index at a location, even a damaged one.
 
     Raises:
         StoreError: the server cannot be reached.
-        InvalidInput: a URL of another kind.
+        InvalidInput: a URL that is not one of PostgreSQL.
 
     Example:
         >>> is_index("/no/such/folder")
@@ -93,10 +93,11 @@ def is_index(location: str | os.PathLike[str]) -> bool:
 
 @validates
 def open_index(location: str | os.PathLike[str]) -> Index:
-    """Opens an index that `create_index` has made.
+    """Opens an index that `create_index` made.
 
     Raises:
-        StoreError: there is none, it is damaged, a newer version has written it, or the server cannot be reached.
+        StoreError: there is no index, it is damaged, it was written by a newer version, or the server cannot be
+            reached.
     """
     url = _url(location)
     if url is not None:

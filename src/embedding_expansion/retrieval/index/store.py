@@ -1,4 +1,4 @@
-"""What an index asks of a backend. `Index` has checked everything that comes in here."""
+"""The interface of a backend. `Index` checks all arguments before it calls one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embedding_expansion.retrieval.arrays import Neighbours
 from embedding_expansion.retrieval.index.items import Changes, Row
 from embedding_expansion.retrieval.index.where import Condition
 
-#: The notes that a backend keeps itself; users' notes have other names.
+#: The notes that a backend keeps itself; notes of callers cannot have these names.
 # fmt: off
 OWN_NOTES = {
     "generation", "structure", "dimensions", "asked", "kind", "reason", "recall", "precision", "published", "format",
@@ -23,69 +23,69 @@ OWN_NOTES = {
 
 @runtime_checkable
 class Store(Protocol):
-    """A place that holds rows and vectors. Every method is one transaction."""
+    """Stores rows and vectors. Every method is one transaction."""
 
     location: str  # without a password
     dimensions: int
 
     @property
     def read_only(self) -> str | None:
-        """Why it may only be read, in a few words; None where it may be written, or only the server knows."""
+        """Why the store can only be read, in a few words; None if it can be written, or only the server knows."""
 
     def writing(self) -> AbstractContextManager[None]:
-        """Holds the one right to write; taken by another process it is a StoreError."""
+        """Holds the exclusive right to write; raises a StoreError if another process holds it."""
 
     def notes(self) -> dict[str, str]:
-        """Names and JSON texts."""
+        """The names of the notes and their values as JSON."""
 
     def set_note(self, name: str, value: str) -> None:
-        """Writes one of them."""
+        """Writes a note, whose value is JSON."""
 
     def stage(self, key: bytes, rows: Sequence[Row], vectors: Float[np.ndarray, "n d"]) -> None:
-        """Keeps rows where no search sees them; the same path again replaces. Paths within one call differ."""
+        """Writes rows that searches do not see yet; a path that is already staged is replaced. Paths must differ."""
 
     def staged(self, key: bytes) -> set[bytes]:
-        """The paths that are kept so."""
+        """The paths that are staged under a key."""
 
     def unfinished(self) -> dict[bytes, int]:
-        """The keys of loads that are not published yet, with how many rows they hold."""
+        """The keys of loads that are not published yet, with the number of rows that each has staged."""
 
     def discard(self, key: bytes) -> None:
-        """Forgets what is staged."""
+        """Deletes what is staged under a key."""
 
     def publish(self, key: bytes) -> Changes:
-        """Makes all that is staged visible at once."""
+        """Makes everything that is staged under a key visible at once."""
 
     def build(self, *, force: bool) -> None:
-        """Brings the structure that is searched up to date, where it pays or is forced, and measures its recall."""
+        """Rebuilds the search structure if that pays or is forced, and measures its recall."""
 
     def count(self, condition: Condition) -> int:
-        """How many rows fulfil a condition."""
+        """Counts the rows that fulfil a condition."""
 
     def remove(self, conditions: Sequence[Condition]) -> int:
-        """Removes the rows that fulfil any of them; returns how many."""
+        """Removes the rows that fulfil any of the conditions, and returns how many."""
 
     def search(
         self, queries: Float[np.ndarray, "q d"], k: int, condition: Condition, *, exact: bool, thumbnails: bool
     ) -> tuple[list[Neighbours], dict[int, Row]]:
-        """What each query finds, and the rows of all that was found."""
+        """The neighbours of each query, and the rows of all neighbours by id."""
 
     def read(
         self, ids: Sequence[int], *, thumbnails: bool, vectors: bool = True
     ) -> tuple[dict[int, Row], dict[int, Float[np.ndarray, " d"]]]:
-        """Rows and vectors (none if they are not asked for) by id; ids that there are not are left out."""
+        """Rows and, if requested, vectors by id; ids that do not exist are missing from the result."""
 
     def ids(self, condition: Condition, after: int, limit: int) -> list[int]:
-        """The smallest ids beyond one that fulfil a condition."""
+        """The first `limit` ids above `after` whose rows fulfil a condition, in ascending order."""
 
     def put_file(self, name: str, pieces: Iterator[bytes]) -> None:
-        """Keeps a file of the model's; the same name again replaces it in one step."""
+        """Stores a file of the model; a file of the same name is replaced atomically."""
 
     def files(self) -> dict[str, int]:
-        """Names and sizes in bytes."""
+        """The names of the stored files and their sizes in bytes."""
 
     def file(self, name: str) -> Iterator[bytes]:
-        """The content of one of them, in pieces."""
+        """The content of a stored file, in pieces."""
 
     def close(self) -> None:
-        """Ends it; nothing is lost."""
+        """Closes the store; it cannot be used any more."""

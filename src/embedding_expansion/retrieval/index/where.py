@@ -1,4 +1,4 @@
-"""Which items an operation is about: a small, typed condition, never SQL of the user's."""
+"""Conditions that select items: small and typed, never SQL of the caller."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ KEYS = ("label", "path", "path_prefix", "metadata")
 
 @dataclass(frozen=True)
 class Condition:
-    """All of these hold; None and an empty dict ask for nothing.
+    """A condition that an item fulfils if all parts hold; None or an empty dict always holds.
 
     Attributes:
-        labels: the label is one of them.
-        paths: the path is one of them.
-        prefix: the path starts so.
-        facts: for each key the value in the metadata is one of them; None in it stands for no value.
+        labels: the label is one of these.
+        paths: the path is one of these.
+        prefix: the path starts with this.
+        facts: for each key, the value in the metadata is one of these; None means that there is no value.
     """
 
     labels: tuple[bytes | None, ...] | None = None
@@ -33,22 +33,23 @@ class Condition:
 
     @property
     def is_empty(self) -> bool:
-        """Whether every item fulfils it."""
+        """Whether every item fulfils the condition."""
         return self.labels is None and self.paths is None and not self.prefix and not self.facts
 
 
 @validates
 def condition(where: Where | None) -> Condition:
-    """Reads a condition as the user writes it.
+    """Reads a condition in the form in which a caller passes it.
 
     Args:
-        where: any of `label`, `path` (a value, or a list of values of which one must match), `path_prefix` (a text) and
-            `metadata` (a dict of keys, each with a value or a list of values). All of them must hold. A label of None
-            is no label; a metadata value of None is a key that is missing or holds no text, number or boolean.
+        where: a dict with any of the keys `label` and `path` (a value, or a list of values of which one must match),
+            `path_prefix` (a text) and `metadata` (a dict of keys, each with a value or a list of values). All of them
+            must hold. A label of None matches items without a label. A metadata value of None matches items without
+            the key, or whose value is not a text, number or boolean.
 
     Raises:
-        UnknownName: a key that is none of these.
-        InvalidType: a value of a kind that is not stored.
+        UnknownName: a key other than these.
+        InvalidType: a value of a type that is not stored.
 
     Example:
         >>> condition({"label": ["cat", "dog"], "path_prefix": "zoo/"}).prefix
@@ -72,7 +73,7 @@ def condition(where: Where | None) -> Condition:
 
 
 def first_after(prefix: bytes) -> bytes | None:
-    """The smallest bytes that follow everything that starts with a prefix; None if nothing follows."""
+    """The smallest bytes after everything that starts with a prefix; None if nothing comes after it."""
     stem = prefix.rstrip(b"\xff")
     return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
 
@@ -84,7 +85,7 @@ def _facts(metadata: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
     facts = {}
     for key, wanted in metadata.items():
         if not isinstance(key, str):
-            raise InvalidType(f"where['metadata'] has the key {key!r}; keys are texts")
+            raise InvalidType(f"where['metadata'] has the key {key!r}; pass keys that are texts")
         what = f"where['metadata'][{key!r}]"
         facts[json.dumps(key)] = tuple(None if value is None else canonical(value, what) for value in _listed(wanted))
     return facts

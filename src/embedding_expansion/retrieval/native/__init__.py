@@ -1,6 +1,6 @@
-"""What torch is slow at in retrieval: a small C library, compiled on installation where a compiler is there.
+"""A small C library for the parts of retrieval that torch is slow at, compiled on installation if there is a compiler.
 
-Where it is not, or is turned off, or the rows are on another device, torch does the same alone.
+Without the library, with EMBEX_NATIVE=0, and for rows on another device, torch computes the same.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from torch import Tensor
 from embedding_expansion.core.compiled import disabled as disabled
 from embedding_expansion.core.compiled import off, open_library
 
-STEP = 32  # the kernel reads the columns of a table by so many; a table's width is a multiple of it
+# Constants that the C code has as well, compared when the library is loaded.
+STEP = 32  # columns of a table that the kernel reads at a time; the width of a table is a multiple
+MOST_RELEVANT = 128  # relevant rows of a query
+WALKS = 8  # walks on a graph side by side
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where there are none, as `open_library` says."""
-    return open_library(Path(__file__).parent, "_measures", (Tile, Relevant, NearestChoice, Walk))
+    """The compiled library, or None where it is missing or turned off; see `open_library`."""
+    constants = {"STEP": STEP, "MOST_RELEVANT": MOST_RELEVANT, "WALKS": WALKS}
+    return open_library(Path(__file__).parent, "_measures", (Tile, Relevant, NearestChoice, Walk), constants)
 
 
 def available(device: torch.device) -> bool:
@@ -31,13 +35,13 @@ def available(device: torch.device) -> bool:
 
 
 def multiplies_bytes() -> bool:
-    """Whether this processor multiplies bytes itself, and so several times faster than floats."""
+    """Whether this processor has an instruction for int8 products, several times faster than products of floats."""
     found = library()
     return found is not None and bool(found.multiplies_bytes())
 
 
 class Rows(ctypes.Structure):
-    """Some of the rows that are compared; `measures.c` says what each field is, here and below."""
+    """Some of the rows that are compared. The fields of this and the next structures are described in `measures.c`."""
 
     _fields_ = (
         ("rows", ctypes.c_void_p),
@@ -50,7 +54,7 @@ class Rows(ctypes.Structure):
 
 
 class Tile(ctypes.Structure):
-    """Two blocks of rows and the table of their similarities."""
+    """Two blocks of rows, and the table of their similarities."""
 
     _fields_ = (
         ("left", Rows),
@@ -65,7 +69,7 @@ class Tile(ctypes.Structure):
 
 
 class Relevant(ctypes.Structure):
-    """Queries and the places of what is relevant to each."""
+    """Queries, and the positions of the gallery rows that are relevant to each."""
 
     _fields_ = (
         ("queries", ctypes.c_void_p),
@@ -89,12 +93,12 @@ class NearestChoice(ctypes.Structure):
 
 
 class Walk(ctypes.Structure):
-    """A graph, and where walks on it begin."""
+    """A graph, and the starts of random walks on it."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("starts", "column", "weight", "source", "solution")),
         ("count", ctypes.c_int64),
-        ("eights", ctypes.c_int32),
+        ("blocks", ctypes.c_int32),
         ("max_iterations", ctypes.c_int32),
         ("alpha", ctypes.c_double),
         ("tolerance", ctypes.c_double),
@@ -102,11 +106,11 @@ class Walk(ctypes.Structure):
 
 
 def call(name: str, given: Tile | Relevant | NearestChoice | Walk, dtype: torch.dtype) -> None:
-    """Runs one of the kernels, by as many threads as torch uses. What `given` points to must be contiguous."""
+    """Runs a kernel with as many threads as torch uses. The memory that `given` points to must be contiguous."""
     if not getattr(library(), f"{name}_{_TYPES[dtype]}")(ctypes.byref(given), torch.get_num_threads()):
         raise MemoryError(f"there is no memory left to {name}")
 
 
 def pointer(tensor: Tensor | None) -> int | None:
-    """Where the entries of a tensor are, which must outlive the call."""
+    """The address of the entries of a tensor, which must outlive the call; None for None."""
     return None if tensor is None else tensor.data_ptr()

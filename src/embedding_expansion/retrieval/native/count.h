@@ -10,7 +10,7 @@ TARGET INLINE int FN(counted)(const Rows *queries, int32_t k, int64_t q) {
 TARGET static int64_t FN(settle)(const Tile *t, const Rows *queries, int64_t q, const Rows *gallery, int64_t from,
                                  int64_t to, const T *entries, int64_t step) {
   const T *value = (const T *)queries->value + q, tolerance = (T)t->tolerance;
-  int32_t going[MOST_LEVELS], levels = 0, near[RUN], found = 0;
+  int32_t going[MOST_RELEVANT], levels = 0, near[RUN], found = 0;
   for (int32_t k = 0; k < queries->levels && value[k * queries->stride] != (T)INFINITY; k++)
     if (!FN(counted)(queries, k, q)) going[levels++] = k;
   if (!levels) return 0;
@@ -60,7 +60,7 @@ TARGET static int64_t FN(count_row)(const Tile *t, int64_t i) {
   const Rows *queries = &t->left;
   const T *entries = (const T *)t->table + i * t->stride, tolerance = (T)t->tolerance;
   const T *value = (const T *)queries->value + i;
-  int32_t known = 0, open[MOST_LEVELS], opened = 0;
+  int32_t known = 0, open[MOST_RELEVANT], opened = 0;
   int64_t sure, settled = 0;
   for (; known < queries->levels && value[known * queries->stride] != (T)INFINITY; known++) {
     int64_t at = known * queries->stride;

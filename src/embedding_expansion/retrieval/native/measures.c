@@ -13,7 +13,8 @@
 #define STEP 32      /* columns of a task; tables are padded to a multiple of it */
 #define RUN 128      /* entries that are looked through where the table leaves one open */
 #define ROWS 16      /* rows of a task */
-#define MOST_LEVELS 1024
+#define MOST_RELEVANT 128 /* relevant rows of a query */
+#define WALKS 8      /* side by side */
 
 /* Some of the rows that are compared, in the order of their class. As queries they have `levels` relevant rows each,
    the k-th of column i at [k * stride + i]. */
@@ -59,15 +60,15 @@ typedef struct {
   int64_t looked_at; /* counts the distances that had to be taken */
 } Choice;
 
-/* A walk on a graph from several sources, eight of them interleaved at a time. */
+/* Walks on a graph from several sources, in blocks of WALKS interleaved ones. */
 typedef struct {
   const int64_t *starts; /* count + 1: where the edges of a row begin */
   const int32_t *column;
   const double *weight;
-  const double *source; /* eights x count x 8 */
+  const double *source; /* blocks x count x WALKS */
   double *solution;     /* the same */
   int64_t count;
-  int32_t eights, max_iterations;
+  int32_t blocks, max_iterations;
   double alpha, tolerance;
 } Walk;
 
@@ -84,6 +85,10 @@ typedef struct {
 #include "both_types.h"
 #undef SET
 #endif
+
+EXPORT_CONSTANT(STEP)
+EXPORT_CONSTANT(MOST_RELEVANT)
+EXPORT_CONSTANT(WALKS)
 
 /* Each returns 1, or 0 where there was no memory. */
 int32_t count_f32(Tile *tile, int32_t threads) { CHOOSE(count, f32, tile, threads) }

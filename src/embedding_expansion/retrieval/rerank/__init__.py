@@ -1,8 +1,8 @@
-"""Post-processing of retrieval: better lists from the embeddings that are there, without training.
+"""Post-processing of retrieval: better lists from given embeddings, without training.
 
-Read `query_expansion.py` and `whitening.py` first, which give better rows, then `reciprocal.py` and
-`graph_diffusion.py`, which give better lists. `chain.py` puts them one after the other. `__init__.pyi` lists the names,
-which are loaded when they are first used: the command line reads `steps.py`, and must not wait for torch.
+`query_expansion.py` and `whitening.py` improve the rows; `reciprocal.py` and `graph_diffusion.py` improve the lists.
+`chain.py` applies several of them in order. `__init__.pyi` lists the names. They are loaded on first use, because the
+command line reads `steps.py` and must not wait for torch.
 """
 
 import lazy_loader

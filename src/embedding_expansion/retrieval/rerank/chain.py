@@ -1,4 +1,4 @@
-"""The steps of post-processing one after the other, from embeddings to lists."""
+"""Applies the steps of post-processing in order, from embeddings to lists."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from embedding_expansion.checks import as_whole
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.rerank.graph_diffusion import diffusion
-from embedding_expansion.retrieval.rerank.inputs import unit_sides
 from embedding_expansion.retrieval.rerank.query_expansion import alpha_query_expansion, database_augmentation
 from embedding_expansion.retrieval.rerank.reciprocal import k_reciprocal
 from embedding_expansion.retrieval.rerank.steps import Steps
 from embedding_expansion.retrieval.rerank.whitening import PCAWhitening
-from embedding_expansion.retrieval.search import nearest
+from embedding_expansion.retrieval.search import nearest, unit_queries_and_gallery
 
 
 @validates
@@ -29,38 +28,43 @@ def post_processed_lists(
     exclude: Tensor | np.ndarray | Sequence[int] | None = None,
     training: Tensor | np.ndarray | None = None,
 ) -> Tensor:
-    """Ranks the gallery for each query, after the steps that are asked for.
+    """Ranks the gallery for each query after some steps of post-processing.
 
-    They are taken in this order: whitening of both sides, augmentation of the gallery, expansion of the queries by the
-    gallery as it is then, and k-reciprocal re-ranking or diffusion in place of the plain order by cosine.
+    The order of the steps is: whitening of queries and gallery, augmentation of the gallery, expansion of the queries
+    by the augmented gallery, and k-reciprocal re-ranking or diffusion. Without the last two, the gallery is ranked by
+    cosine.
 
     Args:
         queries: (q, d), a floating-point tensor or NumPy array of any norm.
         gallery: (g, d), on the same device.
-        top: how long the lists are.
-        steps: which steps, with their numbers.
-        exclude: (q,), for each query the gallery row that it must not find because it is the query itself, -1 for none.
-        training: (n, d), what a whitening is fitted on.
+        top: the length of the lists.
+        steps: the steps to apply, with their parameters.
+        exclude: (q,), for each query the gallery row that is the query itself and must not be found, -1 for none.
+        training: (n, d), the rows to fit a whitening on.
 
     Returns:
-        Gallery indices (q, top), the best first, -1 behind the last, on the device of the queries.
+        Gallery indices (q, top), the best first, with -1 after the last, on the device of the queries.
 
     Raises:
-        InvalidInput: what one of the steps refuses; whitening without `training`.
-        InvalidType: embeddings that are no floating-point matrix, or a count that is no whole number.
+        InvalidInput: a step refuses its input, or whitening without `training`.
+        InvalidType: embeddings that are not a floating-point matrix, or a count that is not a whole number.
 
     Example:
         >>> rows = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
         >>> post_processed_lists(rows, rows, 2, Steps(qe=1), exclude=range(4)).tolist()
         [[1, 3], [0, 3], [3, 1], [2, 1]]
 
-    Source: as the steps'. Differs from the source: nothing differs.
+    Source: as for the steps.
+    Differs from the source: as for the steps.
     """
-    query_rows, gallery_rows = unit_sides(queries, gallery)
+    query_rows, gallery_rows = unit_queries_and_gallery(queries, gallery)
     top = as_whole(top, "top", least=1)
     if steps.whiten is not None:
         if training is None:
-            raise InvalidInput("whitening needs rows to be fitted on; pass training, best of classes not measured on")
+            raise InvalidInput(
+                "whitening needs rows to fit on, but training is None; pass training, best of other classes than those "
+                "measured"
+            )
         dimensions = None if steps.whiten == "all" else steps.whiten
         whitening = PCAWhitening.fit(training, dimensions, shrinkage=steps.value("shrinkage"))
         query_rows, gallery_rows = whitening.apply(query_rows), whitening.apply(gallery_rows)

@@ -1,4 +1,4 @@
-"""k-reciprocal re-ranking: rows are near if they share the neighbours that have them as neighbours too."""
+"""k-reciprocal re-ranking: rows are near if they share neighbours that also have them as neighbours."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from embedding_expansion.checks import as_limit, as_number, as_whole
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.ranks import largest
-from embedding_expansion.retrieval.rerank.inputs import unit_sides
-from embedding_expansion.retrieval.search import TABLE_BYTES, Comparison, check_sides, excluded_rows, nearest
+from embedding_expansion.retrieval.search import (
+    TABLE_BYTES,
+    Comparison,
+    check_comparable,
+    excluded_rows,
+    nearest,
+    unit_queries_and_gallery,
+)
 
-# Rows whose candidates are expanded at a time, and entries that two rows share, held at a time.
+# Rows whose neighbours are expanded at a time, and entries shared by pairs of rows that are kept at a time.
 PIECE = 1024
 SHARED_ENTRIES = 2**21
-# Queries ranked at a time, and tables of queries x gallery held for them.
+# Queries ranked at a time, and tables of queries x gallery that this takes.
 MOST_QUERIES = 256
 TABLES = 6
-# Single pairs of rows are multiplied as many at a time as take so many entries.
+# Entries that are read at a time to multiply single pairs of rows.
 PAIR_ENTRIES = 2**23
 
 Sparse: TypeAlias = Any  # scipy's csr_array, which has no types
@@ -43,42 +49,42 @@ def k_reciprocal(
     exclude: Tensor | np.ndarray | Sequence[int] | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Ranks the gallery by the Jaccard distance of k-reciprocal neighbours, mixed with the distance itself.
+    """Ranks the gallery by the Jaccard distance of k-reciprocal neighbours, mixed with the original distance.
 
-    Queries and gallery are points of one set. With d(p, x) = 2 - 2 cos(p, x) divided by its largest value over x, and
-    N(p, k) the point p itself and its k nearest others:
+    Queries and gallery are points of one set. Let d(p, x) be 2 - 2 cos(p, x) divided by its largest value over x, and
+    N(p, k) the point p and its k nearest other points:
 
         R(p, k)  = those x of N(p, k) that have p in N(x, k)
         R*(p)    = R(p, k1) and every R(x, k1/2), x in R(p, k1), of which two thirds or more are in R(p, k1)
-        V(p, x)  = exp(-d(p, x)) for x in R*(p), else 0, divided by its sum over x
-        V'(p)    = the mean of V over p and its k2 - 1 nearest others
+        V(p, x)  = exp(-d(p, x)) for x in R*(p), otherwise 0, divided by its sum over x
+        V'(p)    = the mean of V over p and its k2 - 1 nearest other points
         J(p, x)  = 1 - sum_y min(V'(p, y), V'(x, y)) / sum_y max(V'(p, y), V'(x, y))
         d*(p, x) = (1 - distance_weight) J(p, x) + distance_weight d(p, x)
 
-    All tables are sparse: the memory grows with points x neighbours, never with points x points. A query's list depends
-    on the other queries too.
+    All tables are sparse: memory grows with points x neighbours, not with points x points. The list of a query also
+    depends on the other queries.
 
     Args:
         queries: (q, d), a floating-point tensor or NumPy array of any norm.
         gallery: (g, d), on the same device.
-        top: how long the lists are.
-        k1: how far neighbours are looked at.
-        k2: how many points a set of neighbours is averaged over; 1 for none but its own.
+        top: the length of the lists.
+        k1: the number of neighbours from which the reciprocal ones are taken.
+        k2: the number of points over which sets of neighbours are averaged; 1 for no averaging.
         distance_weight: 0 ranks by J alone, 1 by the distance alone; the paper's lambda.
-        exclude: (q,), for each query the gallery row that is the query itself, -1 for none: a query with such a row
-            does not find it, and stands in its place among the points. Leave-one-out within one set is
+        exclude: (q,), for each query the gallery row that is the query itself, -1 for none. The query does not find
+            this row, and the two are one point of the set. Leave-one-out within one set is
             `k_reciprocal(x, x, top, exclude=range(len(x)))`.
         chunk: rows compared at a time, as in `nearest`.
 
     Returns:
         Distances d* (q, top) in ascending order, float64, and gallery indices (q, top), int64, on the device of the
-        queries. Equal d* are ordered by the smaller index, but where J is 1 by d first. A query with fewer candidates
-        gets index -1 and distance inf in the places left.
+        queries. Equal d* are ordered by the smaller index; if J is 1, they are ordered by d first. A query with fewer
+        candidates gets index -1 and distance inf for the rest.
 
     Raises:
-        InvalidInput: an empty or non-finite matrix, sides that do not fit each other, a count below 1, a weight outside
-            0..1, an index in `exclude` that is no gallery row or is there twice.
-        InvalidType: embeddings that are no floating-point matrix, or a number of the wrong kind.
+        InvalidInput: an empty or non-finite matrix, queries and gallery that cannot be compared, a count below 1, a
+            weight outside 0..1, or an index in `exclude` that is outside the gallery or occurs twice.
+        InvalidType: embeddings that are not a floating-point matrix, or a number of the wrong type.
 
     Example:
         >>> rows = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
@@ -88,16 +94,16 @@ def k_reciprocal(
     Source: Z. Zhong, L. Zheng, D. Cao, S. Li, "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR
         2017, equations 2 to 12.
     Differs from the source: the metric is the squared Euclidean distance of L2-normalised rows. As in the authors'
-        program all queries are among the points, d is divided by its largest value, and rounding k1 / 2 makes even
-        numbers of halves; unlike there, two thirds exactly are enough, which is what the paper says.
+        program, all queries are among the points, d is divided by its largest value, and k1 / 2 is rounded half to
+        even. Unlike in the program, and as in the paper, exactly two thirds are enough.
     """
-    query_rows, gallery_rows = unit_sides(queries, gallery)
+    query_rows, gallery_rows = unit_queries_and_gallery(queries, gallery)
     top, k1, k2 = (as_whole(value, name, least=1) for value, name in ((top, "top"), (k1, "k1"), (k2, "k2")))
     distance_weight, chunk = as_number(distance_weight, "distance_weight", 0, 1), as_limit(chunk, "chunk")
-    check_sides(query_rows, gallery_rows)
+    check_comparable(query_rows, gallery_rows)
     q, g = len(query_rows), len(gallery_rows)
     own = excluded_rows(exclude, q, g)
-    points, place = _points(query_rows, gallery_rows, own.numpy())
+    points, index = _points(query_rows, gallery_rows, own.numpy())
     farthest, device = _farthest(points, chunk), query_rows.device
     encoded = _encode(points, farthest, k1, k2, chunk)
     rows = max(1, min(MOST_QUERIES, TABLE_BYTES // (TABLES * 8 * g)))
@@ -105,10 +111,10 @@ def k_reciprocal(
     compare = Comparison(points[:g], points.dtype, min(rows, q))
     distances = torch.full((q, top), torch.inf, dtype=torch.float64, device=device)
     indices = torch.full((q, top), -1, device=device)
-    for block in _blocks(encoded, place, rows):
-        cosine = compare(points[torch.from_numpy(place[block]).to(device)], own[block].to(device))[:, :g]
-        distance = _scaled(cosine.double().cpu().numpy(), farthest[place[block], None])
-        similarity = _jaccard_similarity(encoded[place[block]], columns)
+    for block in _blocks(encoded, index, rows):
+        cosine = compare(points[torch.from_numpy(index[block]).to(device)], own[block].to(device))[:, :g]
+        distance = _scaled(cosine.double().cpu().numpy(), farthest[index[block], None])
+        similarity = _jaccard_similarity(encoded[index[block]], columns)
         mixed = torch.from_numpy(_mixed(similarity, distance, distance_weight, own[block].numpy())).to(device)
         found, order = largest(-mixed, min(top, g))
         distances[block, : found.shape[1]] = -found
@@ -121,7 +127,7 @@ def k_reciprocal(
 def _mixed(
     similarity: Float[np.ndarray, "b g"], distance: Float[np.ndarray, "b g"], weight: float, own: Int[np.ndarray, " b"]
 ) -> Float[np.ndarray, "b g"]:
-    """d*, infinite for a query's own row; for weight 0 more than 1 where nothing is shared, so that d decides there."""
+    """d*, infinite for a query's own row; with weight 0 it exceeds 1 if nothing is shared, so that d decides there."""
     queries = np.flatnonzero(own >= 0)
     distance[queries, own[queries]] = 0  # it is infinite
     mixed: np.ndarray = (1 - weight) * (1 - similarity) + weight * distance
@@ -134,19 +140,19 @@ def _mixed(
 def _points(
     queries: Float[Tensor, "q d"], gallery: Float[Tensor, "g d"], own: Int[np.ndarray, " q"]
 ) -> tuple[Float[Tensor, "n d"], Int[np.ndarray, " q"]]:
-    """The gallery and behind it the queries that have no row there, and which point each query is."""
+    """The points (the gallery, then the queries that have no row in it), and the index of each query among them."""
     known, lone = np.flatnonzero(own >= 0), np.flatnonzero(own < 0)
     if len(np.unique(own[known])) < len(known):
-        raise InvalidInput("exclude has the same gallery row for several queries; a row can be one query only")
-    place = own.copy()
-    place[lone] = len(gallery) + np.arange(len(lone))
+        raise InvalidInput("exclude has the same gallery row for several queries; pass each row for one query only")
+    index = own.copy()
+    index[lone] = len(gallery) + np.arange(len(lone))
     points = torch.cat([gallery, queries[torch.from_numpy(lone).to(queries.device)]])
     points[torch.from_numpy(own[known]).to(queries.device)] = queries[torch.from_numpy(known).to(queries.device)]
-    return points, place
+    return points, index
 
 
 def _farthest(points: Float[Tensor, "n d"], chunk: int | None) -> Float[np.ndarray, " n"]:
-    """Each point's largest 2 - 2 cos to any other."""
+    """The largest 2 - 2 cos of each point to any other point."""
     found = 2 + 2 * nearest(-points, points, 1, chunk=chunk)[0][:, 0].double().cpu().numpy()
     farthest: np.ndarray = np.where(found > 0, found, 1.0)
     return farthest
@@ -160,7 +166,7 @@ def _scaled(cosine: np.ndarray, farthest: np.ndarray) -> np.ndarray:
 def _encode(
     points: Float[Tensor, "n d"], farthest: Float[np.ndarray, " n"], k1: int, k2: int, chunk: int | None
 ) -> Sparse:
-    """The rows V' of all points."""
+    """The sparse rows V' of all points."""
     n = len(points)
     lists = _with_self(points, max(k1, k2 - 1), chunk)
     wide, narrow = (_reciprocal(lists[:, : k + 1]) for k in (k1, round(k1 / 2)))
@@ -175,7 +181,7 @@ def _encode(
 
 
 def _with_self(points: Float[Tensor, "n d"], k: int, chunk: int | None) -> Int[np.ndarray, "n k1"]:
-    """Each point and its k nearest others, fewer where there are not so many."""
+    """Each point and its k nearest other points, or all of them if there are fewer."""
     n, itself = len(points), np.arange(len(points))[:, None]
     if n == 1:
         return itself
@@ -184,19 +190,19 @@ def _with_self(points: Float[Tensor, "n d"], k: int, chunk: int | None) -> Int[n
 
 
 def _membership(lists: Int[np.ndarray, "n k"]) -> Sparse:
-    """1 where a point is in the list of another."""
+    """A sparse matrix that is 1 where a point (column) is in the list of another (row)."""
     n, k = lists.shape
     return sparse.csr_array((np.ones(n * k), lists.flatten(), np.arange(0, n * k + 1, k)), shape=(n, n))
 
 
 def _reciprocal(lists: Int[np.ndarray, "n k"]) -> Sparse:
-    """1 where each of two points is in the list of the other."""
+    """A sparse matrix that is 1 where each of two points is in the list of the other."""
     member = _membership(lists)
     return member.multiply(member.T).tocsr()
 
 
 def _expanded(wide: Sparse, narrow: Sparse) -> Sparse:
-    """R* of some points, from their R(p, k1) and the R(x, k1/2) of all."""
+    """R* of some points, from R(p, k1) of these points and R(x, k1/2) of all points."""
     shared = (wide @ narrow).multiply(wide).tocoo()  # `narrow` is symmetric
     sizes = narrow.sum(axis=1)
     accepted = 3 * shared.data >= 2 * sizes[shared.coords[1]]
@@ -217,29 +223,29 @@ def _pair_similarities(
     return np.concatenate(found)
 
 
-def _blocks(encoded: Sparse, place: Int[np.ndarray, " q"], rows: int) -> Iterator[slice]:
-    """Blocks of at most so many queries, which share a bounded number of entries with the points."""
+def _blocks(encoded: Sparse, index: Int[np.ndarray, " q"], rows: int) -> Iterator[slice]:
+    """Blocks of at most `rows` queries that share a bounded number of entries with the points."""
     popular = np.bincount(encoded.indices, minlength=encoded.shape[1])
-    work = np.add.reduceat(popular[encoded.indices], encoded.indptr[:-1])[place]  # no row is empty
+    work = np.add.reduceat(popular[encoded.indices], encoded.indptr[:-1])[index]  # no row is empty
     start, total = 0, 0
     for number, amount in enumerate(work):
         if number - start == rows or (number > start and total + amount > SHARED_ENTRIES):
             yield slice(start, number)
             start, total = number, 0
         total += amount
-    yield slice(start, len(place))
+    yield slice(start, len(index))
 
 
 def _jaccard_similarity(queries: Sparse, columns: Sparse) -> Float[np.ndarray, "b g"]:
-    """The sum of minima over the sum of maxima of each two rows; those of the gallery are stored by column."""
+    """For each query and gallery row the sum of minima divided by the sum of maxima; `columns` is stored by column."""
     entries = queries.tocoo()
     counts = np.diff(columns.indptr)[entries.coords[1]]
     within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
-    places = np.repeat(columns.indptr[entries.coords[1]], counts) + within
-    smaller = np.minimum(np.repeat(entries.data, counts), columns.data[places])
+    positions = np.repeat(columns.indptr[entries.coords[1]], counts) + within
+    smaller = np.minimum(np.repeat(entries.data, counts), columns.data[positions])
     b, g = queries.shape[0], columns.shape[0]
-    pairs = np.repeat(entries.coords[0].astype(np.int64) * g, counts) + columns.indices[places]
+    pairs = np.repeat(entries.coords[0].astype(np.int64) * g, counts) + columns.indices[positions]
     minima = np.bincount(pairs, smaller, minlength=b * g).reshape(b, g)
-    # Each row sums to 1, so minimum and maximum of two sum to 2.
+    # Each row sums to 1, so the minima and maxima of two rows sum to 2.
     similarity: np.ndarray = minima / (2 - minima)
     return similarity

@@ -1,4 +1,4 @@
-"""PCA whitening: rows turned into their principal axes and scaled so that every axis has the same variance."""
+"""PCA whitening: projects rows onto their principal axes and scales every axis to the same variance."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import as_array
 from embedding_expansion.retrieval.inputs import embedding_rows, unit_rows
 
-# An axis with less than this share of the largest variance holds rounding, which whitening would blow up.
+# An axis with less than this share of the largest variance holds only rounding errors, which whitening would amplify.
 LEAST_VARIANCE = 1e-6
-# Rows that are summed up at a time.
+# Rows that are summed at a time.
 PIECE = 8192
 
 
 @dataclass(frozen=True, eq=False)
 class PCAWhitening:
-    """A learnt whitening, x -> normalise((normalise(x) - mean) projection).
+    """A fitted whitening, x -> normalise((normalise(x) - mean) projection).
 
-    It is fitted on one set, without labels, and applied to queries and gallery alike.
+    Fit it on one set, without labels, and apply it to queries and gallery alike.
 
     Attributes:
-        mean: (d,), of the L2-normalised rows.
-        projection: (d, m), one principal axis a column, that of the largest variance first, divided by the square root
-            of its variance; the largest entry of an axis is positive.
+        mean: (d,), the mean of the L2-normalised rows.
+        projection: (d, m), one principal axis per column, in descending order of variance, each divided by the square
+            root of its variance; the entry of the largest magnitude of an axis is positive.
 
     Example:
         >>> rows = np.random.default_rng(0).normal(size=(50, 3)) * [9.0, 3.0, 1.0]
@@ -41,7 +41,7 @@ class PCAWhitening:
 
     Source: H. Jegou and O. Chum, "Negative Evidences and Co-occurences in Image Retrieval: the Benefit of PCA and
         Whitening", ECCV 2012, section 2.
-    Differs from the source: `shrinkage` is an addition.
+    Differs from the source: `shrinkage` is added.
     """
 
     mean: Float[Tensor, " d"]
@@ -53,27 +53,27 @@ class PCAWhitening:
     def fit(
         cls, embeddings: Tensor | np.ndarray, dimensions: int | None = None, *, shrinkage: float = 0.0
     ) -> PCAWhitening:
-        """Finds the mean and the axes of a set, computed in float64 whatever the rows are stored in.
+        """Computes the mean and the axes of a set, in float64 whatever type the rows have.
 
-        With v_1 >= v_2 >= ... the variances along the axes and v their mean over the axes kept, axis i is divided by
-        the square root of (1 - shrinkage) v_i + shrinkage v.
+        Let v_1 >= v_2 >= ... be the variances along the axes, and v their mean over the axes that are kept. Axis i is
+        divided by the square root of (1 - shrinkage) v_i + shrinkage v.
 
         Args:
-            embeddings: (n, d), rows of any norm; best of classes that are not measured on.
-            dimensions: how many axes to keep; None for all that vary, which are at most n - 1 and d.
-            shrinkage: 0 whitens in full, 1 turns and cuts only (PCA); between the two, axes of small variance, which
-                few rows determine badly, are blown up less.
+            embeddings: (n, d), rows of any norm, best of classes that are not measured.
+            dimensions: how many axes to keep; None for all with a variance above 0, at most n - 1 and d.
+            shrinkage: 0 whitens fully, 1 is PCA without whitening. Values between amplify axes of small variance less,
+                which few rows determine badly.
 
         Raises:
-            InvalidInput: an empty or non-finite matrix, rows that do not vary, more dimensions than there are axes
-                that vary, or a shrinkage outside 0..1.
-            InvalidType: embeddings that are no floating-point matrix, or a number of the wrong kind.
+            InvalidInput: an empty or non-finite matrix, rows that do not vary, more dimensions than axes with a
+                variance above 0, or a shrinkage outside 0..1.
+            InvalidType: embeddings that are not a floating-point matrix, or a number of the wrong type.
         """
         rows, shrinkage = unit_rows(embedding_rows(embeddings)), as_number(shrinkage, "shrinkage", 0, 1)
         mean, covariance = _moments(rows)
         variances, axes = torch.linalg.eigh(covariance)
         variances, axes = variances.flip(0), axes.flip(1)
-        # Rows that are all alike still vary by rounding.
+        # Equal rows still vary by rounding.
         least = max(LEAST_VARIANCE * float(variances[0]), torch.finfo(rows.dtype).eps ** 2)
         varying = min(int((variances > least).sum()), len(rows) - 1)
         if varying == 0:
@@ -98,12 +98,12 @@ class PCAWhitening:
             embeddings: (n, d), rows of any norm, on any device.
 
         Returns:
-            (n, m), L2-normalised, in float32, or float64 if rows and whitening are, on the device of the rows. A row
-            at the mean becomes a row of zeros.
+            (n, m), L2-normalised, on the device of the rows; float64 if both rows and whitening are float64, otherwise
+            float32. A row at the mean becomes a row of zeros.
 
         Raises:
             InvalidInput: an empty or non-finite matrix, or one with another number of columns.
-            InvalidType: embeddings that are no floating-point matrix.
+            InvalidType: embeddings that are not a floating-point matrix.
         """
         rows = unit_rows(embedding_rows(embeddings))
         if rows.shape[1] != len(self.mean):
@@ -117,32 +117,33 @@ class PCAWhitening:
             return unit_rows((rows.to(dtype) - mean) @ projection)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The mean and the projection as arrays, to be kept: `np.savez(path, **whitening.to_arrays())`."""
+        """The mean and the projection as NumPy arrays; save them with `np.savez(path, **whitening.to_arrays())`."""
         return {"mean": self.mean.cpu().numpy(), "projection": self.projection.cpu().numpy()}
 
     @classmethod
     @validates
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PCAWhitening:
-        """The whitening that `to_arrays` was asked of, also from an open .npz.
+        """Restores a whitening from the arrays of `to_arrays`, or from an open .npz file with them.
 
         Raises:
             InvalidInput: an array is missing, or the two do not fit each other.
-            InvalidType: they hold no floating-point numbers.
+            InvalidType: the arrays do not hold floating-point numbers.
         """
         for name in ("mean", "projection"):
             if name not in arrays:
-                raise InvalidInput(f"the arrays of a whitening lack {name!r}; pass what to_arrays() gave")
+                raise InvalidInput(f"the arrays of a whitening lack {name!r}; pass what to_arrays() returned")
         mean = as_array(arrays["mean"], "mean")
         projection = embedding_rows(as_array(arrays["projection"], "projection"), "projection")
         if mean.shape != (len(projection),):
             raise InvalidInput(
-                f"mean has the shape {mean.shape} but projection {tuple(projection.shape)}; pass what to_arrays() gave"
+                f"mean has the shape {mean.shape} but projection {tuple(projection.shape)}; pass what to_arrays() "
+                "returned"
             )
         return cls(embedding_rows(mean[None], "mean")[0].to(projection.dtype), projection)
 
 
 def _moments(rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
-    """Mean and covariance (divided by n) in float64, from a piece of the rows at a time."""
+    """The mean and the covariance (divided by n) in float64, computed a piece of the rows at a time."""
     mean = torch.stack([piece.double().sum(0) for piece in torch.split(rows, PIECE)]).sum(0) / len(rows)
     covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
     for piece in torch.split(rows, PIECE):

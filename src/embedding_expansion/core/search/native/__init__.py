@@ -1,12 +1,14 @@
-"""The native form of the search: a small C library, compiled when the package is installed and a compiler is there.
+"""The search in C for a finite n on the CPU, and its backward pass for every n.
 
-Where it is not, or is turned off, `table` does the same with torch alone.
+The library is compiled when the package is installed and a compiler is present. Without it, or where it is turned off,
+`table` computes the same in torch.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from embedding_expansion.core.compiled import INSTRUCTION_SETS, off, open_library
 from embedding_expansion.core.compiled import disabled as disabled
-from embedding_expansion.core.search.problem import Found, Problem, least_length, smallest_square
+from embedding_expansion.core.search.problem import NEVER, SMALLEST_SQUARE, HardestPairs, Problem
 from embedding_expansion.core.sides import Side
 
 WORTH_THREADS = 1 << 19  # entries of a product; of less a second thread gains nothing
@@ -24,17 +26,17 @@ _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernel, or None where there is none, as `open_library` says."""
-    return open_library(Path(__file__).parent, "_hardest", (_Problem, _Passing))
+    """The compiled library, or None where it is missing or turned off; see `open_library`."""
+    return open_library(Path(__file__).parent, "_hardest", (_NativeProblem, _NativeBackward), {"NEVER": NEVER})
 
 
 def available() -> bool:
-    """Whether the native kernel will run."""
+    """Whether the C library is loaded and not turned off."""
     return not off.get() and library() is not None
 
 
 def describe(device: str = "cpu") -> str:
-    """Which form of the search runs on a device, in words."""
+    """Which search runs on a device for a finite n, in words: "native (AVX-512)", "torch"."""
     found = library()
     if not device.startswith("cpu"):
         return "torch"
@@ -44,22 +46,20 @@ def describe(device: str = "cpu") -> str:
 
 
 def takes(product: Tensor) -> bool:
-    """Whether the native kernel can work on this product."""
+    """Whether the C library supports this product: on the CPU, in single or double precision."""
     return product.device.type == "cpu" and product.dtype in _TYPES and available()
 
 
-class _Rules(ctypes.Structure):
+class _NativeRules(ctypes.Structure):
     _fields_ = (
         ("n", ctypes.c_int32),
-        ("infinite", ctypes.c_int32),
         ("normalize", ctypes.c_int32),
         ("euclidean", ctypes.c_int32),
         ("smallest", ctypes.c_double),
-        ("least_length", ctypes.c_double),
     )
 
 
-class _Side(ctypes.Structure):
+class _NativeSide(ctypes.Structure):
     _fields_ = (
         ("groups", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("first", "row", "label", "originals", "kind", "list")),
@@ -67,13 +67,13 @@ class _Side(ctypes.Structure):
     )
 
 
-class _Problem(ctypes.Structure):
+class _NativeProblem(ctypes.Structure):
     _fields_ = (
-        ("rules", _Rules),
+        ("rules", _NativeRules),
         ("product", ctypes.c_void_p),
         ("stride", ctypes.c_int64),
-        ("left", _Side),
-        ("right", _Side),
+        ("left", _NativeSide),
+        ("right", _NativeSide),
         ("symmetric", ctypes.c_int32),
         ("ends", ctypes.c_void_p),
         ("weights", ctypes.c_void_p),
@@ -81,11 +81,11 @@ class _Problem(ctypes.Structure):
     )
 
 
-class _Passing(ctypes.Structure):
+class _NativeBackward(ctypes.Structure):
     _fields_ = (
-        ("rules", _Rules),
-        ("left", _Side),
-        ("right", _Side),
+        ("rules", _NativeRules),
+        ("left", _NativeSide),
+        ("right", _NativeSide),
         ("stride", ctypes.c_int64),
         ("symmetric", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("ends", "weights", "value", "gradient")),
@@ -93,13 +93,15 @@ class _Passing(ctypes.Structure):
     )
 
 
-def search(problem: Problem) -> Found:
-    """The hardest pairs; the same as `table.search`, but for rounding."""
+def search(problem: Problem) -> HardestPairs | None:
+    """The hardest pairs for a finite n, equal to those of `table.search` up to rounding; None if it cannot run here."""
+    if not takes(problem.product):
+        return None
     product = problem.product.contiguous()
-    shape = problem.left.size.shape[0], problem.right.size.shape[0]
+    shape = problem.left.label.shape[0], problem.right.label.shape[0]
     ends = torch.empty(*shape, 4, dtype=torch.int32)
     weights, value = product.new_empty(*shape, 2), product.new_empty(*shape)
-    given = _Problem(
+    given = _NativeProblem(
         rules=_rules(problem),
         product=product.data_ptr(),
         stride=product.shape[1],
@@ -112,13 +114,13 @@ def search(problem: Problem) -> Found:
     )
     threads = torch.get_num_threads() if product.numel() > WORTH_THREADS else 1
     _call("search", product, ctypes.byref(given), threads)
-    return Found(ends, weights, value, half=problem.symmetric)
+    return HardestPairs(ends, weights, value, half=problem.symmetric)
 
 
-def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Adds to `problem.product` what the gradient of the values passes on, and gives back that of each Gram matrix."""
+def backward(problem: Problem, found: HardestPairs, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The backward pass of the search; the same as `table.backward`."""
     to_left, to_right = torch.zeros_like(problem.left_gram), torch.zeros_like(problem.right_gram)
-    given = _Passing(
+    given = _NativeBackward(
         rules=_rules(problem),
         left=_side(problem.left, problem.left_gram),
         right=_side(problem.right, problem.right_gram),
@@ -132,7 +134,7 @@ def pass_back(problem: Problem, found: Found, gradient: Tensor) -> tuple[Tensor,
         left_gram=to_left.data_ptr(),
         right_gram=to_right.data_ptr(),
     )
-    _call("pass_back", problem.product, ctypes.byref(given))
+    _call("backward", problem.product, ctypes.byref(given))
     return to_left, to_right
 
 
@@ -141,21 +143,19 @@ def _call(name: str, product: Tensor, *given: Any) -> None:
         raise MemoryError("the search for the hardest pairs has run out of memory")
 
 
-def _rules(problem: Problem) -> _Rules:
+def _rules(problem: Problem) -> _NativeRules:
     rules = problem.rules
-    return _Rules(
-        n=rules.count,
-        infinite=rules.n > rules.count,
+    return _NativeRules(
+        n=0 if rules.n == math.inf else int(rules.n),  # the backward pass does not read it
         normalize=rules.normalize,
         euclidean=rules.metric == "euclidean",
-        smallest=smallest_square(problem.product.dtype),
-        least_length=least_length(problem.product.dtype),
+        smallest=SMALLEST_SQUARE[problem.product.dtype],
     )
 
 
-def _side(side: Side, gram: Tensor) -> _Side:
-    """The side as the kernel reads it. The pointers are good as long as `side` and `gram` are there."""
+def _side(side: Side, gram: Tensor) -> _NativeSide:
+    """The side as the C code reads it; valid as long as `side` and `gram` are alive."""
     pointers = {name: tensor.data_ptr() for name, tensor in side.layout.numbers.items()}
     barred = None if side.barred is None else side.barred.data_ptr()
     label = side.short_label.data_ptr()
-    return _Side(groups=side.label.shape[0], label=label, gram=gram.data_ptr(), barred=barred, **pointers)
+    return _NativeSide(groups=side.label.shape[0], label=label, gram=gram.data_ptr(), barred=barred, **pointers)

@@ -1,4 +1,4 @@
-/* The search for the hardest pair of points of every two groups, and its way back. Plain C, called on pointers: it
+/* The search for the hardest pair of points of every two groups, and its backward pass. Plain C, called on pointers: it
    knows neither Python nor torch. Compiled for several instruction sets; which one runs is decided when it is loaded. */
 
 #include <math.h>
@@ -14,14 +14,12 @@
 #define LEAST_LANES 4       /* groups that make it worth while */
 #define MOST_LOOKED_AT 4096 /* pairs of points of two groups, of more it is better to rule out */
 #define MOST_KEPT 8         /* points on a segment whose measures are kept, of more each is measured when looked at */
-#define MOST_ARCS 1024      /* the same, where points are segments */
-#define NEVER (-1e30f) /* no value is smaller; finite, so that arithmetic on it stays plain */
+#define NEVER (-1e30)       /* the value of an excluded point, below every real one; finite, so that sums stay plain */
 
 typedef struct {
   int32_t n; /* points on a segment */
-  int32_t infinite, normalize, euclidean;
-  double smallest;     /* squared norm under which a point has no direction */
-  double least_length; /* squared norm under which two ends are one, or opposite */
+  int32_t normalize, euclidean;
+  double smallest; /* the squared norm below which a point has no direction */
 } Rules;
 
 #define SET plain
@@ -38,13 +36,15 @@ typedef struct {
 #undef SET
 #endif
 
+EXPORT_CONSTANT(NEVER)
+
 int32_t search_f32(void *problem, int32_t threads) { CHOOSE(search, f32, problem, threads) }
 int32_t search_f64(void *problem, int32_t threads) { CHOOSE(search, f64, problem, threads) }
-int32_t pass_back_f32(void *passing) { CHOOSE(pass_back, f32, passing) }
-int32_t pass_back_f64(void *passing) { CHOOSE(pass_back, f64, passing) }
+int32_t backward_f32(void *given) { CHOOSE(backward, f32, given) }
+int32_t backward_f64(void *given) { CHOOSE(backward, f64, given) }
 
 /* How large the structures are that are handed over, for the other side to compare; the same for all types and sets. */
 void sizes(int64_t *of) {
   of[0] = sizeof(PASTE(Problem, f32, plain));
-  of[1] = sizeof(PASTE(Passing, f32, plain));
+  of[1] = sizeof(PASTE(Backward, f32, plain));
 }

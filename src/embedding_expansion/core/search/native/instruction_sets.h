@@ -14,6 +14,9 @@
 #define PASTE(name, type, set) PASTE_(name, type, set)
 #define FN(name) PASTE(name, TYPE, SET)
 
+/* Exports a constant that the Python code has as well, which compares the two when it loads the library. */
+#define EXPORT_CONSTANT(name) const double constant_##name = name;
+
 /* What `instruction_set`, below, asks the processor for. */
 #define TARGET_plain
 #define TARGET_avx2 __attribute__((target("avx2,fma")))
@@ -26,10 +29,14 @@
 #define SEVERAL_SETS
 #endif
 
-static int32_t highest_set = 2;
+#define INSTRUCTION_SETS 3
 
-/* Use no higher instruction set than this one; once, before anything is searched. */
+static int32_t highest_set = INSTRUCTION_SETS - 1;
+
+/* Limits the instruction set; to be called once, before anything else. */
 void use_at_most(int32_t set) { highest_set = set; }
+
+EXPORT_CONSTANT(INSTRUCTION_SETS)
 
 /* 0: plain, 1: AVX2 and FMA, 2: AVX-512. */
 int32_t instruction_set(void) {

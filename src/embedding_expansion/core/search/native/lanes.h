@@ -2,31 +2,22 @@
    a group of the right, and all their points are looked at. Where groups have few points that is quicker than to find
    out which of them need not be looked at. */
 
-/* What is known of one point of a block where n is infinite: of a member its squared norm (`first`) and its shift, of a
-   segment all. */
-typedef struct {
-  T first[LANES], both[LANES], second[LANES], sum[LANES], difference[LANES], shift[LANES];
-} FN(Arcs);
-
 /* Groups of the right that follow one another and have the same members, segments and points. */
 struct FN(Block) {
   int32_t first, count, members, originals, segments, points;
   const int32_t *segment;
-  T *scale, *shift; /* of each point in each lane; lanes of no group take no part */
+  T *scale, *shift; /* of each point in each lane; 0 and NEVER in lanes without a group */
   T *weight;        /* of the first end of each point on a segment */
-  FN(Arcs) *arcs;   /* where n is infinite, instead */
 };
 
-/* The points of a group: its originals, then n on each segment; where n is infinite its members and its segments. */
+/* How many points a group has: its originals, then n on each segment. */
 TARGET static int32_t FN(count_points)(const FN(Side) *s, int32_t g, const Rules *rules) {
-  int32_t segments = s->list[s->kind[g] + 1] - s->list[s->kind[g]];
-  return rules->infinite ? s->first[g + 1] - s->first[g] + segments : s->originals[g] + rules->n * segments;
+  return s->originals[g] + rules->n * (s->list[s->kind[g] + 1] - s->list[s->kind[g]]);
 }
 
 /* Whether lanes are worth while for a block and a group of the left with so many points. */
-TARGET static int FN(worth_lanes)(const FN(Task) *task, int32_t points, const FN(Block) *block) {
-  int64_t most = task->problem->rules.infinite ? MOST_ARCS : MOST_LOOKED_AT;
-  return block->count >= LEAST_LANES && (int64_t)points * block->points <= most;
+TARGET static int FN(worth_lanes)(int32_t points, const FN(Block) *block) {
+  return block->count >= LEAST_LANES && (int64_t)points * block->points <= MOST_LOOKED_AT;
 }
 
 /* Lays out the measures of a block's points, lane by lane. */
@@ -72,7 +63,7 @@ TARGET static void FN(merge)(FN(Lanes) *best, const FN(Lanes) *other) {
 }
 
 /* Holds one point of the left, as its similarities to the members of every lane, against all points of the block:
-   every second one against a best of its own, so that the processor need not wait for the one before. */
+   even and odd ones against two separate bests, so that the processor need not wait for the previous comparison. */
 TARGET static void FN(against_block)(const T *members, T shift, int32_t pair, const FN(Block) *block, int32_t n,
                                      FN(Lanes) best[2]) {
   const T *scales = block->scale, *shifts = block->shift;
@@ -90,7 +81,7 @@ TARGET static void FN(against_block)(const T *members, T shift, int32_t pair, co
 }
 
 /* Which two members of its group a point lies between, and how much of the first it is. */
-TARGET static T FN(tell)(const FN(Side) *s, int32_t g, int32_t point, int32_t n, int32_t *ends) {
+TARGET static T FN(decode)(const FN(Side) *s, int32_t g, int32_t point, int32_t n, int32_t *ends) {
   int32_t inner = point - s->originals[g];
   const int32_t *segment = s->segment + 2 * (int64_t)s->list[s->kind[g]] + (inner < 0 ? 0 : 2 * (inner / n));
   ends[0] = inner < 0 ? point : segment[0];
@@ -138,7 +129,7 @@ TARGET static void FN(hardest_in_lanes)(const FN(Task) *task, int32_t g, const F
   for (int32_t lane = 0; lane < block->count; lane++) {
     FN(Best) *one = found + lane;
     one->value = best->value[lane];
-    one->left_weight = FN(tell)(l, g, best->pair[lane] / block->points, n, one->left);
-    one->right_weight = FN(tell)(r, block->first + lane, best->pair[lane] % block->points, n, one->right);
+    one->left_weight = FN(decode)(l, g, best->pair[lane] / block->points, n, one->left);
+    one->right_weight = FN(decode)(r, block->first + lane, best->pair[lane] % block->points, n, one->right);
   }
 }

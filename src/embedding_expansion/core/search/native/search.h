@@ -2,13 +2,8 @@
 
 /* What lanes need to know of a block. Returns 0 where memory is out. */
 TARGET static int FN(measure_block)(const FN(Task) *task, FN(Block) *block) {
-  const Rules *rules = &task->problem->rules;
-  if (rules->infinite) {
-    block->arcs = malloc(sizeof(FN(Arcs)) * (size_t)block->points);
-    if (block->arcs) FN(lay_out_arcs)(task, block);
-    return block->arcs != NULL;
-  }
-  block->scale = malloc(sizeof(T) * ((size_t)(2 * LANES) * (size_t)block->points + (size_t)rules->n));
+  size_t n = (size_t)task->problem->rules.n;
+  block->scale = malloc(sizeof(T) * ((size_t)(2 * LANES) * (size_t)block->points + n));
   if (!block->scale) return 0;
   block->shift = block->scale + LANES * block->points;
   block->weight = block->shift + LANES * block->points;
@@ -38,7 +33,7 @@ TARGET static int FN(cut)(FN(Task) *task) {
                        .segments = s->list[kind + 1] - s->list[kind],
                        .points = FN(count_points)(s, h, rules),
                        .segment = s->segment + 2 * (int64_t)s->list[kind]};
-    if (FN(worth_lanes)(task, fewest, &block) && !FN(measure_block)(task, &block)) return 0;
+    if (FN(worth_lanes)(fewest, &block) && !FN(measure_block)(task, &block)) return 0;
     task->blocks[task->block_count++] = block;
     task->widest = block.members > task->widest ? block.members : task->widest;
     h += count;
@@ -49,7 +44,7 @@ TARGET static int FN(cut)(FN(Task) *task) {
 /* The squared norm of a winning point, and its shift where it is an original. */
 TARGET static T FN(square_of)(const FN(Side) *s, int32_t g, const int32_t *ends, const Rules *rules, T *shift) {
   if (ends[0] != ends[1]) return 1; /* it is normalised again */
-  T square = s->own[s->own_at[g] + (int64_t)ends[0] * (s->first[g + 1] - s->first[g] + 1)];
+  T square = s->gram[s->gram_at[g] + (int64_t)ends[0] * (s->first[g + 1] - s->first[g] + 1)];
   if (rules->euclidean) *shift += (1 - square) / 2;
   return square;
 }
@@ -74,11 +69,6 @@ TARGET static void FN(keep)(const FN(Problem) *problem, int32_t g, int32_t h, co
   if (problem->symmetric) problem->value[(int64_t)h * problem->right.groups + g] = problem->value[at];
 }
 
-TARGET static void FN(hardest)(const FN(Task) *task, int32_t g, int32_t h, T *room, FN(Best) *best) {
-  if (task->problem->rules.infinite) FN(hardest_on_arcs)(task, g, h, best);
-  else FN(hardest_pair)(task, g, h, room, best);
-}
-
 /* Everything that group g of the left has to look for. Returns 0 where memory is out. */
 TARGET static int FN(search_group)(void *of, int32_t g) {
   const FN(Task) *task = of;
@@ -89,23 +79,21 @@ TARGET static int FN(search_group)(void *of, int32_t g) {
   int32_t points = FN(count_points)(l, g, &problem->rules), in_lanes_widest = 0;
   for (int32_t i = 0; i < task->block_count; i++) {
     const FN(Block) *block = task->blocks + i;
-    if (FN(worth_lanes)(task, points, block) && block->members > in_lanes_widest) in_lanes_widest = block->members;
+    if (FN(worth_lanes)(points, block) && block->members > in_lanes_widest) in_lanes_widest = block->members;
   }
   size_t lanes_room = (size_t)LANES * (size_t)(l->first[g + 1] - l->first[g] + 1) * (size_t)in_lanes_widest;
-  size_t row_room = (size_t)task->widest + (size_t)(l->first[g + 1] - l->first[g]); /* members of either */
+  size_t row_room = (size_t)task->widest;
   T *room = malloc(sizeof(T) * (lanes_room > row_room ? lanes_room : row_room));
   if (!room) return 0;
   for (int32_t i = 0; i < task->block_count; i++) {
     const FN(Block) *block = task->blocks + i;
     int32_t from = problem->symmetric && g > block->first ? g - block->first : 0;
-    int in_lanes = from < block->count && FN(worth_lanes)(task, points, block);
-    if (in_lanes && problem->rules.infinite) FN(hardest_arcs_in_lanes)(task, g, block, room, best);
-    else if (in_lanes) FN(hardest_in_lanes)(task, g, block, room, best);
+    int in_lanes = from < block->count && FN(worth_lanes)(points, block);
+    if (in_lanes) FN(hardest_in_lanes)(task, g, block, room, best);
     for (int32_t lane = from; lane < block->count; lane++) {
       int32_t h = block->first + lane;
       int same = l->label[g] == r->label[h];
-      if (!same && !in_lanes) FN(hardest)(task, g, h, room, best + lane);
-      if (!same && (task->left.holed[g] || task->right.holed[h])) FN(beside_holes)(task, g, h, room, best + lane);
+      if (!same && !in_lanes) FN(hardest_pair)(task, g, h, room, best + lane);
       FN(keep)(problem, g, h, same ? &nothing : best + lane);
     }
   }
@@ -113,7 +101,7 @@ TARGET static int FN(search_group)(void *of, int32_t g) {
   return 1;
 }
 
-/* Gives back 0 where memory is out, else 1. */
+/* Returns 1, or 0 where memory is out. */
 static int FN(search)(FN(Problem) *problem, int32_t threads) {
   FN(Task) task = {.problem = problem};
   FN(Points) left = {0};
@@ -121,7 +109,7 @@ static int FN(search)(FN(Problem) *problem, int32_t threads) {
              (problem->symmetric || FN(measure)(&problem->left, &left, &problem->rules, 0));
   task.left = problem->symmetric ? task.right : left;
   done = done && FN(cut)(&task) && share(FN(search_group), &task, problem->left.groups, threads);
-  for (int32_t i = 0; i < task.block_count; i++) free(task.blocks[i].scale), free(task.blocks[i].arcs);
+  for (int32_t i = 0; i < task.block_count; i++) free(task.blocks[i].scale);
   free(task.blocks), free(left.at), free(left.memory), free(task.right.at), free(task.right.memory);
   return done;
 }

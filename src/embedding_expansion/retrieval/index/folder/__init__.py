@@ -1,1 +1,1 @@
-"""An index in a folder: SQLite holds the truth, faiss structures beside it are derived from it."""
+"""An index in a folder: a SQLite database, and faiss structures that are derived from it."""

@@ -1,8 +1,8 @@
-"""How the database of an index is opened: to be written, or only to be read where no more is allowed.
+"""Opens the database of an index for reading and writing, or only for reading if it cannot be written.
 
-SQLite's WAL mode wants to write even where a database is only read: beside it lie the changes that are not in it yet
-(`-wal`) and a table of them that all processes share (`-shm`). Where neither may be made there are three cases, see
-`_to_be_read`.
+In WAL mode SQLite writes even when it only reads: beside the database it needs a file of changes that are not in it yet
+(`-wal`), and a table of these changes that all processes share (`-shm`). `_open_read_only` handles the cases in which
+these files cannot be made.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from embedding_expansion.errors import StoreError
 from embedding_expansion.retrieval.index.folder import database as db
 
 WAL, SHM = f"{db.NAME}-wal", f"{db.NAME}-shm"
-#: Size, time of change and number of the database and of its changes; None where there are none.
+#: Size, modification time and inode of the database and of its file of changes; None for a file that does not exist.
 Stamps: TypeAlias = tuple[tuple[int, ...] | None, ...]
-#: What SQLite says where a disk is full or refuses more than reading.
+#: The errors of SQLite on a disk that is full or read-only.
 REFUSALS = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_FULL", "SQLITE_IOERR")
-LEAST_TABLE = 2**15  # bytes: SQLite makes the table of changes in pieces of so many
-#: So often files are copied that another process writes meanwhile.
+LEAST_TABLE = 2**15  # bytes: SQLite makes the table of changes in pieces of this size
+#: How often to copy the files again if another process writes them meanwhile.
 TRIES = 5
 
 
@@ -34,7 +34,7 @@ class Access:
 
     Attributes:
         database: the connection.
-        reason: why it may only be read; None where it may be written as well.
+        reason: why the database can only be read; None if it can be written as well.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class Access:
         self._folder, self._stamps, self._copy = folder, stamps, copy
 
     def is_outdated(self) -> bool:
-        """Whether the files have changed and this connection does not see it; SQLite itself sees it where it can."""
+        """Whether the files have changed in a way that this connection does not see."""
         return self._stamps is not None and self._stamps != _stamps(self._folder)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Makes sure that nobody has written into the file that was read in the block.
+        """Checks at the end of the block that no other process has written the file that was read.
 
         Raises:
-            StoreError: somebody has.
+            StoreError: another process has.
         """
         try:
             yield
@@ -66,7 +66,7 @@ class Access:
                 raise StoreError(f"{self._folder} was written by another process while it was read; try again")
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the connection and deletes a copy of the database, if one was made."""
         self.database.close()
         if self._copy is not None:
             self._copy.cleanup()
@@ -76,12 +76,13 @@ def opened(folder: Path) -> Access:
     """Opens the database of an index.
 
     Raises:
-        StoreError: there is none, it is no index, it is damaged or may not be read, or a newer version has written it.
+        StoreError: there is no database, it is not one of an index, it is damaged, it cannot be read, or it was written
+            by a newer version.
     """
     if not db.exists(folder):
-        raise StoreError(f"{folder} is no index, there is no {db.NAME} in it; make one first, or name another folder")
+        raise StoreError(f"{folder} is not an index, because it has no {db.NAME}; make one, or name another folder")
     with db.store_errors(folder):
-        (folder / db.NAME).open("rb").close()  # the system says better than SQLite why it may not be read
+        (folder / db.NAME).open("rb").close()  # the error of the system explains better than SQLite's why this fails
         reason = _obstacle(folder)
         if reason is None:
             try:
@@ -90,11 +91,11 @@ def opened(folder: Path) -> Access:
                 if not error.sqlite_errorname.startswith(REFUSALS):
                     raise
                 reason = f"nothing can be written beside it, {error}; is the disk full?"
-        return _to_be_read(folder, reason)
+        return _open_read_only(folder, reason)
 
 
 def _obstacle(folder: Path) -> str | None:
-    """Why an index may not be written, if that is so."""
+    """Why an index cannot be written; None if it can."""
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
         return "its disk is read-only"
     files = [file for name in (db.NAME, WAL, SHM, db.LOCK) if (file := folder / name).exists()]
@@ -103,32 +104,32 @@ def _obstacle(folder: Path) -> str | None:
     return "you have no permission to write it"
 
 
-def _to_be_read(folder: Path, reason: str) -> Access:
-    """Opens it without writing anything beside it.
+def _open_read_only(folder: Path, reason: str) -> Access:
+    """Opens the database without writing anything beside it.
 
-    If both files of a writer are there, SQLite follows it. If there are changes alone, they and the database are
-    copied, because SQLite would leave them out. If there is neither, the database is all, and is read as a file that
-    nobody writes. In the last two cases a later writer is seen by the times of the files.
+    If both files of a writer exist, SQLite follows the writer. If only the file of changes exists, both files are
+    copied, because SQLite would ignore the changes. If neither exists, the database is complete and is opened as an
+    immutable file. In the last two cases the modification times of the files show whether a writer came later.
     """
-    place = (folder / db.NAME).absolute().as_uri()
+    uri = (folder / db.NAME).absolute().as_uri()
     for _ in range(TRIES):
         stamps = _stamps(folder)
         if _is_shared(folder):
-            return Access(folder, db.connect(folder, f"{place}?mode=ro"), reason)
+            return Access(folder, db.connect(folder, f"{uri}?mode=ro"), reason)
         if stamps[1] is None:
-            return Access(folder, db.connect(folder, f"{place}?immutable=1"), reason, stamps)
+            return Access(folder, db.connect(folder, f"{uri}?immutable=1"), reason, stamps)
         copy = tempfile.TemporaryDirectory(prefix="embex-index-")
-        with contextlib.suppress(FileNotFoundError):  # a writer has just put its changes into the database
+        with contextlib.suppress(FileNotFoundError):  # a writer has just moved its changes into the database
             for name in (WAL, db.NAME):
                 shutil.copyfile(folder / name, Path(copy.name) / name)
         if stamps == _stamps(folder):
             return Access(folder, db.connect(folder, Path(copy.name) / db.NAME), reason, stamps, copy)
         copy.cleanup()
-    raise StoreError(f"{folder} is being written by another process and may only be read here; try again")
+    raise StoreError(f"{folder} is being written by another process and can only be read here; try again")
 
 
 def _is_shared(folder: Path) -> bool:
-    """Whether the files of a writer are there; a full disk leaves a table that is too short."""
+    """Whether both files of a writer exist and are complete; a full disk leaves a table that is too short."""
     table = folder / SHM
     return os.access(table, os.R_OK) and table.stat().st_size >= LEAST_TABLE and (folder / WAL).exists()
 
@@ -138,7 +139,7 @@ def _stamps(folder: Path) -> Stamps:
 
 
 def _stamp(file: Path) -> tuple[int, ...] | None:
-    """What changes with a file; None of one that is empty or not there."""
+    """Size, modification time and inode of a file; None if the file is empty or does not exist."""
     try:
         found = file.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The SQLite file of an index in a folder: made, opened and locked."""
+"""The SQLite database of an index in a folder: makes it, opens it and locks it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embedding_expansion.files import replacing
 
 NAME, LOCK = "index.sqlite", "lock"
 FORMAT = 1
-APPLICATION = 0x656D6278  # "embx": how SQLite's header says whose file it is
+APPLICATION = 0x656D6278  # "embx": identifies our files in the header of SQLite
 BUSY_SECONDS = 60.0
 
 SCHEMA = """
@@ -48,21 +48,21 @@ CREATE TABLE staged (
 
 
 def create(folder: Path, notes: dict[str, object]) -> None:
-    """Makes the file in an empty folder, or in one that is not there yet; nobody sees half of it.
+    """Makes the database atomically, in an empty folder or in one that does not exist yet.
 
     Raises:
-        StoreError: the folder holds something already, or cannot be written.
+        StoreError: the folder is not empty, or cannot be written.
     """
     try:
-        Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)  # a link may lead to what is yet to be made
-        # What a kill in this function has left is no content.
+        Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)  # a link may lead to a missing folder
+        # Files that a process left when it was killed in this function do not count as content.
         content = [entry for entry in os.listdir(folder) if not entry.startswith(f"{NAME}.partial")]
     except OSError as error:
         raise StoreError(
-            f"{folder} cannot be made a folder for an index ({error.strerror}); name another place"
+            f"{folder} cannot be made a folder for an index ({error.strerror}); name another folder"
         ) from None
     if NAME in content:
-        raise StoreError(f"{folder} holds an index already; open it, or name another folder")
+        raise StoreError(f"{folder} already holds an index; open it, or name another folder")
     if content:
         raise StoreError(f"{folder} is not empty and holds no index; name a new or an empty folder")
     with store_errors(folder), replacing(folder / NAME) as partial:
@@ -72,31 +72,31 @@ def create(folder: Path, notes: dict[str, object]) -> None:
             database.executemany("INSERT INTO notes VALUES (?, ?)", [(k, json.dumps(v)) for k, v in notes.items()])
             database.execute(f"PRAGMA application_id = {APPLICATION}")
             database.execute(f"PRAGMA user_version = {FORMAT}")
-            database.execute("PRAGMA journal_mode = WAL")  # stays so: readers and a writer do not wait for each other
+            database.execute("PRAGMA journal_mode = WAL")  # permanent: readers and a writer do not block each other
         finally:
             database.close()
 
 
 def exists(folder: Path) -> bool:
-    """Whether there is such a file.
+    """Whether a folder has such a database.
 
     Raises:
-        StoreError: the folder may not be looked into.
+        StoreError: the folder cannot be read.
     """
     with store_errors(folder):
         return (folder / NAME).is_file()
 
 
 def connect(folder: Path, place: Path | str) -> sqlite3.Connection:
-    """Opens a database, once it is known to be one of ours and can be read.
+    """Opens a database and checks that it is one of an index.
 
     Args:
-        folder: of the index, for the sentences.
-        place: of the database, a path or a URI of SQLite.
+        folder: of the index, for the error messages.
+        place: the database, a path or a URI of SQLite.
 
     Raises:
-        StoreError: it is no index, or a newer version has written it.
-        sqlite3.DatabaseError: it is damaged, or cannot be opened so.
+        StoreError: it is not a database of an index, or it was written by a newer version.
+        sqlite3.DatabaseError: it is damaged, or cannot be opened.
     """
     database = sqlite3.connect(
         place,
@@ -119,17 +119,17 @@ def connect(folder: Path, place: Path | str) -> sqlite3.Connection:
 
 def _check(database: sqlite3.Connection, folder: Path) -> None:
     if database.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
-        raise StoreError(f"{folder / NAME} is a database, but none of an index; name another folder")
+        raise StoreError(f"{folder / NAME} is a database, but not of an index; name another folder")
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version > FORMAT:
         raise StoreError(
-            f"{folder} has format {version}, this version reads up to {FORMAT}; upgrade embedding-expansion"
+            f"{folder} has format {version}, but this version reads up to format {FORMAT}; upgrade embedding-expansion"
         )
 
 
 @contextlib.contextmanager
 def transaction(database: sqlite3.Connection, begin: str = "BEGIN") -> Iterator[None]:
-    """All or nothing; reading, one state of the database however long it takes."""
+    """Runs the block in one transaction: writes are atomic, and reads see one state of the database."""
     database.execute(begin)
     try:
         yield
@@ -142,25 +142,27 @@ def transaction(database: sqlite3.Connection, begin: str = "BEGIN") -> Iterator[
 
 @contextlib.contextmanager
 def store_errors(folder: Path) -> Iterator[None]:
-    """Turns what SQLite and the system say into one sentence."""
+    """Turns errors of SQLite and of the system into a StoreError of one sentence."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise StoreError(f"the index {folder} cannot be used ({error}); nothing in it has changed") from error
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter of what it says itself
-        raise StoreError(f"{folder / NAME} is no index or is damaged ({error}); make it again") from error
+        raise StoreError(
+            f"the index {folder} cannot be used ({error}); nothing in it has changed, try again"
+        ) from error
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter from messages of SQLite
+        raise StoreError(f"{folder / NAME} is damaged or not of an index ({error}); make the index again") from error
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        remedy = "make room for it" if is_full else "see that it is there and that you may use it"
+        remedy = "free some disk space" if is_full else "check that it exists and that you have permission to use it"
         raise StoreError(f"the index {folder} cannot be used ({error.strerror or error}); {remedy}") from error
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the right to write, until the block or the process ends, however it ends.
+    """Holds the exclusive right to write until the end of the block or of the process, even if it is killed.
 
     Raises:
-        StoreError: another process, or another `Index` of this one, holds it.
+        StoreError: another process, or another `Index` of this process, holds it.
     """
     with store_errors(folder):
         lock = (folder / LOCK).open("ab")

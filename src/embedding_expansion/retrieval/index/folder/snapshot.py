@@ -1,4 +1,4 @@
-"""What a process keeps in memory of an index in a folder, brought up to date when the database has changed."""
+"""What a process keeps in memory of an index in a folder, and updates when the database has changed."""
 
 from __future__ import annotations
 
@@ -20,51 +20,51 @@ BLOCK = 16_384  # rows that are read at a time
 
 
 class StoredVectors:
-    """Reads vectors out of the database.
+    """Reads vectors from the database.
 
     Args:
         database: an open connection.
         dimensions: of a vector.
-        precision: "float32" or "float16", as they are stored.
+        precision: the type in which vectors are stored, "float32" or "float16".
     """
 
     def __init__(self, database: sqlite3.Connection, dimensions: int, precision: str) -> None:
         self._database, self._dimensions, self._type = database, dimensions, np.dtype(precision)
 
     def packed(self, vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """The vectors in the form in which they are stored."""
+        """Converts vectors to the type in which they are stored."""
         return vectors.astype(self._type)
 
     def unpacked(self, blobs: list[Any]) -> Float[np.ndarray, "n d"]:
-        """The vectors as float32, of unit norm also after having been rounded to float16."""
+        """Converts stored vectors to float32; those that were rounded to float16 are normalised again."""
         size = self._dimensions * self._type.itemsize
         if any(not isinstance(blob, bytes) or len(blob) != size for blob in blobs):
-            raise sqlite3.DatabaseError(f"a vector has not {size:,} bytes")
+            raise sqlite3.DatabaseError(f"a vector does not have {size:,} bytes")
         rows = np.frombuffer(b"".join(blobs), self._type).reshape(len(blobs), self._dimensions).astype(np.float32)
         if self._type != np.float32:
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return rows
 
     def where(self, text: str, *values: object) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n d"]]:
-        """Ids and vectors of the rows that a clause chooses, by id."""
+        """The ids and vectors of the rows that a SQL clause selects, by ascending id."""
         found = self._database.execute(f"SELECT id, vector FROM items WHERE {text} ORDER BY id", values).fetchall()
         return np.array([id for id, _ in found], np.int64), self.unpacked([blob for _, blob in found])
 
     def of(self, ids: Int[np.ndarray, " asked"]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n d"]]:
-        """Ids, ascending, and vectors of those of the ids that there are."""
+        """The ids and vectors of those of the given ids that exist, by ascending id."""
         return self.where("id IN (SELECT value FROM json_each(?))", json.dumps(ids.tolist()))
 
     def blocks(self, ids: Int[np.ndarray, " n"]) -> Iterator[tuple[Int[np.ndarray, " b"], Float[np.ndarray, "b d"]]]:
-        """The same, a bounded piece at a time."""
+        """Yields the ids and vectors of `of`, a bounded number of rows at a time."""
         for start in range(0, len(ids), BLOCK):
             yield self.of(ids[start : start + BLOCK])
 
 
 class Snapshot:
-    """A structure over the rows of its generation, and all rows that were written since.
+    """A structure over the rows of one generation, and all rows that were written later.
 
-    Without a structure all rows are such rows, and the search is exact. So there is one way to search, whatever the
-    kind, and rows are found as soon as they are written, whenever the structure is built again.
+    Without a structure, all rows count as written later, and the search is exact. The same search therefore serves
+    every kind, and rows are found as soon as they are written, even before the structure is rebuilt.
     """
 
     def __init__(self, folder: Path, database: sqlite3.Connection, vectors: StoredVectors) -> None:
@@ -82,7 +82,7 @@ class Snapshot:
         self._generation = -1
 
     def refresh(self) -> None:
-        """Brings it up to date; called within a transaction."""
+        """Reads what has changed in the database; call it within a transaction."""
         row = self._database.execute("SELECT value FROM notes WHERE name = 'structure'").fetchone()
         stamp = row[0] if row else None
         if stamp != self._stamp:

@@ -1,4 +1,4 @@
-"""What changes the database: staging, publishing, removing."""
+"""The SQL of an index in a folder: conditions, staging, publishing, removing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jaxtyping import Float
 from embedding_expansion.retrieval.index.items import Changes, Row
 from embedding_expansion.retrieval.index.where import Condition, first_after
 
-# Lists travel as one JSON text, because SQLite limits the number of parameters.
+# Lists are passed as one JSON text, because SQLite limits the number of parameters.
 _AMONG = "IN (SELECT from_hex(value) FROM json_each(?))"
 
 
 def clause(condition: Condition) -> tuple[str, list[object]]:
-    """What follows WHERE, and its parameters."""
+    """A condition as SQL after WHERE, with the caller's values as parameters."""
     parts, values = ["1"], list[object]()
     if condition.labels is not None:
         part = f"label {_AMONG}"
@@ -48,7 +48,7 @@ def _hex(texts: Iterable[bytes]) -> str:
 
 
 def stage(database: sqlite3.Connection, key: bytes, rows: Sequence[Row], vectors: Float[np.ndarray, "n d"]) -> None:
-    """Writes rows where no search sees them."""
+    """Writes rows to a table that searches do not read."""
     database.executemany(
         "INSERT INTO staged (key, path, label, metadata, facts, thumbnail, vector) VALUES (?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (key, path) DO UPDATE SET label = excluded.label, metadata = excluded.metadata, "
@@ -61,7 +61,7 @@ def stage(database: sqlite3.Connection, key: bytes, rows: Sequence[Row], vectors
 
 
 def publish(database: sqlite3.Connection, key: bytes) -> Changes:
-    """Moves what is staged to where it is found. A new vector is marked with the new generation."""
+    """Moves staged rows to the items. New and changed vectors get the new generation."""
     before, now = count(database), generation(database) + 1
     touched = database.execute(
         "INSERT INTO items (path, label, metadata, facts, thumbnail, vector, changed) "
@@ -88,7 +88,7 @@ def publish(database: sqlite3.Connection, key: bytes) -> Changes:
 
 
 def remove(database: sqlite3.Connection, conditions: Sequence[Condition]) -> int:
-    """Removes what fulfils any of the conditions."""
+    """Removes the items that fulfil any of the conditions, and returns how many."""
     before = count(database)
     for condition in conditions:
         text, values = clause(condition)
@@ -98,20 +98,20 @@ def remove(database: sqlite3.Connection, conditions: Sequence[Condition]) -> int
 
 
 def count(database: sqlite3.Connection) -> int:
-    """How many items there are."""
+    """The number of items."""
     return int(database.execute("SELECT count(*) FROM items").fetchone()[0])
 
 
 def generation(database: sqlite3.Connection) -> int:
-    """Counts the changes."""
+    """The number of the current generation, which every change increases."""
     found = database.execute("SELECT value FROM notes WHERE name = 'generation'").fetchone()
-    if found is None or not re.fullmatch("[0-9]{1,18}", str(found[0])):  # of 64 bits, and counted on
-        raise sqlite3.DatabaseError("the note 'generation' is no number")
+    if found is None or not re.fullmatch("[0-9]{1,18}", str(found[0])):  # so that counting stays within 64 bits
+        raise sqlite3.DatabaseError("the note 'generation' is not a whole number")
     return int(found[0])
 
 
 def set_note(database: sqlite3.Connection, name: str, value: str) -> None:
-    """Writes one note."""
+    """Writes a note; an existing note of this name is replaced."""
     database.execute(
         "INSERT INTO notes VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
     )

@@ -1,4 +1,4 @@
-"""An index in a folder, as a `Store`."""
+"""The backend of an index in a folder."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from embedding_expansion.retrieval.index.kinds import Choice, choose, measure, s
 from embedding_expansion.retrieval.index.notes import read_note
 from embedding_expansion.retrieval.index.where import Condition
 
-# The structure is built again once so many of the rows are not covered by it, or are gone from it.
+# The structure is rebuilt when this share of the rows is missing from it or was removed since.
 STALE_SHARE = 0.2
 
 
 class FolderStore:
-    """Rows in SQLite, vectors in memory or in a structure of faiss."""
+    """A `Store` with rows in SQLite and vectors in memory or in a structure of faiss; `Store` documents the methods."""
 
     def __init__(self, folder: Path) -> None:
         self.location, self._folder = str(folder), folder
@@ -52,14 +52,12 @@ class FolderStore:
 
     @property
     def read_only(self) -> str | None:
-        """See `Store`."""
         return self._access.reason
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """See `Store`."""
         if self.read_only is not None:
-            raise StoreError(f"{self._folder} may only be read ({self.read_only}); change that, or write to a copy")
+            raise StoreError(f"{self._folder} can only be read ({self.read_only}); change that, or write to a copy")
         with self._guard, contextlib.ExitStack() as stack:
             if self._depth == 0:
                 stack.enter_context(db.locked(self._folder))
@@ -82,53 +80,43 @@ class FolderStore:
         return self._transaction("BEGIN IMMEDIATE")
 
     def notes(self) -> dict[str, str]:
-        """See `Store`."""
         with self._transaction():
             return dict(self._database.execute("SELECT name, value FROM notes"))
 
     def set_note(self, name: str, value: str) -> None:
-        """See `Store`."""
         with self._writes():
             statements.set_note(self._database, name, value)
 
     def stage(self, key: bytes, rows: Sequence[Row], vectors: Float[np.ndarray, "n d"]) -> None:
-        """See `Store`."""
         with self._writes():
             statements.stage(self._database, key, rows, self._vectors.packed(vectors))
 
     def staged(self, key: bytes) -> set[bytes]:
-        """See `Store`."""
         with self._transaction():
             return {path for (path,) in self._database.execute("SELECT path FROM staged WHERE key = ?", (key,))}
 
     def unfinished(self) -> dict[bytes, int]:
-        """See `Store`."""
         with self._transaction():
             return dict(self._database.execute("SELECT key, count(*) FROM staged GROUP BY key"))
 
     def discard(self, key: bytes) -> None:
-        """See `Store`."""
         with self._writes():
             self._database.execute("DELETE FROM staged WHERE key = ?", (key,))
 
     def publish(self, key: bytes) -> Changes:
-        """See `Store`."""
         with self._writes():
             return statements.publish(self._database, key)
 
     def remove(self, conditions: Sequence[Condition]) -> int:
-        """See `Store`."""
         with self._writes():
             return statements.remove(self._database, conditions)
 
     def count(self, condition: Condition) -> int:
-        """See `Store`."""
         text, values = clause(condition)
         with self._transaction():
             return int(self._database.execute(f"SELECT count(*) FROM items WHERE {text}", values).fetchone()[0])
 
     def ids(self, condition: Condition, after: int, limit: int) -> list[int]:
-        """See `Store`."""
         text, values = clause(condition)
         query = f"SELECT id FROM items WHERE id > ? AND {text} ORDER BY id LIMIT ?"
         with self._transaction():
@@ -137,7 +125,6 @@ class FolderStore:
     def search(
         self, queries: Float[np.ndarray, "q d"], k: int, condition: Condition, *, exact: bool, thumbnails: bool
     ) -> tuple[list[Neighbours], dict[int, Row]]:
-        """See `Store`."""
         self._rebuild_if_damaged()
         with self._transaction():
             found = self._search(queries, k, condition, exact)
@@ -152,7 +139,6 @@ class FolderStore:
     def read(
         self, ids: Sequence[int], *, thumbnails: bool, vectors: bool = True
     ) -> tuple[dict[int, Row], dict[int, Float[np.ndarray, " d"]]]:
-        """See `Store`."""
         with self._transaction():
             found, rows = self._vectors.of(np.array(ids if vectors else [], np.int64))
             return self._rows(set(ids), thumbnails), dict(zip(found.tolist(), rows, strict=True))
@@ -172,12 +158,11 @@ class FolderStore:
         with self._transaction():
             self._snapshot.refresh()
         if self._snapshot.is_damaged and structures.available():
-            # Whoever may not write, or must not now, searches exactly.
+            # If the index cannot be written now, the search is exact.
             with contextlib.suppress(StoreError), self.writing():
                 self.build(force=True)
 
     def build(self, *, force: bool) -> None:
-        """See `Store`."""
         with self._transaction():
             self._snapshot.refresh()
             ids, generation = self._ids(Condition()), statements.generation(self._database)
@@ -208,10 +193,10 @@ class FolderStore:
             training = self._vectors.of(chosen)[1]
             index = structures.build(kind, len(ids), training, self._vectors.blocks(ids))
             return structures.save(self._folder, index, kind, generation, len(ids))
-        except (OSError, RuntimeError) as error:  # faiss says with the latter that a disk is full
+        except (OSError, RuntimeError) as error:  # faiss raises the latter when the disk is full
             raise StoreError(
-                f"the {kind} structure of {self._folder} cannot be built ({' '.join(str(error).split())}); all items "
-                "are kept and searched exactly, build the index again when there is room"
+                f"the {kind} structure of {self._folder} cannot be built ({' '.join(str(error).split())}); no item is "
+                "lost and searches are exact, build the index again when there is enough disk space"
             ) from error
 
     def _finish(self, notes: Mapping[str, str | None], stamp: structures.Stamp | None) -> None:
@@ -236,35 +221,31 @@ class FolderStore:
         self.set_note("recall", json.dumps(asdict(recall)))
 
     def put_file(self, name: str, pieces: Iterator[bytes]) -> None:
-        """See `Store`."""
         place = self._folder / "model" / name
         with db.store_errors(self._folder):
             place.parent.mkdir(exist_ok=True)
-            for left in place.parent.glob("*.partial-*"):  # by writers that were killed: there is one at a time
+            for left in place.parent.glob("*.partial-*"):  # by killed writers, since only one writes at a time
                 left.unlink(missing_ok=True)
             with replacing(place) as partial, partial.open("wb") as file:
                 file.writelines(pieces)
 
     def files(self) -> dict[str, int]:
-        """See `Store`."""
         found = sorted((self._folder / "model").glob("*"))
         return {file.name: file.stat().st_size for file in found if ".partial-" not in file.name}
 
     def file(self, name: str) -> Iterator[bytes]:
-        """See `Store`."""
         with db.store_errors(self._folder), (self._folder / "model" / name).open("rb") as file:
             while piece := file.read(2**24):
                 yield piece
 
     def close(self) -> None:
-        """See `Store`."""
         with self._guard:
             self._access.close()
 
 
 def _row(id: int, path: Any, label: Any, metadata: Any, thumbnail: Any) -> Row:
-    """A row as SQLite gives it, whose columns may hold anything."""
+    """Checks the types of a row from SQLite, whose columns may hold values of any type."""
     kinds = (path, bytes), (label, bytes | None), (metadata, str), (thumbnail, bytes | None)
     if not all(isinstance(value, kind) for value, kind in kinds):
-        raise sqlite3.DatabaseError(f"item {id} has values of another kind")
+        raise sqlite3.DatabaseError(f"item {id} has values of another type")
     return Row(path, label, metadata, {}, thumbnail)

@@ -1,4 +1,4 @@
-"""The faiss structures: built from the rows, kept in a file with a checksum, and never trusted beyond it."""
+"""The faiss structures: built from the rows, saved to a file, and used only if the checksum of the file is right."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 
 from embedding_expansion.files import replacing
 
-LINKS = 32  # of a point of the graph to its neighbours
+LINKS = 32  # links from a point of the graph to its neighbours
 BREADTH_OF_BUILDING = 100
-BREADTH = 128  # points that a search of the graph keeps in hand, at least
+BREADTH = 128  # the fewest points that a search of the graph keeps as candidates
 LISTS_PROBED = 64
 TRAINING_ROWS_PER_LIST = 64
 SEED = 0
@@ -28,7 +28,14 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Stamp:
-    """What the database says of the file: it is this one, or it does not count."""
+    """What the database records about the file of a structure; another file is ignored.
+
+    Attributes:
+        kind: "hnsw" or "ivfpq".
+        generation: of the rows that the structure covers.
+        rows: the number of these rows.
+        sha256: of the file.
+    """
 
     kind: str
     generation: int
@@ -41,7 +48,7 @@ class Stamp:
         return _name(self.generation)
 
     def text(self) -> str:
-        """As JSON."""
+        """The stamp as JSON."""
         return json.dumps(asdict(self))
 
 
@@ -50,7 +57,7 @@ def _name(generation: int) -> str:
 
 
 class Structure:
-    """An approximate index over the rows that there were at one generation."""
+    """An approximate search structure over the rows of one generation."""
 
     def __init__(self, index: Any, stamp: Stamp) -> None:
         faiss = _faiss()
@@ -65,16 +72,16 @@ class Structure:
         among: Int[np.ndarray, " a"] | None,
         without: Int[np.ndarray, " w"],
     ) -> list[Int[np.ndarray, " found"]]:
-        """Ids that may be among the k closest of each query; their similarities are to be computed from the rows.
+        """Finds ids that may be among the k most similar rows of each query; compute their similarities from the rows.
 
         Args:
-            queries: unit vectors.
-            k: neighbours that are wanted in the end.
-            among: if given, nothing else is found.
-            without: never found; not read if `among` is given.
+            queries: (q, d), unit vectors.
+            k: the number of neighbours that are needed in the end.
+            among: if not None, only these ids are found.
+            without: ids that are never found; ignored if `among` is given.
         """
         faiss = _faiss()
-        codes = self.stamp.kind == "ivfpq"  # codes tell near ones apart badly: take more, and compare the rows
+        codes = self.stamp.kind == "ivfpq"  # codes separate near rows badly, so more candidates are compared
         wanted = min(max(10 * k, 100) if codes else k, len(self.ids))
         # The objects of faiss do not keep what they point to alive, so both names must last until the search ends.
         batch = faiss.IDSelectorBatch(without if among is None else among)
@@ -83,14 +90,14 @@ class Structure:
             options = faiss.SearchParametersIVF(nprobe=LISTS_PROBED, sel=selector)
         else:
             options = faiss.SearchParametersHNSW(efSearch=max(BREADTH, 2 * wanted), sel=selector)
-        # faiss.contrib.torch_utils, which other libraries import, replaces `search` by one without params.
+        # faiss.contrib.torch_utils, which other libraries import, replaces `search` by a function without params.
         search = getattr(self._index, "search_numpy", self._index.search)
         _, found = search(queries, wanted, params=options)
         return [row[row >= 0] for row in found]
 
 
 def _faiss() -> Any:
-    # Its type hints are generated and miss much of what there is.
+    # Imported by name, because the generated type hints of faiss lack many of its functions.
     return importlib.import_module("faiss")
 
 
@@ -109,8 +116,8 @@ def build(
 
     Args:
         kind: "hnsw" or "ivfpq".
-        n: rows in all batches.
-        training: a sample of them, which "ivfpq" learns its codes from.
+        n: the number of rows in all batches.
+        training: a sample of the rows, from which "ivfpq" learns its codes.
         batches: ids and rows.
     """
     faiss = _faiss()
@@ -130,15 +137,15 @@ def build(
 
 
 def lists(n: int) -> int:
-    """Into how many lists "ivfpq" sorts n rows."""
+    """The number of lists into which "ivfpq" divides n rows."""
     return max(1, min(round(4 * math.sqrt(n)), n // 39))
 
 
 def save(folder: Path, index: Any, kind: str, generation: int, rows: int) -> Stamp:
-    """Writes the file in one step.
+    """Writes the structure to a file, atomically.
 
     Raises:
-        OSError, RuntimeError: it cannot be written; faiss raises the latter where a disk is full.
+        OSError, RuntimeError: the file cannot be written; faiss raises the latter if the disk is full.
     """
     with replacing(folder / _name(generation)) as partial:
         _faiss().write_index(index, str(partial))
@@ -146,7 +153,7 @@ def save(folder: Path, index: Any, kind: str, generation: int, rows: int) -> Sta
 
 
 def load(folder: Path, stamp: Stamp) -> Structure | None:
-    """Reads the file; None if it is missing or is another than the database says, or if faiss is not installed."""
+    """Reads the file of a structure; None if it is missing, does not match the stamp, or faiss is not installed."""
     if not available():
         return None
     faiss = _faiss()
@@ -159,7 +166,7 @@ def load(folder: Path, stamp: Stamp) -> Structure | None:
 
 
 def clear(folder: Path, keep: Stamp | None) -> None:
-    """Removes the files of other generations, and what a kill has left."""
+    """Removes the files of other generations, and incomplete files of killed processes."""
     for file in folder.glob("structure*"):
         if keep is None or file.name != keep.name:
             with contextlib.suppress(OSError):

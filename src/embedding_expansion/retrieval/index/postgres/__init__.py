@@ -1,1 +1,1 @@
-"""An index in PostgreSQL with pgvector, for what one machine cannot hold or must not be alone with."""
+"""An index in PostgreSQL with pgvector, for more items than one machine holds, or for several machines."""

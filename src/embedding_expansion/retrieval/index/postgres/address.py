@@ -1,4 +1,4 @@
-"""Where an index in PostgreSQL is, and how to speak of it without its password."""
+"""The address of an index in PostgreSQL, and messages about it that never show its password."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Address:
     """A server and an index on it.
 
     Attributes:
-        options: what libpq is told, its password included.
+        options: the connection options for libpq, including the password.
         index: the name of the index; its tables are in the schema `embex_NAME`.
-        shown: the URL without the password.
+        shown: the URL without the password, for messages.
     """
 
     options: dict[str, str] = field(repr=False)
@@ -31,7 +31,7 @@ class Address:
         return f"embex_{self.index}"
 
     def without_password(self, text: object) -> str:
-        """A message on one line in which the password does not occur."""
+        """Puts a message on one line and replaces the password in it by ***."""
         line = " ".join(str(text).split())
         password = self.options.get("password")
         for form in {password, quote(password, safe="")} if password else ():
@@ -42,24 +42,24 @@ class Address:
 def parse(url: str) -> Address:
     """Reads `postgresql://user:password@host:port/database?index=NAME&sslmode=...`.
 
-    Whatever else stands behind the question mark is handed to libpq.
+    All other options after the question mark are passed to libpq.
 
     Raises:
-        InvalidInput: it cannot be read, or the name of the index has other characters than a-z, 0-9 and _.
+        InvalidInput: the URL cannot be parsed, or the name of the index has other characters than a-z, 0-9 and _.
     """
     try:
         parts = urlsplit(url)
         port = parts.port
         query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     except ValueError:
-        # What Python says repeats parts of the URL, which may be the password.
+        # Not with Python's message, which repeats parts of the URL and may show the password.
         raise InvalidInput(
             "the URL of the index cannot be read; write postgresql://user:password@host:port/database?index=NAME, "
             "with special characters in the password as %XX"
         ) from None
     name = query.pop("index", "default")
     if not NAME.fullmatch(name):
-        raise InvalidInput(f"index={name!r} is no name; pass up to 40 of the characters a-z, 0-9 and _")
+        raise InvalidInput(f"index is {name!r}; pass a name of up to 40 characters from a-z, 0-9 and _")
     given = {
         "user": unquote(parts.username or ""),
         "password": unquote(parts.password or ""),

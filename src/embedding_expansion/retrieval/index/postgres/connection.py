@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL that is made again when it is lost, and the sentences for what a server refuses."""
+"""A connection to PostgreSQL that reconnects when it is lost, and turns errors of the server into sentences."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from embedding_expansion.retrieval.index.postgres.address import Address
 Cursor: TypeAlias = psycopg.Cursor[Any]
 T = TypeVar("T")
 
-# Seconds to wait before a lost connection is made again.
+# Seconds to wait before each attempt to reconnect.
 WAITS = (0.0, 0.2, 1.0, 3.0)
 CONNECT_SECONDS = 10
-# Seconds between tries to take the right to write: the server needs a moment to notice that a process was killed.
+# Seconds to wait before each attempt to lock: the server needs a moment to notice that a process was killed.
 LOCK_WAITS = (0.0, 0.1, 0.4)
 
 
@@ -28,7 +28,7 @@ class Connection:
 
     Args:
         address: of the server and the index.
-        prepare: what is done with each new connection before anything else.
+        prepare: called with each new connection before its first use.
     """
 
     def __init__(self, address: Address, prepare: Callable[[psycopg.Connection[Any]], None]) -> None:
@@ -37,10 +37,10 @@ class Connection:
         self._guard, self._depth, self._has_been_connected = threading.RLock(), 0, False
 
     def transact(self, work: Callable[[Cursor], T]) -> T:
-        """Does some work in one transaction, from the start again if the connection is lost in the middle of it.
+        """Does some work in one transaction, and starts it again if the connection is lost.
 
         Raises:
-            StoreError: the server refuses, or cannot be reached any more.
+            StoreError: the server refuses, or can no longer be reached.
         """
         last: Exception | None = None
         with self._guard:
@@ -58,13 +58,13 @@ class Connection:
                         raise StoreError(f"{self.address.shown} cannot be reached ({reason}); check the URL") from None
                     last, self._connection = error, None
         raise StoreError(
-            f"the connection to {self.address.shown} was lost ({self.address.without_password(last)}); what was not "
-            "finished has not changed the index, try again when the server answers"
+            f"the connection to {self.address.shown} was lost ({self.address.without_password(last)}); unfinished work "
+            "has not changed the index, try again when the server answers"
         )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Holds the right to write, until the block or the connection ends; a new connection takes it anew."""
+        """Holds the exclusive right to write until the end of the block; a new connection acquires it again."""
         with self._guard:
             if self._depth == 0:
                 self.transact(self._lock)
@@ -74,12 +74,12 @@ class Connection:
             finally:
                 self._depth -= 1
                 if self._depth == 0 and self._connection is not None:
-                    # A connection that is lost has lost its lock as well.
+                    # A lost connection has already released its lock.
                     with contextlib.suppress(Exception):
                         self._connection.execute("SELECT pg_advisory_unlock_all()")
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the connection."""
         with self._guard:
             if self._connection is not None:
                 self._connection.close()
@@ -110,14 +110,14 @@ class Connection:
 
     def _refused(self, error: Exception) -> StoreError:
         message = self.address.without_password(error)
-        return StoreError(f"{self.address.shown} refuses ({message}); nothing in the index has changed")
+        return StoreError(f"{self.address.shown} refuses the request ({message}); nothing in the index has changed")
 
 
 def connect(address: Address) -> psycopg.Connection[Any]:
-    """Connects, with no transaction begun.
+    """Connects in autocommit mode.
 
     Raises:
-        StoreError: an option of the URL is none.
+        StoreError: libpq does not know an option of the URL.
         psycopg.OperationalError: the server cannot be reached.
     """
     try:

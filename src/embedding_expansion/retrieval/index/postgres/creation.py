@@ -1,4 +1,4 @@
-"""The tables of an index in PostgreSQL, made in one transaction."""
+"""Makes the tables of an index in PostgreSQL, in one transaction."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def create(url: str, notes: dict[str, Any]) -> None:
     """Makes an empty index.
 
     Raises:
-        StoreError: there is one of this name, or the server does not allow it.
-        InvalidInput: a kind or a number of dimensions that PostgreSQL cannot hold.
+        StoreError: an index of this name exists, or the server does not allow it.
+        InvalidInput: a kind or a number of dimensions that PostgreSQL does not support.
     """
     address = parse(url)
     _check(notes)
@@ -49,13 +49,15 @@ def create(url: str, notes: dict[str, Any]) -> None:
             with connection.transaction():
                 _create(connection, address, notes)
     except psycopg.errors.DuplicateSchema:
-        raise StoreError(f"{address.shown} holds an index already; open it, or choose another name") from None
+        raise StoreError(f"{address.shown} already holds an index; open it, or choose another name") from None
     except psycopg.Error as error:
-        raise StoreError(f"{address.shown} cannot be made ({address.without_password(error)})") from None
+        raise StoreError(
+            f"{address.shown} cannot be made ({address.without_password(error)}); check the URL and your permissions"
+        ) from None
 
 
 def exists(url: str) -> bool:
-    """Whether there is an index of this name.
+    """Whether an index of this name exists.
 
     Raises:
         StoreError: the server cannot be reached.
@@ -65,20 +67,22 @@ def exists(url: str) -> bool:
         with connect(address) as connection:
             found = connection.execute("SELECT to_regclass(%s)", (f"{address.schema}.notes",)).fetchone()
     except psycopg.Error as error:
-        raise StoreError(f"{address.shown} cannot be reached ({address.without_password(error)})") from None
+        raise StoreError(
+            f"{address.shown} cannot be reached ({address.without_password(error)}); check the URL"
+        ) from None
     return found != (None,)
 
 
 def _check(notes: dict[str, Any]) -> None:
     d, kind = notes["dimensions"], notes["asked"]
     if kind == "ivfpq":
-        raise InvalidInput("PostgreSQL has no kind 'ivfpq'; pass 'auto', 'flat' or 'hnsw'")
+        raise InvalidInput("kind is 'ivfpq', which PostgreSQL does not support; pass 'auto', 'flat' or 'hnsw'")
     if d > extension.COLUMN_DIMENSIONS:
-        raise InvalidInput(f"dimensions is {d:,}; PostgreSQL holds vectors of up to {extension.COLUMN_DIMENSIONS:,}")
+        raise InvalidInput(f"dimensions is {d:,}; pass at most {extension.COLUMN_DIMENSIONS:,} for PostgreSQL")
     most = extension.INDEX_DIMENSIONS["halfvec"]
     if kind == "hnsw" and d > most:
         raise InvalidInput(
-            f"kind is 'hnsw' but PostgreSQL's graph takes up to {most:,} dimensions, not {d:,}; pass flat"
+            f"kind is 'hnsw' and dimensions {d:,}, but PostgreSQL's graph supports up to {most:,}; pass 'flat'"
         )
 
 

@@ -1,4 +1,4 @@
-"""Searches in PostgreSQL: by the graph, or exactly by reading all rows that a condition leaves."""
+"""Searches in PostgreSQL: by the graph, or exactly by reading all rows that fulfil a condition."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from embedding_expansion.retrieval.index.postgres.statements import clause
 from embedding_expansion.retrieval.index.where import Condition
 
 NAME = "items_graph"
-BREADTH = 100  # points that a search of the graph keeps in hand, at least; the server allows 1,000
+BREADTH = 100  # the fewest points that a search of the graph keeps as candidates; the server allows 1,000
 LINKS, BREADTH_OF_BUILDING = 16, 64
-# The server's own limit of 20,000 rows would end a filtered search early.
+# The server's default limit of 20,000 rows would end a filtered search early.
 ALL_ROWS = 2**31 - 1
 MOST_MEMORY_KB = 2**20
 
 
 def column(dimensions: int) -> str:
-    """What is indexed and compared: the vector, or its half-precision form where the graph takes no more."""
+    """The SQL expression to index and compare: the vector, in half precision if it has too many dimensions."""
     return "vector" if dimensions <= INDEX_DIMENSIONS["vector"] else f"vector::halfvec({dimensions})"
 
 
 def build_graph(cursor: Cursor, n: int, dimensions: int, precision: str) -> None:
-    """Makes the graph anew, once the rows are in, which is quicker than row by row."""
+    """Builds the graph from all rows, which is faster than adding row by row; an existing graph is dropped."""
     half = precision == "float16" or dimensions > INDEX_DIMENSIONS["vector"]
     memory = min(MOST_MEMORY_KB, max(2**16, 2 * n * (dimensions * 4 + 8 * LINKS + 100) // 1024))
     cursor.execute(f"SET LOCAL maintenance_work_mem = {memory}")
@@ -39,20 +39,20 @@ def build_graph(cursor: Cursor, n: int, dimensions: int, precision: str) -> None
 
 
 def drop_graph(cursor: Cursor) -> None:
-    """Removes the graph if there is one."""
+    """Drops the graph if it exists."""
     cursor.execute(f"DROP INDEX IF EXISTS {NAME}")
 
 
 def has_graph(cursor: Cursor) -> bool:
-    """Whether there is one that can be used."""
+    """Whether a valid graph exists."""
     found = cursor.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (NAME,)).fetchone()
     return bool(found and found[0])
 
 
 def exactly(cursor: Cursor, query: Float[np.ndarray, " d"], k: int, condition: Condition) -> Neighbours:
-    """The k closest rows; the server compares the query with all that the condition leaves."""
+    """The k most similar rows; the server compares the query with all rows that fulfil the condition."""
     text, values = clause(condition)
-    # A sum is no column that an index orders by, so the graph is not used.
+    # No index orders by this expression, so the server does not use the graph.
     rows = cursor.execute(
         f"SELECT 1 - (vector <=> %s) AS similarity, id FROM items WHERE {text} ORDER BY similarity DESC, id LIMIT %s",
         (packed(query), *values, k),
@@ -61,7 +61,7 @@ def exactly(cursor: Cursor, query: Float[np.ndarray, " d"], k: int, condition: C
 
 
 def by_graph(cursor: Cursor, query: Float[np.ndarray, " d"], k: int, condition: Condition, compared: str) -> Neighbours:
-    """About the k closest rows. The graph is read on until k rows fulfil the condition, or all has been read."""
+    """Approximately the k most similar rows; the graph is read until enough rows fulfil the condition."""
     text, values = clause(condition)
     rows = cursor.execute(
         f"WITH near AS MATERIALIZED (SELECT id, vector FROM items WHERE {text} ORDER BY {compared} <=> %s LIMIT %s) "
@@ -74,7 +74,7 @@ def by_graph(cursor: Cursor, query: Float[np.ndarray, " d"], k: int, condition: 
 def search(
     cursor: Cursor, queries: Float[np.ndarray, "q d"], k: int, condition: Condition, *, exact: bool, dimensions: int
 ) -> list[Neighbours]:
-    """What each query finds; of what the graph brings too few of, all is read."""
+    """Finds the neighbours of each query; a query for which the graph finds too few is searched exactly."""
     if exact or not has_graph(cursor):
         return [exactly(cursor, query, k, condition) for query in queries]
     cursor.execute(f"SET LOCAL hnsw.ef_search = {min(1000, max(BREADTH, 2 * k))}")

@@ -1,4 +1,4 @@
-"""What changes the tables: staging by COPY, publishing, removing."""
+"""The SQL of an index in PostgreSQL: conditions, staging by COPY, publishing, removing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = "path, label, metadata, facts, thumbnail, vector"
 
 
 def clause(condition: Condition) -> tuple[str, list[object]]:
-    """What follows WHERE, and its parameters."""
+    """A condition as SQL after WHERE, with the caller's values as parameters."""
     parts, values = ["true"], list[object]()
     if condition.labels is not None:
         part = "label = ANY(%s::bytea[])"
@@ -44,12 +44,12 @@ def clause(condition: Condition) -> tuple[str, list[object]]:
 
 
 def stage(cursor: Cursor, key: bytes, rows: Sequence[Row], vectors: Float[np.ndarray, "n d"]) -> None:
-    """Copies rows to where no search sees them."""
+    """Copies rows to a table that searches do not read."""
     cursor.execute(
         f"CREATE TEMPORARY TABLE batch (place bigint, path bytea, label bytea, metadata text, facts jsonb, "
         f"thumbnail bytea, vector vector({vectors.shape[1]})) ON COMMIT DROP"
     )
-    # A plain int would travel in as few bytes as it fits into, hence Int8.
+    # Int8, because psycopg sends a plain int in the fewest bytes that hold it.
     with cursor.copy(f"COPY batch ({COLUMNS}, place) FROM STDIN (FORMAT BINARY)") as copy:
         for place, (row, vector) in enumerate(zip(rows, vectors, strict=True)):
             copy.write_row((*row[:3], Jsonb(row.facts), row.thumbnail, packed(vector), Int8(place)))
@@ -62,13 +62,13 @@ def stage(cursor: Cursor, key: bytes, rows: Sequence[Row], vectors: Float[np.nda
 
 
 def publish(cursor: Cursor, key: bytes, token: str) -> Changes:
-    """Moves what is staged to where it is found.
+    """Moves staged rows to the items.
 
     Args:
         cursor: within a transaction.
         key: of the load.
-        token: of this call. If the connection is lost while the server commits, nobody knows whether it did; done again
-            with the same token, it returns what it has done.
+        token: of this call. If the connection is lost during the commit, the caller cannot know whether it succeeded.
+            It then calls again with the same token, and gets the result of the first call if that was committed.
     """
     done = cursor.execute("SELECT value FROM notes WHERE name = 'published'").fetchone()
     if done is not None and json.loads(done[0])["token"] == token:
@@ -89,7 +89,7 @@ def publish(cursor: Cursor, key: bytes, token: str) -> Changes:
 
 
 def remove(cursor: Cursor, conditions: Sequence[Condition]) -> int:
-    """Removes what fulfils any of the conditions."""
+    """Removes the items that fulfil any of the conditions, and returns how many."""
     removed = 0
     for condition in conditions:
         text, values = clause(condition)
@@ -98,7 +98,7 @@ def remove(cursor: Cursor, conditions: Sequence[Condition]) -> int:
 
 
 def set_note(cursor: Cursor, name: str, value: str) -> None:
-    """Writes one note."""
+    """Writes a note; an existing note of this name is replaced."""
     cursor.execute(
         "INSERT INTO notes VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
     )

@@ -1,4 +1,4 @@
-"""An index in PostgreSQL, as a `Store`."""
+"""The backend of an index in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from embedding_expansion.retrieval.index.postgres.creation import FORMAT
 from embedding_expansion.retrieval.index.postgres.statements import clause
 from embedding_expansion.retrieval.index.where import Condition
 
-# Up to how many numbers, n x d, "auto" reads all rows for each query.
+# Up to this number of numbers, n x d, "auto" reads all rows for each query.
 FLAT_NUMBERS = 2**22
 
 
 class PostgresStore:
-    """Rows, vectors and the model's files in the tables of one schema."""
+    """A `Store` with everything in the tables of one schema; `Store` documents the methods."""
 
     def __init__(self, url: str) -> None:
         address = parse(url)
@@ -48,61 +48,52 @@ class PostgresStore:
         address = self._connection.address
         extension.prepare(connection, address)
         if connection.execute("SELECT to_regclass(%s)", (f"{address.schema}.notes",)).fetchone() == (None,):
-            raise StoreError(f"{address.shown} is no index, there is no schema {address.schema}; make one first")
+            raise StoreError(
+                f"{address.shown} is not an index, because it has no schema {address.schema}; make one first"
+            )
         found = connection.execute("SELECT value FROM notes WHERE name = 'format'").fetchone()
         if found is None or not found[0].isdecimal() or int(found[0]) > FORMAT:
             raise StoreError(
-                f"{address.shown} has format {found and found[0]}, this version reads up to {FORMAT}; upgrade "
-                "embedding-expansion"
+                f"{address.shown} has format {found and found[0]}, but this version reads up to format {FORMAT}; "
+                "upgrade embedding-expansion"
             )
 
     def writing(self) -> AbstractContextManager[None]:
-        """See `Store`."""
         return self._connection.writing()
 
     def notes(self) -> dict[str, str]:
-        """See `Store`."""
         return self._work(lambda cursor: dict(cursor.execute("SELECT name, value FROM notes").fetchall()))
 
     def set_note(self, name: str, value: str) -> None:
-        """See `Store`."""
         self._work(lambda cursor: statements.set_note(cursor, name, value))
 
     def stage(self, key: bytes, rows: Sequence[Row], vectors: Float[np.ndarray, "n d"]) -> None:
-        """See `Store`."""
         self._work(lambda cursor: statements.stage(cursor, key, rows, vectors))
 
     def staged(self, key: bytes) -> set[bytes]:
-        """See `Store`."""
         query = "SELECT path FROM staged WHERE key = %s"
         return {path for (path,) in self._work(lambda cursor: cursor.execute(query, (key,)).fetchall())}
 
     def unfinished(self) -> dict[bytes, int]:
-        """See `Store`."""
         query = "SELECT key, count(*) FROM staged GROUP BY key"
         return self._work(lambda cursor: dict(cursor.execute(query).fetchall()))
 
     def discard(self, key: bytes) -> None:
-        """See `Store`."""
         self._work(lambda cursor: cursor.execute("DELETE FROM staged WHERE key = %s", (key,)) and None)
 
     def publish(self, key: bytes) -> Changes:
-        """See `Store`."""
         token = uuid.uuid4().hex
         return self._work(lambda cursor: statements.publish(cursor, key, token))
 
     def remove(self, conditions: Sequence[Condition]) -> int:
-        """See `Store`."""
         return self._work(lambda cursor: statements.remove(cursor, conditions))
 
     def count(self, condition: Condition) -> int:
-        """See `Store`."""
         text, values = clause(condition)
         query = f"SELECT count(*) FROM items WHERE {text}"
         return int(self._work(lambda cursor: cursor.execute(query, values).fetchall())[0][0])
 
     def ids(self, condition: Condition, after: int, limit: int) -> list[int]:
-        """See `Store`."""
         text, values = clause(condition)
         query = f"SELECT id FROM items WHERE id > %s AND {text} ORDER BY id LIMIT %s"
         found = self._work(lambda cursor: cursor.execute(query, (after, *values, limit)).fetchall())
@@ -111,10 +102,8 @@ class PostgresStore:
     def search(
         self, queries: Float[np.ndarray, "q d"], k: int, condition: Condition, *, exact: bool, thumbnails: bool
     ) -> tuple[list[Neighbours], dict[int, Row]]:
-        """See `Store`."""
-
         def work(cursor: Cursor) -> tuple[list[Neighbours], dict[int, Row]]:
-            # One state of the index for all that follows.
+            # All statements of this transaction see the same state of the index.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             found = searching.search(cursor, queries, k, condition, exact=exact, dimensions=self.dimensions)
             return found, self._read(cursor, {id for one in found for _, id in one}, thumbnails, vectors=False)[0]
@@ -124,7 +113,6 @@ class PostgresStore:
     def read(
         self, ids: Sequence[int], *, thumbnails: bool, vectors: bool = True
     ) -> tuple[dict[int, Row], dict[int, Float[np.ndarray, " d"]]]:
-        """See `Store`."""
         return self._work(lambda cursor: self._read(cursor, set(ids), thumbnails, vectors))
 
     def _read(
@@ -138,7 +126,7 @@ class PostgresStore:
         return rows, {id: extension.unpacked(content, self._precision) for id, content in sent.items()}
 
     def build(self, *, force: bool) -> None:
-        """See `Store`. PostgreSQL keeps its graph up to date by itself, so it is built once, or when forced."""
+        """Builds the graph once, or when forced; PostgreSQL keeps it up to date."""
         n = self.count(Condition())
         choice = self._choice(n)
         there = self._work(searching.has_graph)
@@ -161,7 +149,7 @@ class PostgresStore:
     def _choice(self, n: int) -> Choice:
         most = extension.INDEX_DIMENSIONS["halfvec"]
         if self._asked == "auto" and self.dimensions > most:
-            reason = f"flat: PostgreSQL's graph takes up to {most:,} dimensions, these are {self.dimensions:,}"
+            reason = f"flat: PostgreSQL's graph supports up to {most:,} dimensions, not {self.dimensions:,}"
             return Choice("flat", reason)
         choice = choose(self._asked, n, self.dimensions, FLAT_NUMBERS)
         return Choice("hnsw", choice.reason.replace("ivfpq", "hnsw")) if choice.kind == "ivfpq" else choice
@@ -185,8 +173,10 @@ class PostgresStore:
         return self._work(work)
 
     def put_file(self, name: str, pieces: Iterator[bytes]) -> None:
-        """See `Store`."""
-        encoded, content = name.encode("utf-8", "surrogateescape"), list(pieces)  # a list: the work may be done again
+        encoded, content = (
+            name.encode("utf-8", "surrogateescape"),
+            list(pieces),
+        )  # a list, because the work may be repeated
 
         def work(cursor: Cursor) -> None:
             cursor.execute("DELETE FROM files WHERE name = %s", (encoded,))
@@ -196,13 +186,11 @@ class PostgresStore:
         self._work(work)
 
     def files(self) -> dict[str, int]:
-        """See `Store`."""
         query = "SELECT name, sum(length(content))::bigint FROM files GROUP BY name ORDER BY name"
         found = self._work(lambda cursor: cursor.execute(query).fetchall())
         return {name.decode("utf-8", "surrogateescape"): size for name, size in found}
 
     def file(self, name: str) -> Iterator[bytes]:
-        """See `Store`."""
         encoded = name.encode("utf-8", "surrogateescape")
         query = "SELECT content FROM files WHERE name = %s AND place = %s"
 
@@ -216,5 +204,4 @@ class PostgresStore:
             yield found[0][0]
 
     def close(self) -> None:
-        """See `Store`."""
         self._connection.close()

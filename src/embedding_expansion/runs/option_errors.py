@@ -1,4 +1,4 @@
-"""What is wrong with an option, in one sentence: the option, what was given, what may be, and the nearest name."""
+"""Error sentences for options: the option, the given value, the allowed values and the closest name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-#: What options are called elsewhere.
+#: Names of options in other libraries.
 _ELSEWHERE = {
     "learning_rate": "optimizer.lr",
     "optimiser": "optimizer.name",
@@ -34,18 +34,18 @@ _ELSEWHERE = {
 
 
 def sentence(message: str, known: list[str]) -> str:
-    """What jsonargparse says in many lines, in one: the option, what was given, what may be; with the nearest name.
+    """Shortens an error message of jsonargparse to one sentence.
 
     Args:
-        message: of the parser's error.
-        known: names of the options, without dashes.
+        message: the message.
+        known: the names of all options, without dashes.
     """
     line = " ".join(message.replace("Parser key ", "").split())
     if unknown := re.search(r"nrecognized arguments: (\S+)|Option '([\w.]+)' is not accepted", line):
         name = (unknown[1] or unknown[2]).removeprefix("--").split("=")[0]
         if unknown[1] and not unknown[1].startswith("-"):
-            return f"there is no argument {unknown[1]!r}; --help lists all that there are"
-        return f"there is no option {unknown[1] or unknown[2]!r}; {hint(name, known, '--')}--help lists them all"
+            return f"there is no argument {unknown[1]!r}; --help lists all arguments"
+        return f"there is no option {unknown[1] or unknown[2]!r}; {hint(name, known, '--')}--help lists all options"
     if wrong := re.search(
         r'^"([\w.]+)": .*?(?:Expected an? (.*?)\.|Subtypes: \[(.*?)\] .*) (?:Got|Given) value: (.*)', line
     ):
@@ -66,7 +66,7 @@ _WORDS = {
 
 
 def _wanted(types: str) -> tuple[str, list[str]]:
-    """Types in words, and the names among them."""
+    """The types in words, and the allowed names."""
     choices = re.findall(r"'([\w.]+)'(?!>)", types)
     kinds = re.findall(r"<class '(\w+)'>|\b(list|dict)\b", types)
     words = [_WORDS[kind] for pair in kinds for kind in pair if kind in _WORDS]
@@ -74,7 +74,7 @@ def _wanted(types: str) -> tuple[str, list[str]]:
 
 
 def hint(given: str, known: Iterable[str], dashes: str = "") -> str:
-    """The name that was meant, as `did you mean lr? `: the same in another section, or what it is called here."""
+    """A suggestion such as `did you mean lr? `: the name in another section, our name for it, or a similar name."""
     names = [*known]
     last = given.rpartition(".")[2].replace("-", "_").lower()
     same = [name for name in names if name.rpartition(".")[2] == last]

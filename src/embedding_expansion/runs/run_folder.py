@@ -1,17 +1,17 @@
-"""The folder of a run: what it holds, and how it is written so that a kill at any moment leaves it whole.
+"""The run folder: its files, and how they are written so that a kill at any moment leaves it intact.
 
-config.yaml         the resolved configuration; --config reads it back
-environment.json    versions, seed, commit, machine, command line; likewise for every time that the run was resumed
-log.jsonl           one line per logged step, step 0 being the measures before training
-metrics.json        the final measures
-model.safetensors   the weights that they were measured with
+config.yaml         the resolved configuration, for --config
+environment.json    versions, seed, commit, machine and command line, also of every resumption
+log.jsonl           one line per logged step; step 0 has the metrics before training
+metrics.json        the final metrics
+model.safetensors   the final weights
 checkpoints/        step-00000050.safetensors, ...: the last two and the best one
-report.html         all of it to look at, with images
+report.html         the report with images
 tensorboard/        event files
-fingerprint.json    what it was started with: the images and classes of each side, and the options
-lock                who writes here, or did last
+fingerprint.json    the images and classes of each split and the options, when the run was started
+lock                the process that is writing or wrote last
 
-config.yaml is the first of them, so that a folder without it holds nothing yet.
+config.yaml is written first, so a folder without it has no content yet.
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ from typing import Any
 
 from embedding_expansion.errors import RunError
 from embedding_expansion.files import read_json, write_atomically, write_json
-from embedding_expansion.training import config as configuration
-from embedding_expansion.training.config import TrainConfig
-from embedding_expansion.training.environment import environment
-from embedding_expansion.training.fingerprint import Fingerprint
-from embedding_expansion.training.run_lock import LOCK, RunLock
+from embedding_expansion.runs import config as configuration
+from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.run_lock import LOCK, RunLock
 
-# What is shown of a complete run, and so has to be there: report.say_end.
+# Entries that report.say_end shows and that must therefore exist.
 _METRICS = {
     "recall_at_1": float,
     "nmi": float,
@@ -43,7 +41,7 @@ _METRICS = {
     "broken_images": list,
     "held_out_classes": list,
 }
-_GO_ON_WITHOUT = "remove it to go on without it"
+_GO_ON_WITHOUT = "remove it to continue without it"
 
 
 class RunFolder:
@@ -58,17 +56,17 @@ class RunFolder:
         self._log = path / "log.jsonl"
         self._metrics = path / "metrics.json"
         self._environment = path / "environment.json"
-        self._fingerprint = path / "fingerprint.json"
+        self.fingerprint = path / "fingerprint.json"
         self._lock: RunLock | None = None
 
     def create(self, config: TrainConfig) -> None:
-        """Makes the folder, with config.yaml in it, and holds its lock until `release`.
+        """Creates the folder with config.yaml, and holds its lock until `release`.
 
         Raises:
-            RunError: the folder exists and is not empty, or cannot be made, or another process is making it.
+            RunError: the folder is not empty, cannot be created, or is being created by another process.
         """
         path = self.path
-        taken = RunError(f"{path} exists and is not empty; pass another --out, or --resume {path} to go on with it")
+        taken = RunError(f"{path} exists and is not empty; pass another --out, or --resume {path} to continue it")
         if path.exists() and not path.is_dir():
             raise taken
         try:
@@ -81,15 +79,15 @@ class RunFolder:
             self._clear_left()
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
-            raise RunError(f"{path} cannot be made ({error.strerror}); pass another --out") from error
+            raise RunError(f"{path} cannot be created ({error.strerror}); pass another --out") from error
         text = configuration.dump(config)
         write_atomically(path / "config.yaml", lambda partial: partial.write_text(text, encoding="utf-8"))
 
     def take(self) -> None:
-        """Holds the lock until `release`, and removes what a process that was killed has left half-written.
+        """Holds the lock until `release`, and removes partial files of killed processes.
 
         Raises:
-            RunError: another process writes here, or nobody can.
+            RunError: another process is writing to the folder, or it is not writable.
         """
         self._hold()
         self._clear_left()
@@ -104,13 +102,13 @@ class RunFolder:
         self._lock = RunLock(self.path).__enter__()
 
     def release(self) -> None:
-        """Lets go of the lock, where it is held."""
+        """Releases the lock, if it is held."""
         if self._lock is not None:
             self._lock.close()
         self._lock = None
 
     def _is_bare(self) -> bool:
-        """Whether nothing is there but what is made before config.yaml."""
+        """Whether the folder contains only what is created before config.yaml."""
         first = re.compile(rf"{LOCK}|{self.checkpoints.name}|config\.yaml\.partial-\d+")
         return all(first.fullmatch(path.name) for path in self.path.iterdir()) and not (
             self.checkpoints.exists() and any(self.checkpoints.iterdir())
@@ -120,104 +118,90 @@ class RunFolder:
         """Reads config.yaml.
 
         Raises:
-            RunError: there is none.
+            RunError: there is no such file.
         """
         if not self.path.is_dir():
-            raise RunError(f"there is no run folder {self.path}; pass one that embex train has made")
+            raise RunError(f"there is no run folder {self.path}; pass a folder made by embex train")
         if (self.path / LOCK).exists() and self._is_bare():
             raise RunError(
-                f"{self.path} was stopped before its config.yaml was written, and holds nothing; start it again with "
-                f"the command that started it, which may have --out {self.path}"
+                f"{self.path} is empty, because the run was stopped before its config.yaml was written; start the run "
+                f"again, if you like with --out {self.path}"
             )
         return configuration.load(self.path / "config.yaml")
 
-    def write_fingerprint(self, found: Fingerprint) -> None:
-        """Writes fingerprint.json."""
-        write_atomically(self._fingerprint, lambda partial: partial.write_text(found.as_text(), encoding="utf-8"))
-
-    def read_fingerprint(self) -> Fingerprint | None:
-        """What the run was started with; None where nobody has noted it.
-
-        Raises:
-            RunError: the file is broken.
-        """
-        if not self._fingerprint.exists():
-            return None
-        remedy = "restore it, or remove it and pass --resume_changed"
-        return Fingerprint.from_json(read_json(self._fingerprint, remedy), self._fingerprint)
-
-    def write_environment(self, config: TrainConfig, command: list[str]) -> None:
+    def write_environment(self, environment: dict[str, Any]) -> None:
         """Writes environment.json."""
-        write_json(self._environment, environment(config, command))
+        write_json(self._environment, environment)
 
     def read_environment(self) -> dict[str, Any]:
-        """What the run was made with; empty where environment.json is missing.
+        """Reads environment.json; empty if it is missing.
 
         Raises:
             RunError: the file is broken.
         """
         return read_json(self._environment, _GO_ON_WITHOUT) if self._environment.exists() else {}
 
-    def note_resumption(self, step: int, config: TrainConfig, command: list[str], changes: list[str]) -> None:
-        """Enters in environment.json after which step the run was resumed, with what, and what had changed.
+    def note_resumption(self, step: int, environment: dict[str, Any], changes: list[str]) -> None:
+        """Records in environment.json after which step the run was resumed, with which environment and changes.
 
         Raises:
             RunError: the file is broken.
         """
-        content = self.read_environment() or environment(config, command)
+        content = self.read_environment() or environment
         earlier = content.get("resumed", [])
         if not isinstance(earlier, list):
-            raise RunError(f"{self._environment} holds no list of when the run was resumed; {_GO_ON_WITHOUT}")
-        entry = {"after_step": step, "changed": changes} | environment(config, command)
+            raise RunError(f"{self._environment} has an entry resumed that is not a list; {_GO_ON_WITHOUT}")
+        entry = {"after_step": step, "changed": changes} | environment
         write_json(self._environment, content | {"resumed": [*earlier, entry]})
 
     def remove_metrics(self) -> None:
-        """Makes a complete run one that goes on."""
+        """Removes metrics.json, so that a complete run counts as running again."""
         self._metrics.unlink(missing_ok=True)
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
-        """Writes metrics.json, the sign that a run is complete."""
+        """Writes metrics.json, which marks the run as complete."""
         write_json(self._metrics, metrics)
 
     def read_metrics(self) -> dict[str, Any] | None:
-        """The final measures, or None where the run is not complete.
+        """Reads the final metrics; None if the run is not complete.
 
         Raises:
             RunError: the file is broken.
         """
         if not self._metrics.exists():
             return None
-        remedy = f"remove it, and embex train --resume {self.path} measures again"
+        remedy = f"remove it and evaluate again with embex train --resume {self.path}"
         content = read_json(self._metrics, remedy)
         held_out = {"held_out_classes": content.get("held_out_classes") or []}
         odd = [name for name, kind in _METRICS.items() if not _is((content | held_out).get(name), kind)]
         if odd:
-            raise RunError(f"{self._metrics} lacks {', '.join(odd)}, or has them of another kind; {remedy}")
+            raise RunError(f"{self._metrics} lacks {', '.join(odd)}, or they have the wrong type; {remedy}")
         return content
 
     def log(self, entry: dict[str, Any]) -> None:
         """Appends a line to log.jsonl.
 
         Raises:
-            RunError: it cannot be written, as on a full disk.
+            RunError: the line cannot be written, for example because the disk is full.
         """
         try:
             with self._log.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise RunError(
-                f"{self._log} cannot be written ({error.strerror}); make room, then embex train --resume {self.path}"
+                f"{self._log} cannot be written ({error.strerror}); free some space, then run embex train --resume "
+                f"{self.path}"
             ) from error
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The complete lines of log.jsonl.
+        """Reads the complete lines of log.jsonl.
 
         Raises:
-            RunError: one of them is no entry of a step.
+            RunError: a line is not the entry of a step.
         """
         if not self._log.exists():
             return []
-        lines = self._log.read_bytes().split(b"\n")[:-1]  # behind the last line end: half a line
+        lines = self._log.read_bytes().split(b"\n")[:-1]  # the last line may be incomplete
         return [self._entry(number, line) for number, line in enumerate(lines, start=1)]
 
     def _entry(self, number: int, line: bytes) -> dict[str, Any]:
@@ -226,24 +210,24 @@ class RunFolder:
         except (ValueError, RecursionError):
             entry = None
         if not isinstance(entry, dict) or not _is(entry.get("step"), int):
-            raise RunError(f"line {number} of {self._log} is no entry of a step; remove it to go on without it")
+            raise RunError(f"line {number} of {self._log} is not the entry of a step; remove it to continue without it")
         return entry
 
     def cut_log(self, step: int) -> None:
-        """Drops what was logged after a step, and half a line that a kill may have left."""
+        """Removes entries after a step, and an incomplete last line."""
         text = "".join(json.dumps(entry) + "\n" for entry in self.read_log() if entry["step"] <= step)
         write_atomically(self._log, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _is(value: object, kind: type) -> bool:
-    """Whether a value of a JSON file is of a kind; a list one of texts, a number one that can be reckoned with."""
+    """Whether a JSON value has a type. Lists must contain strings, and numbers must be finite and not huge."""
     if isinstance(value, list):
         return kind is list and all(isinstance(entry, str) for entry in value)
     return isinstance(value, kind) and not (isinstance(value, int | float) and not abs(value) < 2**63)
 
 
 def default_path(config: TrainConfig) -> str:
-    """runs/DATA-LOSS-TIME, with a number behind it where that is taken."""
+    """runs/DATA-LOSS-TIME, with a number appended if it exists."""
     expansion = "" if config.expansion.n == "none" else "ee-"
     name = f"{Path(config.data.name).stem}-{expansion}{config.loss['name']}-{time.strftime('%Y%m%d-%H%M%S')}"
     candidates = [Path("runs") / name, *(Path("runs") / f"{name}-{number}" for number in range(2, 100))]

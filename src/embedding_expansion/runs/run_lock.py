@@ -1,9 +1,9 @@
-"""One writer a run folder: a lock that ends with its process, however that ends.
+"""A lock that allows one writer per run folder, and that the system releases when its process ends.
 
-It is `flock` on a file `lock` in the folder. The system releases it, so that a crash leaves nothing to clean up; the
-file itself stays and says who wrote last. On NFS Linux passes the lock on to the server, so that it holds between
-machines, unless it was mounted with `nolock` or `local_lock=flock`; then it holds between the processes of one machine
-only. A file system that knows no locks is written without one.
+It is `flock` on the file `lock` in the folder. A crash leaves nothing to clean up; the file itself stays and names the
+last writer. On NFS, Linux passes the lock on to the server, so it works between machines, unless the file system was
+mounted with `nolock` or `local_lock=flock`; then it works between the processes of one machine only. On file systems
+without locks, no lock is taken.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from typing import IO
 
 from embedding_expansion.errors import RunError
 
-#: The file, beside the others of a run.
+#: The name of the lock file.
 LOCK = "lock"
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class RunLock:
-    """The right to write into a run folder, while it is entered.
+    """A context manager that holds the lock of a run folder.
 
     Args:
-        folder: of the run, which exists.
-        instead: what somebody can do who does not get it, as the end of the sentence.
+        folder: the existing run folder.
+        instead: the end of the error sentence: what to do if another process holds the lock.
 
     Raises:
-        RunError: another process has it, or the folder cannot be written.
+        RunError: another process holds the lock, or the folder is not writable.
     """
 
     def __init__(self, folder: Path, instead: str = "wait until it has ended, or stop it") -> None:
@@ -47,7 +47,7 @@ class RunLock:
             self._file = (self._folder / LOCK).open("a+", encoding="utf-8")
         except OSError as error:
             raise RunError(
-                f"{self._folder} cannot be written ({error.strerror}); make it writable, or make room"
+                f"{self._folder} cannot be written ({error.strerror}); make it writable, or free some space"
             ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,14 +63,14 @@ class RunLock:
         self.close()
 
     def close(self) -> None:
-        """Lets go; a second time does nothing."""
+        """Releases the lock. Calling it again has no effect."""
         _open.discard(self)
         if self._file is not None:
             self._file.close()
         self._file = None
 
     def _sign(self) -> None:
-        """Notes who has the lock, for the sentence that others get."""
+        """Writes the holder of the lock into the file, for the error sentence of other processes."""
         if self._file is None:
             return
         began = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -79,38 +79,38 @@ class RunLock:
             self._file.truncate(0)
             self._file.write(json.dumps(who) + "\n")
             self._file.flush()
-        except OSError:  # a full disk; what is worth a sentence will say so
+        except OSError:  # a full disk; the actual writes report it
             return
 
     def _holder(self) -> str:
         try:
             who = json.loads((self._folder / LOCK).read_text(encoding="utf-8"))
             return f"process {who['process']} on {who['machine']}, since {who['since']}"
-        except (OSError, ValueError, KeyError, TypeError):  # it has not signed yet
+        except (OSError, ValueError, KeyError, TypeError):  # the holder has not written its name yet
             return "another process"
 
 
 @contextmanager
 def writing_into(file: Path) -> Iterator[None]:
-    """Holds the lock of the run folder that a file lies in, where it lies in one.
+    """Holds the lock of a file's run folder; does nothing if the file is not in a run folder.
 
     Raises:
-        RunError: another process writes there.
+        RunError: another process is writing to the run folder.
     """
     if not (file.parent / LOCK).exists() or not (file.parent / "config.yaml").exists():
         yield
         return
-    with RunLock(file.parent, "wait until it has ended, or name another place with --out"):
+    with RunLock(file.parent, "wait until it has ended, or pass another --out"):
         yield
 
 
 _open: set[RunLock] = set()
 
 
-def _let_go_in_child() -> None:
-    """A process that loads images shall not keep the lock of the one that started it, when that is killed."""
+def _release_in_child() -> None:
+    """Releases locks in a forked process that loads images, so that it does not keep the lock of a killed parent."""
     for lock in list(_open):
         lock.close()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_release_in_child)

@@ -1,5 +1,5 @@
-/* The way back: what the similarity of every hardest pair, its winner held fixed, passes on to the inner products that
-   it was read off. Included once for every type and instruction set, after points.h. */
+/* The backward pass: the gradient of the similarity of every hardest pair, winners held fixed, with respect to the inner
+   products that it was computed from, whatever n is. Included once for every type and instruction set, after points.h. */
 
 typedef struct {
   Rules rules;
@@ -9,33 +9,33 @@ typedef struct {
   const int32_t *ends;
   const T *weights, *value, *gradient; /* for every group of the left and of the right */
   T *product;              /* gradient of the product, added to */
-  T *left_own, *right_own; /* gradients of `own`, added to */
-} FN(Passing);
+  T *left_gram, *right_gram; /* gradients of `gram`, added to */
+} FN(Backward);
 
 /* A point of a winning pair: its squared norm, its scale and its shift. */
 typedef struct {
   T square, scale, shift;
 } FN(Point);
 
-TARGET static inline FN(Point) FN(point)(const Rules *rules, const T *own, int32_t k, const int32_t *ends, T u) {
-  T square = FN(square)(own, k, ends[0], ends[1], u);
+TARGET static inline FN(Point) FN(point)(const Rules *rules, const T *gram, int32_t k, const int32_t *ends, T u) {
+  T square = FN(square)(gram, k, ends[0], ends[1], u);
   int again = rules->normalize && ends[0] != ends[1];
   return (FN(Point)){square, again ? 1 / SQRT(square) : 1, rules->euclidean && !again ? (1 - square) / 2 : 0};
 }
 
-/* What one point's squared norm gets, spread over the inner products that it is made of. */
-TARGET static inline void FN(pass_to_norm)(const Rules *rules, T *own, int32_t k, const int32_t *ends, T u,
+/* Adds the gradient that reaches a Gram matrix through the squared norm of one point. */
+TARGET static inline void FN(norm_backward)(const Rules *rules, T *gram, int32_t k, const int32_t *ends, T u,
                                            const FN(Point) *point, T inner, T gradient) {
   int again = rules->normalize && ends[0] != ends[1];
   if (!again && !rules->euclidean) return;
   T g = again ? -gradient * inner / (2 * point->square) : -gradient / 2, v = 1 - u;
-  own[(int64_t)ends[0] * k + ends[0]] += g * u * u;
+  gram[(int64_t)ends[0] * k + ends[0]] += g * u * u;
   if (ends[0] == ends[1]) return;
-  own[(int64_t)ends[0] * k + ends[1]] += 2 * g * u * v;
-  own[(int64_t)ends[1] * k + ends[1]] += g * v * v;
+  gram[(int64_t)ends[0] * k + ends[1]] += 2 * g * u * v;
+  gram[(int64_t)ends[1] * k + ends[1]] += g * v * v;
 }
 
-TARGET static void FN(pass_pair)(const FN(Passing) *p, int32_t g, int32_t h) {
+TARGET static void FN(pair_backward)(const FN(Backward) *p, int32_t g, int32_t h) {
   const FN(Side) *l = &p->left, *r = &p->right;
   int64_t at = (int64_t)g * r->groups + h;
   T gradient = p->gradient[at] + (p->symmetric ? p->gradient[(int64_t)h * r->groups + g] : 0);
@@ -44,11 +44,11 @@ TARGET static void FN(pass_pair)(const FN(Passing) *p, int32_t g, int32_t h) {
   int32_t left_size = l->first[g + 1] - left_first, right_size = r->first[h + 1] - right_first;
   const int32_t *a = p->ends + 4 * at, *b = a + 2;
   T u = p->weights[2 * at], v = p->weights[2 * at + 1];
-  FN(Point) x = FN(point)(&p->rules, l->own + l->own_at[g], left_size, a, u);
-  FN(Point) y = FN(point)(&p->rules, r->own + r->own_at[h], right_size, b, v);
+  FN(Point) x = FN(point)(&p->rules, l->gram + l->gram_at[g], left_size, a, u);
+  FN(Point) y = FN(point)(&p->rules, r->gram + r->gram_at[h], right_size, b, v);
   T inner = p->value[at] - x.shift - y.shift;
-  FN(pass_to_norm)(&p->rules, p->left_own + l->own_at[g], left_size, a, u, &x, inner, gradient);
-  FN(pass_to_norm)(&p->rules, p->right_own + r->own_at[h], right_size, b, v, &y, inner, gradient);
+  FN(norm_backward)(&p->rules, p->left_gram + l->gram_at[g], left_size, a, u, &x, inner, gradient);
+  FN(norm_backward)(&p->rules, p->right_gram + r->gram_at[h], right_size, b, v, &y, inner, gradient);
   T scaled = gradient * x.scale * y.scale;
   for (int i = 0; i < 2; i++) {
     T *row = p->product + l->row[left_first + a[i]] * p->stride;
@@ -59,8 +59,8 @@ TARGET static void FN(pass_pair)(const FN(Passing) *p, int32_t g, int32_t h) {
 }
 
 /* On one thread: it writes to few places of large tables, and others would write to the same. */
-TARGET static int FN(pass_back)(const FN(Passing) *p) {
+TARGET static int FN(backward)(const FN(Backward) *p) {
   for (int32_t g = 0; g < p->left.groups; g++)
-    for (int32_t h = p->symmetric ? g + 1 : 0; h < p->right.groups; h++) FN(pass_pair)(p, g, h);
+    for (int32_t h = p->symmetric ? g + 1 : 0; h < p->right.groups; h++) FN(pair_backward)(p, g, h);
   return 1;
 }

@@ -8,15 +8,8 @@ import pytest
 
 from embedding_expansion.app.arguments import parse
 from embedding_expansion.errors import InvalidInput, RunError
-from embedding_expansion.training.config import (
-    ModelConfig,
-    TrainConfig,
-    dump,
-    from_namespace,
-    load,
-    may_be_null,
-    parser,
-)
+from embedding_expansion.runs.config import dump, from_namespace, load, may_be_null, parser
+from embedding_expansion.runs.options import ModelConfig, TrainConfig
 
 CHOICES_OF_THE_PROGRAM = {
     "patience",
@@ -52,7 +45,7 @@ def test_null_in_letters_is_a_value_where_the_program_chooses(name: str, tmp_pat
     if may_be_null()[name]:
         assert parsed(lines(name, " null"), tmp_path) == TrainConfig()
         return
-    with pytest.raises(InvalidInput, match=f"{name} is null; give it a value, or leave the line out"):
+    with pytest.raises(InvalidInput, match=f"{name} is null; give it a value, or remove the line"):
         parsed(lines(name, " ~"), tmp_path)
 
 
@@ -65,22 +58,22 @@ def test_null_on_the_command_line_is_refused_alike(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "mine.yaml is empty; write options as steps: 300, or leave the file out"),
+        ("", "mine.yaml is empty; write options as steps: 300, or omit the file"),
         ("# nothing yet\n", "mine.yaml is empty"),
-        ("steps\n", "mine.yaml holds no options; write options as steps: 300, one a line"),
-        ("- steps: 3\n", "mine.yaml holds no options"),
-        ("data:\n\tname: glyphs\n", "line 2 of mine.yaml begins with a tab; indent it with spaces"),
-        ("seed: 1\n  steps: 3\n", "line 2 of mine.yaml is no YAML (mapping values are not allowed"),
-        ("loss: {name: triplet\n", "mine.yaml is no YAML (did not find expected ',' or '}')"),
-        ("a\x00", "mine.yaml is no YAML (unacceptable character"),
-        ("steps: 3\n---\nsteps: 4\n", "line 2 of mine.yaml is no YAML"),
-        ("steps: 3\nseed: 1\nsteps: 4\n", "line 3 of mine.yaml: steps is given in line 1 already; leave one"),
-        ("model:\n  dim: 3\n  dim: 3\n", "line 3 of mine.yaml: model.dim is given in line 2 already"),
-        ("optimizer:\n", "line 1 of mine.yaml: optimizer is empty; give it a value, or leave the line out"),
+        ("steps\n", "mine.yaml contains no options; write options as steps: 300, one per line"),
+        ("- steps: 3\n", "mine.yaml contains no options"),
+        ("data:\n\tname: glyphs\n", "line 2 of mine.yaml is indented with a tab; indent it with spaces"),
+        ("seed: 1\n  steps: 3\n", "line 2 of mine.yaml is not YAML (mapping values are not allowed"),
+        ("loss: {name: triplet\n", "mine.yaml is not YAML (did not find expected ',' or '}')"),
+        ("a\x00", "mine.yaml is not YAML (unacceptable character"),
+        ("steps: 3\n---\nsteps: 4\n", "line 2 of mine.yaml is not YAML"),
+        ("steps: 3\nseed: 1\nsteps: 4\n", "line 3 of mine.yaml: steps is already given in line 1; remove one"),
+        ("model:\n  dim: 3\n  dim: 3\n", "line 3 of mine.yaml: model.dim is already given in line 2"),
+        ("optimizer:\n", "line 1 of mine.yaml: optimizer is empty; give it a value, or remove the line"),
         (
             "optimizer:\n  learning_rate: 1\n",
             "line 2 of mine.yaml: there is no option 'optimizer.learning_rate'; did"
-            " you mean optimizer.lr? embex train --help lists them all",
+            " you mean optimizer.lr? embex train --help lists all options",
         ),
         ("lr: 1\n", "no option 'lr'; did you mean optimizer.lr?"),
         ("epochs: 1\n", "no option 'epochs'; did you mean steps?"),
@@ -101,11 +94,11 @@ def test_null_on_the_command_line_is_refused_alike(name: str) -> None:
         ("optimizer: {lr: .inf}\n", "optimizer.lr is inf; pass a number above 0"),
         ("optimizer: {lr: .nan}\n", "optimizer.lr is nan; pass a number above 0"),
         ("data: {name: 2024}\n", "--data.name is '2024'; pass text"),
-        ("data: glyphs\n", "data is 'glyphs'; pass entries, as data: {name: glyphs}"),
+        ("data: glyphs\n", "data is 'glyphs'; pass entries, such as data: {name: glyphs}"),
         ("optimizer: {milestones: [1, null]}\n", "--optimizer.milestones is 'None'; pass a whole number"),
         ("steps: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
         ("steps: " + 500 * "[" + 500 * "]" + "\n", "steps is nested"),
-        ("steps: " + 5000 * "[" + "\n", "no YAML"),
+        ("steps: " + 5000 * "[" + "\n", "not YAML"),
     ],
 )
 def test_what_is_wrong_with_a_configuration_is_one_sentence(text: str, said: str, tmp_path: Path) -> None:
@@ -114,7 +107,7 @@ def test_what_is_wrong_with_a_configuration_is_one_sentence(text: str, said: str
     assert said in str(caught.value).replace(f"{tmp_path}/", "")
     assert len(str(caught.value)) < 6000
     assert "\n" not in str(caught.value)
-    with pytest.raises(RunError, match=r"mine\.yaml is no configuration of a run: "):
+    with pytest.raises(RunError, match=r"mine\.yaml is not the configuration of a run: "):
         load(tmp_path / "mine.yaml")
 
 

@@ -12,7 +12,8 @@ import jsonargparse
 import pytest
 
 from embedding_expansion.errors import InvalidInput, RunError
-from embedding_expansion.training.config import (
+from embedding_expansion.runs.config import dump, from_namespace, load, may_be_null, parser
+from embedding_expansion.runs.options import (
     DataConfig,
     ExpansionConfig,
     MemoryConfig,
@@ -21,11 +22,6 @@ from embedding_expansion.training.config import (
     OptimizerConfig,
     SamplerConfig,
     TrainConfig,
-    dump,
-    from_namespace,
-    load,
-    may_be_null,
-    parser,
 )
 
 UNUSUAL = TrainConfig(

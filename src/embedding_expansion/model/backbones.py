@@ -4,6 +4,8 @@ linear, mlp     of vectors, which are images of one pixel: nothing, or one hidde
 conv4           four blocks of conv-BN-ReLU-pool with 64 channels, for images of 32 x 32
 googlenet, ...  every classification model of torchvision, its classifier taken off
 timm/NAME       every model of timm, where timm is installed
+
+torchvision and timm take longer to import than torch does, so each is imported for its own backbones only.
 """
 
 from __future__ import annotations
@@ -15,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision.models
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from torchvision.models import DenseNet, get_model, get_model_weights, list_models
 
 from embedding_expansion.errors import DataError, InvalidInput, UnknownName
 
@@ -98,17 +98,19 @@ _AUXILIARY = ("aux1", "aux2", "AuxLogits")
 
 
 def _torchvision(name: str, channels: int, pretrained: bool, weights: str | None) -> Backbone:
-    known = list_models(module=torchvision.models)
+    from torchvision import models
+
+    known = models.list_models(module=models)
     if name not in known:
         raise UnknownName("backbone", name, _nearest(name, ["conv4", *known]))
     if channels != 3:
         raise InvalidInput(f"channels is {channels}, but torchvision's {name} takes 3; leave channels out")
-    entry: Any = get_model_weights(name)
+    entry: Any = models.get_model_weights(name)
     settings: dict[str, bool] = {}
     if name in ("googlenet", "inception_v3"):  # their side outputs are taken off below; the fetched weights have them
         settings = {"aux_logits": True} if pretrained else {"aux_logits": False, "init_weights": True}
     try:
-        model = get_model(name, weights=entry.DEFAULT if pretrained else None, **settings)
+        model = models.get_model(name, weights=entry.DEFAULT if pretrained else None, **settings)
     except OSError as error:
         raise DataError(f"the weights of {name} cannot be fetched ({error}); go online or pass a local file") from error
     _load(model, weights, name)
@@ -121,6 +123,8 @@ def _torchvision(name: str, channels: int, pretrained: bool, weights: str | None
 
 
 def _without_classifier(model: nn.Module) -> nn.Module:
+    from torchvision.models import DenseNet
+
     children = OrderedDict(model.named_children())
     if "encoder" in children or "blocks" in children:  # transformers: their forward is more than a chain
         setattr(model, "heads" if "heads" in children else "classifier", nn.Identity())

@@ -9,9 +9,9 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from embedding_expansion.backbones import build_backbone, conv4
 from embedding_expansion.errors import DataError, InvalidInput, InvalidType, UnknownName
-from embedding_expansion.model import EmbeddingModel
+from embedding_expansion.model.backbones import build_backbone, conv4
+from embedding_expansion.model.network import EmbeddingModel
 
 
 def images(b: int = 4, c: int = 3, size: int = 32) -> torch.Tensor:

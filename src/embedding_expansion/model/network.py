@@ -7,15 +7,17 @@ normalised: the losses do that themselves, and `EmbeddingModel.embed` does it fo
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedding_expansion.backbones import OF_VECTORS, Backbone, build_backbone
 from embedding_expansion.checks import as_whole, check_name, validates
-from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.errors import InvalidInput, InvalidType, RunError
+from embedding_expansion.model.backbones import OF_VECTORS, Backbone, build_backbone
+from embedding_expansion.runs.options import ModelConfig
 
 
 class EmbeddingModel(nn.Module):
@@ -189,3 +191,41 @@ def _per_channel(name: str, values: list[float] | tuple[float, ...], channels: i
     if not all(math.isfinite(value) and (name == "mean" or value > 0) for value in values):
         raise InvalidInput(f"{name} is {list(values)}; pass numbers{'' if name == 'mean' else ' above 0'}")
     return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
+
+
+def make_model(config: ModelConfig, *, fetch_weights: bool = True) -> EmbeddingModel:
+    """Builds the model. Without `fetch_weights`, its weights are random, to be replaced by those of a checkpoint."""
+    return EmbeddingModel(
+        config.backbone,
+        config.dim,
+        pooling=config.pooling,
+        channels=3 if config.channels is None else config.channels,
+        pretrained=config.pretrained and fetch_weights,
+        weights=config.weights if fetch_weights else None,
+        mean=config.mean,
+        std=config.std,
+        freeze_batch_norm=config.freeze_batch_norm,
+        freeze_backbone=config.freeze_backbone,
+    )
+
+
+class NotFinite(RunError):
+    """The weights, or values computed from them, are NaN or infinite."""
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all entries of all floating tensors are finite."""
+    found = [tensor.detach().isfinite().all() for tensor in tensors if tensor.is_floating_point()]
+    # Synchronises with the device only once. Adam's step counters are on the CPU.
+    return not found or bool(torch.stack([finite.to(found[0].device) for finite in found]).all())
+
+
+def check_embeddings(embeddings: Tensor) -> Tensor:
+    """Returns the embeddings unchanged.
+
+    Raises:
+        NotFinite: an embedding is NaN or infinite.
+    """
+    if not all_finite([embeddings]):
+        raise NotFinite("the model's embeddings are NaN or infinite")
+    return embeddings

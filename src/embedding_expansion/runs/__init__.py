@@ -1,0 +1,1 @@
+"""Runs on disk: options, run folder and lock."""

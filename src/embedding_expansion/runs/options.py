@@ -1,0 +1,310 @@
+"""The options of a run and their valid ranges: typed dataclasses that define the command line and `config.yaml`.
+
+Nothing heavy is imported here, so that `--help` is fast. Names of losses, data sets and backbones are checked when the
+run is set up.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, TypeAlias
+
+from embedding_expansion.errors import InvalidInput
+
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The data set."""
+
+    name: Annotated[
+        str,
+        "name of a data set (see `embex data list`), a folder of class folders, a .csv or .tsv table, or an .npz or "
+        ".parquet file of vectors",
+    ] = "glyphs"
+    root: Annotated[str | None, "folder that contains the data set; default: the folders of `embex data list`"] = None
+    part: Annotated[bool, "accept an incomplete data set, which every output then states"] = False
+    train_classes: Annotated[
+        int | None,
+        "for a folder of class folders or a file of vectors: number of training classes; the others are for testing",
+    ] = None
+    image_size: Annotated[
+        int | None, "side of the images in pixels; default: 32 for conv4, otherwise the size that the backbone expects"
+    ] = None
+    transform: Annotated[str | None, "augmentation of training images; default: the one that suits the data set"] = None
+    workers: Annotated[int | None, "processes that load images; default: up to 4, and 0 for data sets in memory"] = None
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How batches are sampled: P classes with K images each."""
+
+    classes_per_batch: Annotated[int | None, "classes per batch; default: 32, or all classes if there are fewer"] = None
+    images_per_class: Annotated[int, "images per class"] = 4
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    backbone: Annotated[
+        str, "conv4, a torchvision model (googlenet, resnet50, ...) or timm/NAME; for vectors: linear or mlp"
+    ] = "conv4"
+    dim: Annotated[int, "dimensions of the embedding"] = 128
+    pooling: Annotated[Literal["avg", "gem"], "global pooling: average (avg) or generalised mean (gem)"] = "avg"
+    pretrained: Annotated[bool, "download ImageNet weights with the library of the backbone"] = False
+    weights: Annotated[str | None, "local .safetensors file with the backbone's state dict"] = None
+    mean: Annotated[
+        list[float] | None, "mean of the pixels in 0..1; default: that of the weights, otherwise ImageNet's"
+    ] = None
+    std: Annotated[list[float] | None, "standard deviation of the pixels; default: as for the mean"] = None
+    channels: Annotated[
+        int | None, "colour channels; default: those of the data set for conv4, otherwise 3; for vectors: dimensions"
+    ] = None
+    freeze_batch_norm: Annotated[bool, "keep the batch norm of the pretrained weights fixed"] = False
+    freeze_backbone: Annotated[
+        bool, "cache the backbone's features once and train only the head, without augmentation"
+    ] = False
+
+
+@dataclass(frozen=True)
+class ExpansionConfig:
+    """Embedding expansion."""
+
+    n: Annotated[
+        int | Literal["inf", "none"],
+        "synthetic points per pair; inf: the whole arc between the points; 0: only the hardest pairs; none: no "
+        "expansion (better when training from scratch with hphn_triplet)",
+    ] = 2
+    scope: Annotated[
+        Literal["class_pair", "anchor"], "class_pair: the paper's formula; anchor: that of the released program"
+    ] = "class_pair"
+    normalize_synthetic: Annotated[bool, "L2-normalise the synthetic points"] = True
+    max_segments: Annotated[
+        int | None, "maximum number of expanded pairs per class (scope class_pair); default: all"
+    ] = None
+
+
+@dataclass(frozen=True)
+class MinerConfig:
+    """Which pairs enter the loss."""
+
+    name: Annotated[str, "multi_similarity, easy_positive, batch_hard or distance_weighted; none: all pairs"] = "none"
+    epsilon: Annotated[float, "multi_similarity: margin by which a pair may be easier than the hardest one"] = 0.1
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Cross-batch memory."""
+
+    size: Annotated[
+        int | Literal["none"],
+        "number of embeddings of earlier batches that each batch is also compared with; none: no memory",
+    ] = "none"
+    start: Annotated[int, "step at which the memory starts"] = 0
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser and its schedule."""
+
+    name: Annotated[Literal["adam", "adamw"], "optimiser"] = "adam"
+    lr: Annotated[float, "learning rate; with backbone_lr_factor that of the head"] = 1e-3
+    backbone_lr_factor: Annotated[float, "learning rate of the backbone, as a factor of lr"] = 1.0
+    loss_lr_factor: Annotated[float, "learning rate of the loss's parameters (proxies, margins), as a factor of lr"] = (
+        10.0
+    )
+    weight_decay: Annotated[float, "weight decay; not applied to the loss's parameters"] = 5e-4
+    schedule: Annotated[
+        Literal["none", "cosine", "step"], "cosine: decays to 0; step: multiplies by gamma at milestones"
+    ] = "none"
+    milestones: Annotated[list[int], "steps at which the schedule step multiplies by gamma"] = field(
+        default_factory=list
+    )
+    gamma: Annotated[float, "factor of the schedule step"] = 0.5
+    clip_norm: Annotated[float | None, "maximum norm of the gradient; default: no clipping"] = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    data: Annotated[DataConfig, "data"] = field(default_factory=DataConfig)
+    sampler: Annotated[SamplerConfig, "batches"] = field(default_factory=SamplerConfig)
+    model: Annotated[ModelConfig, "model"] = field(default_factory=ModelConfig)
+    loss: Annotated[
+        dict[str, bool | int | float | str | list[int]],
+        "name of the loss; its parameters as in --loss.alpha 2, --loss.mining semihard, --loss.ks [1,4]",
+    ] = field(default_factory=lambda: {"name": "multi_similarity"})
+    expansion: Annotated[
+        ExpansionConfig, "expansion (can hurt when training from scratch, e.g. with triplet: compare --expansion none)"
+    ] = field(default_factory=ExpansionConfig)
+    miner: Annotated[MinerConfig, "miner"] = field(default_factory=MinerConfig)
+    memory: Annotated[MemoryConfig, "cross-batch memory (not with proxy losses)"] = field(default_factory=MemoryConfig)
+    chunk: Annotated[
+        int | None, "anchors per block of the loss: saves memory, but doubles the work; default: all anchors at once"
+    ] = None
+    optimizer: Annotated[OptimizerConfig, "optimizer"] = field(default_factory=OptimizerConfig)
+    steps: Annotated[int, "training steps"] = 300
+    warmup_head: Annotated[int, "number of initial steps that train only the head, with a frozen backbone"] = 0
+    ema: Annotated[
+        float | None,
+        "decay of a moving average of the weights, which is then evaluated and kept, e.g. 0.999; default: no average",
+    ] = None
+    flip: Annotated[bool, "average the embeddings of each image and its mirror image in evaluations"] = False
+    protocol: Annotated[
+        Literal["validation", "last", "paper"],
+        "which weights are kept: the best on held-out training classes (validation), the last (last), or the best on "
+        "the test classes, as in the paper (paper; the reported numbers are then optimistic)",
+    ] = "validation"
+    validation_share: Annotated[float, "share of the training classes held out by --protocol validation"] = 0.1
+    eval_every: Annotated[int, "steps between evaluations"] = 50
+    patience: Annotated[int | None, "stop after this many evaluations without improvement; default: never"] = None
+    checkpoint_every: Annotated[int, "steps between checkpoints"] = 50
+    log_every: Annotated[int, "steps between lines of log.jsonl"] = 10
+    measure_before: Annotated[bool, "evaluate raw pixels and the untrained network first"] = True
+    seed: Annotated[int, "random seed"] = 0
+    device: Annotated[str, "device: auto, cpu, cuda, cuda:1, ..."] = "auto"
+    precision: Annotated[Precision, "arithmetic of the network; 16-bit types are for CUDA only"] = "auto"
+    threads: Annotated[int | None, "CPU threads per process; default: torch's choice"] = None
+    out: Annotated[str | None, "run folder; default: runs/DATA-LOSS-TIME"] = None
+
+    def __post_init__(self) -> None:
+        """Validates all numbers."""
+        check_numbers(self)
+
+
+#: Default number of classes per batch, if there are as many.
+CLASSES_PER_BATCH = 32
+
+#: Minimum and maximum of each option. The maxima are far beyond practical values; they keep a typing error from using
+#: up all memory.
+RANGES: dict[str, tuple[float, float]] = {
+    "steps": (1, 10**9),
+    "eval_every": (1, 10**9),
+    "checkpoint_every": (1, 10**9),
+    "log_every": (1, 10**9),
+    "patience": (1, 10**9),
+    "warmup_head": (0, 10**9),
+    "chunk": (1, 10**9),
+    "threads": (1, 1024),
+    "seed": (0, 2**63 - 1),
+    "data.image_size": (1, 4096),
+    "data.train_classes": (1, 10**9),
+    "data.workers": (0, 256),
+    "sampler.classes_per_batch": (1, 65_536),
+    "sampler.images_per_class": (1, 65_536),
+    "model.dim": (1, 65_536),
+    "model.channels": (1, 10**6),
+    "expansion.max_segments": (1, 10**9),
+    "miner.epsilon": (-4, 4),
+    "memory.start": (0, 10**9),
+    "memory.size": (1, 2**24),
+    "optimizer.weight_decay": (0, 1),
+    "optimizer.backbone_lr_factor": (0, 1000),
+    "optimizer.loss_lr_factor": (0, 1000),
+}
+#: Maximum number of bytes of the images of a batch, of a cross-batch memory and of a table of similarities.
+MOST_BYTES = 10**10
+#: Maximum of integer parameters of a loss, such as bins and centres per class.
+MOST_PARTS = 10_000
+
+
+def check_numbers(config: TrainConfig) -> None:
+    """Checks the numbers of a configuration and contradictions between options, before any memory is allocated.
+
+    Raises:
+        InvalidInput: a number is out of range, or options contradict each other.
+    """
+    model, optimizer = config.model, config.optimizer
+    for name, (low, high) in RANGES.items():
+        section, _, field = name.rpartition(".")
+        value = getattr(getattr(config, section) if section else config, field)
+        if isinstance(value, int | float) and not low <= value <= high:
+            none = ", or none" if name == "memory.size" else ""
+            raise InvalidInput(f"{name} is {value}; pass a number of {low:,} to {high:,}{none}")
+    for name, positive in (
+        ("optimizer.lr", optimizer.lr),
+        ("optimizer.gamma", optimizer.gamma),
+        ("optimizer.clip_norm", optimizer.clip_norm),
+    ):
+        if positive is not None and not 0 < positive < math.inf:
+            raise InvalidInput(f"{name} is {positive}; pass a number above 0")
+    if config.ema is not None and not 0 < config.ema < 1:
+        raise InvalidInput(f"ema is {config.ema}; pass a number between 0 and 1, such as 0.999")
+    if config.warmup_head and model.freeze_backbone:
+        raise InvalidInput(
+            "warmup_head freezes the backbone for some steps, and model.freeze_backbone for all; pass only one"
+        )
+    if not 0 < config.validation_share < 1:
+        raise InvalidInput(f"validation_share is {config.validation_share}; pass a number between 0 and 1")
+    for name, values in (("model.mean", model.mean), ("model.std", model.std)):
+        if values is not None and not all(math.isfinite(value) for value in values):
+            raise InvalidInput(f"{name} is {values}; pass finite numbers, one per channel")
+    for name, part in config.loss.items():
+        if isinstance(part, int) and abs(part) > MOST_PARTS:
+            raise InvalidInput(f"loss.{name} is {part}; pass a number of at most {MOST_PARTS:,}")
+    if model.channels not in (None, 1, 3) and model.backbone not in ("linear", "mlp"):
+        raise InvalidInput(f"model.channels is {model.channels}; pass 1 (grey) or 3 (colour)")
+    if "name" not in config.loss:
+        raise InvalidInput("the loss has no name; pass one, for example --loss multi_similarity")
+    _check_expansion(config.expansion, config.sampler)
+    _check_memory(config)
+    _check_bytes(config)
+
+
+def _check_expansion(expansion: ExpansionConfig, sampler: SamplerConfig) -> None:
+    if expansion.n == "none":
+        return
+    if expansion.n != "inf" and expansion.n < 0:
+        raise InvalidInput(f"expansion.n is {expansion.n}; pass 0 or more, inf, or none for no expansion")
+    if expansion.scope == "anchor" and sampler.images_per_class % 2:
+        raise InvalidInput(
+            f"sampler.images_per_class is {sampler.images_per_class}, but --expansion.scope anchor pairs the images of "
+            "a class; pass an even number, or --expansion.scope class_pair"
+        )
+
+
+def _check_memory(config: TrainConfig) -> None:
+    memory, by_anchor = config.memory, config.expansion.n != "none" and config.expansion.scope == "anchor"
+    if memory.size == "none":
+        if memory.start:
+            raise InvalidInput(f"memory.start is {memory.start}, but there is no memory; pass --memory.size as well")
+        return
+    if memory.size % 2 and by_anchor:
+        raise InvalidInput(
+            f"memory.size is {memory.size}, but --expansion.scope anchor pairs the images of a class; pass an even "
+            "number, or --expansion.scope class_pair"
+        )
+    if memory.start >= config.steps:
+        raise InvalidInput(
+            f"memory.start is {memory.start}, but there are {config.steps} steps; pass a smaller memory.start"
+        )
+
+
+def _check_bytes(config: TrainConfig) -> None:
+    """Checks sizes that are valid on their own, but too large together."""
+    sampler, size = config.sampler, config.data.image_size or 1
+    batch = (sampler.classes_per_batch or CLASSES_PER_BATCH) * sampler.images_per_class
+    remembered = 0 if config.memory.size == "none" else config.memory.size
+    anchors = min(batch, config.chunk or batch)
+    for what, count, remedy in (
+        (f"a batch of {batch:,} images of {size:,} x {size:,} pixels", 3 * batch * size**2, "data.image_size"),
+        (
+            f"the similarities of {anchors:,} x {batch + remembered:,} images",
+            4 * anchors * (batch + remembered),
+            "chunk",
+        ),
+        (
+            f"a memory of {remembered:,} x {config.model.dim:,} numbers",
+            4 * remembered * config.model.dim,
+            "memory.size",
+        ),
+    ):
+        if count > MOST_BYTES:
+            raise InvalidInput(
+                f"{what} would take {count / 1e9:,.0f} GB; pass a smaller {remedy}, or fewer images per batch "
+                "(sampler.classes_per_batch, sampler.images_per_class)"
+            )

@@ -1,0 +1,66 @@
+"""Limits on images that the documentation promises: exactly at one, just below and just above."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from embedding_expansion.data.decoding import decode
+from embedding_expansion.data.preprocessing import Preprocessing
+from embedding_expansion.data.sampler import ClassBalancedSampler
+from embedding_expansion.data.scans import MOST_SCANS, has_more_scans
+from embedding_expansion.errors import DataError, InvalidInput
+
+from .test_scans import with_scans
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "taken"), [(1, 100, True), (200, 2, True), (1, 101, False), (201, 2, False)]
+)
+def test_sides_may_differ_by_a_factor_of_just_100(height: int, width: int, taken: bool) -> None:
+    pixels = np.zeros((height, width, 3), np.uint8)
+    if taken:
+        assert Preprocessing(8, 10)(pixels).shape == (8, 8, 3)
+    else:
+        with pytest.raises(InvalidInput, match="factor of 100 at most"):
+            Preprocessing(8, 10)(pixels)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_of_just_as_many_pixels_as_are_allowed_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = io.BytesIO()
+    Image.new("L", (6, 5)).save(content, "PNG")
+    assert decode(content.getvalue(), max_pixels=30).shape == (5, 6, 3)
+    with pytest.raises(DataError, match="30 pixels, more than the 29"):
+        decode(content.getvalue(), max_pixels=29)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)  # Pillow's own limit holds as well, where it only warns
+    assert decode(content.getvalue()).shape == decode(content.getvalue(), max_pixels=10**9).shape == (5, 6, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 29)
+    for limit in (None, 10**9):
+        with pytest.raises(DataError, match="30 pixels, more than the 29"):
+            decode(content.getvalue(), max_pixels=limit)
+
+
+def test_a_jpeg_of_just_100_scans_is_decoded() -> None:
+    usual = 10  # of libjpeg's own progression
+    for count, taken in ((MOST_SCANS - 1, True), (MOST_SCANS, True), (MOST_SCANS + 1, False)):
+        content = with_scans(count - usual)
+        with Image.open(io.BytesIO(content)) as image:
+            assert (has_more_scans(image, count - 1), has_more_scans(image, count)) == (True, False)
+        if taken:
+            assert decode(content).shape == (40, 40, 3)
+        else:
+            with pytest.raises(DataError, match="more than the 100 scans"):
+                decode(content)
+    assert MOST_SCANS == 100
+
+
+def test_a_batch_takes_just_as_many_classes_as_there_are() -> None:
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    assert set(labels[ClassBalancedSampler(labels, 3, 1, seed=0).batch(0)]) == {0, 1, 2}
+    for wrong in ((4, 1, 0), (0, 1, 0), (1, 0, 0), (1, 1, -1)):
+        with pytest.raises(InvalidInput, match=r"at most 3|at least 1|0 or more"):
+            ClassBalancedSampler(labels, *wrong)
