@@ -35,9 +35,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "embedding_expansion"
 #: The quick tests that a module answers to.
 TESTS: dict[str, list[str]] = {
-    "retrieval/duplicates.py": ["tests/retrieval/test_duplicates.py"],
+    "retrieval/duplicates.py": ["tests/retrieval/test_duplicates.py", "tests/retrieval/test_boundaries.py"],
     "retrieval/kmeans.py": ["tests/retrieval/test_clustering.py", "tests/retrieval/test_boundaries.py"],
-    "retrieval/metrics.py": ["tests/retrieval/test_metrics.py", "tests/retrieval/test_boundaries.py"],
+    "retrieval/metrics.py": [
+        "tests/retrieval/test_boundaries.py",
+        "tests/retrieval/test_measures.py",
+        "tests/retrieval/test_metrics.py",
+    ],
     "retrieval/index/index.py": ["tests/retrieval/index/test_operations.py", "tests/retrieval/index/test_bad_input.py"],
     "retrieval/index/folder/store.py": [
         "tests/retrieval/index/test_folder.py",
@@ -45,7 +49,13 @@ TESTS: dict[str, list[str]] = {
         "tests/retrieval/index/test_read_only.py",
     ],
     "core/terms.py": ["tests/core/test_losses.py", "tests/core/test_numbers.py", "tests/core/test_degenerate.py"],
-    "core/losses/*.py": ["tests/core/test_losses.py", "tests/core/test_numbers.py", "tests/core/test_proxy_losses.py"],
+    "core/pairs.py": ["tests/core/test_pairs.py", "tests/core/test_past.py", "tests/core/test_numbers.py"],
+    "core/losses/*.py": [
+        "tests/core/test_boundaries.py",
+        "tests/core/test_losses.py",
+        "tests/core/test_proxy_losses.py",
+        "tests/core/test_numbers.py",
+    ],
 }
 LEFT_ALONE = ("RemoveDecorator", "VariableReplacer", "VariableInserter")
 BOUNDARIES = ("_Lt_LtE", "_LtE_Lt", "_Gt_GtE", "_GtE_Gt")
@@ -134,9 +144,9 @@ def _run_tests(copy: Path, tests: Sequence[str], log: Path) -> None:
         os._exit(int(code))
 
 
-def survivors(module: Path, tests: Sequence[str], seconds: float, draw: random.Random, show: bool) -> tuple[int, int]:
+def survivors(module: Path, tests: Sequence[str], options: argparse.Namespace) -> None:
     """Runs the tests on one mutant after another until the time is over; prints those that survive."""
-    source, killed, lived = module.read_text(), 0, 0
+    source, killed, lived, seconds = module.read_text(), 0, 0, 60 * options.minutes
     with tempfile.TemporaryDirectory() as scratch:
         copy, log = Path(scratch) / "src", Path(scratch) / "log"
         shutil.copytree(PACKAGE, copy / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -146,7 +156,12 @@ def survivors(module: Path, tests: Sequence[str], seconds: float, draw: random.R
         sys.dont_write_bytecode = True  # what was compiled just now stays, and no mutant's code is kept
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        every, begun = mutants(module, draw), time.monotonic()
+        every = [
+            mutant
+            for mutant in mutants(module, random.Random(options.seed))
+            if not options.lines or mutant.line in options.lines
+        ]
+        begun = time.monotonic()
         for mutant in every:
             if time.monotonic() - begun > seconds:
                 break
@@ -155,13 +170,12 @@ def survivors(module: Path, tests: Sequence[str], seconds: float, draw: random.R
                 lived += 1
                 print(f"{module.relative_to(PACKAGE)}:{mutant.line} {mutant.operator.removeprefix('core/')}")
                 for line in difflib.unified_diff(source.splitlines(), mutant.code.splitlines(), n=0, lineterm=""):
-                    if show and line[:1] in "+-" and line[:3] not in ("+++", "---"):
+                    if line[:1] in "+-" and line[:3] not in ("+++", "---"):
                         print(f"    {line}")
             else:
                 killed += 1
             sys.stdout.flush()
     print(f"{module.relative_to(PACKAGE)}: {killed} of {killed + lived} killed, of {len(every)} drawn", flush=True)
-    return killed, lived
 
 
 def main() -> None:
@@ -170,7 +184,7 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", default=list(TESTS), help="such as retrieval/kmeans.py; default: all")
     parser.add_argument("--minutes", type=float, default=60.0, help="for each module (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
-    parser.add_argument("--brief", action="store_true", help="name the survivors without their lines")
+    parser.add_argument("--lines", nargs="+", type=int, default=[], help="only changes in these; default: all")
     options = parser.parse_args()
     for library in LIBRARIES:
         __import__(library)
@@ -178,7 +192,7 @@ def main() -> None:
         for module in sorted(PACKAGE.glob(name)):
             tests = next(tests for pattern, tests in TESTS.items() if module.relative_to(PACKAGE).match(pattern))
             found = [test for test in tests if (ROOT / test).exists()]
-            survivors(module, found, 60 * options.minutes, random.Random(options.seed), not options.brief)
+            survivors(module, found, options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every test shares: fixed seeds, how many cases hypothesis draws, and the way to the real data."""
+"""What every test shares: fixed seeds, the profiles of hypothesis, and the folder of real data."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_two_options_cannot_name_one_file_and_both_may_name_a_device(
 ) -> None:
     (tmp_path / "link").symlink_to("file")
     assert main(["duplicates", index, "--csv", str(tmp_path / "file"), "--html", str(tmp_path / "link")]) == 2
-    assert "--csv and --html are one file" in capsys.readouterr().err
+    assert "--csv and --html name the same file" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["link"]
     assert main(["duplicates", index, "--csv", "/dev/null", "--html", "/dev/null"]) == 0
 

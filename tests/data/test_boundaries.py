@@ -25,7 +25,7 @@ def test_sides_may_differ_by_a_factor_of_just_100(height: int, width: int, taken
     if taken:
         assert Preprocessing(8, 10)(pixels).shape == (8, 8, 3)
     else:
-        with pytest.raises(InvalidInput, match="factor of 100 at most"):
+        with pytest.raises(InvalidInput, match="a factor of 100"):
             Preprocessing(8, 10)(pixels)
 
 
@@ -34,13 +34,13 @@ def test_an_image_of_just_as_many_pixels_as_are_allowed_is_decoded(monkeypatch: 
     content = io.BytesIO()
     Image.new("L", (6, 5)).save(content, "PNG")
     assert decode(content.getvalue(), max_pixels=30).shape == (5, 6, 3)
-    with pytest.raises(DataError, match="30 pixels, more than the 29"):
+    with pytest.raises(DataError, match=r"30 pixels, .* 29 "):
         decode(content.getvalue(), max_pixels=29)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)  # Pillow's own limit holds as well, where it only warns
     assert decode(content.getvalue()).shape == decode(content.getvalue(), max_pixels=10**9).shape == (5, 6, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 29)
     for limit in (None, 10**9):
-        with pytest.raises(DataError, match="30 pixels, more than the 29"):
+        with pytest.raises(DataError, match=r"30 pixels, .* 29 "):
             decode(content.getvalue(), max_pixels=limit)
 
 
@@ -53,7 +53,7 @@ def test_a_jpeg_of_just_100_scans_is_decoded() -> None:
         if taken:
             assert decode(content).shape == (40, 40, 3)
         else:
-            with pytest.raises(DataError, match="more than the 100 scans"):
+            with pytest.raises(DataError, match=r"more than .*100 scans"):
                 decode(content)
     assert MOST_SCANS == 100
 
@@ -62,5 +62,5 @@ def test_a_batch_takes_just_as_many_classes_as_there_are() -> None:
     labels = np.array([0, 0, 1, 1, 2, 2])
     assert set(labels[ClassBalancedSampler(labels, 3, 1, seed=0).batch(0)]) == {0, 1, 2}
     for wrong in ((4, 1, 0), (0, 1, 0), (1, 0, 0), (1, 1, -1)):
-        with pytest.raises(InvalidInput, match=r"at most 3|at least 1|0 or more"):
+        with pytest.raises(InvalidInput, match=r"at most 3|at least [01]"):
             ClassBalancedSampler(labels, *wrong)

@@ -65,7 +65,7 @@ def test_both_layouts_of_the_cars_are_split_by_class(
     assert data.test.class_names == ("Car 99", "Car 196")
     assert sorted(data.train.labels.tolist()) == [0, 1, 1]
     data.test.load(1)
-    with pytest.raises(DataError, match="found train 2 classes with 3 images"):
+    with pytest.raises(DataError, match="train has 2 classes with 3 images"):
         open_cars(tmp_path, part=False)
     name = "CARS196-part (part of CARS196: 5 of 16,185 images, 4 of 196 classes)"
     assert open_dataset("cars", root=tmp_path, part=True).name == name
@@ -171,7 +171,7 @@ def test_a_class_that_no_car_can_have_is_named_with_its_row(tmp_path: Path, pict
     with pytest.raises(DataError, match=r"annotation 2 in .*cars_annos.mat has the class .* from 1 to 196"):
         open_cars(tmp_path, part=True)
     savemat(tmp_path / "cars_annos.mat", {"annotations": np.delete(rows, 1), "class_names": NAMES[:100]})
-    with pytest.raises(DataError, match="has 100 names, 196 are expected"):
+    with pytest.raises(DataError, match="has 100 names, but 196 are expected"):
         open_cars(tmp_path, part=True)
 
 

@@ -138,7 +138,7 @@ def test_the_sentence_on_broken_images_counts_all_and_names_a_few() -> None:
 
 
 def test_a_random_transform_is_refused_in_an_evaluation_and_a_negative_seed_in_training() -> None:
-    with pytest.raises(InvalidInput, match="not random"):
+    with pytest.raises(InvalidInput, match="the transform is random"):
         next(evaluation_batches(IN_MEMORY, train_transform(8, "crop")))
     with pytest.raises(InvalidInput, match="seed is -1; pass a whole number of at least 0"):
         next(

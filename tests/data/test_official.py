@@ -54,8 +54,10 @@ def test_a_part_of_the_birds_opens_only_when_asked_for_and_says_what_it_is(tmp_p
     make_birds(tmp_path, picture)
     with pytest.raises(DataError) as refusal:
         open_dataset("cub", root=tmp_path)
-    assert "found train 2 classes with 3 images, test 2 classes with 7 images" in str(refusal.value)
-    assert "expected train 100 classes with 5,864 images, test 100 classes with 5,924 images" in str(refusal.value)
+    assert "train has 2 classes with 3 images, test has 2 classes with 7 images" in str(refusal.value)
+    assert "but train 100 classes with 5,864 images and test 100 classes with 5,924 images are expected" in str(
+        refusal.value
+    )
     for way in ("part=True", "--part for embex data ... check", "--data.part true for embex train"):
         assert way in str(refusal.value)
     name = "CUB-200-2011-part (part of CUB-200-2011: 10 of 11,788 images, 4 of 200 classes)"
@@ -95,7 +97,7 @@ def test_only_the_complete_first_classes_of_the_birds_are_named_by_their_numbers
 def test_a_broken_list_is_named_with_its_line(tmp_path: Path, picture: Picture) -> None:
     make_birds(tmp_path, picture)
     (tmp_path / "images.txt").write_text("1 001.Bird_1/0.jpg\n\n2\n")
-    with pytest.raises(DataError, match=r"line 3 of .*images.txt has 1 fields, 2 expected: '2'"):
+    with pytest.raises(DataError, match=r"line 3 of .*images.txt has 1 fields instead of 2 \('2'\)"):
         open_birds(tmp_path, part=False)
 
 
@@ -192,7 +194,7 @@ def test_in_shop_has_queries_and_a_gallery(tmp_path: Path, picture: Picture, nes
     assert data.test.is_gallery.tolist() == [False, True, True]
     assert data.test.class_names == ("id_2", "id_3")
     data.test.load(2)
-    with pytest.raises(DataError, match=r"test 2 classes with 3 images \(1 query, 2 gallery\), but train 3,997"):
+    with pytest.raises(DataError, match=r"test has 2 classes with 3 images \(1 query, 2 gallery\), but train 3,997"):
         open_dataset("inshop", root=tmp_path)
     listed.write_text(listed.read_text().replace("query", "probe"))
     with pytest.raises(DataError, match="has the evaluation status 'probe'"):

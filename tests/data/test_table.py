@@ -54,6 +54,9 @@ LINE = TEXT.map(lambda text: "".join(text.split("\n")).replace("\r", ""))
 def test_what_a_writer_writes_is_read(
     tmp_path: Path, rows: list[tuple[str, str, str]], delimiter: str, end: str, quoting: int, mark: bool
 ) -> None:
+    # Before Python 3.13 the writer quotes only what ends its own lines, so that its file may mean something else.
+    if any((set("\r\n") - set(end)) & set(text) for *_, text in rows):
+        quoting = csv.QUOTE_ALL
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, delimiter=delimiter, lineterminator=end, quoting=quoting)  # type: ignore[arg-type]
     writer.writerows([("path", "label", "what, else; there\tis"), *rows])
@@ -165,7 +168,7 @@ def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
     ("rows", "sentence"),
     [
         ("a.jpg,nan\n", "line 2 of .* has the label 'nan', which means no label; leave the field empty"),
-        ("a.jpg,x\n./b/../a.jpg,x\n", "lists the image .*/a.jpg twice, in line 2 and line 3"),
+        ("a.jpg,x\n./b/../a.jpg,x\n", "lists the image .*/a.jpg twice, in lines 2 and 3"),
         ("a.jpg,Acura, RL\n", "line 2 of .* has 3 fields"),
     ],
 )

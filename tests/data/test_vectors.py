@@ -67,7 +67,7 @@ def test_names_stay_with_their_vectors(tmp_path: Path) -> None:
             assert side.pixels is not None
             for index in range(len(side)):
                 assert side.called(index) == names[(side.pixels[index, :, 0, 0] == ROWS).all(axis=1)][0]
-    with pytest.raises(DataError, match=r"names in .* it must be 12 texts"):
+    with pytest.raises(DataError, match=r"names in .* save 12 texts"):
         read_vectors(npz(tmp_path, embeddings=ROWS, labels=LABELS, names=np.arange(12)))
 
 

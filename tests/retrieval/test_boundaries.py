@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,12 @@ from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval import clustering
 from embedding_expansion.retrieval.arrays import as_cosine, as_cosines, least_reaching
 from embedding_expansion.retrieval.clustering import agglomerative
+from embedding_expansion.retrieval.duplicates import near_duplicates
 from embedding_expansion.retrieval.kmeans import kmeans
 from embedding_expansion.retrieval.metrics import retrieval_metrics, retrieval_values
 from embedding_expansion.retrieval.rerank import graph_diffusion
 from embedding_expansion.retrieval.roc import verification_of_pairs
-from embedding_expansion.retrieval.threshold import Threshold, check_share
+from embedding_expansion.retrieval.threshold import Threshold
 
 BELOW, ABOVE = float(np.nextafter(0.999999, 0)), float(np.nextafter(0.999999, 2))
 
@@ -35,22 +38,22 @@ def test_a_similarity_of_just_the_threshold_is_accepted() -> None:
     assert threshold.accepts(similarities).tolist() == [False, True, True]
 
 
+def test_as_many_pairs_are_kept_as_the_page_says() -> None:
+    assert inspect.signature(near_duplicates).parameters["most_pairs"].default == 100_000
+
+
 def test_a_rate_of_just_what_is_asked_for_is_kept() -> None:
     curve = verification_of_pairs(np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([True, False, True, False, True]))
     assert curve.false_accepts.tolist() == [0, 0.5, 0.5, 1, 1]
     rates = [np.nextafter(0.5, 0), 0.5, np.nextafter(0.5, 1)]
     assert [curve.tar_at(rate) for rate in rates] == [1 / 3, 2 / 3, 2 / 3]
     assert [curve.threshold(false_alarm_rate=rate).value for rate in rates] == [0.9, 0.7, 0.7]
+    for far in (np.nextafter(0, -1), np.nextafter(1, 2)):
+        with pytest.raises(InvalidInput, match="far is"):
+            curve.tar_at(float(far))
+    assert (curve.tar_at(0.0), curve.tar_at(1.0)) == (1 / 3, 1)
     precise = [np.nextafter(2 / 3, 0), 2 / 3, np.nextafter(2 / 3, 1)]  # 2 of the 3 pairs from 0.7 on
     assert [curve.threshold(precision=share).value for share in precise] == [0.7, 0.7, 0.9]
-
-
-@pytest.mark.parametrize("share", [0, 1, 0.5])
-def test_a_share_is_from_0_to_1_with_both(share: float) -> None:
-    check_share(share, "far")
-    for wrong in (np.nextafter(0, -1), np.nextafter(1, 2)):
-        with pytest.raises(InvalidInput, match="pass a share from 0 to 1"):
-            check_share(float(wrong), "far")
 
 
 def test_recall_counts_the_row_at_place_k_and_none_behind_it() -> None:
@@ -74,7 +77,7 @@ def test_places_and_chunks_are_of_1_or_more() -> None:
     rows, labels = np.eye(4), [0, 0, 1, 1]
     retrieval_metrics(rows, labels, (1,), precision_at=(1,), chunk=1)
     for wrong in ({"ks": (0,)}, {"precision_at": (0,)}, {"chunk": 0}):
-        with pytest.raises(InvalidInput, match="pass a whole number of at least 1"):
+        with pytest.raises(InvalidInput, match="of at least 1"):
             retrieval_metrics(rows, labels, **wrong)
 
 

@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, nor
 from embedding_expansion.errors import InvalidInput, InvalidType
 from embedding_expansion.inference.calibration import split_for_known_or_unknown
 from embedding_expansion.retrieval.clustering import agglomerative, clustering_metrics, hdbscan, partition_metrics
-from embedding_expansion.retrieval.kmeans import kmeans, move_centers
+from embedding_expansion.retrieval.kmeans import _start, kmeans, move_centers
 from embedding_expansion.retrieval.verification import verification
 
 from .oracles import joined, pairwise_f1
@@ -61,7 +61,27 @@ def test_fewer_different_rows_than_clusters_end_at_inertia_zero(k: int) -> None:
     rows = np.random.default_rng(0).normal(size=(4, 9)).astype(np.float32)[np.arange(43) % min(k, 4)]
     found = kmeans(rows, k, tolerance=0)
     assert found.converged
+    assert found.centers.shape == (k, 9)
     assert found.inertia == pytest.approx(0, abs=1e-10)
+
+
+def test_a_start_takes_each_row_once() -> None:
+    rows = torch.arange(1.0, 9.0)[:, None]
+    for seed in range(5):
+        started = _start(rows, 8, np.random.default_rng(seed))
+        assert started.flatten().sort().values.tolist() == rows.flatten().tolist()
+
+
+def test_one_iteration_moves_the_centers_once() -> None:
+    rows = torch.tensor([[0.0], [1.0], [5.0]])
+    assert kmeans(rows, 1, max_iterations=1).centers.tolist() == [[2.0]]
+
+
+def test_autocast_changes_nothing() -> None:
+    rows = torch.from_numpy(blobs(300, 6, 0.5, 0)[0]).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = kmeans(rows, 6)
+    assert torch.equal(found.centers, kmeans(rows, 6).centers)
 
 
 def test_a_center_without_rows_moves_to_the_farthest_row() -> None:

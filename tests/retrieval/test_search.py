@@ -157,7 +157,7 @@ ROWS = np.ones((3, 2), dtype=np.float32)
             r"gallery has NaN .* 2 of 3 rows, the first is row 1",
         ),
         ((ROWS, ROWS, 0), r"k is 0; pass a whole number"),
-        ((ROWS * 1e30, ROWS * 1e30, 1), r"leave the range of torch.float32; normalise"),
+        ((ROWS * 1e30, ROWS * 1e30, 1), r"overflow torch.float32; normalise"),
     ],
 )
 def test_bad_input_is_told_in_one_sentence(arguments: tuple[object, ...], message: str) -> None:

@@ -35,7 +35,7 @@ def parsed(text: str, tmp_path: Path) -> TrainConfig:
 
 @pytest.mark.parametrize("name", [*may_be_null(), "loss", "loss.name", "loss.margin"])
 def test_an_option_left_empty_is_an_error_that_names_it(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=rf"line \d of \S+/mine\.yaml: {name} is empty; give it a value, or leave"):
+    with pytest.raises(InvalidInput, match=rf"line \d of \S+/mine\.yaml: {name} is empty; give it a value, or remove"):
         parsed("# mine\n" + lines(name, " # later"), tmp_path)
 
 

@@ -142,16 +142,16 @@ from embedding_expansion.training.ranks import Ranks
 ranks = Ranks.start(torch.device("cpu"))
 if ranks.is_first:
     time.sleep(5)  # longer than the patience, and nobody minds: it is busy alone
-assert ranks.same(ranks.rank + 7) == 7
-assert ranks.agree(ranks.rank) == 1
+assert ranks.broadcast(ranks.rank + 7) == 7
+assert ranks.maximum(ranks.rank) == 1
 try:
     if sys.argv[1] == "silent":
         if not ranks.is_first:
             time.sleep(600)
-        ranks.agree(1)
+        ranks.maximum(1)
     if ranks.is_first:
         os.kill(os.getpid(), signal.SIGKILL)
-    ranks.same(0)
+    ranks.broadcast(0)
 except RuntimeError as error:
     print(failure(error), flush=True)
 """

@@ -108,7 +108,10 @@ CHANGES: dict[str, tuple[Callable[[Stopped], object], str]] = {
     "image rewritten": (lambda s: picture(s.data / "class_02" / "0.png"), "1 image changed (class_02/0.png)"),
     "image touched": (lambda s: os.utime(s.data / "class_02" / "0.png", (1, 1)), "1 image changed (class_02/0.png)"),
     "option": (option("lr: 0.001", "lr: 0.002"), "the option optimizer.lr is 0.002 in config.yaml and was 0.001"),
-    "option came": (option("  name: proxy_anchor", "  name: proxy_anchor\n  alpha: 16"), "option loss.alpha is 16"),
+    "option came": (
+        option("  name: proxy_anchor", "  name: proxy_anchor\n  alpha: 16"),
+        "the option loss.alpha was added to config.yaml with 16",
+    ),
     "bit of a checkpoint": (flip_a_bit, f"{LAST} has changed since it was written, because its checksum is wrong"),
 }
 

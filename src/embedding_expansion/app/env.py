@@ -1,4 +1,4 @@
-"""embex env."""
+"""The command embex env."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def run(arguments: list[str]) -> int:
-    """Says what is installed; gives back the exit status."""
+    """Prints the installed versions; returns the exit status."""
     options = jsonargparse.ArgumentParser(
         prog="embex env",
         exit_on_error=False,
         allow_abbrev=False,
-        description="What a bug report needs: installed versions, the device, and whether the C libraries are used.",
+        description="Prints what a bug report needs: versions, the device, and whether the C libraries are used.",
     )
     parse(options, arguments)
 
@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _dependencies() -> list[str]:
-    """What the package needs, then what its extras add for users."""
+    """The required dependencies, then those of the extras for users."""
     found = []
     for text in requires("embedding-expansion") or ():
         extra = re.search(r"extra == ['\"](\w+)", text)
@@ -60,7 +60,7 @@ def _version(name: str) -> str:
 
 
 def _form(library: CDLL | None) -> str:
-    """Where a search or a measure is computed on the CPU, and why."""
+    """Whether the CPU uses the C library or torch, and why."""
     from embedding_expansion.core.compiled import INSTRUCTION_SETS
 
     if library is not None:

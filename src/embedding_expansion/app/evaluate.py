@@ -64,12 +64,12 @@ def run(arguments: list[str]) -> int:
 
 def _print(measures: dict[str, Any], run: str, steps: Steps) -> None:
     from embedding_expansion.data.loader import broken_sentence
-    from embedding_expansion.training.report import say_measures, say_side_by_side
+    from embedding_expansion.training.report import print_comparison, print_metrics
 
-    say_measures(f"{measures['data']}, {run}", measures)
+    print_metrics(f"{measures['data']}, {run}", measures)
     print(f"R-precision {measures['r_precision']:.3f}, MAP@R {measures['map_at_r']:.3f}, AMI {measures['ami']:.3f}")
     if steps:
-        say_side_by_side(f"post-processing: {steps}", measures, measures["reranked"])
+        print_comparison(f"post-processing: {steps}", measures, measures["reranked"])
     if measures["broken_images"]:
         print(broken_sentence(dict.fromkeys(map(Path, measures["broken_images"]), "")))
     for change in measures.get("data_changes", []):

@@ -55,10 +55,8 @@ def _print_model(index: Index) -> None:
         print("model: none yet; embex index stores it" if note is None else f"model: trained on vectors, digest {note}")
         return
     about = _manifest(index)
-    print(
-        f"model: {about.told('model', 'backbone')} trained on {about.told('training', 'data')}, {about.format}, digest "
-        f"{note or 'not noted'}"
-    )
+    backbone, data = about.entry("model", "backbone"), about.entry("training", "data")
+    print(f"model: {backbone} trained on {data}, {about.format}, digest {note or 'unknown'}")
 
 
 def _manifest(index: Index) -> Manifest:

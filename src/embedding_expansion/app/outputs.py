@@ -1,4 +1,4 @@
-"""The files that a command is to write: looked at before any work is done."""
+"""Checks the output files of a command before it does any work."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from embedding_expansion.errors import InvalidInput
 
 @contextmanager
 def outputs(**places: str | None) -> Iterator[None]:
-    """Makes sure that the files can be written; and where one of them is stdout, what is printed goes to stderr.
+    """Checks that the files can be written. If one of them is stdout, printed output goes to stderr.
 
     Args:
-        places: the options, each with its file, or None where it is not given.
+        places: option -> file, or None if the option is not given.
 
     Raises:
-        RunError: one of them cannot be written.
-        InvalidInput: two of them are one file.
+        RunError: a file cannot be written.
+        InvalidInput: two options name the same file.
     """
     from embedding_expansion.files import file_target
 
@@ -31,7 +31,7 @@ def outputs(**places: str | None) -> Iterator[None]:
         target = file_target(Path(place))
         is_stdout |= target.descriptor == 1
         if target.path in taken and not target.is_stream:
-            raise InvalidInput(f"--{taken[target.path]} and --{option} are one file, {place}; name two")
+            raise InvalidInput(f"--{taken[target.path]} and --{option} name the same file, {place}; pass two files")
         taken[target.path] = option
     with contextlib.redirect_stdout(sys.stderr) if is_stdout else contextlib.nullcontext():
         yield

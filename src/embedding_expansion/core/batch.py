@@ -187,7 +187,7 @@ class Inputs:
     def checked(
         cls,
         embeddings: Float[Tensor, "b d"],
-        labels: Labels,
+        labels: Labels | None,
         rows: Int[Tensor, " a"] | None = None,
         from_memory: Bool[Tensor, " b"] | None = None,
         reference: Float[Tensor, "g d"] | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,9 @@ from embedding_expansion.core.chosen import ChosenPairs, IndicesTuple
 from embedding_expansion.core.inputs import Labels, one_reference, validates
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.errors import InvalidInput, InvalidType
+
+if TYPE_CHECKING:
+    from embedding_expansion.core.pair_loss import Scalar
 
 
 class _Sum(torch.autograd.Function):
@@ -84,11 +87,25 @@ class DistributedLoss(nn.Module):
             )
         self.loss = loss
 
+    if TYPE_CHECKING:
+
+        def __call__(  # noqa: D102
+            self,
+            embeddings: Tensor,
+            labels: Labels,
+            indices_tuple: tuple[Tensor, ...] | None = None,
+            ref_emb: Tensor | None = None,
+            ref_labels: Labels | None = None,
+            *,
+            reference: Tensor | None = None,
+            reference_labels: Labels | None = None,
+        ) -> Scalar: ...
+
     @validates
     def forward(
         self,
         embeddings: Float[Tensor, "b d"],
-        labels: Labels | None = None,
+        labels: Labels = None,  # type: ignore[assignment]  # the loss refuses None in a sentence
         indices_tuple: IndicesTuple | None = None,
         ref_emb: Float[Tensor, "g d"] | None = None,
         ref_labels: Labels | None = None,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from embedding_expansion.core.adapters import adapter_of
 from embedding_expansion.core.batch import Batch, class_of_row
@@ -53,7 +53,7 @@ class EmbeddingExpansion(WrappedLoss):
     @validates
     def __init__(
         self,
-        loss: Any,
+        loss: nn.Module,
         n: int | float = 2,
         scope: Scope = "class_pair",
         normalize_synthetic: bool = True,

@@ -7,7 +7,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, SupportsIndex, TypeAlias, TypeVar
+from typing import Any, ParamSpec, Protocol, SupportsIndex, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +19,18 @@ from embedding_expansion.errors import InvalidInput, InvalidType
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Labels: TypeAlias = Int[Tensor, " b"] | Sequence[int] | Any  # `Any`: NumPy's integers, without importing NumPy
+
+
+@runtime_checkable
+class IntegerArray(Protocol):
+    """An array of another library, such as NumPy, whose values are whole numbers."""
+
+    def __len__(self) -> int: ...
+
+    def __array__(self) -> Any: ...
+
+
+Labels: TypeAlias = Int[Tensor, " b"] | Sequence[int] | IntegerArray
 
 
 INSIDE = __name__.split(".")[0], "torch", "jaxtyping"  # whose frames a warning does not point at
@@ -84,7 +95,7 @@ def one_reference(ref_emb: Any, ref_labels: Any, reference: Any, reference_label
 
 @validates
 def as_batch(
-    embeddings: Float[Tensor, "b d"], labels: Labels, *, name: str = "embeddings"
+    embeddings: Float[Tensor, "b d"], labels: Labels | None, *, name: str = "embeddings"
 ) -> tuple[Float[Tensor, "b d"], Int[Tensor, " b"]]:
     """The embeddings and their labels as an int64 tensor on the embeddings' device, or an error that names them."""
     of = "labels" if name == "embeddings" else f"{name}_labels"
@@ -128,7 +139,7 @@ def check_readable(tensor: Tensor, name: str) -> None:
 
 
 @validates
-def as_labels(labels: Labels, name: str = "labels") -> Int[Tensor, " b"]:
+def as_labels(labels: Labels | None, name: str = "labels") -> Int[Tensor, " b"]:
     """Labels as an int64 tensor; whole numbers of any width keep their identity."""
     if labels is None:
         raise InvalidType(

@@ -71,7 +71,7 @@ class Layout:
 
     @cached_property
     def numbers(self) -> dict[str, Tensor]:
-        """The groups as the native kernel reads them: numbers of 32 bits, segments in one list for each size."""
+        """The groups as the C code reads them: numbers of 32 bits, segments in one list for each size."""
         lengths = torch.tensor([0, *(len(segments) for segments in self.segments)])
         originals = self.size if self.originals is None else torch.full_like(self.size, self.originals)
         kinds, counts = torch.arange(len(self.runs)), torch.tensor([count for _, count in self.runs])
@@ -140,7 +140,7 @@ class Side:
 
     @cached_property
     def short_label(self) -> Int[Tensor, " g"]:
-        """The class of each group in 32 bits, as the native kernel reads it."""
+        """The class of each group in 32 bits, as the C code reads it."""
         return self.label.int()
 
     def grams(self, embeddings: Float[Tensor, "s d"]) -> Float[Tensor, " o"]:

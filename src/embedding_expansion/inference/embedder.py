@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -102,9 +103,14 @@ class Embedder:
         """Describes the model as JSON values: the content of model.json, the device and the thresholds."""
         return self._manifest.content | {"device": self._device, "thresholds": thresholds_json(self.thresholds)}
 
+    def entry(self, *keys: str) -> str | None:
+        """An entry of model.json as text, such as `entry("training", "data")`; None if it is missing."""
+        return self._manifest.entry(*keys)
+
     def told(self, *keys: str) -> str | None:
-        """An entry of model.json as text, such as `told("training", "data")`; None if it is missing."""
-        return self._manifest.told(*keys)
+        """The former name of `entry`, kept for one release."""
+        warnings.warn("Embedder.told is now called Embedder.entry", DeprecationWarning, stacklevel=2)
+        return self.entry(*keys)
 
     @validates
     def embed(

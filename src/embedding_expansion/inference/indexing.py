@@ -20,6 +20,8 @@ from embedding_expansion.inference.inventory import CHUNK, Entry, IndexingPlan, 
 from embedding_expansion.inference.labels import OWN, Labels, read_labels
 from embedding_expansion.inference.streaming import Progress, embed_into, silent
 from embedding_expansion.retrieval.index import Changes, Index, Item, Loading, create_index, is_index, open_index
+from embedding_expansion.retrieval.index.kinds import AskedKind
+from embedding_expansion.retrieval.index.notes import Precision
 
 #: The note that records where the labels of the index come from.
 LABELS_NOTE = "labels"
@@ -61,8 +63,8 @@ def index_images(
     images: Iterable[str | os.PathLike[str]],
     location: str | os.PathLike[str],
     *,
-    kind: str | None = None,
-    precision: str | None = None,
+    kind: AskedKind | None = None,
+    precision: Precision | None = None,
     labels: str = "folder",
     flip: bool = False,
     device: str = "auto",
@@ -205,7 +207,7 @@ def _relabelled(item: Item, entry: Entry) -> Item:
 
 @contextmanager
 def opened(
-    location: str | os.PathLike[str], dimensions: int, kind: str | None, precision: str | None
+    location: str | os.PathLike[str], dimensions: int, kind: AskedKind | None, precision: Precision | None
 ) -> Iterator[Index]:
     """Opens the index at a location, or creates it.
 

@@ -87,7 +87,7 @@ def labelled_of_export(
     embedder = Embedder.load(path, device=device)
     root = None if data.root is None else Path(data.root)
     dataset = open_dataset(data.name, root=root, part=data.part, train_classes=data.train_classes)
-    trained_on = embedder.told("training", "data")
+    trained_on = embedder.entry("training", "data")
     if dataset.name == trained_on:
         raise InvalidInput(
             f"{path} was trained on {trained_on}, so the thresholds would be too optimistic; pass --data with other "

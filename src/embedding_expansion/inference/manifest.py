@@ -48,8 +48,8 @@ class Manifest:
         """The format of the model: a key of `FILES`, or "run"."""
         return str(self.content["format"])
 
-    def told(self, *keys: str) -> str | None:
-        """An optional entry of model.json as text, such as `told("training", "data")`; None if it is missing."""
+    def entry(self, *keys: str) -> str | None:
+        """An optional entry of model.json as text, such as `entry("training", "data")`; None if it is missing."""
         found: Any = self.content
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None

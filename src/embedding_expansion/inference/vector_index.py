@@ -19,6 +19,8 @@ from embedding_expansion.inference.indexing import opened
 from embedding_expansion.inference.thresholds import THRESHOLDS
 from embedding_expansion.inference.vector_embedder import VectorEmbedder
 from embedding_expansion.retrieval.index import Changes, Index, Item
+from embedding_expansion.retrieval.index.kinds import AskedKind
+from embedding_expansion.retrieval.index.notes import Precision
 from embedding_expansion.runs import config as configuration
 from embedding_expansion.runs.run_folder import RunFolder
 
@@ -28,8 +30,8 @@ def index_vectors(
     file: Path,
     location: str | os.PathLike[str],
     *,
-    kind: str | None = None,
-    precision: str | None = None,
+    kind: AskedKind | None = None,
+    precision: Precision | None = None,
     device: str = "auto",
 ) -> Changes:
     """Embeds the vectors of a file and adds them to an index, all at once. The index is created if necessary.

@@ -1,13 +1,14 @@
 """The embedding model: uint8 images -> normalisation -> backbone -> global pooling -> linear head.
 
-Normalisation lives inside as buffers, so whoever has the weights has the right input convention. The output is not
-normalised: the losses do that themselves, and `EmbeddingModel.embed` does it for retrieval.
+The normalisation of the input is stored in buffers, so that the weights always come with the right input convention.
+The output is not normalised: the losses do that themselves, and `EmbeddingModel.embed` does it for retrieval.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -58,7 +59,7 @@ class EmbeddingModel(nn.Module):
         backbone: str = "conv4",
         dim: int = 128,
         *,
-        pooling: str = "avg",
+        pooling: Literal["avg", "gem"] = "avg",
         channels: int = 3,
         pretrained: bool = False,
         weights: str | None = None,
@@ -83,6 +84,10 @@ class EmbeddingModel(nn.Module):
         self.freeze_batch_norm = freeze_batch_norm
         self.freeze_backbone = freeze_backbone
         self._freeze()
+
+    if TYPE_CHECKING:
+
+        def __call__(self, images: Tensor) -> Tensor: ...  # noqa: D102
 
     def forward(self, images: Tensor) -> Float[Tensor, "b d"]:
         """Embeds images, without L2 normalisation.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -30,7 +30,8 @@ from embedding_expansion.retrieval.kmeans import kmeans
 # Peak memory of agglomerative clustering in bytes per pair of rows: the distances, and scikit-learn's copies of them.
 BYTES = 25
 MOST_ROWS = 20_000
-LINKAGES = ("average", "complete", "single")
+Linkage: TypeAlias = Literal["average", "complete", "single"]
+LINKAGES: tuple[Linkage, ...] = ("average", "complete", "single")
 
 
 @validates
@@ -126,7 +127,11 @@ def partition_metrics(
 
 @validates
 def agglomerative(
-    embeddings: Tensor | np.ndarray, *, similarity: float | None = None, k: int | None = None, linkage: str = "average"
+    embeddings: Tensor | np.ndarray,
+    *,
+    similarity: float | None = None,
+    k: int | None = None,
+    linkage: Linkage = "average",
 ) -> Int[Tensor, " n"]:
     """Clusters rows by joining the two most similar clusters until a similarity or a number of clusters is reached.
 

@@ -45,7 +45,7 @@ class Tables:
 
     def __init__(self, height: int, width: int, like: Float[Tensor, "n d"]) -> None:
         d = like.shape[1]
-        # Half a step more: rows a power of two apart would share few lines of the cache.
+        # Padded by half a step more, because rows a power of two apart would share few lines of the cache.
         padded = int((-(-width // native.STEP) + 0.5) * native.STEP)
         self.by_bytes = quantization_pays(like)
         self._table = torch.empty(height, padded, dtype=like.dtype)

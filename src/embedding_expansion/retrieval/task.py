@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -53,6 +54,15 @@ class RetrievalTask:
 
 
 @validates
+class Sides(TypedDict, total=False):
+    """Who searches what; `retrieval_task` says what each means."""
+
+    is_query: Mask
+    is_gallery: Mask
+    gallery: Rows | None
+    gallery_labels: Labels | None
+
+
 def retrieval_task(
     embeddings: Rows,
     labels: Labels,

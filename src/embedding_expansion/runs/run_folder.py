@@ -28,7 +28,7 @@ from embedding_expansion.runs import config as configuration
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.runs.run_lock import LOCK, RunLock
 
-# Entries that report.say_end shows and that must therefore exist.
+# Entries that report.print_result shows and that must therefore exist.
 _METRICS = {
     "recall_at_1": float,
     "nmi": float,
@@ -41,7 +41,7 @@ _METRICS = {
     "broken_images": list,
     "held_out_classes": list,
 }
-_GO_ON_WITHOUT = "remove it to continue without it"
+_CONTINUE_WITHOUT = "remove it to continue without it"
 
 
 class RunFolder:
@@ -83,7 +83,7 @@ class RunFolder:
         text = configuration.dump(config)
         write_atomically(path / "config.yaml", lambda partial: partial.write_text(text, encoding="utf-8"))
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Holds the lock until `release`, and removes partial files of killed processes.
 
         Raises:
@@ -139,7 +139,7 @@ class RunFolder:
         Raises:
             RunError: the file is broken.
         """
-        return read_json(self._environment, _GO_ON_WITHOUT) if self._environment.exists() else {}
+        return read_json(self._environment, _CONTINUE_WITHOUT) if self._environment.exists() else {}
 
     def note_resumption(self, step: int, environment: dict[str, Any], changes: list[str]) -> None:
         """Records in environment.json after which step the run was resumed, with which environment and changes.
@@ -150,7 +150,7 @@ class RunFolder:
         content = self.read_environment() or environment
         earlier = content.get("resumed", [])
         if not isinstance(earlier, list):
-            raise RunError(f"{self._environment} has an entry resumed that is not a list; {_GO_ON_WITHOUT}")
+            raise RunError(f"{self._environment} has an entry resumed that is not a list; {_CONTINUE_WITHOUT}")
         entry = {"after_step": step, "changed": changes} | environment
         write_json(self._environment, content | {"resumed": [*earlier, entry]})
 

@@ -78,12 +78,12 @@ def model_embedder(
     def embed(images: Tensor) -> Tensor:
         with autocast(device, precision):
             embeddings = check_embeddings(model.embed(images.to(device)))
-            return both_ways(embeddings, model.embed(images.flip(-1).to(device))) if flip else embeddings
+            return average_flips(embeddings, model.embed(images.flip(-1).to(device))) if flip else embeddings
 
     return embed
 
 
-def both_ways(embeddings: Tensor, mirrored: Tensor) -> Tensor:
+def average_flips(embeddings: Tensor, mirrored: Tensor) -> Tensor:
     """The normalised mean of the embeddings of images and their mirror images."""
     return functional.normalize(embeddings + check_embeddings(mirrored), dim=1)
 

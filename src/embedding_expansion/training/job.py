@@ -24,7 +24,7 @@ from embedding_expansion.errors import InvalidInput
 from embedding_expansion.model.network import EmbeddingModel, check_embeddings
 from embedding_expansion.model.trained import find_device
 from embedding_expansion.runs.options import CLASSES_PER_BATCH, DataConfig, Precision, TrainConfig
-from embedding_expansion.training.evaluation import both_ways, embed_images, model_embedder
+from embedding_expansion.training.evaluation import average_flips, embed_images, model_embedder
 from embedding_expansion.training.factory import check_size, make_loss, make_network, make_optimizer, suited
 from embedding_expansion.training.split import Split, draw, located, open_data
 
@@ -79,7 +79,7 @@ class Job:
         """The trained network: the model, or its head if the backbone is frozen."""
         return self.model.head if self.config.model.freeze_backbone else self.model
 
-    def get_ready(self) -> None:
+    def cache_features(self) -> None:
         """Computes the features of a frozen backbone, from which all batches are taken."""
         if self.config.model.freeze_backbone:
             self._cached(self.train)
@@ -124,7 +124,7 @@ class Job:
         flip = self.config.flip
         if self.config.model.freeze_backbone:
             embeddings, kept = self._through_head(images, mirrored=False)
-            return both_ways(embeddings, self._through_head(images, mirrored=True)[0]) if flip else embeddings, kept
+            return average_flips(embeddings, self._through_head(images, mirrored=True)[0]) if flip else embeddings, kept
         return self.run_over(images, model_embedder(self.shown, self.device, self.precision, flip=flip))
 
     @torch.no_grad()

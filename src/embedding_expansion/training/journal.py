@@ -52,7 +52,7 @@ class Journal:
             if name != "step":
                 self._writer.add_scalar(name, value, entry["step"])
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """Prints a line above the progress bar."""
         if self._run is not None:
             self._bar.write(line)

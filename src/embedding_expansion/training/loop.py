@@ -81,15 +81,15 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
         scaler.load_state_dict(state.scaler)
     if state.stops_early(config):
         return 0
-    job.get_ready()
-    ranks.same(None)  # waits for the first rank, which may evaluate first
+    job.cache_features()
+    ranks.broadcast(None)  # waits for the first rank, which may evaluate first
     with StopSignal() as stop, Journal(run if ranks.is_first else None, state.step, config.steps) as journal:
         began, share = time.perf_counter(), ranks.share(job.batch_size)
         for step, inputs, labels in job.batches(state.step, share):
             _check_share(len(labels), share, job, ranks)
             torch.manual_seed(step_seed(config.seed, step))
             lr = set_learning_rate(job.optimizer, config.optimizer, step, config.steps)
-            _hold_backbone(job, step)
+            _freeze_batch_norm(job, step)
             value = _optimize(
                 job,
                 network,
@@ -107,7 +107,7 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
             state.training_seconds += seconds
             journal.count(value, job.batch_size, seconds)
             stops = _between_steps(job, state, run, ranks, journal, scaler, {"loss": value, "lr": lr})
-            stopped_by = ranks.agree(stop.number)
+            stopped_by = ranks.maximum(stop.number)
             if stopped_by and ranks.is_first:
                 _save(job, state, scaler, run, ranks.world)
             if stopped_by or stops:
@@ -116,7 +116,7 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
     return 0
 
 
-def _hold_backbone(job: Job, step: int) -> None:
+def _freeze_batch_norm(job: Job, step: int) -> None:
     """Freezes the backbone's batch norm statistics during the warmup of the head."""
     warmup = job.config.warmup_head
     if warmup and step <= warmup:  # at every step, because evaluations reset the mode
@@ -127,7 +127,7 @@ def _hold_backbone(job: Job, step: int) -> None:
 
 def _check_share(rows: int, share: slice, job: Job, ranks: Ranks) -> None:
     """Raises if a class without readable images leaves a batch, as the parts of the ranks must have equal sizes."""
-    if ranks.world > 1 and ranks.agree(rows < share.stop - share.start):
+    if ranks.world > 1 and ranks.maximum(rows < share.stop - share.start):
         broken = {path: why for part in ranks.gather(job.broken) for path, why in part.items()}
         raise DataError(
             f"a class has no readable image, but {ranks.world} processes need equal parts of a batch; repair or remove "
@@ -154,12 +154,12 @@ def _optimize(
         embeddings = network(inputs)
     # Checks the norms, as the loss uses them. Batch norm can hide an overflow from the embeddings, but its statistics
     # show it.
-    if ranks.agree(not all_finite([embeddings.detach().float().norm(dim=1), *network.buffers()])):
+    if ranks.maximum(not all_finite([embeddings.detach().float().norm(dim=1), *network.buffers()])):
         raise NotFinite("the embeddings or the statistics of batch norm are NaN or infinite")
     value: Tensor = loss(embeddings, labels)
     job.optimizer.zero_grad()
     scaler.scale(value).backward()  # type: ignore[no-untyped-call]
-    if ranks.agree(not math.isfinite(value.item())):
+    if ranks.maximum(not math.isfinite(value.item())):
         raise NotFinite(f"the loss is {value.item()}")
     if is_warmup:  # discarded instead of disabled, because DDP needs a gradient of every weight on all ranks
         for parameter in job.model.trunk.parameters():
@@ -186,7 +186,7 @@ def _between_steps(
     config = job.config
     entry: dict[str, Any] = {"step": state.step}
     if state.is_due(config.log_every, config):
-        entry |= {"loss": ranks.mean(figures["loss"]), "lr": figures["lr"]}
+        entry |= {"loss": ranks.average(figures["loss"]), "lr": figures["lr"]}
         entry |= {name: value.item() for name, value in job.loss.last_statistics.items()}
         entry["images_per_second"] = round(journal.images_per_second(), 1)
     judged = job.selects_on if state.is_due(config.eval_every, config) else None
@@ -197,7 +197,7 @@ def _between_steps(
         journal.write(entry)
         if saves:
             _save(job, state, scaler, run, ranks.world)
-    return saves and bool(ranks.same(state.stops_early(config)))
+    return saves and bool(ranks.broadcast(state.stops_early(config)))
 
 
 def _evaluate(job: Job, judged: ImageSet, state: State, journal: Journal) -> dict[str, dict[str, float]]:
@@ -206,9 +206,9 @@ def _evaluate(job: Job, judged: ImageSet, state: State, journal: Journal) -> dic
     vectors, images = job.embed(judged)
     figures = measure_retrieval(vectors, images, job.dataset.recall_at if by_paper else (1,))
     # The paper keeps the best Recall@1. On few held-out classes Recall@1 is soon near 1, while MAP@R still differs.
-    state.judge(figures["recall_at_1"] if by_paper else figures["map_at_r"])
+    state.record_evaluation(figures["recall_at_1"] if by_paper else figures["map_at_r"])
     side = "test" if by_paper else "validation"
-    journal.say(
+    journal.print(
         f"  step {state.step} of {job.config.steps}: Recall@1 {figures['recall_at_1']:.3f}, "
         f"MAP@R {figures['map_at_r']:.3f} on {'TEST' if by_paper else 'held-out training'} classes"
     )

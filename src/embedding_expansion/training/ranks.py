@@ -93,7 +93,7 @@ class Ranks:
             shared = DistributedDataParallel(shared, broadcast_buffers=False)  # all ranks fill their memory equally
         return DistributedDataParallel(network), shared
 
-    def agree(self, value: int) -> int:
+    def maximum(self, value: int) -> int:
         """The maximum over all ranks. It makes all ranks react to a signal at the same step."""
         if self.world == 1:
             return value
@@ -109,7 +109,7 @@ class Ranks:
         dist.all_gather_object(values, value, group=self.talk)
         return values
 
-    def mean(self, value: float) -> float:
+    def average(self, value: float) -> float:
         """The mean over all ranks."""
         if self.world == 1:
             return value
@@ -117,7 +117,7 @@ class Ranks:
         dist.all_reduce(shared, group=self.talk)
         return float(shared) / self.world
 
-    def same(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The first rank's value, on every rank. The timeout allows for a long evaluation."""
         if self.world == 1:
             return value
@@ -125,7 +125,7 @@ class Ranks:
         dist.broadcast_object_list(holder, src=0, group=self.slow)
         return holder[0]
 
-    def by_first(self, work: Callable[[], object]) -> None:
+    def on_first(self, work: Callable[[], object]) -> None:
         """Runs work on the first rank while the others wait. An error is raised on all ranks."""
         failed: Exception | None = None
         if self.is_first:
@@ -133,7 +133,7 @@ class Ranks:
                 work()
             except (EmbeddingExpansionError, OSError) as error:
                 failed = error
-        message = self.same(None if failed is None else str(failed))
+        message = self.broadcast(None if failed is None else str(failed))
         if message is not None:
             raise failed or RunError(message)
 

@@ -21,7 +21,7 @@ _TITLES = {
 }
 
 
-def say_what_runs(job: Job, state: State, world: int) -> None:
+def print_setup(job: Job, state: State, world: int) -> None:
     """Prints data, loss, model, training and machine."""
     config = job.config
     held = f"; {_size(job.validation)} held out to select the weights" if job.validation is not None else ""
@@ -59,14 +59,14 @@ def say_what_runs(job: Job, state: State, world: int) -> None:
         print(f"resuming after step {state.step}{other if state.processes != world else ''}", flush=True)
 
 
-def say_measures(name: str, measures: dict[str, Any]) -> None:
+def print_metrics(name: str, measures: dict[str, Any]) -> None:
     """Prints a line of metrics."""
     recalls = [f"Recall@{key.rsplit('_', 1)[1]} {value:.3f}" for key, value in measures.items() if "recall_at" in key]
     clusters = f"NMI {measures['nmi']:.3f}, F1 {measures['f1']:.3f}"
     print(f"{_TITLES.get(name, name)}: {', '.join(recalls)}, {clusters}", flush=True)
 
 
-def say_side_by_side(title: str, before: dict[str, Any], after: dict[str, Any]) -> None:
+def print_comparison(title: str, before: dict[str, Any], after: dict[str, Any]) -> None:
     """Prints a table of the metrics that both dictionaries contain."""
     print(title)
     print(f"{'':<16}{'before':>8}{'after':>8}{'change':>9}")
@@ -81,9 +81,9 @@ def _spelt(name: str) -> str:
     )
 
 
-def say_end(metrics: dict[str, Any], run: RunFolder) -> None:
+def print_result(metrics: dict[str, Any], run: RunFolder) -> None:
     """Prints the final metrics and the run folder."""
-    say_measures("after", metrics)
+    print_metrics("after", metrics)
     print(f"on {metrics['data']}; weights of step {metrics['selected_step']}, selected by {metrics['selected_by']}")
     print(f"{metrics['images_per_second']:.0f} images per second in training, {metrics['wall_seconds']:.0f} s in all")
     if metrics["broken_images"]:

@@ -60,7 +60,7 @@ def compare(
         changes = changed_data(before, now)
         if changed:
             changes += _accepted(run)
-    changes = ranks.same(changes)
+    changes = ranks.broadcast(changes)
     if not changed:
         refuse_changes(run, changes)
     return Resumption(keep(dataset, before.sides, config), now, changes)

@@ -64,7 +64,7 @@ def train(config: TrainConfig, *, command: tuple[str, ...] = ()) -> Outcome:
         split = draw(dataset, config)
         job = prepare(config, split)
         ranks.share(job.batch_size)  # raises if the batch cannot be divided evenly
-        run = RunFolder(Path(ranks.same(config.out or default_path(config))))
+        run = RunFolder(Path(ranks.broadcast(config.out or default_path(config))))
         stack.callback(run.release)
 
         def begin() -> None:
@@ -72,7 +72,7 @@ def train(config: TrainConfig, *, command: tuple[str, ...] = ()) -> Outcome:
             fingerprint(run.read_config(), dataset, split.sides).write(run.fingerprint)
             run.write_environment(environment(job.config, list(command)))
 
-        ranks.by_first(begin)
+        ranks.on_first(begin)
         return _continue(job, State(config.optimizer.name, since=start), run, ranks)
 
 
@@ -103,7 +103,7 @@ def resume(path: Path, *, changed: bool = False, command: tuple[str, ...] = ()) 
     options = [] if before is None else changed_options(before, config)
     metrics = run.read_metrics() if run.model.exists() else None
     if metrics is not None and not options:
-        report.say_end(metrics, run)
+        report.print_result(metrics, run)
         return Outcome(path, metrics)
     if not changed:
         refuse_changes(run, options)
@@ -111,7 +111,7 @@ def resume(path: Path, *, changed: bool = False, command: tuple[str, ...] = ()) 
         ranks = Ranks.start(find_device(config.device))
         stack.callback(ranks.stop)
         stack.callback(run.release)
-        ranks.by_first(run.take)
+        ranks.on_first(run.acquire)
         step = _last_step(run)
         resumption = compare(run, config, step, before, changed, ranks)
         job = prepare(config, resumption.split, fetch_weights=step is None)
@@ -128,7 +128,7 @@ def resume(path: Path, *, changed: bool = False, command: tuple[str, ...] = ()) 
             surroundings = environment(job.config, list(command))
             run.note_resumption(state.step, surroundings, [*options, *resumption.changes])
 
-        ranks.by_first(begin)
+        ranks.on_first(begin)
         return _continue(job, state, run, ranks)
 
 
@@ -167,7 +167,7 @@ def _restore(job: Job, run: RunFolder, step: int) -> State:
 def _continue(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
     """Trains from the given state and evaluates. Failures of the machine become one sentence."""
     if ranks.is_first:
-        report.say_what_runs(job, state, ranks.world)
+        report.print_setup(job, state, ranks.world)
     try:
         return _train_and_measure(job, state, run, ranks)
     except NotFinite as error:
@@ -193,7 +193,7 @@ def _train_and_measure(job: Job, state: State, run: RunFolder, ranks: Ranks) -> 
     tested = _keep(job, state, run)
     metrics = _final(tested, state) | {"before": before, "wall_seconds": round(state.clock(), 1)}
     run.write_metrics(metrics)
-    report.say_end(metrics, run)
+    report.print_result(metrics, run)
     return Outcome(run.path, metrics, tested=tested)
 
 
@@ -216,7 +216,7 @@ def _before(job: Job, run: RunFolder) -> dict[str, Any]:
     before = {}
     for name, (vectors, images) in ways.items():
         before[name] = measure(vectors, images, job.dataset.recall_at, seed=config.seed)
-        report.say_measures(name, before[name])
+        report.print_metrics(name, before[name])
     run.log({"step": 0, "before": before})
     return before
 

@@ -64,7 +64,7 @@ class State:
         self.since = now
         return self.wall_seconds
 
-    def judge(self, value: float) -> None:
+    def record_evaluation(self, value: float) -> None:
         """Records the result of an evaluation at this step. In a tie, the earlier step stays the best."""
         if self.best_value is None or value > self.best_value:
             self.best_step, self.best_value, self.evaluations_since_best = self.step, value, 0

@@ -65,6 +65,7 @@ def test_calls_that_mean_nothing_are_refused(place: str, tmp_path: Path) -> None
             (lambda: index.remove({}), "which would remove all items"),
             (lambda: index.remove(paths="a"), "paths is a str; pass a list"),
             (lambda: index.get(77), "has no item 77"),
+            *((lambda id=id: index.get(id), f"has no item {id}") for id in (0, -1, 3, 2**63 - 1, 2**63)),
             (lambda: index.vectors([1, 77]), "has no item 77"),
             (lambda: index.set_note("kind", 1), "name is 'kind'"),
             (lambda: index.set_note("a", {1, 2}), "cannot be stored as JSON"),

@@ -13,7 +13,7 @@ import pytest
 
 from embedding_expansion.errors import StoreError
 from embedding_expansion.retrieval.index import Index, Item, create_index, open_index
-from embedding_expansion.retrieval.index.folder import searching
+from embedding_expansion.retrieval.index.folder import searching, store
 from embedding_expansion.retrieval.index.kinds import choose
 from retrieval.index.brute_force import Expected, items, same, vectors
 
@@ -111,6 +111,16 @@ def test_a_filter_goes_into_the_graph_where_it_leaves_many(graph: Index, monkeyp
     graph.close()
 
 
+def test_only_an_exact_search_compares_with_everything(graph: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    monkeypatch.setattr(store, "scan", lambda *given: compared.append(1) or searching.scan(*given))
+    graph.search(vectors(1), 3)
+    assert not compared
+    graph.search(vectors(1), 3, exact=True)
+    assert compared
+    graph.close()
+
+
 @pytest.mark.parametrize("damage", ["missing", "cut", "one bit", "another's"])
 def test_a_damaged_structure_is_built_again(graph: Index, folder: Path, damage: str) -> None:
     graph.close()
@@ -187,6 +197,21 @@ def test_a_newer_format_is_refused_and_kept(folder: Path) -> None:
     database.close()
     with pytest.raises(StoreError, match="has format 2, but this version reads up to format 1; upgrade"):
         open_index(folder)
+
+
+@pytest.mark.parametrize(
+    ("asked", "n", "d", "kind"),
+    [
+        ("auto", 2**18, 128, "flat"),  # 2^25 numbers
+        ("auto", 2**25 + 1, 1, "hnsw"),
+        ("auto", 2**24, 128, "hnsw"),  # 2^31 numbers
+        ("auto", 2**31 + 1, 1, "ivfpq"),
+        ("ivfpq", 9_983, 8, "flat"),
+        ("ivfpq", 9_984, 8, "ivfpq"),
+    ],
+)
+def test_the_kind_changes_just_at_the_sizes_that_are_promised(asked: str, n: int, d: int, kind: str) -> None:
+    assert choose(asked, n, d).kind == kind
 
 
 def test_the_kind_is_chosen_by_size_and_says_why() -> None:

@@ -262,7 +262,7 @@ def test_a_role_of_the_server_that_may_only_select(server: str, postgres_place: 
             lambda: index.set_note("a", 1),
             index.build,
         ):
-            with pytest.raises(StoreError, match=r"refuses \((permission denied|must be owner).*nothing in the index"):
+            with pytest.raises(StoreError, match=r"refuses the request \((permission denied|must be owner).*nothing"):
                 write()
     with open_index(postgres_place) as index:
         assert index.count() == 60

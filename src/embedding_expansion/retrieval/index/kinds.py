@@ -12,7 +12,8 @@ from jaxtyping import Float
 from embedding_expansion.retrieval.arrays import Neighbours
 
 Kind: TypeAlias = Literal["flat", "hnsw", "ivfpq"]
-KINDS = ("auto", "flat", "hnsw", "ivfpq")
+AskedKind: TypeAlias = Literal["auto"] | Kind
+KINDS: tuple[AskedKind, ...] = ("auto", "flat", "hnsw", "ivfpq")
 
 # Numbers in all vectors together, n x d. Up to the first, a query reads all of them in about 20 ms; beyond the second,
 # an HNSW graph, which holds the vectors, needs more than 8 GiB of memory.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from embedding_expansion.checks import whole_number
 from embedding_expansion.errors import StoreError
@@ -13,7 +13,8 @@ from embedding_expansion.retrieval.index.kinds import KINDS
 
 #: The most dimensions of a vector.
 MOST_DIMENSIONS = 2**20
-PRECISIONS = ("float32", "float16")
+Precision: TypeAlias = Literal["float32", "float16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
 
 
 def _is_whole(value: object) -> bool:

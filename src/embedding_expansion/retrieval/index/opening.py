@@ -9,15 +9,15 @@ from pathlib import Path
 from embedding_expansion.checks import as_whole, check_name, validates
 from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.retrieval.index.index import Index
-from embedding_expansion.retrieval.index.kinds import KINDS
-from embedding_expansion.retrieval.index.notes import MOST_DIMENSIONS, PRECISIONS
+from embedding_expansion.retrieval.index.kinds import KINDS, AskedKind
+from embedding_expansion.retrieval.index.notes import MOST_DIMENSIONS, PRECISIONS, Precision
 
 SCHEMES = ("postgresql://", "postgres://")
 
 
 @validates
 def create_index(
-    location: str | os.PathLike[str], dimensions: int, *, kind: str = "auto", precision: str = "float32"
+    location: str | os.PathLike[str], dimensions: int, *, kind: AskedKind = "auto", precision: Precision = "float32"
 ) -> Index:
     """Makes an empty index.
 

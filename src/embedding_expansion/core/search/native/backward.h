@@ -1,5 +1,5 @@
-/* The backward pass: the gradient of the similarity of every hardest pair, winners held fixed, with respect to the inner
-   products that it was computed from, whatever n is. Included once for every type and instruction set, after points.h. */
+/* The backward pass for any n: the gradient of the value of every hardest pair, winners held fixed, with respect to the
+   inner products that it was computed from. Included once for every type and instruction set, after points.h. */
 
 typedef struct {
   Rules rules;

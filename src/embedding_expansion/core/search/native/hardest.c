@@ -1,5 +1,5 @@
-/* The search for the hardest pair of points of every two groups, and its backward pass. Plain C, called on pointers: it
-   knows neither Python nor torch. Compiled for several instruction sets; which one runs is decided when it is loaded. */
+/* The search for the hardest pair of points of every two groups, and its backward pass. Plain C, called on pointers,
+   without Python or torch. Compiled for several instruction sets; which one runs is decided when it is loaded. */
 
 #include <math.h>
 #include <stdint.h>
@@ -11,9 +11,9 @@
 #define SIMD _Pragma("omp simd") /* a loop over lanes, for the compiler to keep as one */
 
 #define LANES 16            /* groups side by side: of floats, what the widest vector holds */
-#define LEAST_LANES 4       /* groups that make it worth while */
-#define MOST_LOOKED_AT 4096 /* pairs of points of two groups, of more it is better to rule out */
-#define MOST_KEPT 8         /* points on a segment whose measures are kept, of more each is measured when looked at */
+#define LEAST_LANES 4       /* fewer groups do not pay */
+#define MOST_LOOKED_AT 4096 /* pairs of points of two groups; of more pairs it is faster to rule some out */
+#define MOST_KEPT 8         /* points on a segment whose measures are stored; more points are measured when read */
 #define NEVER (-1e30)       /* the value of an excluded point, below every real one; finite, so that sums stay plain */
 
 typedef struct {

@@ -1,6 +1,5 @@
-/* The same hardest pairs, found for one group of the left and many of the right side by side: every lane of a vector is
-   a group of the right, and all their points are looked at. Where groups have few points that is quicker than to find
-   out which of them need not be looked at. */
+/* The same hardest pairs, found for one left group and many right groups side by side. Every lane of a vector is one
+   right group, and all of their points are compared. If groups have few points, this is faster than ruling some out. */
 
 /* Groups of the right that follow one another and have the same members, segments and points. */
 struct FN(Block) {
@@ -15,7 +14,7 @@ TARGET static int32_t FN(count_points)(const FN(Side) *s, int32_t g, const Rules
   return s->originals[g] + rules->n * (s->list[s->kind[g] + 1] - s->list[s->kind[g]]);
 }
 
-/* Whether lanes are worth while for a block and a group of the left with so many points. */
+/* Whether lanes pay for a block and a left group with this number of points. */
 TARGET static int FN(worth_lanes)(int32_t points, const FN(Block) *block) {
   return block->count >= LEAST_LANES && (int64_t)points * block->points <= MOST_LOOKED_AT;
 }

@@ -1,12 +1,12 @@
-/* The hardest pair of two groups among their originals and n points on every segment: those that a bound cannot rule
-   out are looked at one by one. */
+/* The hardest pair of two groups among their originals and the n points on every segment. It compares, one by one, the
+   pairs of points that a bound cannot rule out. */
 
 typedef struct {
   Rules rules;
   const T *product; /* rows of the left by rows of the right */
   int64_t stride;
   FN(Side) left, right;
-  int32_t symmetric; /* both sides are the same: only pairs of a group and a later one are looked for */
+  int32_t symmetric; /* both sides are the same: the search looks at pairs of a group and a later one only */
   int32_t *ends;  /* found: two members of each side's group, for every group of the left and of the right */
   T *weights;     /* found: how much of each side's first end */
   T *value;       /* found: the similarity; of both halves where it is symmetric */
@@ -26,12 +26,12 @@ typedef struct {
   int32_t left[2], right[2];
 } FN(Best);
 
-/* What no value over a segment or a group exceeds: `most` is the largest inner product there is to weigh. */
+/* An upper bound of the values over a segment or a group; `most` is the largest inner product of members. */
 TARGET static inline T FN(bound)(T most, T most_scale, T least_scale, T shift) {
   return (most > 0 ? most * most_scale : most * least_scale) + shift;
 }
 
-/* Holds one point of the left, as its row of similarities to the members of the right, against the right's points. */
+/* Compares one left point, given its similarities to the members of a right group, with the points of that group. */
 TARGET static void FN(against)(const T *row, T shift, int32_t i, int32_t j, T weight, const FN(Task) *task, int32_t h,
                                FN(Best) *best) {
   const FN(Side) *s = &task->problem->right;

@@ -1,5 +1,5 @@
-/* The points of a side, and what is to be known of them. Included once for every type and instruction set: T is the
-   type, FN(name) pastes a suffix, TARGET is the attribute that chooses the instruction set.
+/* The points of a side, and the measures that the search reads. Included once for every type and instruction set: T is
+   the type, FN(name) pastes a suffix, TARGET is the attribute that chooses the instruction set.
 
    A group is a class or, on the anchors' side of anchor scope, an anchor with its partner. Its points are members
    themselves (originals) and, on each of its segments, n points between two members. Inner products of points are
@@ -14,7 +14,7 @@ typedef struct {
   int32_t groups;
   const int32_t *first;      /* of each group, and one past the last: its members in `row` */
   const int32_t *row;        /* of each member: its row (left) or column (right; consecutive) in the product */
-  const int32_t *label;      /* of each group: its class; no pair is looked for within one */
+  const int32_t *label;      /* of each group: its class; the search skips pairs within a class */
   const int32_t *originals;  /* of each group: how many of its members are points themselves */
   const int32_t *kind;       /* of each group: which list of segments it has */
   const int32_t *list;       /* of each kind, and one past the last: where its segments begin */
@@ -24,11 +24,11 @@ typedef struct {
   const uint8_t *barred;     /* of each member: may not be both ends of a point; or NULL */
 } FN(Side);
 
-/* What the search needs to know of the points of a side. */
+/* The measures of the points of a side. */
 typedef struct {
   int64_t *at;                          /* of each group: its first segment among all */
-  T *of_point;                          /* of each segment's n points: scale where points are normalised again, where
-                                           they are not shift; NULL for the left and for many points */
+  T *of_point;                          /* of each segment's n points: its scale if points are normalised again,
+                                           otherwise its shift; NULL for the left and for many points */
   T *most_scale, *least_scale, *most_shift;     /* over each segment's points */
   T *original_shift;                    /* of each member */
   T *group_most, *group_least, *group_shift;    /* over all points of a group */
@@ -40,7 +40,7 @@ TARGET static T FN(square)(const T *gram, int32_t k, int32_t i, int32_t j, T u) 
   return u * u * gram[(int64_t)i * k + i] + 2 * u * v * gram[(int64_t)i * k + j] + v * v * gram[(int64_t)j * k + j];
 }
 
-/* Whether no point may lie on a segment of group g. */
+/* Whether the points of a segment of group g are excluded. */
 TARGET INLINE int FN(barred)(const FN(Side) *s, int32_t g, const int32_t *ends) {
   return s->barred && s->barred[s->first[g] + ends[0]] && s->barred[s->first[g] + ends[1]];
 }

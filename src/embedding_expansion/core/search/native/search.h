@@ -1,6 +1,6 @@
-/* The search over all pairs of groups, shared out to threads. */
+/* The search over all pairs of groups, shared among threads. */
 
-/* What lanes need to know of a block. Returns 0 where memory is out. */
+/* Measures a block for the lanes. Returns 0 if memory has run out. */
 TARGET static int FN(measure_block)(const FN(Task) *task, FN(Block) *block) {
   size_t n = (size_t)task->problem->rules.n;
   block->scale = malloc(sizeof(T) * ((size_t)(2 * LANES) * (size_t)block->points + n));
@@ -12,7 +12,7 @@ TARGET static int FN(measure_block)(const FN(Task) *task, FN(Block) *block) {
 }
 
 /* Cuts the groups of the right into blocks, and lays out those that are searched in lanes for some group of the left.
-   Returns 0 where memory is out. */
+   Returns 0 if memory has run out. */
 TARGET static int FN(cut)(FN(Task) *task) {
   const FN(Side) *l = &task->problem->left, *s = &task->problem->right;
   const Rules *rules = &task->problem->rules;
@@ -49,7 +49,7 @@ TARGET static T FN(square_of)(const FN(Side) *s, int32_t g, const int32_t *ends,
   return square;
 }
 
-/* An inner product with a point that is normalised again, no larger than the norms: a nearly cancelled sum has few digits. */
+/* An inner product with a point that is normalised again, clamped to the product of the norms: cancellation rounds. */
 TARGET static T FN(within_norms)(const FN(Problem) *problem, int32_t g, int32_t h, const FN(Best) *best) {
   if (!problem->rules.normalize || (best->left[0] == best->left[1] && best->right[0] == best->right[1]))
     return best->value;
@@ -69,7 +69,7 @@ TARGET static void FN(keep)(const FN(Problem) *problem, int32_t g, int32_t h, co
   if (problem->symmetric) problem->value[(int64_t)h * problem->right.groups + g] = problem->value[at];
 }
 
-/* Everything that group g of the left has to look for. Returns 0 where memory is out. */
+/* The hardest pairs of left group g with all right groups. Returns 0 if memory has run out. */
 TARGET static int FN(search_group)(void *of, int32_t g) {
   const FN(Task) *task = of;
   const FN(Problem) *problem = task->problem;
@@ -101,7 +101,7 @@ TARGET static int FN(search_group)(void *of, int32_t g) {
   return 1;
 }
 
-/* Returns 1, or 0 where memory is out. */
+/* Returns 1, or 0 if memory has run out. */
 static int FN(search)(FN(Problem) *problem, int32_t threads) {
   FN(Task) task = {.problem = problem};
   FN(Points) left = {0};

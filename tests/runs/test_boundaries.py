@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from embedding_expansion.training.limits import MOST_BYTES, MOST_PARTS, RANGES
 
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.runs.options import (
+    MOST_BYTES,
+    MOST_PARTS,
+    RANGES,
     DataConfig,
     ExpansionConfig,
     MemoryConfig,

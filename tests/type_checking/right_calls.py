@@ -1,0 +1,156 @@
+"""Sixty right calls, of which a strict type checker must not complain. It is checked, and run by no test."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embedding_expansion import (
+    AngularLoss,
+    ArcFaceLoss,
+    BatchHardMiner,
+    CircleLoss,
+    ClassBalancedSampler,
+    Client,
+    Collection,
+    ContrastiveLoss,
+    CosFaceLoss,
+    CrossBatchMemory,
+    DistanceWeightedMiner,
+    DistributedLoss,
+    EasyPositiveMiner,
+    Embedder,
+    EmbeddingExpansion,
+    EmbeddingModel,
+    FastAPLoss,
+    GeneralizedLiftedStructureLoss,
+    HistogramLoss,
+    HPHNTripletLoss,
+    IntraPairVarianceLoss,
+    Item,
+    LiftedStructureLoss,
+    MarginLoss,
+    MultiSimilarityLoss,
+    MultiSimilarityMiner,
+    NCALoss,
+    NormalizedSoftmaxLoss,
+    NPairLoss,
+    NTXentLoss,
+    Pairs,
+    ProxyAnchorLoss,
+    ProxyNCALoss,
+    RankedListLoss,
+    RecallAtKLoss,
+    SignalToNoiseRatioContrastiveLoss,
+    SmoothAPLoss,
+    SoftTripleLoss,
+    SubCenterArcFaceLoss,
+    SupConLoss,
+    Terms,
+    TripletLoss,
+    TupletMarginLoss,
+    agglomerative,
+    clustering_metrics,
+    compare,
+    create_index,
+    expand,
+    hardest,
+    hdbscan,
+    k_reciprocal,
+    kmeans,
+    list_metrics,
+    near_duplicates,
+    nearest,
+    open_dataset,
+    open_index,
+    open_set,
+    partition_metrics,
+    retrieval_by_class,
+    retrieval_metrics,
+    retrieval_values,
+    synthesize,
+    verification,
+)
+
+E, Y = torch.randn(8, 4), torch.arange(8) // 2
+rows = np.zeros((8, 4), dtype=np.float32)
+loss = TripletLoss()
+
+TripletLoss(0.2, "semihard", soft_margin=True)
+TripletLoss(margin=1, normalize=False, chunk=None)
+ContrastiveLoss(squared=False, average="active", miner=BatchHardMiner())
+HPHNTripletLoss(soft_margin=True)
+NPairLoss(scale=14.3, ignore_index=-1)
+LiftedStructureLoss(margin=1.0)
+GeneralizedLiftedStructureLoss(positive_margin=0.1)
+MultiSimilarityLoss(2.0, 50.0, 0.5, miner=MultiSimilarityMiner(0.1), statistics=True)
+MarginLoss(learn_beta=True, num_classes=4, nu=0.1, count="triplets")
+CircleLoss(scale=80, chunk=16)
+SupConLoss(temperature=0.1)
+NTXentLoss(temperature=0.07)
+NCALoss(objective="log")
+TupletMarginLoss(margin=5.73)
+IntraPairVarianceLoss(positive_epsilon=0.01)
+RankedListLoss(imbalance=0.5)
+AngularLoss(angle=40)
+SignalToNoiseRatioContrastiveLoss(margin=1.0)
+HistogramLoss(bins=50)
+FastAPLoss(bins=10)
+SmoothAPLoss(query_counts=True)
+RecallAtKLoss(ks=(1, 2), form="program")
+ProxyNCALoss(10, 64, whole_softmax=True)
+NormalizedSoftmaxLoss(num_classes=10, embedding_size=64, temperature=0.05)
+CosFaceLoss(10, 64, margin=0.35)
+ArcFaceLoss(10, 64, 0.5, 64.0)
+SubCenterArcFaceLoss(10, 64, sub_centers=3)
+SoftTripleLoss(10, 64, tau=0.1)
+ProxyAnchorLoss(10, 64, alpha=32.0)
+EmbeddingExpansion(loss, n=2, scope="anchor", normalize_synthetic=True, max_segments=64)
+EmbeddingExpansion(MultiSimilarityLoss(), n=math.inf, reduction="mean")
+CrossBatchMemory(EmbeddingExpansion(loss), embedding_size=4, size=1024, start=0)
+DistributedLoss(CrossBatchMemory(loss, 4))
+
+value: Tensor = loss(E, Y)
+value = loss(E, [0, 0, 1, 1, 2, 2, 3, 3])
+value = EmbeddingExpansion(loss)(E, np.arange(8) // 2)
+value = loss(E, Y, reference=E, reference_labels=Y)
+value = loss(E, Y, rows=torch.arange(2), from_memory=torch.zeros(8, dtype=torch.bool))
+value = DistributedLoss(loss)(E, Y, MultiSimilarityMiner()(E, Y))
+(gradient,) = torch.autograd.grad(value, E)
+total: float = (loss(E, Y) + 0.1 * loss(E, Y)).item()
+terms: Terms = loss.per_anchor(E, Y)
+mean: Tensor = loss.per_anchor(E, Y).mean()
+pairs: Pairs = compare(E, Y, metric="inner")
+pairs = EasyPositiveMiner()(expand(E, Y, n=2, scope="class_pair"))
+pairs = DistanceWeightedMiner(dimensions=4)(pairs)
+winners = hardest(E, Y, n=1).ends
+points, of_points = synthesize(E, Y, n=3)
+
+figures: dict[str, float] = retrieval_metrics(E, Y, ks=(1, 2, 4))
+figures = retrieval_metrics(rows, [0, 0, 1, 1, 2, 2, 3, 3], ks=[1], precision_at=[5], chunk=128)
+each = retrieval_values(E, Y, is_query=np.ones(8, dtype=bool))
+by_class = retrieval_by_class(E, Y, gallery=E, gallery_labels=Y)
+similarities, places = nearest(E, E, k=3, exclude=[0, 1, 2, 3, 4, 5, 6, 7])
+clusters = kmeans(E, 4, start="sample", restarts=2)
+found = agglomerative(E, k=4, linkage="average") + hdbscan(E, min_cluster_size=2)
+figures = clustering_metrics(E, Y, seed=1) | partition_metrics(Y, Y) | list_metrics(places, Y, Y)
+copies = near_duplicates(rows, 0.98, most_pairs=10)
+curve = verification(E, Y, sample=100), open_set(E, Y, gallery=E, gallery_labels=Y)
+scores, ranks = k_reciprocal(E, E, top=3, k1=4, k2=2)
+sampler = ClassBalancedSampler(np.arange(8) // 2, classes_per_batch=2, images_per_class=2, seed=0).batch(0)
+
+
+def of_images(model: EmbeddingModel, images: Tensor) -> Tensor:
+    return model(images)
+
+
+def of_a_collection(path: str) -> int:
+    index = create_index(path, 128, kind="hnsw", precision="float16")
+    index.add(rows, [Item("a.jpg", label="a", metadata={"year": 2020})])
+    embedder = Embedder.load("runs/birds", device="cpu", batch_size=8)
+    Collection(open_index(path), embedder)
+    Client("http://127.0.0.1:8000", timeout=5.0)
+    return len(open_dataset("glyphs", seed=0).train.labels)
