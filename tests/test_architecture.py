@@ -6,6 +6,7 @@ import ast
 import graphlib
 import importlib
 import itertools
+import re
 import subprocess
 import sys
 import tomllib
@@ -232,3 +233,17 @@ def test_every_former_name_leads_to_a_public_one() -> None:
 
 def test_the_package_is_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_a_call_of_a_loss_is_a_short_walk_through_the_files() -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "call_walk.py"
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=120)
+    walks = {
+        name: (int(files), int(moves))
+        for name, files, moves in re.findall(r"(\w+): (\d+) files, (\d+) moves", run.stdout)
+    }
+    assert walks.keys() == {"expanded", "plain"}
+    for name, most_files, most_moves in (("expanded", 8, 20), ("plain", 6, 12)):
+        files, moves = walks[name]
+        assert 0 < files <= most_files, run.stdout
+        assert 0 < moves <= most_moves, run.stdout
