@@ -39,8 +39,6 @@ FLOORS = {
     "app": 7,
     "__main__": 8,
 }
-#: The floors whose files may not import each other in a circle.
-WITHOUT_CIRCLES = set(FLOORS) - {"core"}
 CORE_MAY_IMPORT = {"torch", "jaxtyping", NAME} | set(sys.stdlib_module_names)
 
 
@@ -82,7 +80,7 @@ def test_imports_point_downwards() -> None:
 
 def test_no_file_imports_itself_through_others() -> None:
     """Under TYPE_CHECKING neither: files that name each other are read together, whenever they are loaded."""
-    names = {_module_name(path): path for path, floor in modules() if floor in WITHOUT_CIRCLES}
+    names = {_module_name(path): path for path, _ in modules()}
     imported = {
         name: {full if full in names else full.rpartition(".")[0] for _, full in imports(path)} & names.keys()
         for name, path in names.items()
