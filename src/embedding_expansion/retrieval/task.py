@@ -53,7 +53,6 @@ class RetrievalTask:
     matches: Int[Tensor, " q"]
 
 
-@validates
 class SearchSides(TypedDict, total=False):
     """Who searches what; `retrieval_task` says what each means."""
 
@@ -63,6 +62,7 @@ class SearchSides(TypedDict, total=False):
     gallery_labels: Labels | None
 
 
+@validates
 def retrieval_task(
     embeddings: Rows,
     labels: Labels,
