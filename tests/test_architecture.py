@@ -6,6 +6,7 @@ import ast
 import graphlib
 import importlib
 import itertools
+import re
 import subprocess
 import sys
 import tomllib
@@ -18,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import embedding_expansion
+from embedding_expansion.core.search import native
 
 PACKAGE = Path(embedding_expansion.__file__).parent
 NAME = "embedding_expansion"
@@ -37,8 +39,6 @@ FLOORS = {
     "app": 7,
     "__main__": 8,
 }
-#: The floors whose files may not import each other in a circle.
-WITHOUT_CIRCLES = set(FLOORS) - {"core"}
 CORE_MAY_IMPORT = {"torch", "jaxtyping", NAME} | set(sys.stdlib_module_names)
 
 
@@ -80,7 +80,7 @@ def test_imports_point_downwards() -> None:
 
 def test_no_file_imports_itself_through_others() -> None:
     """Under TYPE_CHECKING neither: files that name each other are read together, whenever they are loaded."""
-    names = {_module_name(path): path for path, floor in modules() if floor in WITHOUT_CIRCLES}
+    names = {_module_name(path): path for path, _ in modules()}
     imported = {
         name: {full if full in names else full.rpartition(".")[0] for _, full in imports(path)} & names.keys()
         for name, path in names.items()
@@ -232,3 +232,18 @@ def test_every_former_name_leads_to_a_public_one() -> None:
 
 def test_the_package_is_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_a_call_of_a_loss_is_a_short_walk_through_the_files() -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "call_walk.py"
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=120)
+    walks = {
+        name: (int(files), int(moves))
+        for name, files, moves in re.findall(r"(\w+): (\d+) files, (\d+) moves", run.stdout)
+    }
+    assert walks.keys() == {"expanded", "plain"}
+    bars = {"plain": (6, 12)} | ({"expanded": (8, 20)} if native.available() else {})  # torch's search is longer
+    for name, (most_files, most_moves) in bars.items():
+        files, moves = walks[name]
+        assert 0 < files <= most_files, run.stdout
+        assert 0 < moves <= most_moves, run.stdout

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import embedding_expansion as ee
+from embedding_expansion.core.parameters import Options
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, InvalidType, RunError, StoreError
 from embedding_expansion.inference.manifest import Manifest
@@ -67,15 +68,21 @@ def _arguments() -> dict[Argument, bool]:
     """Every whole number that can be passed, and whether several are."""
     found: dict[Argument, bool] = {}
     for name, _, signature in _callables():
-        for argument in signature.parameters.values():
-            kind = (
-                argument.annotation
-                if isinstance(argument.annotation, str)
-                else inspect.formatannotation(argument.annotation)
-            )
+        for argument, kind in _annotations(signature):
             if kind in _WHOLE or _SEVERAL.fullmatch(kind.removesuffix(" | None")):
-                found[name, argument.name] = kind not in _WHOLE
+                found[name, argument] = kind not in _WHOLE
     return found
+
+
+def _annotations(signature: inspect.Signature) -> Iterator[tuple[str, str]]:
+    """Each argument with its annotation, and those of a loss's options, which its classes take by name."""
+    for argument in signature.parameters.values():
+        if argument.kind is argument.VAR_KEYWORD and "Options" in str(argument.annotation):
+            kinds = {name: getattr(kind, "__forward_arg__", kind) for name, kind in Options.__annotations__.items()}
+        else:
+            kinds = {argument.name: argument.annotation}
+        for name, kind in kinds.items():
+            yield name, kind if isinstance(kind, str) else inspect.formatannotation(kind)
 
 
 ARGUMENTS = _arguments()

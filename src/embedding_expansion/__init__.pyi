@@ -11,6 +11,7 @@ from .core.expansion import synthesize as synthesize
 from .core.losses import LOSSES as LOSSES
 from .core.losses import PROXY_LOSSES as PROXY_LOSSES
 from .core.losses.angular import AngularLoss as AngularLoss
+from .core.losses.binomial_deviance import BinomialDevianceLoss as BinomialDevianceLoss
 from .core.losses.hinge import ContrastiveLoss as ContrastiveLoss
 from .core.losses.hinge import MarginLoss as MarginLoss
 from .core.losses.logarithmic import GeneralizedLiftedStructureLoss as GeneralizedLiftedStructureLoss

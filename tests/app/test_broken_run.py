@@ -106,7 +106,7 @@ def test_resuming_a_broken_run_is_one_line_that_names_the_file(
     assert said.out == ""
     assert said.err.startswith("embex: ")
     assert said.err.count("\n") == 1
-    assert file in said.err or "step 1, is gone" in said.err
+    assert file in said.err or "step 1, is missing" in said.err
 
 
 def test_a_file_that_is_no_checkpoint_is_left_alone_by_a_resumed_run(trained: Path, tmp_path: Path) -> None:

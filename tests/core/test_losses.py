@@ -22,6 +22,7 @@ NAMES = list(oracles.ORACLES)
 SIX = ["contrastive", "triplet", "hphn_triplet", "n_pair", "lifted_structure", "multi_similarity"]  # the paper's
 FUNCTIONS: dict[str, Callable[..., Terms]] = {name: getattr(losses, name) for name in NAMES}
 OTHER_PARAMETERS: list[tuple[str, dict[str, Any]]] = [
+    *((name, parameters) for name, parameters in oracles.OTHERS.items() if name in oracles.EXPANDABLE),
     ("contrastive", {"margin": 0.5}),
     ("triplet", {"margin": 1.3}),
     ("hphn_triplet", {"margin": 0.7}),

@@ -14,7 +14,7 @@ import embedding_expansion
 from embedding_expansion.core import losses
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand
-from embedding_expansion.core.losses import LOSSES, MultiSimilarityLoss
+from embedding_expansion.core.losses import LOSSES, PROXY_LOSSES, MultiSimilarityLoss
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import compare
 from embedding_expansion.core.terms import Terms
@@ -23,72 +23,8 @@ from embedding_expansion.errors import InvalidInput
 from . import oracles
 from .batches import batch_for
 
-DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "contrastive": ("ContrastiveLoss", {"margin": 1.0, "squared": True, "average": "all"}),
-    "triplet": (
-        "TripletLoss",
-        {"margin": 0.2, "mining": "all", "soft_margin": False, "squared": True, "average": "all"},
-    ),
-    "hphn_triplet": ("HPHNTripletLoss", {"margin": 0.2, "soft_margin": False}),
-    "n_pair": ("NPairLoss", {"scale": 1.0}),
-    "lifted_structure": ("LiftedStructureLoss", {"margin": 1.0}),
-    "generalized_lifted_structure": ("GeneralizedLiftedStructureLoss", {"margin": 1.0, "positive_margin": 0.0}),
-    "multi_similarity": ("MultiSimilarityLoss", {"alpha": 2.0, "beta": 50.0, "base": 0.5}),
-    "margin": ("MarginLoss", {"margin": 0.2, "beta": 1.2, "count": "pairs"}),
-    "circle": ("CircleLoss", {"margin": 0.4, "scale": 80.0}),
-    "sup_con": ("SupConLoss", {"temperature": 0.1}),
-    "nt_xent": ("NTXentLoss", {"temperature": 0.07}),
-    "nca": ("NCALoss", {"scale": 1.0, "objective": "log"}),
-    "tuplet_margin": ("TupletMarginLoss", {"margin": 5.73, "scale": 64.0}),
-    "intra_pair_variance": ("IntraPairVarianceLoss", {"positive_epsilon": 0.01, "negative_epsilon": 0.01}),
-    "ranked_list": (
-        "RankedListLoss",
-        {
-            "margin": 0.4,
-            "alpha": 1.2,
-            "positive_temperature": 0.0,
-            "negative_temperature": 10.0,
-            "imbalance": 0.5,
-        },
-    ),
-    "angular": ("AngularLoss", {"angle": 45.0}),
-    "snr_contrastive": (
-        "SignalToNoiseRatioContrastiveLoss",
-        {"margin": 1.0, "positive_margin": 0.0, "average": "all"},
-    ),
-    "histogram": ("HistogramLoss", {"bins": 100}),
-    "fast_ap": ("FastAPLoss", {"bins": 10}),
-    "smooth_ap": ("SmoothAPLoss", {"temperature": 0.01, "query_counts": False}),
-    "recall_at_k": (
-        "RecallAtKLoss",
-        {"ks": (1, 2, 4, 8, 16), "rank_temperature": 1.0, "temperature": 0.01, "form": "equation"},
-    ),
-}
-OTHERS: dict[str, dict[str, Any]] = {
-    "contrastive": {"margin": 0.6},
-    "triplet": {"margin": 0.9, "mining": "semihard"},
-    "hphn_triplet": {"margin": 0.9, "soft_margin": True},
-    "n_pair": {"scale": 3.0},
-    "lifted_structure": {"margin": 0.4},
-    "generalized_lifted_structure": {"margin": 0.4},
-    "multi_similarity": {"alpha": 3.0, "beta": 20.0, "base": 0.3},
-    "margin": {"margin": 0.3, "beta": 0.9},
-    "circle": {"margin": 0.25, "scale": 20.0},
-    "sup_con": {"temperature": 0.3},
-    "nt_xent": {"temperature": 0.3},
-    "nca": {"scale": 4.0},
-    "tuplet_margin": {"margin": 10.0, "scale": 8.0},
-    "intra_pair_variance": {"positive_epsilon": 0.1},
-    "ranked_list": {"margin": 0.2, "negative_temperature": 3.0},
-    "angular": {"angle": 40.0},
-    "snr_contrastive": {"margin": 1.5},
-    "histogram": {"bins": 20},
-    "fast_ap": {"bins": 5},
-    "smooth_ap": {"temperature": 0.1},
-    "recall_at_k": {"ks": (1, 3), "temperature": 0.1},
-}
 every_case = pytest.mark.parametrize(("name", "scope"), oracles.CASES)
-every_loss = pytest.mark.parametrize("name", list(DEFAULTS))
+every_loss = pytest.mark.parametrize("name", list(oracles.ORACLES))
 every_scope = pytest.mark.parametrize("scope", [None, "class_pair", "anchor"])
 
 
@@ -98,32 +34,34 @@ def table(name: str, scope: str | None, E: Tensor, labels: Tensor, **options: An
     return expand(E, labels, 2, scope=scope, metric=oracles.METRICS[name], **options)
 
 
-def module(name: str, scope: str | None, **options: Any) -> torch.nn.Module:
+def module(name: str, scope: str | None, **options: Any) -> PairLoss:
     loss = LOSSES[name](**options)
     return loss if scope is None else EmbeddingExpansion(loss, n=2, scope=scope)
 
 
-def test_the_registry_names_the_losses() -> None:
-    assert set(LOSSES) == set(DEFAULTS)
-    for name, (class_name, _) in DEFAULTS.items():
-        assert LOSSES[name] is getattr(embedding_expansion, class_name)
-        assert LOSSES[name].function is getattr(losses, name)
-        assert issubclass(LOSSES[name], PairLoss)
+def test_every_loss_has_an_oracle_and_can_be_imported_from_the_package() -> None:
+    assert set(LOSSES) == set(oracles.ORACLES)
+    for name, loss in LOSSES.items():
+        assert loss is getattr(embedding_expansion, loss.__name__)
+        assert loss.function is getattr(losses, name)
+        assert issubclass(loss, PairLoss)
 
 
-@every_loss
-def test_default_parameters_are_those_of_the_paper_in_function_and_module(name: str) -> None:
-    expected = DEFAULTS[name][1]
-    function = inspect.signature(getattr(losses, name)).parameters
-    given = [key for key in list(function)[1:] if function[key].kind is not inspect.Parameter.KEYWORD_ONLY]
-    assert {key: function[key].default for key in given} == expected
-    constructor = inspect.signature(LOSSES[name]).parameters
-    assert {key: constructor[key].default for key in expected} == expected
+@pytest.mark.parametrize("name", [*LOSSES, *PROXY_LOSSES])
+def test_a_module_takes_the_parameters_of_its_function(name: str) -> None:
+    """The page of losses pins the defaults; a test compares it with the code."""
+    loss: type[PairLoss] = {**LOSSES, **PROXY_LOSSES}[name]
+    function = list(inspect.signature(loss.function).parameters.values())[1:]
+    expected = [p for p in function if p.kind is not p.KEYWORD_ONLY]
+    constructor = inspect.signature(loss).parameters
+    assert [(p.name, p.default) for p in expected] == [(p, constructor[p].default) for p in [q.name for q in expected]]
+    kinds = [(p.annotation, constructor[p.name].annotation) for p in expected if name != "margin" or p.name != "beta"]
+    assert all(one == other for one, other in kinds)  # but for beta, of which the function takes one for each anchor
 
 
 @pytest.mark.parametrize("name", sorted(oracles.NOT_EXPANDABLE))
 def test_a_loss_that_cannot_be_expanded_says_why(name: str) -> None:
-    with pytest.raises(InvalidInput, match=f"{DEFAULTS[name][0]} cannot be expanded: its distance"):
+    with pytest.raises(InvalidInput, match=f"{LOSSES[name].__name__} cannot be expanded: its distance"):
         EmbeddingExpansion(LOSSES[name]())
 
 
@@ -138,7 +76,7 @@ def test_module_is_the_function_of_normalised_rows(name: str, scope: str | None)
     E, labels = batch_for(scope, unit=False)
     E.requires_grad_()
     pairs = table(name, scope, torch.nn.functional.normalize(E, dim=1), labels)
-    for parameters in ({}, OTHERS[name]):
+    for parameters in ({}, oracles.OTHERS[name]):
         expected = getattr(losses, name)(pairs, **parameters).mean()
         given = module(name, scope, **parameters)(E, labels)
         assert given.shape == ()
@@ -167,12 +105,20 @@ def test_expansion_passes_its_own_options_on(name: str, n: int, normalize_synthe
 
 
 @every_case
-def test_reduction_none_returns_the_terms_per_anchor(name: str, scope: str | None) -> None:
+def test_the_terms_per_anchor_have_the_loss_as_their_mean(name: str, scope: str | None) -> None:
     E, labels = batch_for(scope)
-    terms = module(name, scope, reduction="none")(E, labels)
+    terms = module(name, scope).per_anchor(E, labels)
     assert isinstance(terms, Terms)
-    assert terms.total.shape == (2 if name in ("contrastive", "intra_pair_variance", "snr_contrastive") else 1, len(E))
+    assert terms.total.shape == terms.weight.shape == (len(terms.total), len(E))
     torch.testing.assert_close(terms.mean(), module(name, scope)(E, labels))
+
+
+def test_reduction_none_gives_the_terms_for_one_release() -> None:
+    E, labels = batch_for(None)
+    with pytest.warns(DeprecationWarning, match="call loss.per_anchor") as found:
+        loss = MultiSimilarityLoss(reduction="none")
+    assert found[0].filename == __file__
+    assert torch.equal(loss(E, labels).total, MultiSimilarityLoss().per_anchor(E, labels).total)
 
 
 @every_case
@@ -260,14 +206,14 @@ def test_options_of_the_wrapped_loss_are_the_defaults_of_the_expansion() -> None
 @every_case
 def test_a_loss_can_be_copied_printed_moved_and_saved(name: str, scope: str | None) -> None:
     E, labels = batch_for(scope)
-    loss = module(name, scope, **OTHERS[name])
+    loss = module(name, scope, **oracles.OTHERS[name])
     expected = loss(E, labels)
     again = copy.deepcopy(loss).to(torch.float64)
     again.load_state_dict(loss.state_dict())
     assert torch.equal(again(E, labels), expected)
     text = repr(loss)
-    assert DEFAULTS[name][0] in text
-    for key, value in OTHERS[name].items():
+    assert LOSSES[name].__name__ in text
+    for key, value in oracles.OTHERS[name].items():
         assert f"{key}={value!r}" in text
 
 

@@ -143,7 +143,7 @@ def test_with_flip_each_image_is_measured_both_ways(small: TrainConfig, frozen: 
         ({"ema": 0.0}, "ema is 0.0"),
         ({"ema": float("nan")}, "ema is nan"),
         ({"warmup_head": -1}, "warmup_head is -1"),
-        ({"warmup_head": 2, "model": ModelConfig(freeze_backbone=True)}, "pass one"),
+        ({"warmup_head": 2, "model": ModelConfig(freeze_backbone=True)}, "pass only one"),
     ],
 )
 def test_numbers_that_no_run_can_use_are_refused(changes: dict[str, Any], sentence: str) -> None:

@@ -94,6 +94,7 @@ def test_a_value_that_a_parameter_cannot_take_is_refused_by_the_loss_itself(
         ("margin", "count", "triplets", "triplets"),
         ("recall_at_k", "ks", [1, 4], (1, 4)),
         ("histogram", "bins", 20, 20),
+        ("fast_ap", "bins", 20.0, 20),
         ("fast_ap", "bins", 20, 20),
         ("multi_similarity", "alpha", 3, 3.0),
         ("hphn_triplet", "soft_margin", True, True),

@@ -140,9 +140,9 @@ def test_a_backbone_is_measured_as_it_comes(photographs: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (["{vectors}", "--data", "glyphs"], "has no effect, because {vectors} is vectors"),
-        (["{vectors}", "--pretrained", "true"], "--pretrained is given"),
-        (["{folder}", "--weights", "some.safetensors"], "--weights is given"),
+        (["{vectors}", "--data", "glyphs"], "is vectors; omit it"),
+        (["{vectors}", "--pretrained", "true"], "--pretrained has no effect"),
+        (["{folder}", "--weights", "some.safetensors"], "--weights has no effect"),
         (["conv5"], "conv5 is not a run folder, and there is no backbone named 'conv5'; did you mean 'conv4'"),
         (["runs/gone"], "there is no run folder runs/gone"),
     ],

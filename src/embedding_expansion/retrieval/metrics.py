@@ -17,7 +17,7 @@ from embedding_expansion.errors import InvalidType
 from embedding_expansion.retrieval.inputs import cutoffs
 from embedding_expansion.retrieval.ranks import UNRANKED, RelevantRanks
 from embedding_expansion.retrieval.relevance import relevance
-from embedding_expansion.retrieval.task import RetrievalTask, Sides, refuse_nothing_to_find, retrieval_task
+from embedding_expansion.retrieval.task import RetrievalTask, SearchSides, refuse_nothing_to_find, retrieval_task
 
 MORE = ("mrr", "map", "ndcg")
 # These two need the rank of every relevant row.
@@ -115,7 +115,7 @@ def retrieval_values(
     precision_at: Sequence[int] = (),
     more: Sequence[str] = (),
     chunk: int | None = None,
-    **sides: Unpack[Sides],
+    **sides: Unpack[SearchSides],
 ) -> dict[str, Float[np.ndarray, " q"]]:
     """Computes the measures of `retrieval_metrics` for each query, with the same arguments and keys.
 
@@ -171,7 +171,7 @@ def retrieval_by_class(
     precision_at: Sequence[int] = (),
     more: Sequence[str] = (),
     chunk: int | None = None,
-    **sides: Unpack[Sides],
+    **sides: Unpack[SearchSides],
 ) -> ByClass:
     """Computes the measures of `retrieval_metrics` for each class of queries, with the same arguments and keys.
 

@@ -17,7 +17,7 @@ from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import as_cosines
 from embedding_expansion.retrieval.ranks import largest
 from embedding_expansion.retrieval.search import Comparison, block_rows
-from embedding_expansion.retrieval.task import Sides, common_dtype, retrieval_task
+from embedding_expansion.retrieval.task import SearchSides, common_dtype, retrieval_task
 from embedding_expansion.retrieval.threshold import Threshold, calibrate
 
 
@@ -89,7 +89,7 @@ class OpenSetCurve:
 @torch.no_grad()
 @validates
 def open_set(
-    embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray | Sequence[int], **sides: Unpack[Sides]
+    embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray | Sequence[int], **sides: Unpack[SearchSides]
 ) -> OpenSetCurve:
     """Measures how well the similarity of the nearest row separates known queries from unknown ones.
 

@@ -53,8 +53,7 @@ class RetrievalTask:
     matches: Int[Tensor, " q"]
 
 
-@validates
-class Sides(TypedDict, total=False):
+class SearchSides(TypedDict, total=False):
     """Who searches what; `retrieval_task` says what each means."""
 
     is_query: Mask
@@ -63,6 +62,7 @@ class Sides(TypedDict, total=False):
     gallery_labels: Labels | None
 
 
+@validates
 def retrieval_task(
     embeddings: Rows,
     labels: Labels,

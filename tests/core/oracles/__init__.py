@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 
-from . import hinge, logarithmic, ranking, softmax
+from .registry import KNOWN
 from .tables import Table, expanded_table, hardest_pair, plain_table, similarity
 from .terms import ZERO, Term, gradient, mean, totals, weights
 
@@ -14,6 +16,7 @@ __all__ = [
     "METRICS",
     "NOT_EXPANDABLE",
     "ORACLES",
+    "OTHERS",
     "ZERO",
     "Table",
     "Term",
@@ -27,48 +30,14 @@ __all__ = [
     "weights",
 ]
 
-ORACLES: dict[str, Callable[..., list[list[Term]]]] = {
-    "contrastive": hinge.contrastive,
-    "triplet": hinge.triplet,
-    "hphn_triplet": hinge.hphn_triplet,
-    "n_pair": logarithmic.n_pair,
-    "lifted_structure": logarithmic.lifted_structure,
-    "generalized_lifted_structure": softmax.generalized_lifted_structure,
-    "multi_similarity": logarithmic.multi_similarity,
-    "margin": hinge.margin,
-    "circle": softmax.circle,
-    "sup_con": softmax.sup_con,
-    "nt_xent": softmax.nt_xent,
-    "nca": softmax.nca,
-    "tuplet_margin": softmax.tuplet_margin,
-    "intra_pair_variance": ranking.intra_pair_variance,
-    "ranked_list": hinge.ranked_list,
-    "angular": softmax.angular,
-    "snr_contrastive": hinge.snr_contrastive,
-    "histogram": ranking.histogram,
-    "fast_ap": ranking.fast_ap,
-    "smooth_ap": ranking.smooth_ap,
-    "recall_at_k": ranking.recall_at_k,
-}
+for file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{file.name}")
 
-METRICS = dict.fromkeys(ORACLES, "euclidean") | dict.fromkeys(
-    [
-        "n_pair",
-        "multi_similarity",
-        "circle",
-        "sup_con",
-        "nt_xent",
-        "tuplet_margin",
-        "intra_pair_variance",
-        "angular",
-        "histogram",
-        "smooth_ap",
-        "recall_at_k",
-    ],
-    "inner",
-)
-METRICS["snr_contrastive"] = "snr"
-NOT_EXPANDABLE = {"snr_contrastive"}
+ORACLES: dict[str, Callable[..., list[list[Term]]]] = {name: known.function for name, known in KNOWN.items()}
+METRICS = {name: known.metric for name, known in KNOWN.items()}
+OTHERS = {name: known.others for name, known in KNOWN.items()}
+NOT_EXPANDABLE = {name for name, known in KNOWN.items() if not known.expandable}
+EXPANDABLE = {"snr_contrastive"}
 EXPANDABLE = [name for name in ORACLES if name not in NOT_EXPANDABLE]
 CASES = [  # every loss plain, and expanded in either scope where it can be
     (name, scope) for name in ORACLES for scope in (None, "class_pair", "anchor") if scope is None or name in EXPANDABLE

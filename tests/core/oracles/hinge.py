@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .registry import oracle
 from .tables import Table
 from .terms import ZERO, Term, add, distance, hinge
 from .terms import squared as squared_
@@ -12,6 +13,7 @@ from .terms import squared as squared_
 TIE = 1e-13  # what rounding makes of equal distances in float64
 
 
+@oracle("euclidean", {"margin": 0.6})
 def contrastive(table: Table, margin: float = 1.0, squared: bool = True, average: str = "all") -> list[list[Term]]:
     terms = []
     for positives, negatives in zip(table.positives, table.negatives, strict=True):
@@ -24,6 +26,7 @@ def contrastive(table: Table, margin: float = 1.0, squared: bool = True, average
     return terms
 
 
+@oracle("euclidean", {"margin": 0.9, "mining": "semihard"})
 def triplet(
     table: Table,
     margin: float = 0.2,
@@ -51,6 +54,7 @@ def triplet(
     return terms
 
 
+@oracle("euclidean", {"margin": 0.9, "soft_margin": True})
 def hphn_triplet(table: Table, margin: float = 0.2, soft_margin: bool = False) -> list[list[Term]]:
     terms = []
     for positives, negatives in zip(table.positives, table.negatives, strict=True):
@@ -62,6 +66,7 @@ def hphn_triplet(table: Table, margin: float = 0.2, soft_margin: bool = False) -
     return terms
 
 
+@oracle("euclidean", {"margin": 0.3, "beta": 0.9})
 def margin(table: Table, margin: float = 0.2, beta: float = 1.2, count: str = "pairs") -> list[list[Term]]:
     terms = []
     for positives, negatives in zip(table.positives, table.negatives, strict=True):
@@ -73,6 +78,7 @@ def margin(table: Table, margin: float = 0.2, beta: float = 1.2, count: str = "p
     return terms
 
 
+@oracle("euclidean", {"margin": 0.2, "negative_temperature": 3.0})
 def ranked_list(
     table: Table,
     margin: float = 0.4,
@@ -96,6 +102,7 @@ def ranked_list(
     return terms
 
 
+@oracle("snr", {"margin": 1.5}, expandable=False)
 def snr_contrastive(
     table: Table, margin: float = 1.0, positive_margin: float = 0.0, average: str = "all"
 ) -> list[list[Term]]:

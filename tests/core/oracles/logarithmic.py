@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from .registry import oracle
 from .tables import Table
 from .terms import Term, add, distance, hinge
 
 
+@oracle("inner", {"scale": 3.0})
 def n_pair(table: Table, scale: float = 1.0) -> list[list[Term]]:
     terms = []
     for positives, negatives in zip(table.positives, table.negatives, strict=True):
@@ -16,6 +18,7 @@ def n_pair(table: Table, scale: float = 1.0) -> list[list[Term]]:
     return terms
 
 
+@oracle("euclidean", {"margin": 0.4})
 def lifted_structure(table: Table, margin: float = 1.0) -> list[list[Term]]:
     terms = []
     for positives, negatives, of_partners in zip(
@@ -30,6 +33,7 @@ def lifted_structure(table: Table, margin: float = 1.0) -> list[list[Term]]:
     return terms
 
 
+@oracle("inner", {"alpha": 3.0, "beta": 20.0, "base": 0.3})
 def multi_similarity(table: Table, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5) -> list[list[Term]]:
     terms = []
     for positives, negatives in zip(table.positives, table.negatives, strict=True):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .registry import oracle
 from .tables import Table
 from .terms import ZERO, Term, add, hinge, squared
 
 
+@oracle("euclidean", {"bins": 5})
 def fast_ap(table: Table, bins: int = 10) -> list[list[Term]]:
     width = 4 / bins
     terms = []
@@ -33,6 +35,7 @@ def _before(values: list[Tensor], s: Tensor, temperature: float) -> Tensor:
     return add([torch.sigmoid((t - s) / temperature) for t in values])
 
 
+@oracle("inner", {"temperature": 0.1})
 def smooth_ap(table: Table, temperature: float = 0.01, query_counts: bool = False) -> list[list[Term]]:
     terms = []
     for positives, negatives in zip(table.positives, table.negatives, strict=True):
@@ -48,6 +51,7 @@ def smooth_ap(table: Table, temperature: float = 0.01, query_counts: bool = Fals
     return terms
 
 
+@oracle("inner", {"ks": (1, 3), "temperature": 0.1})
 def recall_at_k(
     table: Table,
     ks: tuple[int, ...] = (1, 2, 4, 8, 16),
@@ -94,6 +98,7 @@ def recall_at_k_of_the_program(
     return terms
 
 
+@oracle("inner", {"positive_epsilon": 0.1})
 def intra_pair_variance(
     table: Table, positive_epsilon: float = 0.01, negative_epsilon: float = 0.01
 ) -> list[list[Term]]:
@@ -109,6 +114,7 @@ def intra_pair_variance(
     ]
 
 
+@oracle("inner", {"bins": 20})
 def histogram(table: Table, bins: int = 100) -> list[list[Term]]:
     """Equations 2 to 4, node by node; each negative's share of the sum over nodes is its term."""
     width = 2 / bins

@@ -6,10 +6,12 @@ import math
 
 import torch
 
+from .registry import oracle
 from .tables import Table
 from .terms import ZERO, Term, add, distance, hinge, squared
 
 
+@oracle("inner", {"temperature": 0.3})
 def nt_xent(table: Table, temperature: float = 0.07) -> list[list[Term]]:
     terms = []
     for positives, negatives in zip(table.positives, table.negatives, strict=True):
@@ -22,6 +24,7 @@ def nt_xent(table: Table, temperature: float = 0.07) -> list[list[Term]]:
     return terms
 
 
+@oracle("inner", {"temperature": 0.3})
 def sup_con(table: Table, temperature: float = 0.1) -> list[list[Term]]:
     terms = []
     for positives, negatives in zip(table.positives, table.negatives, strict=True):
@@ -31,6 +34,7 @@ def sup_con(table: Table, temperature: float = 0.1) -> list[list[Term]]:
     return terms
 
 
+@oracle("euclidean", {"scale": 4.0})
 def nca(table: Table, scale: float = 1.0, objective: str = "log") -> list[list[Term]]:
     terms = []
     for positives, negatives in zip(table.positives, table.negatives, strict=True):
@@ -43,6 +47,7 @@ def nca(table: Table, scale: float = 1.0, objective: str = "log") -> list[list[T
     return terms
 
 
+@oracle("inner", {"margin": 10.0, "scale": 8.0})
 def tuplet_margin(table: Table, margin: float = 5.73, scale: float = 64.0) -> list[list[Term]]:
     terms = []
     for positives, negatives in zip(table.positives, table.negatives, strict=True):
@@ -55,6 +60,7 @@ def tuplet_margin(table: Table, margin: float = 5.73, scale: float = 64.0) -> li
     return terms
 
 
+@oracle("inner", {"margin": 0.25, "scale": 20.0})
 def circle(table: Table, margin: float = 0.4, scale: float = 80.0) -> list[list[Term]]:
     terms = []
     for positives, negatives in zip(table.positives, table.negatives, strict=True):
@@ -68,6 +74,7 @@ def circle(table: Table, margin: float = 0.4, scale: float = 80.0) -> list[list[
     return terms
 
 
+@oracle("euclidean", {"margin": 0.4})
 def generalized_lifted_structure(table: Table, margin: float = 1.0, positive_margin: float = 0.0) -> list[list[Term]]:
     terms = []
     for positives, negatives in zip(table.positives, table.negatives, strict=True):
@@ -80,6 +87,7 @@ def generalized_lifted_structure(table: Table, margin: float = 1.0, positive_mar
     return terms
 
 
+@oracle("inner", {"angle": 40.0})
 def angular(table: Table, angle: float = 45.0) -> list[list[Term]]:
     tangent = math.tan(math.radians(angle)) ** 2
     terms = []
