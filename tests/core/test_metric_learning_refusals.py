@@ -217,7 +217,7 @@ def test_options_that_say_what_is_so_anyway_are_taken_and_unknown_ones_named() -
     plain = EmbeddingExpansion(peers.MultiSimilarityLoss())(E, labels)
     told = EmbeddingExpansion(peers.MultiSimilarityLoss(), normalize=True, chunk=None, reduction="mean")
     assert torch.equal(told(E, labels), plain)
-    with pytest.raises(UnknownName, match="there is no option of EmbeddingExpansion named 'chunks'"):
+    with pytest.raises(UnknownName, match="there is no parameter of EmbeddingExpansion named 'chunks'"):
         EmbeddingExpansion(peers.MultiSimilarityLoss(), chunks=3)
 
 
@@ -234,13 +234,13 @@ def test_a_loss_that_takes_no_pairs_takes_no_miner(name: str, miner: Any) -> Non
         EmbeddingExpansion(loss, miner=miner)
 
 
-def test_rows_past_and_a_reference_are_refused_with_the_reason() -> None:
+def test_rows_a_memory_and_a_reference_are_refused_with_the_reason() -> None:
     E, labels = peer_batch("")
     loss = EmbeddingExpansion(peers.SupConLoss())
-    past = torch.zeros(len(E), dtype=torch.bool)
-    past[0] = True
-    for given in ({"rows": torch.tensor([0])}, {"past": past}):
-        with pytest.raises(InvalidInput, match="rows or past is given, but SupConLoss returns one number"):
+    from_memory = torch.zeros(len(E), dtype=torch.bool)
+    from_memory[0] = True
+    for given in ({"rows": torch.tensor([0])}, {"from_memory": from_memory}):
+        with pytest.raises(InvalidInput, match="rows or from_memory is given, but SupConLoss returns one number"):
             loss(E, labels, **given)
     with pytest.raises(InvalidInput, match="reference is given, but SupConLoss returns one number"):
         loss(E, labels, reference=E, reference_labels=labels)

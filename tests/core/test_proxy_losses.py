@@ -259,7 +259,7 @@ COMPILE = """
 import torch
 from embedding_expansion import PROXY_LOSSES
 from embedding_expansion.core.batch import Inputs
-from embedding_expansion.core.losses import nearest_center
+from embedding_expansion.core.losses.proxy import nearest_center
 
 torch.manual_seed(0)
 for name, kind in PROXY_LOSSES.items():

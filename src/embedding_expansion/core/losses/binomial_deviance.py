@@ -21,12 +21,12 @@ def binomial_deviance(pairs: Pairs, alpha: float = 2.0, beta: float = 0.5, cost:
 
     Args:
         pairs: from `compare` or `expand`, metric "inner".
-        alpha: sharpness of both terms.
+        alpha: the sharpness of both terms.
         beta: the similarity that positives should exceed and negatives should not reach.
-        cost: weight of a negative's similarity against that of a positive (C in the paper).
+        cost: the factor on the similarities of negatives relative to those of positives (C in the paper).
 
     Returns:
-        Terms (2, a), weighing the positive and the negative pairs of each anchor.
+        Terms (2, a). The weights of an anchor are its numbers of positive and of negative pairs.
 
     Source: Yi, Lei & Li, "Deep Metric Learning for Practical Person Re-Identification", 2014, the binomial deviance
     with the asymmetric cost C; the defaults are those of Ustinova & Lempitsky, NIPS 2016, section 4. Differs from the

@@ -5,8 +5,8 @@ hardest pair of two segments consists of two members, of a member and a point in
 segments. Where the ends of an arc are nearly opposite, points around its middle have no direction. This hole in the arc
 has two edges, and the hardest pair may lie there. The search compares all of these points.
 
-There is no form in C. On a GPU this code runs in any case, and on a CPU the search is a small part of a training step
-(docs/benchmarks.md, section 5), for an option that trains no better than n = 2 (docs/results.md, section 4).
+There is no C implementation. On a GPU this code runs in any case. On a CPU the search is a small part of a training
+step (docs/benchmarks.md, section 5), for an option that trains no better than n = 2 (docs/results.md, section 4).
 
 Source: the optimum is that of Vasudeva et al., "LoOp: Looking for Optimal Hard Negative Embeddings for Deep Metric
 Learning", ICCV 2021. Differs from the source: it is computed from inner products, not from the points' coordinates.

@@ -139,14 +139,15 @@ def _blocks(problem: Problem, a: Candidates, b: Candidates, limit: int) -> Itera
 
 
 def _offset(groups: slice, candidates: Candidates) -> slice:
-    """Groups among those of their size, as groups of the side."""
+    """Converts a slice of the groups of one size to a slice of all groups of the side."""
     return slice(candidates.groups.start + groups.start, candidates.groups.start + groups.stop)
 
 
 def _within_norms(problem: Problem, value: Tensor, ends: Tensor, at: tuple[slice, slice]) -> Tensor:
-    """Clamps the inner products of normalised synthetic points to the product of the norms: cancellation rounds.
+    """Clamps the inner products of normalised synthetic points to the product of the norms.
 
-    The gradient ignores the clamp. It is that of the quotient, which the clamp only brings nearer to its exact value.
+    Cancellation can round them beyond it. The gradient ignores the clamp, which only moves a value closer to the exact
+    one.
     """
     limit: Tensor | float = 1.0
     shift: Tensor | float = 0.0
@@ -232,7 +233,7 @@ def _tables(
 
 
 def _first_hardest(mixed: Float[Tensor, "h l 1 g"], b: Points, block: Block) -> Int[Tensor, "h g"]:
-    """The index of the right point most similar to one left point of every group, the first of equal ones."""
+    """The index of the right point most similar to one left point of every group; in a tie, the first one."""
     best = mixed.new_full((len(mixed), mixed.shape[3]), 2 * NEVER)
     winner = torch.zeros_like(best, dtype=torch.int64)
     for part, table in _tables(mixed, b, block):
