@@ -46,7 +46,7 @@ class EmbeddingExpansion(WrappedLoss):
         >>> from embedding_expansion import TripletLoss
         >>> embeddings = torch.tensor([[0.6, 0.8, 0.0], [0.6, -0.8, 0.0], [0.8, 0.0, 0.6], [0.8, 0.3, 0.9]])
         >>> losses = (EmbeddingExpansion(TripletLoss(margin=0.2), n=n) for n in (0, 2, float("inf")))
-        >>> [round(loss(embeddings, [0, 0, 1, 1]).item(), 3) for loss in losses]  # ever harder
+        >>> [round(loss(embeddings, [0, 0, 1, 1]).item(), 3) for loss in losses]  # n raises the loss
         [0.96, 1.111, 1.18]
     """
 
@@ -79,7 +79,7 @@ class EmbeddingExpansion(WrappedLoss):
         self.expansion = expansion
 
     def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
-        """The expanded table of a batch."""
+        """The table of a batch with the hardest pairs as negatives."""
         return self.loss.expanded(batch, self.expansion, statistics=statistics)
 
     def columns(self, batch: Batch) -> Int[Tensor, " g"]:
@@ -88,7 +88,7 @@ class EmbeddingExpansion(WrappedLoss):
         return class_of_row(batch.gallery_labels) if compiling else batch.classes.of_row
 
     def extra_repr(self) -> str:
-        """The parameters of the expansion."""
+        """The values of n, scope, normalize_synthetic and max_segments."""
         given = self.expansion
         limit = "" if given.max_segments is None else f", max_segments={given.max_segments}"
         return f"n={given.n}, scope={given.scope!r}, normalize_synthetic={given.normalize_synthetic}{limit}"

@@ -145,5 +145,5 @@ class CrossBatchMemory(WrappedLoss):
         self.batches += 1
 
     def extra_repr(self) -> str:
-        """The sizes of the queue and the start."""
+        """The values of embedding_size, size and start."""
         return f"embedding_size={self.rows.shape[1]}, size={len(self.labels)}, start={self.start}"

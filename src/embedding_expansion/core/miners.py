@@ -52,7 +52,7 @@ def narrowed_by(miner: Any, pairs: Pairs, batch: Batch, columns: Int[Tensor, " g
 
 
 class Miner(ABC):
-    """A miner. It can be called in two ways.
+    """The base class of miners. A miner can be called in two ways.
 
     `miner(pairs)` restricts a table. The losses call it this way.
 

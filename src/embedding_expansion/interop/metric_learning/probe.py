@@ -193,7 +193,7 @@ class Trial:
         return one is not None and other is not None and same(one, other)
 
     def refusal(self, reason: str) -> InvalidInput:
-        """The error, which names the loss."""
+        """Makes the error for a loss that cannot be expanded."""
         return InvalidInput(f"{type(self.theirs).__name__} cannot be expanded: it {reason}")
 
 
