@@ -169,5 +169,5 @@ def test_a_boundary_for_each_class_needs_classes_by_number() -> None:
         MarginLoss(learn_beta=True, num_classes=2)(E, [0, 0, 7, 7])
     with pytest.raises(InvalidInput, match="learn_beta"):
         MarginLoss(num_classes=2)
-    with pytest.raises(InvalidInput, match="nu is -1"):
+    with pytest.raises(InvalidInput, match="nu of MarginLoss is -1"):
         MarginLoss(nu=-1.0)
