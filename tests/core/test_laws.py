@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from embedding_expansion.core import losses
+from embedding_expansion.core.batch import Batch, Inputs
 from embedding_expansion.core.expansion import expand
 from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.pairs import Pairs, compare
@@ -34,7 +35,7 @@ def terms_of(name: str, scope: str | None) -> Callable[..., Terms]:
         statistic = None
         if loss.has_statistic and rows is not None:  # which is that of the whole batch, whichever rows are looked at
             statistic = loss.batch_statistic(table(E, labels, n))
-        return loss.terms(pairs, labels if rows is None else labels[rows], statistic)
+        return loss.terms(pairs, Batch.of(Inputs(E, labels, rows)), statistic)
 
     def table(E: Tensor, labels: Tensor, n: int) -> Pairs:
         metric = oracles.METRICS[name]

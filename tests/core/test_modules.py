@@ -61,7 +61,7 @@ def test_a_module_takes_the_parameters_of_its_function(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(oracles.NOT_EXPANDABLE))
 def test_a_loss_that_cannot_be_expanded_says_why(name: str) -> None:
-    with pytest.raises(InvalidInput, match=f"{LOSSES[name].__name__} cannot be expanded: its distance"):
+    with pytest.raises(InvalidInput, match=f"{LOSSES[name].__name__} cannot be expanded: the distance"):
         EmbeddingExpansion(LOSSES[name]())
 
 
