@@ -23,7 +23,7 @@ from embedding_expansion.interop.metric_learning.square import (
     Scale,
     alone,
     indices,
-    measured,
+    normalized_for,
     square_table,
 )
 from embedding_expansion.interop.metric_learning.stand_in import reading
@@ -100,7 +100,7 @@ class MetricLearningLoss(PairLoss):
 
     def expanded(self, batch: Batch, expansion: Expansion, *, statistics: bool) -> Pairs:
         """The expanded table of the rows, normalised if the distance of the loss normalises them."""
-        return super().expanded(measured(self.loss.distance, batch), expansion, statistics=statistics)
+        return super().expanded(normalized_for(self.loss.distance, batch), expansion, statistics=statistics)
 
     def terms(self, pairs: Pairs, batch: Batch, statistic: Tensor | None = None) -> Terms:
         """The value of the loss, as one total with weight 1."""
@@ -125,7 +125,7 @@ class MetricLearningLoss(PairLoss):
             raise InvalidInput(f"miner is a {kind}, but {self.takes_no_pairs}; leave miner out")
 
     def _value(self, batch: Batch, pairs: Pairs) -> Tensor:
-        table = square_table(pairs, measured(self.loss.distance, batch), self.scale)
+        table = square_table(pairs, normalized_for(self.loss.distance, batch), self.scale)
         chosen: Indices | None = None
         if self.form == "table":
             table = alone(table, pairs.negative_mask, batch, self.scale.far)

@@ -22,7 +22,7 @@ from embedding_expansion.interop.metric_learning.square import (
     Scale,
     alone,
     indices,
-    measured,
+    normalized_for,
     square_table,
 )
 from embedding_expansion.interop.metric_learning.stand_in import reading
@@ -78,7 +78,7 @@ class Trial:
         # With few dimensions and no clusters, every hinge is active for some pairs.
         points = torch.randn(len(labels), 4, generator=generator).to(like.device, dtype)
         self.batch = Batch.of(Inputs(points, labels.to(like.device)))
-        rows = measured(theirs.distance, self.batch)
+        rows = normalized_for(theirs.distance, self.batch)
         plain = compare_batch(rows, scale.metric, partners=False)
         self.plain = scale(plain.negative)
         expansion = Expansion(2, "class_pair", True, scale.metric, None)

@@ -44,7 +44,7 @@ class Scale:
         return -FAR if self.metric == "inner" else FAR
 
 
-def measured(distance: Any, batch: Batch) -> Batch:
+def normalized_for(distance: Any, batch: Batch) -> Batch:
     """The batch with normalised rows if the distance of the loss normalises them."""
     if not distance.normalize_embeddings:
         return batch
