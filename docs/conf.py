@@ -41,7 +41,11 @@ nitpick_ignore_regex = [
         r"(np|npt|numpy|torch|nn|jaxtyping|os|pathlib|collections\.abc)\..+|ndarray|Tensor|Float|Int|Bool|Path",
     ),
     ("py:class", r"'[a-z0-9_ ]+'"),  # the shape in an annotation
-    ("py:class", r"Batch|ImageTransform|Manifest|Network|Pixels|Square|Store|Tested"),
+    (
+        "py:class",
+        r"AskedKind|Batch|ImageTransform|Linkage|Manifest|Network|Pixels|Precision|SearchSides|Square|Store|Tested",
+    ),
+    ("py:class", r"embedding_expansion\.core\.inputs\.IntegerArray"),
 ]
 
 html_theme = "furo"

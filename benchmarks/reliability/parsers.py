@@ -291,7 +291,7 @@ def _read_report(folder: Path) -> None:
 
     run = RunFolder(folder / "run")
     render(run, run.read_config(), None, "the model is left out here")
-    run.note_resumption(1, run.read_config(), [], [])
+    run.note_resumption(1, {}, [])
     run.cut_log(2)
 
 

@@ -74,7 +74,7 @@ def test_shapes_and_sources_read_as_they_were_written(site: Path) -> None:
     assert 'embeddings: Float[Tensor, "b d"]' in expand
     assert 'rows: Int[Tensor, "a"] | None = None' in expand
     assert "Source Ko & Gu, CVPR 2020, sections 4.1 and 4.2." in expand
-    assert "Differs from the source Computed from inner products alone" in expand
+    assert "Differs from the source Everything is computed from inner products" in expand
 
 
 def test_the_reference_has_every_command_with_its_options(site: Path) -> None:

@@ -174,7 +174,7 @@ class TwoRanks(Ranks):
 
     other: int = 0
 
-    def agree(self, value: int) -> int:
+    def maximum(self, value: int) -> int:
         return max(value, self.other)
 
     def gather(self, value: Any) -> list[Any]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from embedding_expansion.checks import validates
 from embedding_expansion.data.finding import find_images
 from embedding_expansion.errors import DataError, StoreError
 from embedding_expansion.inference.collection import model_of
@@ -58,6 +59,7 @@ class IndexingReport:
         self.resumed += sum(entry.path in taken_over for entry in plan.embed)
 
 
+@validates
 def index_images(
     model: str | os.PathLike[str],
     images: Iterable[str | os.PathLike[str]],
@@ -206,6 +208,7 @@ def _relabelled(item: Item, entry: Entry) -> Item:
 
 
 @contextmanager
+@validates
 def opened(
     location: str | os.PathLike[str], dimensions: int, kind: AskedKind | None, precision: Precision | None
 ) -> Iterator[Index]:

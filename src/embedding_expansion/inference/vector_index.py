@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from embedding_expansion.checks import validates
 from embedding_expansion.data.vectors import check_labels, check_names, read_rows
 from embedding_expansion.inference.describe import public
 from embedding_expansion.inference.index_model import NOTE, IndexModel, check_model, model_note
@@ -25,6 +26,7 @@ from embedding_expansion.runs import config as configuration
 from embedding_expansion.runs.run_folder import RunFolder
 
 
+@validates
 def index_vectors(
     run: str | os.PathLike[str],
     file: Path,

@@ -87,9 +87,7 @@ class Ranks:
         if next(network.parameters()).is_cuda and learns_statistics(network):
             network = synchronize_batch_norm(network)
         shared: nn.Module = DistributedLoss(loss)
-        if any(
-            parameter.requires_grad for parameter in loss.parameters()
-        ):  # keeps the parameters of the loss equal on all ranks
+        if any(parameter.requires_grad for parameter in loss.parameters()):  # which stay equal on all ranks
             shared = DistributedDataParallel(shared, broadcast_buffers=False)  # all ranks fill their memory equally
         return DistributedDataParallel(network), shared
 
