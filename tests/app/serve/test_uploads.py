@@ -104,7 +104,7 @@ def test_avif_is_taken() -> None:
         (image("PNG", 8000, 8000, "1"), Verdict.TOO_LARGE, "64,000,000 pixels, but the limit is 50,000,000"),
         (image("PNG", 20_000, 20_000, "1"), Verdict.TOO_LARGE, "takes too much memory"),  # Pillow opens it not
         (image("PNG", 5000, 2), Verdict.UNUSABLE, "5000 pixels wide and 2 high"),
-        (jpeg_of_scans(20, 20, 101), Verdict.UNUSABLE, "more than the 100 scans"),
+        (jpeg_of_scans(20, 20, 101), Verdict.UNUSABLE, "more than 100 scans"),
         (picture(0)[:300], Verdict.UNUSABLE, "cannot be decoded"),
         (image("TIFF", 3, 3, "F"), Verdict.UNKNOWN, "not an image in an accepted format"),
         (b"", Verdict.UNKNOWN, "not an image in an accepted format"),
