@@ -106,7 +106,7 @@ def test_options_of_the_call_compile(name: str, expanded: bool) -> None:
     past = torch.zeros(len(E), dtype=torch.bool)
     past[[1, 4]] = True
     calls: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        ({}, {"past": past}),
+        ({}, {"from_memory": past}),
         ({}, {"rows": torch.tensor([5, 0, 2])}),
         ({}, {"reference": E.flip(0) * 0.9, "reference_labels": labels.flip(0)}),
         ({"ignore_index": int(labels[0])}, {}),
@@ -135,7 +135,7 @@ def test_a_batch_without_anchors_is_0_when_compiled_as_well(scope: str | None, n
     options = {"ignore_index": 3} if what == "all ignored" else {}
     labels = torch.full_like(labels, 3) if what == "all ignored" else labels
     given = {
-        "all past": {"past": torch.ones(len(E), dtype=torch.bool)},
+        "all past": {"from_memory": torch.ones(len(E), dtype=torch.bool)},
         "no anchor": {"rows": torch.zeros(0, dtype=torch.int64)},
     }
     loss = LOSSES[name](**options)

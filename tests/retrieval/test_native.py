@@ -12,9 +12,9 @@ from embedding_expansion.core.compiled import INSTRUCTION_SETS
 from embedding_expansion.retrieval import native
 
 TESTS = [
-    "test_counting.py::test_places_of_leave_one_out_are_those_of_a_sort",
-    "test_counting.py::test_places_in_a_gallery_of_its_own_are_those_of_a_sort",
-    "test_counting.py::test_places_between_masks_are_those_of_a_sort",
+    "test_counting.py::test_ranks_of_leave_one_out_are_those_of_a_sort",
+    "test_counting.py::test_ranks_in_a_gallery_of_its_own_are_those_of_a_sort",
+    "test_counting.py::test_ranks_between_masks_are_those_of_a_sort",
     "test_centers.py::test_every_row_goes_to_the_center_that_is_nearest_in_double_precision",
     "test_rerank_diffusion.py::test_the_solver_in_c_walks_as_the_one_without",
 ]

@@ -42,6 +42,8 @@ NUMBERED = "pass whole numbers, as numpy.unique({}, return_inverse=True)[1] give
 
 def warn_user(message: str, category: type[Warning]) -> None:
     """Issues a warning at the line that calls this package, skipping frames of this package, torch and jaxtyping."""
+    if torch.compiler.is_compiling():  # a compiled graph warns of nothing
+        return
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in INSIDE:
         frame, level = frame.f_back, level + 1

@@ -128,7 +128,7 @@ class PairLoss(nn.Module):
         self.normalize, self.reduction, self.chunk = checked["normalize"], checked["reduction"], checked["chunk"]
         self.ignore_index, self.check_finite = checked["ignore_index"], checked["check_finite"]
         self.miner, self.statistics = checked["miner"], checked["statistics"]
-        if self.reduction == "none" and options.get("reduction") == "none":
+        if self.reduction == "none":
             warn_user("reduction='none' is deprecated: call loss.per_anchor(...) instead", DeprecationWarning)
         self.parameters_of_function: dict[str, Any] = {}
         if function is not None:
