@@ -155,7 +155,7 @@ def test_its_pipeline_trains_with_a_loss_that_its_configuration_names(
 
 
 def test_the_examples_of_the_page_run() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page.partition("## Open Metric Learning")[2], re.DOTALL)
     names: dict[str, Any] = {"extractor": Extractor()}
     for block in blocks:
