@@ -25,7 +25,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) 
     whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     # A single key, because safetensors writes several keys in random order.
     metadata = {"about": json.dumps({"about": about, "checksum": _checksum(whole, about)})}
-    content = save(whole, metadata)  # save_file would write a temporary file of its own
+    content = save(whole, metadata)  # save_file writes a temporary file itself, which a kill leaves behind
     write_atomically(path, lambda partial: partial.write_bytes(content))
 
 

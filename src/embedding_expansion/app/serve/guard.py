@@ -22,7 +22,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
-#: Methods with a metric of their own name. Clients can invent others, so those are counted together.
+#: Methods that are counted one by one. Clients can invent others, which are counted together.
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 

@@ -35,7 +35,7 @@ export class CollectionMap {
     this.draw();
   }
 
-  // Draws rings around the query and its matches, as far as they are on the map.
+  // Draws rings around the query and those of its matches that the map shows.
   mark(askedId, matchIds) {
     this.askedId = askedId;
     this.matchIds = matchIds;

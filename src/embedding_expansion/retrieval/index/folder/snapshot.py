@@ -63,8 +63,8 @@ class StoredVectors:
 class Snapshot:
     """A structure over the rows of one generation, and all rows that were written later.
 
-    Without a structure, all rows count as written later, and the search is exact. The same search therefore serves
-    every kind, and rows are found as soon as they are written, even before the structure is rebuilt.
+    Without a structure, all rows count as written later, and the search is exact. Every
+    kind of index therefore uses the same search, and a search finds new rows before the structure is rebuilt.
     """
 
     def __init__(self, folder: Path, database: sqlite3.Connection, vectors: StoredVectors) -> None:
