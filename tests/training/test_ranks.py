@@ -73,13 +73,11 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Each loss as it is, and expanded with a memory; all four ways of each are in tests/core/test_memory_ranks.py."""
     for name, loss in {**LOSSES, **PROXY_LOSSES}.items():
-        yield Case(name, expanded=False)
-        if name in LOSSES or not loss.not_expandable:
-            yield Case(name, expanded=not loss.not_expandable, memory=name in LOSSES)
-    yield Case("multi_similarity", expanded=True)
-    yield Case("multi_similarity", expanded=False, memory=True)
+        for expanded in (False, *([] if loss.not_expandable else [True])):
+            yield Case(name, expanded)
+            if name in LOSSES:
+                yield Case(name, expanded, memory=True)
     yield Case("margin", expanded=False, memory=True, changes={"loss": {"name": "margin", "learn_beta": True}})
     yield Case("multi_similarity", expanded=True, memory=True, changes={"miner": MinerConfig("multi_similarity")})
     yield Case("multi_similarity", expanded=True, changes={"chunk": 2})
