@@ -215,7 +215,7 @@ class Inputs:
 
     def without(self, label: int) -> Inputs:
         """The arguments without the rows of one label. Row indices are renumbered to match."""
-        keep, others = self.labels != label, self.labels != label
+        keep = others = self.labels != label
         rows, chosen, reference, of_reference = self.rows, self.chosen, self.reference, self.reference_labels
         if rows is not None:
             rows = (keep.cumsum(0) - 1)[rows[rows_where(keep[rows])]]

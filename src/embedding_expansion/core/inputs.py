@@ -58,12 +58,7 @@ def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def call(*given: P.args, **named: P.kwargs) -> R:
             for old, new in names.items():
                 if old in named:
-                    if new in named:
-                        raise InvalidInput(f"{old} and {new} are both given, and mean the same; leave {old} out")
-                    warn_user(
-                        f"{old} is now {new}; the old name will be removed in the next release", DeprecationWarning
-                    )
-                    named[new] = named.pop(old)
+                    named[new] = check_renamed(old, named.pop(old), new, named.get(new))
             return function(*given, **named)
 
         return call
