@@ -66,9 +66,9 @@ def value_of(
         given = (mine("own" if kind == "own pairs" else "whole")(*to_mine),)
     if "reference" in kind:
         given = (given[0] if given else None, reference, of_reference)
+    if kind == "memory":  # of other rows: a row and its copy in the queue would be equally hard
+        loss(reference, labels, *given)
     value: Tensor = loss(rows, labels, *given)
-    if kind == "memory":
-        value = loss(rows, labels, *given)
     if kind == "penalty":
         (gradient,) = torch.autograd.grad(value, rows, create_graph=True)
         value = gradient.square().sum()
