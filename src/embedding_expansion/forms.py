@@ -1,0 +1,36 @@
+"""The forms of expansion by name, and the default that the constructor and the command line share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Scope: TypeAlias = Literal["class_pair", "anchor", "negative"]
+SCOPES: tuple[Scope, ...] = ("class_pair", "anchor", "negative")
+Balance: TypeAlias = Literal[False, True, "sphere"]
+FormName: TypeAlias = Literal[
+    "paper", "anchor", "balanced", "negative", "balanced_negative", "selective", "samples", "none"
+]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a form of expansion does; the parameters are those of `EmbeddingExpansion`."""
+
+    scope: Scope = "class_pair"
+    balance: Balance = False
+    selective: bool = False
+
+
+#: The forms that mine the hardest pairs. "samples" adds the synthetic points to the batch without mining, and "none"
+#: is the plain loss.
+FORMS: dict[FormName, Form] = {
+    "paper": Form(),
+    "anchor": Form(scope="anchor"),
+    "balanced": Form(balance=True),
+    "negative": Form(scope="negative"),
+    "balanced_negative": Form(scope="negative", balance=True),
+    "selective": Form(selective=True),
+}
+DEFAULT_FORM: FormName = "paper"
+DEFAULT: Form = FORMS[DEFAULT_FORM]
