@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from style import COLOURS, DOCS, MARKERS, arc, on_sphere, save, sphere
 
 from embedding_expansion import hardest
-from embedding_expansion.core.sides import Scope
+from embedding_expansion.forms import Scope
 
 PLANE = [[-0.45, 0.75], [-0.8, 0.1], [-0.15, 0.05], [-0.3, -0.75], [0.75, 0.5], [0.35, 0.8], [0.8, -0.3], [0.3, -0.5]]
 POINTS, LABELS = on_sphere(torch.tensor(PLANE)), torch.arange(8) // 4

@@ -48,6 +48,7 @@ from .core.mining import Winners as Winners
 from .core.pair_loss import PairLoss as PairLoss
 from .core.pairs import Pairs as Pairs
 from .core.pairs import compare as compare
+from .core.synthetic_samples import SyntheticSamples as SyntheticSamples
 from .core.terms import Terms as Terms
 from .data.datasets import open_dataset as open_dataset
 from .data.sampler import ClassBalancedSampler as ClassBalancedSampler

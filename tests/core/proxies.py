@@ -21,7 +21,7 @@ NAMES = list(PROXY_LOSSES)
 EXPANDABLE = [name for name in NAMES if not PROXY_LOSSES[name].not_expandable]
 SCOPES = [
     *((name, None) for name in NAMES),
-    *((name, "class_pair") for name in EXPANDABLE),
+    *((name, scope) for name in EXPANDABLE for scope in ("class_pair", "negative")),
     *((name, "anchor") for name in EXPANDABLE if name != "proxy_anchor"),
 ]
 

@@ -53,6 +53,8 @@ def oracle(E: Tensor, labels: list[int], scope: str, normalize: bool, metric: st
                 continue
             if scope == "anchor":
                 pairs = [((i, explicit.mate(i)), (j, explicit.mate(j))) for j in rows[c] if j % 2 == 0]
+            elif scope == "negative":
+                pairs = [((i, i), segment) for segment in whole_segments(rows[c])]
             else:
                 pairs = list(itertools.product(whole_segments(rows[classes.index(label)]), whole_segments(rows[c])))
             found[i, c] = max(nearest(*sorted(pair)) for pair in pairs)

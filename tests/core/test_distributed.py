@@ -19,7 +19,7 @@ from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.losses import LOSSES
 
 WORLD = 2
-SCOPES = [None, "class_pair", "anchor"]
+SCOPES = [None, "class_pair", "anchor", "negative"]
 IN_BLOCKS = ("multi_similarity", "lifted_structure", "histogram")  # plain, reads partners, has a statistic
 CASES = [
     (name, scope, kind)

@@ -18,7 +18,7 @@ from embedding_expansion.core.search import table
 from . import explicit, oracles
 from .batches import UNEQUAL, batch, batch_for, seeds
 
-SCOPES = ["class_pair", "anchor"]
+SCOPES = ["class_pair", "anchor", "negative"]
 
 
 @pytest.mark.parametrize("normalize_synthetic", [True, False])
@@ -185,7 +185,8 @@ def test_a_synthetic_point_without_a_direction_to_speak_of_is_dropped(scope: str
         E = torch.tensor([[1, 0, 0], [-1, gap, 0], [0, 1, 0], [0, 1, 0.1]], dtype=torch.float64)
         E = E / E.norm(dim=1, keepdim=True)
         for dtype in (torch.float64, torch.float32):
-            hardness = float(expand(E.to(dtype), [0, 0, 1, 1], 1, scope=scope).negative[0, 1])
+            at = (2, 0) if scope == "negative" else (0, 1)  # the first class is on the side that is expanded
+            hardness = float(expand(E.to(dtype), [0, 0, 1, 1], 1, scope=scope).negative[at])
             points, names = synthesize(E.to(dtype), [0, 0, 1, 1], 1)
             if dtype in dtypes:
                 assert hardness < 0.1

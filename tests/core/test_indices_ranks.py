@@ -31,10 +31,13 @@ KINDS = ("pairs", "own pairs", "reference", "pairs of a reference", "penalty", "
 CASES = [
     (name, scope, kind)
     for name in NAMES
-    for scope in (None, "class_pair", "anchor")
+    for scope in (None, "class_pair", "anchor", "negative")
     for kind in KINDS
     # It reads the other end's negatives as well: not by anchor against a reference, nor of pairs of own anchors alone.
-    if not (name == "lifted_structure" and ((scope == "anchor" and "reference" in kind) or kind == "own pairs"))
+    if not (
+        name == "lifted_structure"
+        and ((scope in ("anchor", "negative") and "reference" in kind) or kind == "own pairs")
+    )
 ]
 MINER = PairMarginMiner(0.5, 1.3)
 

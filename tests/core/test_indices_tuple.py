@@ -42,9 +42,9 @@ with warnings.catch_warnings():
     from pytorch_metric_learning import miners
     from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_indices
 
-SCOPES = [None, "class_pair", "anchor"]
+SCOPES = [None, "class_pair", "anchor", "negative"]
 CASES = [(name, scope) for name in LOSSES for scope in SCOPES if scope is None or not LOSSES[name].not_expandable]
-WITH_REFERENCE = [case for case in CASES if not (case[1] == "anchor" and LOSSES[case[0]].reads_partner)]
+WITH_REFERENCE = [case for case in CASES if not (case[1] in ("anchor", "negative") and LOSSES[case[0]].reads_partner)]
 every_case = pytest.mark.parametrize(("name", "scope"), CASES)
 Chosen = tuple[set[tuple[int, int]], set[tuple[int, int]]]
 

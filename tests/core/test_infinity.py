@@ -25,7 +25,7 @@ from .batches import batch_for, seeds
 from .explicit import mate, rows_of_class
 from .segments import on_segment, oracle, whole_segments, zoomed
 
-SCOPES = ["class_pair", "anchor"]
+SCOPES = ["class_pair", "anchor", "negative"]
 RULES = [(True, "euclidean"), (True, "inner"), (False, "euclidean"), (False, "inner")]
 every_rule = pytest.mark.parametrize(("normalize", "metric"), RULES)
 every_scope = pytest.mark.parametrize("scope", SCOPES)
@@ -76,7 +76,7 @@ def test_the_winners_are_points_of_their_segments_and_have_the_value(scope: str,
     classes = torch.unique(labels)
     inside = 0
     for i, label in enumerate(labels):
-        row = i if scope == "anchor" else int((classes == label).nonzero())
+        row = int((classes == label).nonzero()) if scope == "class_pair" else i
         for c in pairs.negative_mask[i].nonzero()[:, 0].tolist():
             points = []
             for which in (0, 1):
@@ -266,11 +266,12 @@ def test_among_many_holes_no_point_is_harder_than_the_winners(
     classes = sorted(set(labels))
     clouds = [sampled(E, rows_of_class(labels, label), scope) for label in classes]
     for i, label in enumerate(labels):
-        left = sampled(E, [i, mate(i)], scope) if scope == "anchor" else clouds[label]
+        ours = {"anchor": lambda i: sampled(E, [i, mate(i)], scope), "negative": lambda i: E[i : i + 1]}
+        left = ours[scope](i) if scope in ours else clouds[label]
         for other in set(classes) - {label}:
             value = pairs.negative[i, other]
             assert value >= (left @ clouds[other].T).max() - rounding
-            row = i if scope == "anchor" else label
+            row = label if scope == "class_pair" else i
             ends, weights = winners.ends[row, other], winners.weights[row, other]
             x, y = (on_segment(E, tuple(e), w[:1], True)[0] for e, w in zip(ends.tolist(), weights, strict=True))
             torch.testing.assert_close(value, x @ y, rtol=0, atol=rounding)
@@ -319,7 +320,8 @@ def test_the_gradient_of_nearly_opposite_rows_is_bounded(
             E = torch.randn(6, 4, generator=generator, dtype=torch.float64)
             E[1] = -E[0] + gap * E[1]
             E = (E / E.norm(dim=1, keepdim=True)).to(dtype).requires_grad_()
-            similarity = expand(E, [0, 0, 1, 1, 1, 1], math.inf, scope=scope).negative[0, 1]
+            at = (2, 0) if scope == "negative" else (0, 1)  # the side that is expanded has the opposite rows
+            similarity = expand(E, [0, 0, 1, 1, 1, 1], math.inf, scope=scope).negative[at]
             (gradient,) = torch.autograd.grad(similarity, E)
             assert gradient.norm(dim=1).max() <= 1.02 * bound
             most = max(most, float(gradient.norm(dim=1).max()))

@@ -107,7 +107,7 @@ def test_blocks_of_rows_add_up_to_the_whole(name: str, scope: str | None, seed: 
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("scope", ["class_pair", "anchor"])
+@pytest.mark.parametrize("scope", ["class_pair", "anchor", "negative"])
 @pytest.mark.parametrize("name", [name for name in oracles.EXPANDABLE if LOSSES[name].monotone])
 @given(seed=seeds, n=st.integers(0, 4))
 def test_every_monotone_loss_grows_with_the_hardness(name: str, scope: str, seed: int, n: int) -> None:

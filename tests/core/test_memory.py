@@ -115,7 +115,7 @@ def test_in_evaluation_mode_the_queue_is_compared_with_and_stays_as_it_is() -> N
     assert int(memory.entered) == len(first[1]) + len(second[1])
 
 
-@pytest.mark.parametrize("scope", [None, "class_pair", "anchor"])
+@pytest.mark.parametrize("scope", [None, "class_pair", "anchor", "negative"])
 def test_a_state_dict_goes_on_where_it_was_taken(scope: str | None) -> None:
     whole, begun = (memory_of(loss_of("triplet", scope), 14, start=1) for _ in range(2))
     first, second, *rest = batches(scope)
@@ -163,7 +163,7 @@ def test_half_precision_enters_a_queue_of_float32(dtype: torch.dtype, normalised
 
 
 @pytest.mark.parametrize("chunk", [3, 100])
-@pytest.mark.parametrize("scope", [None, "class_pair", "anchor"])
+@pytest.mark.parametrize("scope", [None, "class_pair", "anchor", "negative"])
 @pytest.mark.parametrize("name", ["multi_similarity", "lifted_structure", "histogram"])
 def test_in_blocks_a_batch_enters_once_and_gives_the_same(name: str, scope: str | None, chunk: int) -> None:
     whole, blocks = memory_of(loss_of(name, scope), 14), memory_of(loss_of(name, scope, chunk=chunk), 14)

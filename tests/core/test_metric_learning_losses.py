@@ -33,7 +33,7 @@ def its_histogram_indexes_with_a_tuple(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(histogram_loss, "filter_pairs", lambda *tensors: tuple(found(*tensors)))
 
 
-SCOPES = [(name, scope) for name in SAME for scope in ("class_pair", "anchor")]
+SCOPES = [(name, scope) for name in SAME for scope in ("class_pair", "anchor", "negative")]
 NOT_IN_ANCHOR_SCOPE = ("HistogramLoss", "SmoothAPLoss")  # refused; takes no paired batch
 
 

@@ -48,7 +48,7 @@ MINERS: dict[str, Any] = {
     "UniformHistogramMiner": miners.UniformHistogramMiner(num_bins=5, pos_per_bin=2, neg_per_bin=2),
 }
 every_miner = pytest.mark.parametrize("name", list(MINERS))
-SCOPES = [None, "class_pair", "anchor"]
+SCOPES = [None, "class_pair", "anchor", "negative"]
 
 
 def with_scope(loss: PairLoss, scope: str | None, **options: Any) -> PairLoss:

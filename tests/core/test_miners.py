@@ -28,7 +28,7 @@ with warnings.catch_warnings():
     from pytorch_metric_learning import losses as peers
     from pytorch_metric_learning import miners as peer_miners
 
-every_table = pytest.mark.parametrize("scope", [None, "class_pair", "anchor"])
+every_table = pytest.mark.parametrize("scope", [None, "class_pair", "anchor", "negative"])
 
 
 def table(scope: str | None, seed: int = 0) -> Pairs:

@@ -25,7 +25,7 @@ from .batches import batch_for
 
 every_case = pytest.mark.parametrize(("name", "scope"), oracles.CASES)
 every_loss = pytest.mark.parametrize("name", list(oracles.ORACLES))
-every_scope = pytest.mark.parametrize("scope", [None, "class_pair", "anchor"])
+every_scope = pytest.mark.parametrize("scope", [None, "class_pair", "anchor", "negative"])
 
 
 def table(name: str, scope: str | None, E: Tensor, labels: Tensor, **options: Any) -> Any:
@@ -96,7 +96,7 @@ def test_without_normalize_rows_are_taken_as_they_are(name: str, scope: str | No
 @pytest.mark.parametrize("n", [0, 1, 3])
 @pytest.mark.parametrize("name", oracles.EXPANDABLE)
 def test_expansion_passes_its_own_options_on(name: str, n: int, normalize_synthetic: bool) -> None:
-    for scope in ("class_pair", "anchor"):
+    for scope in ("class_pair", "anchor", "negative"):
         E, labels = batch_for(scope)
         loss = EmbeddingExpansion(LOSSES[name](), n=n, scope=scope, normalize_synthetic=normalize_synthetic)
         pairs = expand(E, labels, n, scope=scope, normalize_synthetic=normalize_synthetic, metric=oracles.METRICS[name])
@@ -186,8 +186,8 @@ def test_the_share_of_active_terms_goes_from_none_to_all() -> None:
 
 def test_the_share_of_synthetic_points_counts_the_winners() -> None:
     E = torch.tensor([[1, 1, 0.1], [1, -1, 0.1], [1, 0.1, 1], [1, 0.1, -1]], dtype=torch.float64)
-    for scope in ("class_pair", "anchor"):  # the middles of the two classes nearly meet
-        for n, share in ((0, 0.0), (1, 1.0)):
+    for scope in ("class_pair", "anchor", "negative"):  # the middles of the two classes nearly meet
+        for n, share in ((0, 0.0), (1, 0.5 if scope == "negative" else 1.0)):
             loss = EmbeddingExpansion(MultiSimilarityLoss(), n=n, scope=scope, statistics=True)
             loss(E, [0, 0, 1, 1])
             assert loss.last_statistics["synthetic_share"] == share

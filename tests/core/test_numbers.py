@@ -17,7 +17,7 @@ from .batches import PAIRED, batch
 
 every_loss = pytest.mark.parametrize("name", list(oracles.ORACLES))
 every_case = pytest.mark.parametrize(("name", "scope"), oracles.CASES)
-every_scope = pytest.mark.parametrize("scope", [None, "class_pair", "anchor"])
+every_scope = pytest.mark.parametrize("scope", [None, "class_pair", "anchor", "negative"])
 
 
 def loss_of(name: str, scope: str | None, **options: Any) -> torch.nn.Module:
@@ -133,7 +133,7 @@ def test_autocast_does_not_reach_into_a_loss(name: str, scope: str | None) -> No
     torch.testing.assert_close(given, expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("scope", ["class_pair", "anchor"])
+@pytest.mark.parametrize("scope", ["class_pair", "anchor", "negative"])
 def test_autocast_does_not_reach_into_mining(scope: str) -> None:
     """Rows so close together that bfloat16 could not tell which of their points are nearest."""
     E, labels = batch((8, 8, 8), d=16, seed=8, paired=True)

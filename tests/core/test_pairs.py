@@ -66,7 +66,7 @@ def test_compare_holds_every_pair_of_the_batch(metric: str, unit: bool) -> None:
 @pytest.mark.parametrize("unit", [True, False])
 @pytest.mark.parametrize("normalize_synthetic", [True, False])
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 8])
-@pytest.mark.parametrize("scope", ["class_pair", "anchor"])
+@pytest.mark.parametrize("scope", ["class_pair", "anchor", "negative"])
 def test_expand_holds_the_hardest_pair_of_the_explicit_construction(
     scope: str, n: int, normalize_synthetic: bool, unit: bool, metric: str
 ) -> None:
@@ -125,7 +125,7 @@ def test_rows_pick_anchors_in_the_order_given(metric: str) -> None:
     rows = [6, 1, 9, 3]
     pairs = compare(E, labels, metric=metric, rows=torch.tensor(rows))
     assert_same_table(pairs, oracles.plain_table(E, labels.tolist(), metric, rows), E)
-    for scope in ("class_pair", "anchor"):
+    for scope in ("class_pair", "anchor", "negative"):
         E, labels = batch_for(scope)
         E.requires_grad_()
         rows = [6, 1, 3]

@@ -23,7 +23,7 @@ from .test_losses import assert_same_terms
 from .test_pairs import assert_same_table
 
 every_case = pytest.mark.parametrize(("name", "scope"), oracles.CASES)
-SCOPES = ["class_pair", "anchor"]
+SCOPES = ["class_pair", "anchor", "negative"]
 
 
 def with_memory(scope: str | None, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,7 +21,7 @@ from embedding_expansion.core.search import native
 
 from .batches import batch, batch_for
 
-SCOPES = ["class_pair", "anchor"]
+SCOPES = ["class_pair", "anchor", "negative"]
 POINTS = [0, 1, 2, 8]
 every_scope = pytest.mark.parametrize("scope", SCOPES)
 every_n = pytest.mark.parametrize("n", POINTS)
@@ -77,7 +77,7 @@ def test_winners_are_the_same(n: float, scope: str) -> None:
     with native.disabled():
         theirs = hardest(E, labels, n, scope=scope)
     classes, of_row = torch.unique(labels, return_inverse=True)
-    rows = of_row if scope == "anchor" else torch.arange(len(classes))
+    rows = of_row if scope != "class_pair" else torch.arange(len(classes))
     other = rows[:, None] != torch.arange(len(classes))
     assert (ours.ends[other] == theirs.ends[other]).all()
     assert (ours.is_synthetic[other] == theirs.is_synthetic[other]).all()

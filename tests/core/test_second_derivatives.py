@@ -27,7 +27,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from pytorch_metric_learning import losses as peers
 
-SCOPES = ["class_pair", "anchor"]
+SCOPES = ["class_pair", "anchor", "negative"]
 EXACT = [name for name in LOSSES if name != "circle"]  # its weights are constants, as its paper has it
 EXPANDABLE = [name for name in EXACT if not LOSSES[name].not_expandable]
 OPTIONS: list[tuple[str, dict[str, Any]]] = [

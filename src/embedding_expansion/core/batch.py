@@ -251,6 +251,8 @@ class Batch:
     every_row: bool  # all rows are anchors, in order
     proxies: Literal["anchors", "gallery"] | None = None  # the side that holds proxies; no points lie between these
     chosen: ChosenPairs | None = None  # the pairs that the caller chose; None: all pairs
+    heights: tuple[Tensor, Tensor] | None = None  # for balance="sphere": the rows' and the gallery's products with u
+    keeps_product: bool = False  # compute `product` once for two tables
 
     @classmethod
     def prepared(cls, inputs: Inputs, *, normalize: bool, check: bool) -> Batch:
@@ -301,6 +303,22 @@ class Batch:
     def is_empty(self) -> bool:
         """Whether there is no anchor."""
         return not torch.compiler.is_compiling() and self.anchors.shape[0] == 0
+
+    @property
+    def detached(self) -> Batch:
+        """This batch without gradient. What has been computed of it is not computed again."""
+        rows = self.embeddings.detach()
+        found = replace(self, embeddings=rows, gallery=self.gallery.detach() if self.has_reference else rows)
+        for name in ("product", "classes", "of_anchor"):
+            if name in self.__dict__:
+                found.__dict__[name] = self.__dict__[name]
+        return found
+
+    @cached_property
+    def product(self) -> Float[Tensor, "b g"]:
+        """The inner products of the rows with the gallery, without gradient."""
+        with torch.no_grad(), torch.autocast(self.embeddings.device.type, enabled=False):
+            return self.embeddings @ self.gallery.T
 
     @cached_property
     def classes(self) -> Classes:

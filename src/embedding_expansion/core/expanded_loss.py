@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Int
@@ -15,8 +15,8 @@ from embedding_expansion.core.mining import Expansion
 from embedding_expansion.core.pair_loss import PairLoss, WrappedLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.parameters import Options
-from embedding_expansion.core.sides import Scope
 from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.forms import DEFAULT, Balance, Scope
 
 
 class EmbeddingExpansion(WrappedLoss):
@@ -28,15 +28,24 @@ class EmbeddingExpansion(WrappedLoss):
             texts; use `ExpandedBatchLoss` for them.
         n: synthetic points per pair of a class, a whole number. 0 is mining without synthetic points. `math.inf` is the
             whole arc between the pair, computed exactly.
-        scope: "class_pair" is the formula of the paper, "anchor" that of the authors' released program; see `expand`.
+        scope: "class_pair" is the formula of the paper, "anchor" that of the authors' released program; "negative"
+            expands only the other class, so that the anchor itself is compared with its hardest point; see `expand`.
         normalize_synthetic: L2-normalise the synthetic points.
         max_segments: the largest number of pairs of a class to expand; see `expand`.
+        balance: reduce the pull between positives where it would collapse the embeddings. The gradient of the
+            positives is multiplied by a number lambda from 0 to 1, one for each batch: the ratio of push and pull in
+            the expanded table, divided by that in the plain table of the same batch, or by 1 if that is smaller. The
+            value of the loss is unchanged. True measures push and pull by the similarities alone; "sphere" also takes
+            into account how a contraction moves points of the unit sphere. The plain table is computed as well, from
+            the same inner products. torch.compile breaks its graph at a balanced loss, which runs uncompiled.
+        selective: a positive passes no gradient where a negative of its anchor is more similar than it. Excludes
+            `balance`.
         **options: normalize, reduction, ignore_index, check_finite, miner, chunk and statistics, as in `PairLoss`; by
             default the options of the given loss.
 
     Raises:
-        InvalidInput, InvalidType, UnknownName: if an option or a batch cannot be used, or if a second derivative is
-            requested for an infinite n.
+        InvalidInput, InvalidType, UnknownName: if an option or a batch cannot be used, if a second derivative is
+            requested for an infinite n, or if a loss on inner products is balanced without unit vectors.
 
     Source: Ko & Gu, "Embedding Expansion: Augmentation in Embedding Space for Deep Metric Learning", CVPR 2020. Differs
     from the source: see `expand`. Infinite n: the optimum is that of Vasudeva et al., "LoOp: Looking for Optimal Hard
@@ -55,9 +64,12 @@ class EmbeddingExpansion(WrappedLoss):
         self,
         loss: nn.Module,
         n: int | float = 2,
-        scope: Scope = "class_pair",
+        scope: Scope = DEFAULT.scope,
         normalize_synthetic: bool = True,
         max_segments: int | None = None,
+        *,
+        balance: Balance = DEFAULT.balance,
+        selective: bool = DEFAULT.selective,
         **options: Unpack[Options],
     ) -> None:
         if isinstance(loss, type):
@@ -76,7 +88,7 @@ class EmbeddingExpansion(WrappedLoss):
             raise InvalidInput(f"{type(loss).__name__} cannot be expanded: {loss.not_expandable}")
         expansion = Expansion.checked(n, scope, normalize_synthetic, loss.metric, max_segments)
         super().__init__(loss, **options)
-        self.expansion = expansion
+        self.expansion, self.balance, self.selective = expansion, _checked_balance(balance, selective), selective
 
     def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
         """The table of a batch with the hardest pairs as negatives."""
@@ -88,7 +100,19 @@ class EmbeddingExpansion(WrappedLoss):
         return class_of_row(batch.gallery_labels) if compiling else batch.classes.of_row
 
     def extra_repr(self) -> str:
-        """The values of n, scope, normalize_synthetic and max_segments."""
+        """The values of n, scope and normalize_synthetic, and those of the other arguments that are not the default."""
         given = self.expansion
-        limit = "" if given.max_segments is None else f", max_segments={given.max_segments}"
-        return f"n={given.n}, scope={given.scope!r}, normalize_synthetic={given.normalize_synthetic}{limit}"
+        others = {"max_segments": given.max_segments, "balance": self.balance, "selective": self.selective}
+        rest = "".join(f", {name}={value!r}" for name, value in others.items() if value)
+        return f"n={given.n}, scope={given.scope!r}, normalize_synthetic={given.normalize_synthetic}{rest}"
+
+
+def _checked_balance(balance: Any, selective: Any) -> Balance:
+    if not isinstance(selective, bool):
+        raise InvalidType(f"selective is {selective!r}; pass True or False")
+    if not isinstance(balance, bool) and balance != "sphere":
+        raise InvalidInput(f"balance is {balance!r}; pass True, False or 'sphere'")
+    if balance and selective:
+        raise InvalidInput("balance and selective both reduce the pull; pass one of them")
+    checked: Balance = balance
+    return checked

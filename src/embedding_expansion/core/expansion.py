@@ -19,8 +19,9 @@ from embedding_expansion.core.inputs import Labels, as_batch, as_count, check_fi
 from embedding_expansion.core.mining import Expansion, Winners, expand_batch, hardest_of_batch
 from embedding_expansion.core.pairs import Metric, Pairs
 from embedding_expansion.core.search.problem import SMALLEST_SQUARE
-from embedding_expansion.core.sides import Scope, interpolated
+from embedding_expansion.core.sides import interpolated, segments_between
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.forms import Scope
 
 
 @validates
@@ -58,21 +59,31 @@ def synthesize(
     count = as_whole(n, "n", least=0)
     if embeddings.device.type == "cpu":
         check_finite(embeddings)
+    points, first_ends = points_between(embeddings, labels, count, normalize_synthetic, None)
+    return points, labels[first_ends]
+
+
+def points_between(
+    embeddings: Float[Tensor, "b d"],
+    labels: Int[Tensor, " b"],
+    n: int,
+    normalize_synthetic: bool,
+    max_segments: int | None,
+) -> tuple[Float[Tensor, "s d"], Int[Tensor, " s"]]:
+    """The points of `synthesize`, and the first end of each."""
     classes = group(labels)
     segments = [
-        members[:, torch.triu_indices(members.shape[1], members.shape[1], offset=1, device=labels.device).T].flatten(
-            0, 1
-        )
+        members[:, segments_between(members.shape[1], max_segments, labels.device)].flatten(0, 1)
         for _, members in classes.by_size()
     ]
     ends = torch.cat([labels.new_zeros(0, 2), *segments])
     ends = ends[torch.argsort(classes.of_row[ends[:, 0]], stable=True)]
-    ends, weights = interpolated(ends, count, embeddings.dtype)
+    ends, weights = interpolated(ends, n, embeddings.dtype)
     points = weights[:, :1] * embeddings[ends[:, 0]] + weights[:, 1:] * embeddings[ends[:, 1]]
     if normalize_synthetic:
         kept = (points * points).sum(dim=1) >= SMALLEST_SQUARE[points.dtype]
         points, ends = functional.normalize(points[kept], dim=1), ends[kept]
-    return points, labels[ends[:, 0]]
+    return points, ends[:, 0]
 
 
 @renamed(past="from_memory")
@@ -93,7 +104,7 @@ def hardest(
     Arguments and errors are as in `expand`.
 
     Returns:
-        Winners: class by class (c, c) in class-pair scope, row by class (b, c) in anchor scope. Among equally hard
+        Winners: class by class (c, c) in class-pair scope, row by class (b, c) in the other scopes. Among equally hard
         pairs the first wins: originals come before synthetic points, which are in the order of `synthesize`.
 
     Example:
@@ -141,7 +152,7 @@ def expand(
         scope: with "class_pair", the formula of the paper, all points of the anchor's class are searched, and the
             anchors of a class share the result. With "anchor", as in the authors' released program, the search covers
             the anchor and the n points towards its partner, where rows (0,1), (2,3), ... are partners; only partners
-            are expanded.
+            are expanded. With "negative", the anchor itself is compared with all points of the other class.
         normalize_synthetic: L2-normalise synthetic points. A point whose squared norm is below 1e-4 (in float64 1e-10),
             such as the middle of opposite points, has no direction and is excluded. In float32 the rounding error of a
             cosine is up to 1e-3 with a point of such a small norm, and 1e-6 with one of norm 0.3; a cosine never

@@ -17,6 +17,7 @@ from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.pair_loss import PairLoss, WrappedLoss
 from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.proxy_loss import ProxyLoss
+from embedding_expansion.core.synthetic_samples import SyntheticSamples
 from embedding_expansion.core.terms import Terms
 from embedding_expansion.errors import InvalidInput, InvalidType
 
@@ -85,6 +86,8 @@ class CrossBatchMemory(WrappedLoss):
             raise InvalidInput(
                 f"{type(inner).__name__} compares with proxies of all classes and takes no memory; leave it out"
             )
+        if isinstance(loss, SyntheticSamples):
+            raise InvalidInput("SyntheticSamples takes no memory; use EmbeddingExpansion, or leave the memory out")
         if loss.indivisible:
             raise InvalidInput(f"CrossBatchMemory cannot wrap this loss: {loss.indivisible}")
         super().__init__(loss, **options)

@@ -31,9 +31,10 @@ from embedding_expansion.core.pairs import (
     squared_norms,
 )
 from embedding_expansion.core.search import infinity, native, table
-from embedding_expansion.core.search.problem import HardestPairs, Problem, Rules
-from embedding_expansion.core.sides import SCOPES, Plan, Scope, plan_of
+from embedding_expansion.core.search.problem import SMALLEST_SQUARE, HardestPairs, Problem, Rules
+from embedding_expansion.core.sides import Plan, plan_of
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.forms import SCOPES, Scope
 
 EXPANDABLE: tuple[Metric, ...] = ("euclidean", "inner")  # the metrics that follow from inner products
 Grams: TypeAlias = tuple[Tensor, Tensor]  # `left_gram` and `right_gram` of a Problem
@@ -79,15 +80,15 @@ def expand_batch(batch: Batch, expansion: Expansion, *, partners: bool, statisti
         return nothing_to_compare(batch.embeddings)
     given = batch, expansion.rules, expansion.scope, expansion.max_segments
     found = mine(*given, partners=partners, statistics=statistics)
-    value = found.value if found.order is None else found.value.index_select(1, found.order)
     return Pairs(
         positive=found.positive,
         positive_mask=found.positive_mask,
-        negative=value if found.groups is None else value.index_select(0, found.groups),
+        negative=found.as_table(found.value),
         negative_mask=found.negative_mask,
         partner=found.partner,
         per_class=expansion.scope == "class_pair",
         synthetic_share=found.synthetic_share,
+        speeds=None if found.speeds is None else (found.speeds[0], found.as_table(found.speeds[1])),
     )
 
 
@@ -95,7 +96,7 @@ def expand_batch(batch: Batch, expansion: Expansion, *, partners: bool, statisti
 def hardest_of_batch(
     embeddings: Float[Tensor, "b d"], labels: Labels, expansion: Expansion, from_memory: Bool[Tensor, " b"] | None
 ) -> Winners:
-    """The winners for all classes or, in anchor scope, for all rows, including rows from a memory."""
+    """The winners for all classes or, in the other scopes, for all rows, including rows from a memory."""
     inputs = Inputs.checked(embeddings, labels, from_memory=from_memory)
     if inputs.from_memory is not None:
         inputs = replace(inputs, rows=torch.arange(len(inputs.labels), device=inputs.labels.device))
@@ -109,7 +110,7 @@ def hardest_of_batch(
 
 @dataclass(frozen=True)
 class Winners:
-    """The hardest pair of points for every row l (a class, or in anchor scope an anchor) and every class c.
+    """The hardest pair of points for every row l (a class, or in the other scopes an anchor) and every class c.
 
     The second to last axis of `ends` selects the point: 0 is the anchor's point, 1 the negative. For an original point
     both ends are its row, with weights (1, 0). Entries for the anchor's own class are meaningless.
@@ -139,6 +140,12 @@ class Mined(NamedTuple):
     groups: Int[Tensor, " r"] | None
     order: Int[Tensor, " c"] | None
     synthetic_share: Float[Tensor, ""] | None
+    speeds: tuple[Float[Tensor, "a p"], Float[Tensor, "g h"]] | None = None  # as in `Pairs`
+
+    def as_table(self, entries: Float[Tensor, "g h"]) -> Float[Tensor, "r c"]:
+        """The entries of pairs of groups, arranged as the rows and columns of the table."""
+        entries = entries if self.order is None else entries.index_select(1, self.order)
+        return entries if self.groups is None else entries.index_select(0, self.groups)
 
 
 def mine(
@@ -149,18 +156,25 @@ def mine(
         return _mine_by_operator(batch, rules, scope, max_segments, partners=partners, statistics=statistics)
     plan = plan_of(batch, scope, max_segments, partners=partners)
     gallery = batch.gallery if batch.has_reference else None
-    positive, value, ends, weights = Winning.apply(batch.embeddings, gallery, plan, rules)
-    share = synthetic_share(plan, HardestPairs(ends, weights, value, half=plan.symmetric)) if statistics else None
+    product = batch.product if batch.keeps_product else None
+    positive, value, ends, weights = Winning.apply(batch.embeddings, gallery, plan, rules, product)
+    found = HardestPairs(ends, weights, value, half=plan.symmetric)
+    share = synthetic_share(plan, found) if statistics else None
     masks = plan.positive_mask, plan.negative_mask
-    return Mined(positive, value, *masks, plan.partner, plan.groups, plan.order, share)
+    speeds = None if batch.heights is None else _speeds(batch, plan, rules, found, batch.heights)
+    return Mined(positive, value, *masks, plan.partner, plan.groups, plan.order, share, speeds)
 
 
 def find(
-    embeddings: Float[Tensor, "b d"], gallery: Float[Tensor, "g d"] | None, plan: Plan, rules: Rules
+    embeddings: Float[Tensor, "b d"],
+    gallery: Float[Tensor, "g d"] | None,
+    plan: Plan,
+    rules: Rules,
+    product: Float[Tensor, "b g"] | None = None,
 ) -> tuple[Float[Tensor, "a p"], HardestPairs, Grams]:
     """The similarities of the positives, the hardest pairs, and the Gram matrices of the groups.
 
-    Without a gallery the batch is compared with itself.
+    Without a gallery the batch is compared with itself. `product` holds the inner products where they are known.
 
     Raises:
         InvalidInput: if n is infinite, synthetic points are normalised, and a row is not a unit vector.
@@ -171,7 +185,7 @@ def find(
     left, right = plan.left, plan.right
     with torch.autocast(embeddings.device.type, enabled=False):
         x, y = _rows_of_sides(embeddings, gallery, plan)
-        product = x @ y.T
+        product = x @ y.T if product is None else _of_sides(product, plan)
         grams = _grams(plan, x, y, product)
         found = search(Problem(product, left, right, *grams, rules, plan.symmetric))
         positive = product.flatten().index_select(0, plan.entries.flatten()).view_as(plan.entries)
@@ -194,6 +208,15 @@ def _rows_of_sides(
     if plan.same_rows:
         return x, x
     return x, (embeddings if gallery is None else gallery).index_select(0, plan.right.rows)
+
+
+def _of_sides(product: Float[Tensor, "b g"], plan: Plan) -> Float[Tensor, "s t"]:
+    """The inner products of the left with the right rows, among those of all rows."""
+    for dim, side in enumerate((plan.left, plan.right)):
+        count, rows = product.shape[dim], side.rows
+        in_order = rows.device.type == "cpu" and torch.equal(rows, torch.arange(count))
+        product = product if in_order else product.index_select(dim, rows)
+    return product
 
 
 def _grams(plan: Plan, x: Tensor, y: Tensor, product: Tensor | None) -> Grams:
@@ -280,10 +303,10 @@ class Winning(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, embeddings: Tensor, gallery: Tensor | None, plan: Plan, rules: Rules
+        ctx: Any, embeddings: Tensor, gallery: Tensor | None, plan: Plan, rules: Rules, product: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The similarities of the positives, and the values, ends and weights of the hardest pairs."""
-        positive, found, grams = find(embeddings, gallery, plan, rules)
+        positive, found, grams = find(embeddings, gallery, plan, rules, product)
         ctx.save_for_backward(embeddings, gallery, found.ends, found.weights, found.value, *grams)
         ctx.plan, ctx.rules = plan, rules
         ctx.mark_non_differentiable(found.ends, found.weights)
@@ -305,11 +328,11 @@ class Winning(torch.autograd.Function):
         if of_positive is None:
             of_positive = value.new_zeros(ctx.plan.positives_at.shape)
         given = embeddings, gallery, ctx.plan, ctx.rules, found, of_positive, of_value
-        return *gradient(*given, None if again else (grams[0], grams[1]), differentiable=again), None, None
+        return *gradient(*given, None if again else (grams[0], grams[1]), differentiable=again), None, None, None
 
 
 def winners_of(plan: Plan, found: HardestPairs) -> Winners:
-    """The winners as rows of the batch: class by class or, in anchor scope, row by class."""
+    """The winners as rows of the batch: class by class or, in the other scopes, row by class."""
     left, right, found = plan.left, plan.right, found.whole()
     sides = []
     for k, (side, shape) in enumerate(((left, (-1, 1, 1)), (right, (1, -1, 1)))):
@@ -329,6 +352,32 @@ def synthetic_share(plan: Plan, found: HardestPairs) -> Float[Tensor, ""]:
     return (found.is_synthetic & different[..., None]).sum() / (2 * different.sum()).clamp(min=1)
 
 
+@torch.no_grad()
+def _speeds(
+    batch: Batch, plan: Plan, rules: Rules, found: HardestPairs, heights: tuple[Tensor, Tensor]
+) -> tuple[Float[Tensor, "a p"], Float[Tensor, "g h"]]:
+    """`Pairs.speeds` of the positives and of the hardest pairs: the sums of the heights of both points."""
+    found = found.whole()
+    left, right = plan.left, plan.right
+    grams = _grams(plan, *_rows_of_sides(batch.embeddings, batch.gallery, plan), None)
+    of_pairs = torch.zeros_like(found.value)
+    for k, (side, gram, height, shape) in enumerate(
+        ((left, grams[0], heights[0], (-1, 1)), (right, grams[1], heights[1], (1, -1)))
+    ):
+        first, size, at = (entry.view(shape) for entry in (side.layout.first, side.size, side.layout.gram_at))
+        i, j = found.ends[..., 2 * k].long(), found.ends[..., 2 * k + 1].long()
+        u = found.weights[..., k]
+        of_member = height[side.rows[side.member]]
+        point = u * of_member[first + i] + (1 - u) * of_member[first + j]
+        if rules.normalize:
+            same, mixed, other = gram[at + i * (size + 1)], gram[at + i * size + j], gram[at + j * (size + 1)]
+            square = u * u * same + 2 * u * (1 - u) * mixed + (1 - u) ** 2 * other
+            point = torch.where(i == j, point, point * square.clamp(min=SMALLEST_SQUARE[square.dtype]).rsqrt())
+        of_pairs += point
+    of_positives = heights[1][right.rows][plan.positives_at]
+    return heights[0][batch.anchors][:, None] + of_positives, of_pairs
+
+
 def _mine_by_operator(
     batch: Batch, rules: Rules, scope: Scope, max_segments: int | None, *, partners: bool, statistics: bool
 ) -> Mined:
@@ -339,7 +388,7 @@ def _mine_by_operator(
     positive, value, _, _, positive_mask, negative_mask, partner, groups, order, share = _mine_operator(
         *given, batch.proxies, n, rules.normalize, rules.metric, scope, max_segments, partners
     )
-    with_partner = partner if partners and scope == "anchor" else None
+    with_partner = partner if partners and scope != "class_pair" else None
     return Mined(
         positive,
         value,
@@ -409,8 +458,9 @@ def _nothing(embeddings: Tensor, labels: Tensor, scope: Scope, partners: bool) -
 
     The sizes agree with the fake below, which has at least one row for a partner, one group and one column.
     """
-    r = 1 if partners and scope == "anchor" else 0
-    g = r if scope == "anchor" else 1
+    by_row = scope != "class_pair"
+    r = 1 if partners and by_row else 0
+    g = r if by_row else 1
     shapes = (0, 1), (g, 1), (g, 1, 4), (g, 1, 2), (0, 1), (r, 1)
     positive, value, ends, weights, positive_mask, negative_mask = (embeddings.new_zeros(shape) for shape in shapes)
     partner = labels.new_zeros((0, 1) if r else (0,))
@@ -437,9 +487,10 @@ def _(  # type: ignore[no-untyped-def]
 ):
     size = torch.library.get_ctx().new_dynamic_size
     a, p, c, h = anchors.shape[0], size(min=1), size(min=1), size(min=1)
-    r = size(min=1) if partners and scope == "anchor" else a
-    g = r if scope == "anchor" else size(min=1)
-    whole = [(a, p), (r, c), (a, p) if partners and scope == "anchor" else (0,), (r,), (c,)]
+    by_row = scope != "class_pair"
+    r = size(min=1) if partners and by_row else a
+    g = r if by_row else size(min=1)
+    whole = [(a, p), (r, c), (a, p) if partners and by_row else (0,), (r,), (c,)]
     positives, negatives, partner, groups, order = (labels.new_empty(shape) for shape in whole)
     return (
         embeddings.new_empty(a, p),

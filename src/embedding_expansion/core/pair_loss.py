@@ -6,9 +6,9 @@ first step. With `chunk` the loss runs both steps for one block of anchors at a 
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
@@ -17,15 +17,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from embedding_expansion.core.balance import Contraction, draws_kept, figures, pull_share, read_twice
 from embedding_expansion.core.batch import Batch, Inputs
 from embedding_expansion.core.chosen import IndicesTuple
-from embedding_expansion.core.inputs import Labels, check_renamed, one_reference, validates, warn_user
+from embedding_expansion.core.inputs import Labels, check_renamed, check_unit, one_reference, validates, warn_user
 from embedding_expansion.core.miners import narrowed_by
 from embedding_expansion.core.mining import Expansion, expand_batch
-from embedding_expansion.core.pairs import Metric, Pairs, compare_batch, narrowed
+from embedding_expansion.core.pairs import Metric, Pairs, compare_batch, narrowed, selective
 from embedding_expansion.core.parameters import DEFAULTS, Options, checked_options, checked_parameters, parameters_of
 from embedding_expansion.core.terms import Terms
 from embedding_expansion.errors import DegenerateBatchWarning, InvalidInput, InvalidType
+from embedding_expansion.forms import Balance
 
 SAMPLER = "sample several classes and at least 2 images of each, e.g. with ClassBalancedSampler"
 
@@ -81,6 +83,8 @@ class PairLoss(nn.Module):
     monotone: ClassVar[bool]
     statistic: ClassVar[Callable[..., Tensor] | None] = None
     not_expandable: ClassVar[str] = ""
+    balance: Balance = False  # this and `selective` are set by an expansion; see `EmbeddingExpansion`
+    selective: bool = False
 
     def __init_subclass__(
         cls,
@@ -186,6 +190,12 @@ class PairLoss(nn.Module):
             reference_labels: (g,), the labels of the reference.
             past: the deprecated name of `from_memory`.
         """
+        if self.balance and torch.compiler.is_compiling():  # lambda is a derivative that a graph cannot hold
+            given: tuple[Any, ...] = (embeddings, labels, indices_tuple, ref_emb, ref_labels)
+            uncompiled: Tensor = torch.compiler.disable(self.forward)(  # type: ignore[no-untyped-call]
+                *given, rows=rows, from_memory=from_memory, reference=reference, reference_labels=reference_labels
+            )
+            return uncompiled
         if past is not None:
             from_memory = check_renamed("past", past, "from_memory", from_memory)
         if ref_emb is not None or ref_labels is not None:
@@ -225,16 +235,58 @@ class PairLoss(nn.Module):
 
     def terms_of(self, batch: Batch, across: Callable[[Tensor], Tensor] | None = None) -> Terms:
         """Runs both steps, in blocks if `chunk` is set. `across` sums a statistic of the batch over processes."""
-        if self.chunk is None:
-            pairs = self.pairs(batch)
-            statistic = None if across is None else self.batch_statistic(pairs)
-            if across is not None and statistic is not None:
-                statistic = across(statistic)
-            terms, synthetic_share = self.terms(pairs, batch, statistic), pairs.synthetic_share
-        else:
-            terms, synthetic_share = terms_in_blocks(self, batch, self.chunk, across)
+        trains = torch.is_grad_enabled() and (batch.embeddings.requires_grad or batch.gallery.requires_grad)
+        if self.balance and trains and not batch.is_empty:
+            return self._balanced(batch, across)
+        terms, synthetic_share = self.read(batch, self.pairs, across)
         self.note(terms, synthetic_share)
         return terms
+
+    def read(
+        self, batch: Batch, table: Callable[[Batch], Pairs], across: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Terms, Tensor | None]:
+        """The terms of the tables that `table` makes, and the share of synthetic points where they hold it."""
+        if self.chunk is not None:
+            return terms_in_blocks(self, batch, self.chunk, table, across)
+        pairs = table(batch)
+        statistic = None if across is None else self.batch_statistic(pairs)
+        if across is not None and statistic is not None:
+            statistic = across(statistic)
+        return self.terms(pairs, batch, statistic), pairs.synthetic_share
+
+    def _balanced(self, batch: Batch, across: Callable[[Tensor], Tensor] | None) -> Terms:
+        """The terms of the expanded table, whose gradient of the positives is multiplied by lambda; see balance.py.
+
+        One reading of the expanded table serves its forces and the loss.
+        """
+        plain = copy.copy(self.plain())
+        plain.normalize, plain.miner, plain.chunk = self.normalize, self.miner, self.chunk
+        if plain.metric == "inner" and not plain.normalizes:
+            remedy = "normalise them, leave normalize at True, or use balance=False"
+            for rows in (batch.embeddings, batch.gallery) if batch.has_reference else (batch.embeddings,):
+                check_unit(rows, "balance compares inner products of unit vectors", remedy)
+        batch = read_twice(batch, sphere=self.balance == "sphere", whole=self.chunk is None)
+        device = batch.embeddings.device
+        expanded, unexpanded = Contraction(device), Contraction(device)
+        terms, synthetic_share = self.read(batch, lambda part: expanded.watch(self.pairs(part)), across)
+        of_expanded = expanded.forces(terms, across)
+        with draws_kept(self.miner, device):
+            compared = plain.read(batch.detached, lambda part: unexpanded.watch(plain.pairs(part)), across)[0]
+            of_plain = unexpanded.forces(compared, across)
+        expanded.share = pull_share(of_expanded, of_plain)
+        self.note(terms, synthetic_share)
+        if self.statistics:
+            self.last_statistics.update(figures(of_expanded, of_plain, expanded.share))
+        return terms
+
+    def plain(self) -> PairLoss:
+        """The loss that reads the plain table: this one, or the one inside an expansion or a memory."""
+        return self
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the rows that the loss compares are unit vectors."""
+        return self.normalize
 
     @validates
     def table(
@@ -293,7 +345,9 @@ class PairLoss(nn.Module):
         pairs = self.compare(batch, statistics=self.statistics)
         if batch.chosen is not None:
             pairs = narrowed(pairs, batch, self.columns(batch), batch.chosen)
-        return pairs if self.miner is None else narrowed_by(self.miner, pairs, batch, self.columns(batch))
+        if self.miner is not None:
+            pairs = narrowed_by(self.miner, pairs, batch, self.columns(batch))
+        return selective(pairs) if self.selective else pairs
 
     def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
         """The table of all pairs of a batch; `statistics` adds the share of synthetic points."""
@@ -391,7 +445,7 @@ class WrappedLoss(PairLoss):
     def __init__(self, loss: PairLoss, **options: Unpack[Options]) -> None:
         inherited: Any = {name: getattr(loss, name) for name in DEFAULTS}
         super().__init__(**{**inherited, **options})
-        self.loss = loss
+        self.loss, self.balance, self.selective = loss, loss.balance, loss.selective
 
     def with_reference(self, inputs: Inputs) -> Inputs:
         """The arguments; a wrapped loss with proxies adds them as the reference."""
@@ -400,6 +454,10 @@ class WrappedLoss(PairLoss):
     def with_anchors(self, batch: Batch) -> Batch:
         """The batch with the anchors of the wrapped loss."""
         return self.loss.with_anchors(batch)
+
+    def plain(self) -> PairLoss:
+        """The innermost loss, which reads the plain table."""
+        return self.loss.plain()
 
     def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
         """The table that the wrapped loss makes of a batch."""
@@ -434,7 +492,11 @@ class WrappedLoss(PairLoss):
 
 
 def terms_in_blocks(
-    loss: PairLoss, batch: Batch, chunk: int, across: Callable[[Tensor], Tensor] | None = None
+    loss: PairLoss,
+    batch: Batch,
+    chunk: int,
+    table: Callable[[Batch], Pairs],
+    across: Callable[[Tensor], Tensor] | None,
 ) -> tuple[Terms, Tensor | None]:
     """Computes what each anchor adds for `chunk` anchors at a time, and again in the backward pass.
 
@@ -446,6 +508,7 @@ def terms_in_blocks(
         loss: the loss.
         batch: the whole batch.
         chunk: the number of anchors of a block.
+        table: makes the table of a block.
         across: sums a statistic of the batch over processes.
 
     Returns:
@@ -469,17 +532,17 @@ def terms_in_blocks(
         return [checkpoint(run, *given, block, use_reentrant=False) for block in blocks]
 
     def statistics(part: Batch) -> tuple[Tensor, ...]:
-        found = loss.batch_statistic(loss.pairs(part))
+        found = loss.batch_statistic(table(part))
         return () if found is None else (found,)
 
     statistic = None
     if loss.has_statistic:
-        with nullcontext() if loss.miner is None else _draws_kept(batch.embeddings.device):
+        with draws_kept(loss.miner, batch.embeddings.device):  # the terms are those of the same pairs
             statistic = torch.stack([found for (found,) in of_block(statistics)]).sum(dim=0)
         statistic = statistic if across is None else across(statistic)
 
     def terms(part: Batch) -> tuple[Tensor, ...]:
-        pairs = loss.pairs(part)
+        pairs = table(part)
         found = loss.terms(pairs, part, statistic)
         share = () if pairs.synthetic_share is None else (pairs.synthetic_share,)
         return found.total, found.weight, *share
@@ -489,8 +552,3 @@ def terms_in_blocks(
     total, weight = (torch.cat([part[k] for part in parts], dim=1)[:, inverse] for k in (0, 1))
     shares = [share for part in parts for share in part[2:]]
     return Terms(total, weight), torch.stack(shares).mean() if shares else None
-
-
-def _draws_kept(device: torch.device) -> AbstractContextManager[None]:
-    """Restores the random state on exit, so that a miner draws the same pairs for the statistic and for the terms."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])

@@ -37,6 +37,7 @@ class Pairs:
     partner: Int[Tensor, "a p"] | None  # for each positive, its row of `negative`
     per_class: bool  # whether the anchors of a class share their negatives
     synthetic_share: Float[Tensor, ""] | None = None  # share of synthetic points in the selected pairs, on request
+    speeds: tuple[Tensor, Tensor] | None = None  # for balance="sphere": x.u + y.u of `positive` and of `negative`
 
 
 class _Gram(torch.autograd.Function):
@@ -167,7 +168,8 @@ def compare_batch(batch: Batch, metric: Metric, *, partners: bool) -> Pairs:
     gallery = batch.gallery
     if metric == "snr":  # a row's variance over its coordinates is its squared norm about their mean
         needed, gallery = (rows - rows.mean(dim=1, keepdim=True) for rows in (needed, gallery))
-    product = inner_products(needed, gallery)
+    shared = batch.keeps_product and needed is batch.embeddings and not needed.requires_grad and metric != "snr"
+    product = batch.product if shared else inner_products(needed, gallery)
     left, right, a = squared_norms(needed)[:, None], squared_norms(gallery), len(index)
     similarity = as_similarity(product, left, right, metric)
     return Pairs(
@@ -177,7 +179,19 @@ def compare_batch(batch: Batch, metric: Metric, *, partners: bool) -> Pairs:
         negative_mask=of_needed[:, None] != batch.gallery_labels,
         partner=partner,
         per_class=False,
+        speeds=None if batch.heights is None else _speeds(batch, index, mask, partners=partner is not None),
     )
+
+
+def _speeds(batch: Batch, index: Tensor, mask: Tensor, *, partners: bool) -> tuple[Tensor, Tensor]:
+    """`Pairs.speeds` of a plain table whose positives are `index` where `mask` is True."""
+    assert batch.heights is not None
+    of_rows, of_gallery = batch.heights
+    of_needed = of_rows[batch.anchors]
+    positive = of_needed[:, None] + of_gallery[index]
+    if partners:
+        of_needed = torch.cat([of_needed, of_gallery[batch.partners(index, mask)[0]]])
+    return positive, of_needed[:, None] + of_gallery
 
 
 def nothing_to_compare(embeddings: Float[Tensor, "b d"]) -> Pairs:
@@ -219,6 +233,21 @@ def narrowed(pairs: Pairs, batch: Batch, columns: Int[Tensor, " g"], chosen: Cho
         positive_mask=pairs.positive_mask & near[batch.anchors].gather(1, index),
         negative_mask=torch.cat([pairs.negative_mask[: len(left)] & left, pairs.negative_mask[len(left) :]]),
     )
+
+
+def selective(pairs: Pairs) -> Pairs:
+    """The table whose positives pass no gradient where a negative of the anchor is more similar than they are.
+
+    Source: Xuan, Stylianou, Liu & Pless, "Hard Negative Examples are Hard, but Useful", ECCV 2020, which drops the pull
+    of such a triplet. Differs from the source: there the triplet is an easy positive with a hard negative, and the
+    push is that of another loss (see `selectively_contrastive`); here the rule is applied to every positive of a table.
+    """
+    a = len(pairs.positive)
+    if pairs.negative.shape[1] == 0:
+        return pairs
+    negative, mask = pairs.negative[:a].detach(), pairs.negative_mask[:a]
+    hardest = torch.where(mask, negative, -torch.inf).amax(dim=1, keepdim=True)
+    return replace(pairs, positive=torch.where(hardest > pairs.positive, pairs.positive.detach(), pairs.positive))
 
 
 def _marked(

@@ -11,7 +11,6 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,9 +18,7 @@ from torch import Tensor
 
 from embedding_expansion.core.batch import Batch, Classes, group, runs_of
 from embedding_expansion.errors import InvalidInput
-
-Scope: TypeAlias = Literal["class_pair", "anchor"]
-SCOPES: tuple[Scope, ...] = ("class_pair", "anchor")
+from embedding_expansion.forms import Scope
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +121,7 @@ def segments_between(k: int, max_segments: int | None, device: torch.device) -> 
 
 @dataclass(frozen=True)
 class Side:
-    """Groups of rows. A group is a class or, for the anchors of anchor scope, an anchor with its partner."""
+    """Groups of rows: classes or, on the anchors' side of the other scopes, an anchor, with or without its partner."""
 
     rows: Int[Tensor, " s"]  # the rows of the batch on this side, each once
     label: Int[Tensor, " g"]  # the class of each group; the search compares groups of different classes only
@@ -226,6 +223,14 @@ def anchor_side(classes: Classes, rows: Int[Tensor, " a"], every_row: Int[Tensor
     return Side(on_side, classes.of_row[rows], Layout(where[both], len(on_side), ((2, len(rows)),), 1, segments))
 
 
+def single_side(classes: Classes, rows: Int[Tensor, " a"], every_row: Int[Tensor, " b"] | None) -> Side:
+    """The anchors' side of negative scope: each anchor alone. Arguments as in `anchor_side`."""
+    on_side = torch.unique(rows) if every_row is None else every_row
+    none = (torch.zeros(0, 2, dtype=torch.int64, device=rows.device),)
+    layout = Layout(_place(on_side, len(classes.of_row))[rows], len(on_side), ((1, len(rows)),), 1, none)
+    return Side(on_side, classes.of_row[rows], layout)
+
+
 def check_paired(labels: Int[Tensor, " b"]) -> None:
     """Raises InvalidInput unless both rows of each pair (0,1), (2,3), ... have the same label."""
     if len(labels) % 2:
@@ -263,13 +268,12 @@ def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: b
     """The plan for a batch with at least one anchor; `partners` is as in `expand`.
 
     Raises:
-        InvalidInput: if the scope is "anchor" and the batch does not support it.
+        InvalidInput: if the batch does not support the scope.
     """
-    if scope == "anchor":
-        _check_by_anchor(batch, partners=partners)
+    _check_scope(batch, scope, partners=partners)
     index, mask = batch.positives()
     needed, of_needed, partner = batch.anchors, batch.of_anchor, None
-    if partners and scope == "anchor":
+    if partners and scope != "class_pair":
         missing, partner = batch.partners(index, mask)
         needed = torch.cat([batch.anchors, missing])
         of_needed = batch.classes.of_row[needed]
@@ -294,17 +298,19 @@ def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: b
     )
 
 
-def _check_by_anchor(batch: Batch, *, partners: bool) -> None:
-    if batch.proxies == "anchors":
-        raise InvalidInput("proxies are the anchors of this loss and have no partners; use scope='class_pair'")
-    check_paired(batch.labels)
-    if batch.has_reference and batch.proxies is None:
-        check_paired(batch.gallery_labels)
-        if partners:
-            raise InvalidInput(
-                "a loss that reads both ends of a positive pair cannot be expanded by anchor against a reference; "
-                "use scope='class_pair'"
-            )
+def _check_scope(batch: Batch, scope: Scope, *, partners: bool) -> None:
+    against_others = batch.has_reference and batch.proxies is None
+    if scope == "anchor":
+        if batch.proxies == "anchors":
+            raise InvalidInput("proxies are the anchors of this loss and have no partners; use scope='class_pair'")
+        check_paired(batch.labels)
+        if against_others:
+            check_paired(batch.gallery_labels)
+    if scope != "class_pair" and partners and against_others:
+        raise InvalidInput(
+            "a loss that reads both ends of a positive pair cannot be expanded by anchor against a reference; "
+            "use scope='class_pair'"
+        )
 
 
 def _right(batch: Batch, scope: Scope, max_segments: int | None) -> Side:
@@ -319,9 +325,9 @@ def _left(
 ) -> tuple[Side, Int[Tensor, " r"] | None]:
     """The anchors' side, and the group of each needed row (None: row i is group i)."""
     classes = group(batch.labels) if batch.has_reference else batch.classes
-    if scope == "anchor":
+    if scope != "class_pair":
         every_row = right.rows if needed.shape[0] == batch.labels.shape[0] and not batch.has_reference else None
-        side = anchor_side(classes, needed, every_row)
+        side = (anchor_side if scope == "anchor" else single_side)(classes, needed, every_row)
         return (replace(side, label=batch.of_anchor) if batch.has_reference else side), None
     whole = class_side(classes, scope=scope, max_segments=max_segments) if batch.has_reference else right
     of_anchor = classes.of_row[needed]

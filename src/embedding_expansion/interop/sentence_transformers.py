@@ -18,8 +18,8 @@ from torch.nn import functional
 from embedding_expansion.core.batch import Batch, Inputs, widened
 from embedding_expansion.core.inputs import Labels, as_batch, as_labels, check_unit, validates
 from embedding_expansion.core.mining import Expansion, expand_batch
-from embedding_expansion.core.sides import Scope
 from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.forms import Scope
 
 Distance: TypeAlias = Literal["euclidean", "squared", "cosine"]
 EMBEDDING = "sentence_embedding"  # the key of the embeddings in the output of a SentenceTransformer
@@ -62,7 +62,7 @@ class ExpandedBatchLoss(nn.Module):
             with the Euclidean distance, plain or squared, or the cosine distance.
         n: synthetic points per pair of a class; 0 is mining without synthetic points. See `expand` for n, scope,
             normalize_synthetic and max_segments.
-        scope: "class_pair" or "anchor".
+        scope: "class_pair", "anchor" or "negative".
         normalize_synthetic: L2-normalise the synthetic points. With a Euclidean distance the embeddings must then be
             unit vectors, because the library does not normalise them. The cosine distance requires True.
         max_segments: the largest number of pairs of a class to expand.

@@ -6,6 +6,8 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
+from embedding_expansion.forms import SCOPES
+
 from .registry import KNOWN
 from .tables import Table, expanded_table, hardest_pair, plain_table, similarity
 from .terms import ZERO, Term, gradient, mean, totals, weights
@@ -37,8 +39,7 @@ ORACLES: dict[str, Callable[..., list[list[Term]]]] = {name: known.function for 
 METRICS = {name: known.metric for name, known in KNOWN.items()}
 OTHERS = {name: known.others for name, known in KNOWN.items()}
 NOT_EXPANDABLE = {name for name, known in KNOWN.items() if not known.expandable}
-EXPANDABLE = {"snr_contrastive"}
 EXPANDABLE = [name for name in ORACLES if name not in NOT_EXPANDABLE]
-CASES = [  # every loss plain, and expanded in either scope where it can be
-    (name, scope) for name in ORACLES for scope in (None, "class_pair", "anchor") if scope is None or name in EXPANDABLE
+CASES = [  # every loss plain, and expanded in every scope where it can be
+    (name, scope) for name in ORACLES for scope in (None, *SCOPES) if scope is None or name in EXPANDABLE
 ]

@@ -41,9 +41,10 @@ def rows_against_proxies(
             if n is None:
                 others.append([similarity(E[i], p.vector, "inner") for p in theirs])
                 continue
-            points = (
-                points_of_class(E, labels, label, n, True) if scope == "class_pair" else points_of_row(E, i, n, True)
-            )
+            points = [original(E, i)]
+            if scope != "negative":
+                of_class = scope == "class_pair"
+                points = points_of_class(E, labels, label, n, True) if of_class else points_of_row(E, i, n, True)
             x, p = hardest_pair(points, theirs, "inner")
             others.append([similarity(x.vector, p.vector, "inner")])
         rows.append(Row([similarity(E[i], P[label * k + j], "inner") for j in range(k)], others))

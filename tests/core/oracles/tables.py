@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..explicit import Point, points_of_class, points_of_paired_class, points_of_row, rows_of_class
+from ..explicit import Point, original, points_of_class, points_of_paired_class, points_of_row, rows_of_class
 
 # --- similarities -----------------------------------------------------------------------------------------------------
 
@@ -103,6 +103,8 @@ def expanded_table(
         if scope == "anchor":
             ours = points_of_row(E, i, n, normalize)
             return [hardest_pair(ours, points_of_paired_class(E, labels, y, n, normalize), metric) for y in others]
+        if scope == "negative":
+            return [hardest_pair([original(E, i)], points_of_class(E, labels, y, n, normalize), metric) for y in others]
         ours = points_of_class(E, labels, labels[i], n, normalize, from_memory)
         return [hardest_pair(ours, points_of_class(E, labels, y, n, normalize), metric) for y in others]
 
@@ -111,7 +113,7 @@ def expanded_table(
 
     plain = plain_table(E, labels, metric, rows, from_memory)
     winners = [pairs_of(i) for i in plain.anchors]
-    if scope == "anchor":
+    if scope != "class_pair":
         of_partners = [[read(pairs_of(j)) for j in js] for js in plain.positive_rows]
     else:
         of_partners = [[[] for _ in js] for js in plain.positive_rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from embedding_expansion.core.batch import Batch, Inputs
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.mining import Expansion
 from embedding_expansion.core.pair_loss import PairLoss
-from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.pairs import Pairs, compare_batch
 from embedding_expansion.core.terms import Terms
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.interop.metric_learning.miners import is_foreign_miner
@@ -41,9 +42,9 @@ def adapted(loss: Any, scope: str, options: dict[str, Any]) -> MetricLearningLos
     """
     check_kind(loss)
     found = MetricLearningLoss(loss)
-    if scope == "anchor" and found.crosses:
+    if scope != "class_pair" and found.crosses:
         raise InvalidInput(
-            f"{found.kind} takes (i, k) and (k, i) for one pair, but they differ in anchor scope; use "
+            f"{found.kind} takes (i, k) and (k, i) for one pair, but they differ in {scope} scope; use "
             'scope="class_pair"'
         )
     found.check_options(options)
@@ -135,6 +136,59 @@ class MetricLearningLoss(PairLoss):
             value: Tensor = self.loss(batch.embeddings, batch.labels, chosen)
         return value
 
+    def plain(self) -> PairLoss:
+        """The loss on its own matrix."""
+        return _OwnMatrix(self)
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the distance of the loss normalises the rows."""
+        return bool(self.loss.distance.normalize_embeddings)
+
     def extra_repr(self) -> str:
         """The form in which the loss gets its pairs."""
         return f"form={self.form!r}"
+
+
+class _OwnMatrix(PairLoss):
+    """A loss of pytorch-metric-learning on the distances of the rows, as it reads them without expansion.
+
+    It calls a copy of the loss, because some losses keep figures of their last call.
+    """
+
+    reads_partner = False
+
+    def __init__(self, adapted: MetricLearningLoss) -> None:
+        super().__init__(normalize=False)
+        self.loss, self.scale, self.metric = copy.deepcopy(adapted.loss), adapted.scale, adapted.metric
+        self.form: Form = adapted.form
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the distance of the loss normalises the rows."""
+        return bool(self.loss.distance.normalize_embeddings)
+
+    def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
+        """The plain table of the rows, normalised if the distance of the loss normalises them."""
+        return compare_batch(normalized_for(self.loss.distance, batch), self.metric, partners=False)
+
+    def terms(self, pairs: Pairs, batch: Batch, statistic: Tensor | None = None) -> Terms:
+        """The value of the loss, as one total with weight 1."""
+        everyone = torch.arange(len(batch.labels), device=batch.labels.device)
+        table = square_table(pairs, normalized_for(self.loss.distance, batch), self.scale, everyone)
+        chosen: Indices | None = None
+        if batch.chosen is not None or self.miner is not None:
+            chosen = _own_indices(pairs, batch, self.form)
+        with reading(self.loss, batch.embeddings, table):
+            value: Tensor = self.loss(batch.embeddings, batch.labels, chosen)
+        return Terms(value.reshape(1, 1), torch.ones_like(value).reshape(1, 1))
+
+
+def _own_indices(pairs: Pairs, batch: Batch, form: Form) -> Indices:
+    """The unmasked pairs or triplets of a plain table."""
+    index, _ = batch.positives()
+    if form == "triplets":
+        a, p, k = (pairs.positive_mask[:, :, None] & pairs.negative_mask[:, None]).nonzero(as_tuple=True)
+        return a, index[a, p], k
+    a, p = pairs.positive_mask.nonzero(as_tuple=True)
+    return a, index[a, p], *pairs.negative_mask.nonzero(as_tuple=True)

@@ -67,10 +67,13 @@ def representatives(batch: Batch, shift: int = 0) -> Int[Tensor, "b c"]:
     return classes.order[classes.start + place % classes.size]
 
 
-def square_table(pairs: Pairs, batch: Batch, scale: Scale) -> Float[Tensor, "b b"]:
+def square_table(
+    pairs: Pairs, batch: Batch, scale: Scale, columns: Int[Tensor, " b"] | None = None
+) -> Float[Tensor, "b b"]:
     """The distances of all rows: of originals within a class, of the hardest pair of the classes for other rows.
 
-    The masks of `pairs` have no effect, so a miner may have restricted them.
+    The masks of `pairs` have no effect, so a miner may have restricted them. `columns` are those of the rows in
+    `pairs.negative`; by default those of their classes.
     """
     b = len(batch.labels)
     everyone = torch.arange(b, device=batch.labels.device)[:, None]
@@ -79,7 +82,8 @@ def square_table(pairs: Pairs, batch: Batch, scale: Scale) -> Float[Tensor, "b b
     itself = square if scale.metric == "inner" else torch.ones_like(square)
     # Unused slots are written to an additional column, which is dropped.
     where = torch.cat([torch.where(mask, index, b), everyone], dim=1)
-    table = torch.cat([pairs.negative[:, batch.classes.of_row], torch.zeros_like(square)], dim=1)
+    columns = batch.classes.of_row if columns is None else columns
+    table = torch.cat([pairs.negative[:, columns], torch.zeros_like(square)], dim=1)
     table = table.scatter(1, where, torch.cat([pairs.positive, itself], dim=1))
     return scale(table[:, :b])
 

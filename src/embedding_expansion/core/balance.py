@@ -1,0 +1,153 @@
+"""Balance: scales the pull of an expanded loss so that a contraction of the batch does not lower the loss.
+
+A contraction moves every similarity s of a table to s + e (1 - s). It changes a loss L by e (push - pull), with
+
+    pull = - sum over positives of dL/ds (1 - s)        push = sum over negatives of dL/ds (1 - s)
+
+Where pull > push, a collapse of all points lowers the loss. Expansion makes the hardest pairs the negatives. Their
+1 - s is small early in a training, so the push falls and the pull does not. The plain table of the same batch is the
+yardstick: the pull of the expanded table E is multiplied by
+
+    lambda = clamp(r(E) / min(1, r(C)), 0, 1)           r = push / pull
+
+for the plain table C. The value of the loss does not change.
+
+For Euclidean distances, e moves every row towards one point. On the unit sphere, a contraction towards u moves s_xy by
+e (x.u + y.u) (1 - s_xy) instead; "sphere" weighs pull and push by these factors, with u the mean of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.terms import Terms, negatives_of_anchors
+
+
+class Forces(NamedTuple):
+    """How a loss changes in a contraction, over the whole batch."""
+
+    pull: Float[Tensor, ""]
+    push: Float[Tensor, ""]
+    two_sided: Bool[Tensor, ""]  # whether the table has positives and negatives
+
+
+class Contraction:
+    """A contraction of the tables that a loss reads, by an infinitesimal e.
+
+    Attributes:
+        share: lambda, by which the gradient of the positives is multiplied in backward passes; None: 1.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self.along = [torch.zeros((), dtype=exact, device=device, requires_grad=True) for _ in range(2)]
+        self.there = torch.zeros(2, dtype=torch.bool, device=device)
+        self.share: Tensor | None = None
+        self.measured = False
+
+    def watch(self, pairs: Pairs) -> Pairs:
+        """The table of some anchors with the same values, and with gradients that reach this contraction."""
+        masks = pairs.positive_mask, negatives_of_anchors(pairs)[1]
+        self.there = self.there | torch.stack([mask.any() for mask in masks])
+        speeds = (None, None) if pairs.speeds is None else pairs.speeds
+        return replace(
+            pairs,
+            positive=_Contracted.apply(pairs.positive, speeds[0], self.along[0], self, True),
+            negative=_Contracted.apply(pairs.negative, speeds[1], self.along[1], self, False),
+        )
+
+    def forces(self, terms: Terms, across: Callable[[Tensor], Tensor] | None) -> Forces:
+        """Pull and push of the loss with these terms, whose tables have been watched.
+
+        `across` sums over processes, each of which has the terms of its own anchors.
+        """
+        weight = terms.weight.detach().sum(dim=1)
+        weight = weight if across is None else across(weight)
+        value = (terms.total.sum(dim=1) * torch.where(weight > 0, 1 / weight, 0)).sum()
+        found = torch.autograd.grad(value, self.along, retain_graph=True, materialize_grads=True)
+        self.measured = True
+        with torch.no_grad():
+            both = torch.stack([-found[0], found[1], *self.there.to(found[0].dtype)])
+            pull, push, *there = both if across is None else across(both)
+            return Forces(pull, push, (there[0] > 0) & (there[1] > 0))
+
+
+class _Contracted(torch.autograd.Function):
+    """The similarities s at e = 0. Its backward pass gives the derivative by e, and scales that of the positives."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, similarity: Tensor, speed: Tensor | None, along: Tensor, contraction: Contraction, positives: bool
+    ) -> Tensor:
+        ctx.save_for_backward(similarity, speed)
+        ctx.contraction, ctx.positives = contraction, positives
+        return similarity.view_as(similarity)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        contraction = ctx.contraction
+        if contraction.measured:
+            scaled = ctx.positives and contraction.share is not None
+            return gradient * contraction.share.to(gradient.dtype) if scaled else gradient, None, None, None, None
+        similarity, speed = ctx.saved_tensors
+        moved = (1 - similarity) * gradient
+        moved = moved if speed is None else moved * speed
+        return None, None, moved.sum(dtype=contraction.along[0].dtype), None, None
+
+
+def pull_share(expanded: Forces, plain: Forces) -> Float[Tensor, ""]:
+    """Lambda, from 0 to 1.
+
+    It is 1 where pull(E) <= 0, where push(C) <= 0, or where a table has no positives or no negatives; otherwise it is 0
+    where push(E) <= 0. r(C) counts as 1 where pull(C) <= 0.
+    """
+    yardstick = torch.where(plain.pull > 0, plain.push / plain.pull, 1).clamp(max=1)
+    share = (expanded.push / (expanded.pull * yardstick)).clamp(0, 1)
+    share = torch.where(expanded.push <= 0, 0, share)
+    whole = (expanded.pull <= 0) | (plain.push <= 0) | ~(expanded.two_sided & plain.two_sided)
+    return torch.where(whole | share.isnan(), 1, share)
+
+
+def figures(expanded: Forces, plain: Forces, share: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
+    """The entries of `last_statistics`: lambda, pull and push of both tables, and whether the push was at most 0."""
+    return {
+        "balance": share,
+        "pull": expanded.pull,
+        "push": expanded.push,
+        "plain_pull": plain.pull,
+        "plain_push": plain.push,
+        "no_push": (expanded.push <= 0).to(share.dtype),
+    }
+
+
+def read_twice(batch: Batch, *, sphere: bool, whole: bool) -> Batch:
+    """The batch for two tables: with heights for the sphere and, if it is read as a whole, with one Gram product."""
+    if sphere:
+        with torch.no_grad():
+            mean = batch.embeddings.mean(dim=0)
+            height = batch.embeddings @ mean
+            batch = replace(batch, heights=(height, batch.gallery @ mean if batch.has_reference else height))
+    return replace(batch, keeps_product=whole)
+
+
+@contextmanager
+def draws_kept(miner: Any, device: torch.device) -> Iterator[None]:
+    """Restores the random state on exit, so that a miner draws as if it had not been called."""
+    if miner is None:
+        yield
+        return
+    generator = getattr(miner, "generator", None)
+    state = None if generator is None else generator.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+    if generator is not None:
+        generator.set_state(state)
