@@ -111,7 +111,7 @@ def test_options_of_the_call_compile(name: str, expanded: bool) -> None:
         ({}, {"reference": E.flip(0) * 0.9, "reference_labels": labels.flip(0)}),
         ({"ignore_index": int(labels[0])}, {}),
         ({}, {"indices_tuple": tuple(rows[::2] for rows in get_all_pairs_indices(labels))}),
-        ({"chunk": 4}, {}),
+        ({"chunk": 6}, {}),
     ]
     for options, given in calls:
         torch.compiler.reset()

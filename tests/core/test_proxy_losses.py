@@ -58,11 +58,11 @@ def assert_equals_formula(name: str, scope: str | None, n: int, seed: int, **par
     """Terms, value, and the gradients of embeddings and proxies."""
     E, labels = numbered_batch(scope, seed)
     plain = {"tau": 0.0} if name == "soft_triple" else {}
-    inner = proxy_loss(name, seed=seed, reduction="none", **plain, **parameters)
+    inner = proxy_loss(name, seed=seed, **plain, **parameters)
     loss = with_scope(inner, scope, n)
     E.requires_grad_()
     expected = expected_terms(name, E, labels, inner.proxies, scope, n, **parameters)
-    terms = loss(E, labels)
+    terms = loss.per_anchor(E, labels)
     torch.testing.assert_close(terms.total, oracles.totals(expected), rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(terms.weight, oracles.weights(expected), rtol=0, atol=0)
     for sought in (E, inner.proxies):
