@@ -153,7 +153,7 @@ def main() -> None:
     options.add_argument("--train", default="--data.image_size 32", help="options of embex train, such as the backbone")
     given = options.parse_args()
     if given.quick:
-        given.items, given.duration = 200, 0.5
+        given.items, given.duration = 20, 0.5
     results, rows = [], []
     with tempfile.TemporaryDirectory() as folder:
         index, images = load.make_index(Path(folder), given.items, 256, given.train.split())

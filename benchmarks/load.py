@@ -84,11 +84,11 @@ def server(index: Path, batch_size: int, threads: int) -> Iterator[str]:
 def wait_for_the_map(address: str) -> None:
     """Wait for the map, which is computed in the background and would take a core from the measurement."""
     connection = http.client.HTTPConnection(address, timeout=60)
-    for _ in range(300):
+    for _ in range(3000):
         connection.request("GET", "/api/map")
         if json.load(connection.getresponse())["state"] == "ready":
             return
-        time.sleep(1)
+        time.sleep(0.1)
     raise RuntimeError("the map was not ready within five minutes")
 
 
@@ -153,7 +153,7 @@ def main() -> None:
     options.add_argument("--train", default="--data.image_size 32", help="options of embex train, such as the backbone")
     given = options.parse_args()
     if given.quick:
-        given.items, given.clients, given.duration, given.side = 200, [2], 0.5, 32
+        given.items, given.clients, given.duration, given.side = 20, [2], 0.5, 32
     results, rows = [], []
     with tempfile.TemporaryDirectory() as folder:
         index, images = make_index(Path(folder), given.items, given.side, given.train.split())

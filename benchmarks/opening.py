@@ -64,8 +64,9 @@ def measure(backbone: str, repeats: int) -> dict[str, Any]:
             "imports": "import " + ", ".join([*libraries, *loaded]),
             "load": load,
         }
-        for program in programs.values():  # the first of each reads from the disk
-            cpu_seconds(program)
+        if repeats > 1:
+            for program in programs.values():  # the first of each reads from the disk
+                cpu_seconds(program)
         rounds = [{name: cpu_seconds(program) for name, program in programs.items()} for _ in range(repeats)]
     seconds = {name: [one[name] for one in rounds] for name in programs}
     return {"backbone": backbone, "libraries": libraries, "modules": len(loaded), "seconds": seconds}

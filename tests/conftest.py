@@ -1,8 +1,9 @@
-"""What every test shares: fixed seeds, the profiles of hypothesis, and the folder of real data."""
+"""What every test shares: fixed seeds, the profiles of hypothesis, the order, and the folder of real data."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,44 @@ settings.register_profile("stable", max_examples=8, derandomize=True, database=N
 # New cases each time, and the failing ones kept in .hypothesis/: HYPOTHESIS_PROFILE=long, on a schedule.
 settings.register_profile("long", max_examples=200, print_blob=True, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "stable"))
+
+
+#: The files that take long, the longest first: in parallel they start first, or one worker would end alone with them.
+LONG = (
+    "test_compile.py",
+    "test_benchmarks.py",
+    "test_ranks.py",
+    "test_failures.py",
+    "test_search_limits.py",
+    "test_resume.py",
+    "test_native.py",
+    "test_command.py",
+    "test_tutorial.py",
+    "test_calls.py",
+    "test_outputs.py",
+    "test_distributed.py",
+    "test_drawings.py",
+    "test_read_only_commands.py",
+    "test_site.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist: files with many tests first, if it is true
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not hasattr(config, "workerinput"):  # in one process the order does not matter
+        return
+    count = Counter(item.path for item in items)
+
+    def place(item: pytest.Item) -> tuple[int, int, str]:
+        name = item.path.name
+        return LONG.index(name) if name in LONG else len(LONG), -count[item.path], str(item.path)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

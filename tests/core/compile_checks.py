@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from embedding_expansion.core import losses
+from embedding_expansion.core.batch import Inputs
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
-from embedding_expansion.core.losses import LOSSES, MultiSimilarityLoss
+from embedding_expansion.core.losses import LOSSES, PROXY_LOSSES, MultiSimilarityLoss
+from embedding_expansion.core.losses.proxy import nearest_center
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import compare
 
@@ -60,6 +62,22 @@ def test_a_function_of_a_table_compiles_alone(name: str) -> None:
         terms = run(replace(pairs, positive=positive, negative=negative))
         found.append((terms.total.detach(), terms.weight, *torch.autograd.grad(terms.mean(), (positive, negative))))
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", list(PROXY_LOSSES))
+def test_a_function_of_proxies_compiles_alone(name: str) -> None:
+    kind, E = PROXY_LOSSES[name], torch.randn(8, 4, requires_grad=True)
+    function = {
+        "sub_center_arcface": lambda pairs: kind.function(nearest_center(pairs, 3)),
+        "soft_triple": lambda pairs: kind.function(pairs, centers_per_class=10),
+    }.get(name, kind.function)
+    loss = kind(num_classes=3, embedding_size=4)
+    batch = loss.batch(Inputs(E, torch.tensor([0, 0, 1, 1, 1, 2, 2, 2])))
+    pairs = super(kind, loss).compare(batch, statistics=False)
+    compiled, expected = torch.compile(function, fullgraph=True, backend="aot_eager")(pairs), function(pairs)
+    torch.testing.assert_close(compiled.total, expected.total)
+    ours, theirs = (torch.autograd.grad(terms.mean(), E, retain_graph=True)[0] for terms in (compiled, expected))
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +129,7 @@ def test_options_of_the_call_compile(name: str, expanded: bool) -> None:
         ({}, {"reference": E.flip(0) * 0.9, "reference_labels": labels.flip(0)}),
         ({"ignore_index": int(labels[0])}, {}),
         ({}, {"indices_tuple": tuple(rows[::2] for rows in get_all_pairs_indices(labels))}),
-        ({"chunk": 4}, {}),
+        ({"chunk": 6}, {}),
     ]
     for options, given in calls:
         torch.compiler.reset()

@@ -32,7 +32,7 @@ def test_blocks_give_the_value_and_the_gradient_of_the_whole(name: str, scope: s
     results: list[tuple[Tensor, ...]] = []
     for size in (None, chunk):
         rows = E.clone().requires_grad_()
-        terms = loss_of(name, scope, reduction="none", chunk=size)(rows, labels)
+        terms = loss_of(name, scope, chunk=size).per_anchor(rows, labels)
         value = terms.mean()
         value.backward()
         results.append((terms.total, terms.weight, value, rows.grad))
@@ -43,7 +43,7 @@ def test_blocks_give_the_value_and_the_gradient_of_the_whole(name: str, scope: s
 def test_a_statistic_of_part_of_the_batch_would_be_another_loss(name: str) -> None:
     """What the blocks and the ranks have to sum: the terms of some anchors change with the anchors of the statistic."""
     E, labels = batch_for(None, seed=2)
-    loss = LOSSES[name](reduction="none")
+    loss = LOSSES[name]()
     rows = torch.tensor([0, 3, 4])
     pairs, anchor_labels = loss.table(E, labels, rows=rows)
     whole = loss.batch_statistic(loss.table(E, labels)[0])

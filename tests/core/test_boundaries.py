@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from embedding_expansion import ArcFaceLoss, NormalizedSoftmaxLoss, SubCenterArcFaceLoss, expand, synthesize
 from embedding_expansion.core import losses
-from embedding_expansion.core.miners import DistanceWeightedMiner
+from embedding_expansion.core.miners import DistanceWeightedMiner, MultiSimilarityMiner
 from embedding_expansion.core.pairs import compare
 from embedding_expansion.errors import InvalidInput, InvalidType
 
@@ -140,3 +141,20 @@ def test_rows_off_the_unit_sphere_are_refused_from_a_thousandth_on() -> None:
         else:
             with pytest.raises(InvalidInput, match="row 0 has norm"):
                 expand(E, [0, 0, 1, 1], math.inf)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.25, -0.25, 4.0, -4.0])
+def test_a_pair_that_is_easier_by_just_epsilon_is_left_out(epsilon: float) -> None:
+    """Numbers of few bits, so that sums are exact; beyond a bound by one bit, a pair is kept."""
+    E, labels = torch.eye(3, dtype=torch.float64), [0, 0, 1]
+    pairs = compare(E, labels, metric="inner")
+    negative, positive = 0.5, 0.5 + epsilon
+    below, above = math.nextafter(positive, -math.inf), math.nextafter(positive, math.inf)
+    for value, kept in ((below, True), (positive, False), (above, False)):
+        table = replace(
+            pairs, positive=torch.full_like(pairs.positive, value), negative=torch.full_like(pairs.negative, negative)
+        )
+        narrowed = MultiSimilarityMiner(epsilon).narrow(table)
+        assert narrowed.positive_mask[:2].any(dim=1).tolist() == [kept, kept]
+        # The other comparison: the negative exceeds the hardest positive minus epsilon.
+        assert narrowed.negative_mask[:2].any(dim=1).tolist() == [negative > value - epsilon] * 2

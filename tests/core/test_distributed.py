@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from embedding_expansion.core.distributed import DistributedLoss
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.losses import LOSSES
+from ranks import results_of_ranks
 
 WORLD = 2
 SCOPES = [None, "class_pair", "anchor", "negative"]
@@ -48,30 +48,23 @@ def whole_batch(kind: str) -> tuple[Tensor, Tensor, Tensor]:
     return inputs, torch.tensor(labels), weight
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
-    try:
-        results: dict[str, Any] = {}
-        for name, scope, kind in CASES:
-            inputs, labels, weight = whole_batch(kind)
-            mine = slice(6 * rank, 6 * rank + 6)
-            weight.requires_grad_()
-            value = DistributedLoss(loss_for(name, scope, kind))(inputs[mine] @ weight, labels[mine])
-            value.backward()
-            gradient = weight.grad.clone()
-            dist.all_reduce(gradient)
-            results[f"{name} {scope} {kind}"] = (value.detach(), gradient / WORLD)
-        torch.save(results, f"{folder}/rank{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def work(rank: int) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for name, scope, kind in CASES:
+        inputs, labels, weight = whole_batch(kind)
+        mine = slice(6 * rank, 6 * rank + 6)
+        weight.requires_grad_()
+        value = DistributedLoss(loss_for(name, scope, kind))(inputs[mine] @ weight, labels[mine])
+        value.backward()
+        gradient = weight.grad.clone()
+        dist.all_reduce(gradient)
+        results[f"{name} {scope} {kind}"] = (value.detach(), gradient / WORLD)
+    return results
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("two_processes")
-    mp.spawn(work, args=(str(folder),), nprocs=WORLD, join=True)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    return results_of_ranks(WORLD, tmp_path_factory.mktemp("two_processes"), work)
 
 
 @pytest.mark.parametrize(("name", "scope", "kind"), CASES)

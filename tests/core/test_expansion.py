@@ -223,7 +223,7 @@ def test_synthesize_agrees_with_expand_on_which_points_there_are() -> None:
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_row_given_twice_counts_as_an_anchor_twice(scope: str) -> None:
     E, labels = batch_for(scope)
-    loss = EmbeddingExpansion(LOSSES["triplet"](), scope=scope, reduction="none")
-    once, twice = (loss(E, labels, rows=torch.tensor(rows)) for rows in ([0, 3], [0, 3, 0]))
+    loss = EmbeddingExpansion(LOSSES["triplet"](), scope=scope)
+    once, twice = (loss.per_anchor(E, labels, rows=torch.tensor(rows)) for rows in ([0, 3], [0, 3, 0]))
     assert torch.equal(twice.total, once.total[..., [0, 1, 0]])
     assert torch.equal(twice.weight, once.weight[..., [0, 1, 0]])

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from embedding_expansion import CrossBatchMemory, DistributedLoss, EmbeddingExpansion
 from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.errors import InvalidInput
+from ranks import results_of_ranks
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -78,41 +78,34 @@ def value_of(
     return value
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+def work(rank: int) -> dict[str, Any]:
     miners = {kind: DistributedMinerWrapper(MINER, efficient=kind == "own") for kind in ("own", "whole")}
-    try:
-        results: dict[str, Any] = {}
-        for name, scope, kind in CASES:
-            inputs, labels, others, of_others, weight = data()
-            mine = slice(ROWS * rank, ROWS * rank + ROWS)
-            weight.requires_grad_()
-            loss = DistributedLoss(loss_for(name, scope, kind))
-            given = inputs[mine], labels[mine], (others[mine], of_others[mine]), weight
-            value = value_of(loss, kind, miners.__getitem__, *given)
-            value.backward()
-            gradient = weight.grad.clone()
-            dist.all_reduce(gradient)
-            results[f"{name} {scope} {kind}"] = (value.detach(), gradient / WORLD)
-        loss = DistributedLoss(loss_for("triplet", None, ""))
-        E, L = torch.eye(4, dtype=torch.float64)[[0, 1, 0, 1]], torch.tensor([0, 1, 0, 1])
-        for wrong, bad in (("behind", 8), ("before", -1)):
-            row = torch.tensor([0])
-            try:
-                loss(E, L, (row, row + bad, row[:0], row[:0]))
-            except InvalidInput as error:
-                results[wrong] = str(error)
-        torch.save(results, f"{folder}/rank{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+    results: dict[str, Any] = {}
+    for name, scope, kind in CASES:
+        inputs, labels, others, of_others, weight = data()
+        mine = slice(ROWS * rank, ROWS * rank + ROWS)
+        weight.requires_grad_()
+        loss = DistributedLoss(loss_for(name, scope, kind))
+        given = inputs[mine], labels[mine], (others[mine], of_others[mine]), weight
+        value = value_of(loss, kind, miners.__getitem__, *given)
+        value.backward()
+        gradient = weight.grad.clone()
+        dist.all_reduce(gradient)
+        results[f"{name} {scope} {kind}"] = (value.detach(), gradient / WORLD)
+    loss = DistributedLoss(loss_for("triplet", None, ""))
+    E, L = torch.eye(4, dtype=torch.float64)[[0, 1, 0, 1]], torch.tensor([0, 1, 0, 1])
+    for wrong, bad in (("behind", 8), ("before", -1)):
+        row = torch.tensor([0])
+        try:
+            loss(E, L, (row, row + bad, row[:0], row[:0]))
+        except InvalidInput as error:
+            results[wrong] = str(error)
+    return results
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("two_processes")
-    mp.spawn(work, args=(str(folder),), nprocs=WORLD, join=True)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    return results_of_ranks(WORLD, tmp_path_factory.mktemp("two_processes"), work)
 
 
 @pytest.mark.parametrize(("name", "scope", "kind"), CASES)

@@ -229,8 +229,8 @@ def test_blocks_and_rows_go_with_it(name: str, scope: str | None) -> None:
     loss, in_blocks = (with_scope(LOSSES[name](chunk=chunk), scope) for chunk in (None, 3))
     torch.testing.assert_close(in_blocks(E, L, as_tuple(chosen)), loss(E, L, as_tuple(chosen)))
     if not loss.has_statistic:
-        rows, each = torch.tensor([4, 0, 7]), with_scope(LOSSES[name](reduction="none"), scope)
-        some, whole = each(E, L, as_tuple(chosen), rows=rows), each(E, L, as_tuple(chosen))
+        rows, each = torch.tensor([4, 0, 7]), with_scope(LOSSES[name](), scope)
+        some, whole = (each.per_anchor(E, L, as_tuple(chosen), rows=given) for given in (rows, None))
         torch.testing.assert_close(some.total, whole.total[:, rows])
 
 

@@ -179,12 +179,12 @@ def test_in_blocks_a_batch_enters_once_and_gives_the_same(name: str, scope: str 
 
 
 def test_ignored_rows_do_not_enter_and_rows_are_those_of_the_batch() -> None:
-    memory, (first, second, *_) = memory_of(MultiSimilarityLoss(ignore_index=-1, reduction="none"), 100), batches(None)
+    memory, (first, second, *_) = memory_of(MultiSimilarityLoss(ignore_index=-1), 100), batches(None)
     memory(torch.cat([first[0], torch.ones(3, 4, dtype=torch.float64)]), [*first[1].tolist(), -1, -1, -1])
     assert memory.queue()[1].tolist() == first[1].tolist()
     rows = torch.tensor([4, 0])
-    some, names = memory.eval()(*second, rows=rows), memory.queue()[1]
-    torch.testing.assert_close(some.total, memory(*second).total[:, rows])
+    some, names = memory.eval().per_anchor(*second, rows=rows), memory.queue()[1]
+    torch.testing.assert_close(some.total, memory.per_anchor(*second).total[:, rows])
     assert torch.equal(memory.queue()[1], names)
     other = memory_of(TripletLoss(), 100)
     other(*first)

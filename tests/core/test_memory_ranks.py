@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from embedding_expansion.core.distributed import DistributedLoss
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.losses import LOSSES
 from embedding_expansion.core.memory import CrossBatchMemory
+from ranks import results_of_ranks
 
 from . import oracles
 
@@ -42,29 +42,22 @@ def trained(step: Any, loss: torch.nn.Module, average: Any) -> tuple[Tensor, Ten
     return average(value.detach()), average(weight.grad)
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+def average(tensor: Tensor) -> Tensor:
+    dist.all_reduce(tensor)
+    return tensor / WORLD
 
-    def average(tensor: Tensor) -> Tensor:
-        dist.all_reduce(tensor)
-        return tensor / WORLD
 
-    try:
-        results = []
-        for given in CASES:
-            loss = case(*given)
-            results.append((*trained(slice(6 * rank, 6 * rank + 6), DistributedLoss(loss), average), loss.state_dict()))
-        torch.save(results, f"{folder}/rank{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def work(rank: int) -> list[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+    results = []
+    for given in CASES:
+        loss = case(*given)
+        results.append((*trained(slice(6 * rank, 6 * rank + 6), DistributedLoss(loss), average), loss.state_dict()))
+    return results
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[list[tuple[Tensor, Tensor, dict[str, Tensor]]]]:
-    folder = tmp_path_factory.mktemp("two_processes")
-    mp.spawn(work, args=(str(folder),), nprocs=WORLD, join=True)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    return results_of_ranks(WORLD, tmp_path_factory.mktemp("two_processes"), work)
 
 
 @pytest.mark.parametrize(("name", "scope", "chunk"), CASES)

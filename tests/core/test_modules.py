@@ -127,7 +127,7 @@ def test_rows_and_past_reach_the_table(name: str, scope: str | None) -> None:
     past = torch.zeros(len(E), dtype=torch.bool)
     past[[1, 5]] = True
     rows = torch.tensor([6, 0, 3])
-    terms = module(name, scope, reduction="none")(E, labels, rows=rows, from_memory=past)
+    terms = module(name, scope).per_anchor(E, labels, rows=rows, from_memory=past)
     expected = getattr(losses, name)(table(name, scope, E, labels, rows=rows, from_memory=past))
     torch.testing.assert_close(terms.total, expected.total, rtol=1e-9, atol=1e-11)
 

@@ -159,7 +159,7 @@ def test_a_distance_of_a_ten_thousandth_is_no_zero_in_float64(name: str, scope: 
     else:
         table = oracles.expanded_table(E, labels.tolist(), 3, scope, metric=metric)
     expected = oracles.ORACLES[name](table)
-    terms = loss_of(name, scope, reduction="none", normalize=False)(E, labels)
+    terms = loss_of(name, scope, normalize=False).per_anchor(E, labels)
     torch.testing.assert_close(terms.total, oracles.totals(expected), rtol=1e-6, atol=0)
 
 

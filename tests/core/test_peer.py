@@ -85,7 +85,7 @@ def test_loss_equals_the_incumbents(
 def test_positive_half_of_contrastive_equals_the_incumbents() -> None:
     E, labels = batch((3, 4, 2), d=5, seed=6, unit=False)
     peer = peers.ContrastiveLoss(pos_margin=0, neg_margin=0, distance=SQUARED, reducer=reducers.MeanReducer())
-    terms = LOSSES["contrastive"](reduction="none")(E, labels)
+    terms = LOSSES["contrastive"]().per_anchor(E, labels)
     ours = terms.total[0].sum() / terms.weight[0].sum()
     theirs = peer(E, torch.unique(labels, return_inverse=True)[1])
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)

@@ -239,7 +239,7 @@ def test_copies_are_not_counted_however_large_the_batch_is(rows: int) -> None:
 def test_it_leaves_out_anchors_whose_softmax_rounds_to_nothing() -> None:
     E = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.3], [-1.0, 0.0], [-1.0, 0.0]])
     labels = torch.tensor([0, 0, 0, 1, 1])
-    terms = LOSSES["sup_con"](reduction="none")(E, labels)
+    terms = LOSSES["sup_con"]().per_anchor(E, labels)
     assert terms.weight.tolist() == [[1.0] * 5]
     left = terms.total[terms.total > 0]
     assert len(left) == 3

@@ -97,9 +97,9 @@ def test_blocks_of_anchors_give_the_whole_value_and_gradient(name: str, scope: s
 @given(seed=seeds, block=st.integers(1, 5))
 def test_blocks_of_rows_add_up_to_the_whole(name: str, scope: str | None, seed: int, block: int) -> None:
     E, labels = numbered_batch(scope, seed)
-    loss = with_scope(proxy_loss(name, reduction="none"), scope)
-    whole = loss(E, labels)
-    parts = [loss(E, labels, rows=rows) for rows in torch.arange(len(labels)).split(block)]
+    loss = with_scope(proxy_loss(name), scope)
+    whole = loss.per_anchor(E, labels)
+    parts = [loss.per_anchor(E, labels, rows=rows) for rows in torch.arange(len(labels)).split(block)]
     weight = sum(part.weight.sum(1) for part in parts)
     value = sum((part.total.sum(1) / weight).sum() for part in parts)
     torch.testing.assert_close(value, whole.mean(), rtol=1e-9, atol=1e-9)
@@ -109,7 +109,7 @@ def test_blocks_of_rows_add_up_to_the_whole(name: str, scope: str | None, seed: 
 @given(seed=seeds, n=st.integers(0, 4))
 def test_every_expandable_loss_grows_with_the_hardness(name: str, scope: str, seed: int, n: int) -> None:
     E, labels = numbered_batch(scope, seed)
-    none, some, more = (with_scope(proxy_loss(name, reduction="none"), scope, k)(E, labels) for k in (0, n, 2 * n + 1))
+    none, some, more = (with_scope(proxy_loss(name), scope, k).per_anchor(E, labels) for k in (0, n, 2 * n + 1))
     assert (some.total >= none.total - 1e-9).all()
     assert (more.total >= some.total - 1e-9).all()
 
@@ -119,9 +119,7 @@ def test_mining_is_never_easier_than_the_row_itself(name: str) -> None:
     if name == "proxy_anchor":
         return  # of several rows of a class mining keeps one, and its sum gets smaller
     E, labels = numbered_batch()
-    plain, mined = (
-        with_scope(proxy_loss(name, reduction="none"), scope, 0)(E, labels) for scope in (None, "class_pair")
-    )
+    plain, mined = (with_scope(proxy_loss(name), scope, 0).per_anchor(E, labels) for scope in (None, "class_pair"))
     assert (mined.total >= plain.total - 1e-9).all()
     assert (mined.total > plain.total + 1e-6).any()
 

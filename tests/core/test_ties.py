@@ -53,10 +53,10 @@ def test_copies_of_an_image_add_nothing_to_what_is_averaged(
     name, squared = name.partition(",")[0], name.endswith("squared")
     margin, metric = (2.2, "snr") if name == "snr_contrastive" else (1.45 * norm, "euclidean")
     parameters = {"squared": squared} if name == "contrastive" else {}
-    loss = LOSSES[name](margin=margin, average="active", normalize=False, reduction="none", **parameters)
+    loss = LOSSES[name](margin=margin, average="active", normalize=False, **parameters)
     found = active_pairs(E.double(), labels, margin, metric)
     assert all(found)
-    terms = loss(E, labels)
+    terms = loss.per_anchor(E, labels)
     assert terms.weight.sum(dim=1).tolist() == [len(values) for values in found]
     expected = [sum(d**2 if squared else d for d in values) / len(values) for values in found]
     ours = (terms.total.sum(dim=1) / terms.weight.sum(dim=1)).tolist()
@@ -67,8 +67,8 @@ def test_copies_of_an_image_add_nothing_to_what_is_averaged(
 @pytest.mark.parametrize("n", [0, 2])
 def test_nor_do_they_expanded(n: int, width: torch.dtype) -> None:
     E, labels = rows_with_copies(16, width)
-    loss = EmbeddingExpansion(LOSSES["contrastive"](squared=False, average="active"), n=n, reduction="none")
-    terms = loss(E, labels)
+    loss = EmbeddingExpansion(LOSSES["contrastive"](squared=False, average="active"), n=n)
+    terms = loss.per_anchor(E, labels)
     pulls, _ = active_pairs(torch.nn.functional.normalize(E.double(), dim=1), labels, 0.0, "euclidean")
     assert terms.weight[0].sum() == len(pulls)
     assert terms.total[0].sum().item() == pytest.approx(sum(pulls), rel=1e-5)

@@ -12,6 +12,7 @@ from embedding_expansion.data.decoding import decode
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.data.sampler import ClassBalancedSampler
 from embedding_expansion.data.scans import MOST_SCANS, has_more_scans
+from embedding_expansion.data.thumbnails import thumbnail
 from embedding_expansion.errors import DataError, InvalidInput
 
 from .test_scans import with_scans
@@ -64,3 +65,27 @@ def test_a_batch_takes_just_as_many_classes_as_there_are() -> None:
     for wrong in ((4, 1, 0), (0, 1, 0), (1, 0, 0), (1, 1, -1)):
         with pytest.raises(InvalidInput, match=r"at most 3|at least [01]"):
             ClassBalancedSampler(labels, *wrong)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "kind", "expected"),
+    [
+        (256, 1, "JPEG", (256, 1)),
+        (257, 2, "JPEG", (256, 2)),
+        (64, 256, "PNG", (64, 256)),  # as PNG by its width, whatever its height
+        (64, 257, "PNG", (64, 256)),
+        (65, 1, "JPEG", (65, 1)),
+    ],
+)
+def test_a_thumbnail_has_256_pixels_at_most_and_is_lossless_up_to_a_width_of_64(
+    width: int, height: int, kind: str, expected: tuple[int, int]
+) -> None:
+    for pixels in (np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)):
+        with Image.open(io.BytesIO(thumbnail(pixels))) as image:
+            assert (image.format, image.size) == (kind, expected)
+
+
+def test_a_thumbnail_of_another_size_keeps_to_it_too() -> None:
+    for width, kind, expected in ((40, "PNG", 40), (41, "JPEG", 41), (96, "JPEG", 96), (97, "JPEG", 96)):
+        with Image.open(io.BytesIO(thumbnail(np.zeros((8, width, 3), np.uint8), 96, 40))) as image:
+            assert (image.format, image.width) == (kind, expected)

@@ -17,8 +17,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,6 +36,7 @@ from embedding_expansion.training.job import prepare
 from embedding_expansion.training.loop import _check_share, _optimize
 from embedding_expansion.training.ranks import Ranks
 from embedding_expansion.training.run import train
+from ranks import results_of_ranks
 
 from .conftest import arguments, small_config
 from .exactly import assert_equal, trained
@@ -88,14 +87,8 @@ def cases() -> Iterator[Case]:
 CASES = {2: list(cases()), 3: [case for case in cases() if case.loss in ("multi_similarity", "proxy_anchor")]}
 
 
-def work(rank: int, world: int, config: TrainConfig, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    try:
-        results = {str(case): trained(case.config(config), Ranks(rank, world)) for case in CASES[world]}
-        torch.save(results, f"{folder}/rank{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def work(rank: int, world: int, config: TrainConfig) -> dict[str, dict[str, Tensor]]:
+    return {str(case): trained(case.config(config), Ranks(rank, world)) for case in CASES[world]}
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +100,7 @@ def together(
     for world in CASES:
         folder = tmp_path_factory.mktemp("together")
         config = dataclasses.replace(small_config(photographs, folder), steps=STEPS)
-        mp.spawn(work, args=(world, config, str(folder)), nprocs=world, join=True)
-        found[world] = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
+        found[world] = results_of_ranks(world, folder, work, world, config)
     return found
 
 

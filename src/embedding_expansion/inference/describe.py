@@ -6,6 +6,7 @@ import dataclasses
 from importlib.metadata import version
 from pathlib import Path
 
+from embedding_expansion import __version__
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.data.sources import SOURCES
 from embedding_expansion.errors import InvalidInput
@@ -70,7 +71,7 @@ def describe_run(path: Path, trained: Trained, kind: str) -> Manifest:
         "measures": {name: value for name, value in metrics.items() if isinstance(value, float) and name not in _TIMES},
         "selected_by": metrics.get("selected_by"),
         "measured_with_flip": config.flip,
-        "versions": {name: version(name) for name in ("embedding-expansion", "torch")},
+        "versions": {"embedding-expansion": __version__, "torch": version("torch")},
     }
     return Manifest(preprocessing, dimensions, content)
 

@@ -1,4 +1,4 @@
-"""Two-dimensional maps of embeddings by t-SNE."""
+"""Two-dimensional maps of embeddings by PCA and t-SNE."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ FEWEST = 30
 def has_neighbours(points: Float[np.ndarray, "n d"]) -> bool:
     """Whether t-SNE can lay out these points: they are enough, and not all equal."""
     return len(points) >= FEWEST and bool(np.ptp(points, axis=0).max() > 0)
+
+
+def principal_components(points: Float[np.ndarray, "n d"], count: int = 2) -> Float[np.ndarray, "n count"]:
+    """The first principal components in float64, by an exact singular value decomposition.
+
+    Components that do not exist are zeros: those beyond the number of points or dimensions, and all of equal points.
+    """
+    centred = points.astype(np.float64)
+    centred -= centred[0]  # equal points become exact zeros, which the mean alone may miss by rounding
+    left, sizes, _ = np.linalg.svd(centred - centred.mean(axis=0), full_matrices=False)
+    found = (left * sizes)[:, :count]
+    components: Float[np.ndarray, "n count"] = np.pad(found, ((0, 0), (0, count - found.shape[1])))
+    return components
 
 
 def in_deviations(components: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n 2"]:

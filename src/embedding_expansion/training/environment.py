@@ -12,17 +12,19 @@ from typing import Any
 
 import torch
 
+from embedding_expansion import __version__
 from embedding_expansion.core.search import native
 from embedding_expansion.runs.options import TrainConfig
 
-_LIBRARIES = ("embedding-expansion", "torch", "torchvision", "numpy", "scikit-learn", "safetensors", "pillow", "timm")
+_LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn", "safetensors", "pillow", "timm")
 
 
 def environment(config: TrainConfig, command: list[str]) -> dict[str, Any]:
     """Versions, commit, machine, threads and the command of the run."""
     device = torch.device(config.device)
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
+        "versions": {"python": platform.python_version(), "embedding-expansion": __version__}
+        | {name: _version(name) for name in _LIBRARIES},
         "seed": config.seed,
         "commit": _commit(),
         "machine": {

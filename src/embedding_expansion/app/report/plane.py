@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from embedding_expansion.data.images import ImageSet
-from embedding_expansion.retrieval.projection import has_neighbours, in_deviations, tsne
+from embedding_expansion.retrieval.projection import has_neighbours, in_deviations, principal_components, tsne
 
 CLASSES, POINTS = 40, 400  # maximum numbers shown
 
@@ -35,7 +35,7 @@ def lay_out(vectors: Float[Tensor, "n d"], images: ImageSet, seed: int) -> Plane
     each = max(1, POINTS // len(classes))
     chosen = np.concatenate([_spread(np.flatnonzero(images.labels == label), each) for label in classes])
     points = vectors[chosen].double().cpu().numpy()
-    by_pca = in_deviations(_components(points))
+    by_pca = in_deviations(principal_components(points))
     if not has_neighbours(points):
         return Plane("PCA", chosen, _fitted(by_pca))
     return Plane("t-SNE", chosen, _fitted(tsne(points.astype(np.float32), by_pca, perplexity=15, seed=seed)))
@@ -44,14 +44,6 @@ def lay_out(vectors: Float[Tensor, "n d"], images: ImageSet, seed: int) -> Plane
 def _spread(members: Int[np.ndarray, " k"], count: int) -> Int[np.ndarray, " few"]:
     places = np.linspace(0, len(members) - 1, min(len(members), count)).round().astype(int)
     return np.asarray(members[np.unique(places)])
-
-
-def _components(points: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m 2"]:
-    """The first two principal components; the second is 0 where there is only one."""
-    left, sizes, _ = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
-    components = np.zeros((len(points), 2))
-    components[:, : min(2, len(sizes))] = (left * sizes)[:, :2]
-    return components
 
 
 def _fitted(places: Float[np.ndarray, "m 2"]) -> Float[np.ndarray, "m 2"]:

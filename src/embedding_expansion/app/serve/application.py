@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
+from embedding_expansion import __version__
 from embedding_expansion.app.serve import api, models
 from embedding_expansion.app.serve.batching import Busy, Stopped
 from embedding_expansion.app.serve.decoders import Refused
@@ -41,7 +41,7 @@ def application(service: Service, settings: Settings, *, is_loopback: bool) -> G
     """
     app = FastAPI(
         title="embex serve",
-        version=version("embedding-expansion"),
+        version=__version__,
         description="Searches a collection of images by similarity.",
         docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,

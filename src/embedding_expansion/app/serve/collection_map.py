@@ -6,14 +6,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from embedding_expansion.app.serve.projection import Projection
 from embedding_expansion.retrieval.index import Index, Item
-from embedding_expansion.retrieval.projection import has_neighbours
+from embedding_expansion.retrieval.projection import has_neighbours, principal_components
 
 #: Maximum number of images on the map; a larger collection is sampled.
 MOST = 5000
@@ -77,7 +77,7 @@ def compute_maps(index: Index, projection: Projection) -> Iterator[CollectionMap
     if not items:
         yield replace(empty_map("ready"), version=version)
         return
-    components = _components(vectors)
+    components = principal_components(vectors, COMPONENTS)
     cluster, closeness = _grouped(vectors)
     is_flat = not has_neighbours(components)
     state: State = "ready" if is_flat else "refining"
@@ -107,19 +107,6 @@ def _sampled(index: Index) -> tuple[list[Item], Float[np.ndarray, "n d"], int, l
         rows.append(vectors[here])
         position += len(found)
     return items, np.concatenate(rows), position, labels.most_common(MOST_LABELS)
-
-
-def _components(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
-    """The first principal components, at least two columns."""
-    from sklearn.decomposition import PCA
-
-    count = min(COMPONENTS, *vectors.shape)
-    if len(vectors) > 1 and np.ptp(vectors, axis=0).max() > 0:
-        pca: Any = PCA(count, svd_solver="randomized", random_state=0)  # type: ignore[no-untyped-call]
-        found: Float[np.ndarray, "n c"] = pca.fit_transform(vectors)
-    else:
-        found = np.zeros((len(vectors), 2), np.float32)
-    return found if found.shape[1] > 1 else np.pad(found, ((0, 0), (0, 1)))
 
 
 def _grouped(vectors: Float[np.ndarray, "n d"]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from embedding_expansion import __version__
 from embedding_expansion.app.serve import models
 from embedding_expansion.app.serve.batching import Batcher, Row
 from embedding_expansion.app.serve.collection_map import CollectionMap
@@ -133,7 +133,7 @@ class Service:
             recall = index.recall
             return models.About(
                 name=models.shown(_name(index.location)),
-                version=version("embedding-expansion"),
+                version=__version__,
                 count=index.count(),
                 dimensions=index.dimensions,
                 kind=index.kind,
