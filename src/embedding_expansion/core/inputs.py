@@ -180,6 +180,14 @@ def as_labels(labels: Labels | None, name: str = "labels") -> Int[Tensor, " b"]:
     return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.long()
 
 
+@validates
+def as_numbers(labels: Labels) -> tuple[int, ...]:
+    """Converts labels that `as_labels` accepts to plain numbers. It waits for a GPU only if they are there."""
+    if isinstance(labels, (list, tuple)):
+        return tuple(map(int, labels))
+    return tuple(as_labels(labels).tolist())
+
+
 def check_finite(embeddings: Float[Tensor, "b d"], name: str = "embeddings") -> None:
     """Raises InvalidInput, with the first bad row, if an embedding is NaN, infinite or beyond LARGEST."""
     if torch.compiler.is_compiling() or embeddings.numel() == 0:

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.batch import Batch, Classes, group, runs_of
+from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.classes import Classes, group, runs_of
 from embedding_expansion.errors import InvalidInput
 
 Scope: TypeAlias = Literal["class_pair", "anchor"]

@@ -22,6 +22,7 @@ from embedding_expansion.core.terms import (
     masked_sum,
     negatives_of_anchors,
     positive_pairs,
+    square,
 )
 from embedding_expansion.errors import InvalidInput
 
@@ -75,8 +76,8 @@ def lifted_structure(pairs: Pairs, margin: float = 1.0) -> Terms:
         if pairs.partner is None:
             raise InvalidInput("lifted_structure needs both ends' negatives; make the pairs with partners=True")
         against = logaddexp(against, row[pairs.partner])
-    term = functional.relu(against + distance(pairs.positive)).square() / 2
-    return Terms(masked_sum(term, pairs.positive_mask)[None], positive_pairs(pairs))
+    term = square(functional.relu(against + distance(pairs.positive)))
+    return Terms(masked_sum(term, pairs.positive_mask)[None] / 2, positive_pairs(pairs))
 
 
 def generalized_lifted_structure(pairs: Pairs, margin: float = 1.0, positive_margin: float = 0.0) -> Terms:
@@ -97,10 +98,10 @@ def generalized_lifted_structure(pairs: Pairs, margin: float = 1.0, positive_mar
     infinity and the hinge is 0; the anchor does not count.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
-    pull = masked_logsumexp(distance(pairs.positive) - positive_margin, pairs.positive_mask)
+    pull = masked_logsumexp(distance(pairs.positive), pairs.positive_mask) - positive_margin
     push = masked_logsumexp(margin - distance(negative), negative_mask)
-    counts = pairs.positive_mask.any(dim=1) & negative_mask.any(dim=1)
-    return Terms(functional.relu(torch.where(counts, pull + push, 0))[None], counts.to(pull.dtype)[None])
+    counts = (pairs.positive_mask.any(dim=1) & negative_mask.any(dim=1)).to(pull.dtype)
+    return Terms(functional.relu(pull + push)[None], counts[None])
 
 
 def multi_similarity(pairs: Pairs, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5) -> Terms:
@@ -122,8 +123,8 @@ def multi_similarity(pairs: Pairs, alpha: float = 2.0, beta: float = 50.0, base:
     source: this function does not mine pairs; pass the miner `MultiSimilarityMiner` to the module for that.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
-    pull = functional.softplus(masked_logsumexp(-alpha * (pairs.positive - base), pairs.positive_mask)) / alpha
-    push = functional.softplus(masked_logsumexp(beta * (negative - base), negative_mask)) / beta
+    pull = functional.softplus(masked_logsumexp(-alpha * pairs.positive, pairs.positive_mask) + alpha * base) / alpha
+    push = functional.softplus(masked_logsumexp(beta * negative, negative_mask) - beta * base) / beta
     return Terms((pull + push)[None], torch.ones_like(pull)[None])
 
 

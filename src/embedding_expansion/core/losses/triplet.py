@@ -20,6 +20,7 @@ from embedding_expansion.core.pairs import Pairs, rounding
 from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.terms import (
     Terms,
+    count_of,
     distance,
     masked_sum,
     negatives_of_anchors,
@@ -77,7 +78,7 @@ def triplet(
         total, count = total.sum(dim=1), count.sum(dim=1)
     else:
         total, count = _hinges(near, away, positive_mask, negative_mask, margin, mining)
-    weight = count if average == "active" else positive_mask.sum(dim=1).to(near.dtype)
+    weight = count if average == "active" else count_of(positive_mask, pairs)
     return Terms(total[None], weight[None])
 
 
