@@ -12,12 +12,14 @@ from torch import Tensor
 
 from embedding_expansion.core.chosen import ChosenPairs, IndicesTuple
 from embedding_expansion.core.classes import (
+    LARGEST_KEPT,
     Classes,
     HostLabels,
     PlainLayout,
     everyone,
     group,
     group_values,
+    numbered,
     plain_layout,
 )
 from embedding_expansion.core.custom_op import CustomOp
@@ -104,7 +106,7 @@ class Inputs:
     reference_labels: Int[Tensor, " g"] | None = None
     chosen: ChosenPairs | None = None  # None: all pairs
     on_host: HostLabels | None = None  # `labels` as numbers; of no effect once `labels` is another tensor
-    has_proxies: bool = False  # the reference consists of proxies
+    proxies: int | None = None  # the reference: this many proxies of each class 0, 1, ...; 0: some of them are left out
     unit: bool = False  # all rows are known to be of norm 1
 
     @classmethod
@@ -136,6 +138,11 @@ class Inputs:
         chosen = None if indices_tuple is None else ChosenPairs.of(indices_tuple, labels.device)
         return cls(embeddings, labels, rows, from_memory, reference, reference_labels, chosen, on_host)
 
+    @property
+    def values(self) -> tuple[int, ...] | None:
+        """The labels as numbers, where they are known."""
+        return None if self.on_host is None else self.on_host.of(self.labels)
+
     def without(self, label: int) -> Inputs:
         """The arguments without the rows of one label. Row indices are renumbered to match."""
         keep = others = self.labels != label
@@ -158,7 +165,7 @@ class Inputs:
             reference,
             of_reference,
             chosen,
-            has_proxies=self.has_proxies,
+            proxies=None if self.proxies is None else 0,
         )
 
     def prepared(self, normalize: bool, *, check: bool) -> Inputs:
@@ -184,6 +191,7 @@ class Batch:
     every_row: bool  # all rows are anchors, in order
     proxies: Literal["anchors", "gallery"] | None = None  # the side that holds proxies; no points lie between these
     chosen: ChosenPairs | None = None  # the pairs that the caller chose; None: all pairs
+    per_class: int = 0  # the gallery is this many proxies of each class 0, 1, ...; 0: it is not
     on_host: HostLabels | None = None  # as in `Inputs`
     unit: bool = False  # as in `Inputs`
 
@@ -213,7 +221,8 @@ class Batch:
             gallery_labels,
             has_reference=reference is not None,
             every_row=inputs.rows is None and from_memory is None,
-            proxies="gallery" if inputs.has_proxies else None,
+            proxies=None if inputs.proxies is None else "gallery",
+            per_class=inputs.proxies or 0,
             chosen=inputs.chosen,
             on_host=inputs.on_host,
             unit=inputs.unit,
@@ -240,8 +249,7 @@ class Batch:
     @property
     def values(self) -> tuple[int, ...] | None:
         """The labels of the gallery as numbers, where they are known."""
-        known = self.on_host is not None and self.on_host.tensor is self.gallery_labels
-        return self.on_host.values if self.on_host is not None and known else None
+        return None if self.on_host is None else self.on_host.of(self.gallery_labels)
 
     @cached_property
     def plain(self) -> PlainLayout | None:
@@ -249,6 +257,22 @@ class Batch:
         if not self.every_row or self.has_reference or self.values is None:
             return None
         return plain_layout(self.values, self.labels.device)
+
+    @property
+    def pattern(self) -> tuple[int, ...] | None:
+        """The class of every row, where all rows, of known labels, are compared with each other; otherwise None."""
+        values = self.values
+        if not self.every_row or self.has_reference or values is None or len(values) ** 2 > LARGEST_KEPT:
+            return None
+        return numbered(values, sorted(values))
+
+    @classmethod
+    def of_pattern(cls, pattern: tuple[int, ...], device: torch.device) -> Batch:
+        """A batch without coordinates, for what follows from its pattern alone."""
+        labels = torch.tensor(pattern, dtype=torch.int64, device=device)
+        rows = torch.empty(len(pattern), 0, device=device)
+        known = HostLabels(labels, pattern)
+        return cls.of(Inputs(rows, labels, on_host=known))
 
     @cached_property
     def classes(self) -> Classes:
@@ -291,6 +315,11 @@ class Batch:
             return index, mask
         if self.plain is not None:
             return self.plain.index, self.plain.mask
+        if self.proxies == "gallery" and self.per_class:
+            labels = self.labels if self.every_row else self.anchor_labels
+            slots = torch.arange(self.per_class, device=labels.device)
+            index = torch.add(slots, labels[:, None], alpha=self.per_class)
+            return index, torch.ones_like(index, dtype=torch.bool)
         of_all = self.proxies == "anchors" or (self.every_row and not self.has_reference)
         return self.classes.positives(self.of_anchor, anchors, of_all=of_all)
 

@@ -117,6 +117,10 @@ class HostLabels(NamedTuple):
     tensor: Int[Tensor, " b"]
     values: tuple[int, ...]
 
+    def of(self, labels: Int[Tensor, " b"]) -> tuple[int, ...] | None:
+        """The numbers, if they are those of this very tensor."""
+        return self.values if labels is self.tensor else None
+
 
 def numbered(values: Sequence[int], order: Iterable[int]) -> tuple[int, ...]:
     """The place of every value in `order`, where each occurs once or more often."""
@@ -124,32 +128,41 @@ def numbered(values: Sequence[int], order: Iterable[int]) -> tuple[int, ...]:
     return tuple(map(place.__getitem__, values))
 
 
-def kept(function: Callable[..., R]) -> Callable[..., R]:
-    """Keeps the last few results of a function of numbers and a device, which returns a tuple of tensors.
+def keeps() -> bool:
+    """Whether tensors made now are of use later: not within `FakeTensorMode`, nor while a CUDA graph is captured."""
+    captured = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    return not captured and type(torch.empty(0)) is Tensor
 
-    A result that somebody has changed in place is made again. Within `FakeTensorMode` and while a CUDA graph is
-    captured nothing is kept, because tensors that are made there are of no use elsewhere.
+
+def kept(function: Callable[..., R]) -> Callable[..., R]:
+    """Keeps the last few results of a function of numbers and a device.
+
+    A tuple of tensors of which somebody has changed one in place is made again.
     """
 
     @functools.lru_cache(maxsize=LAYOUTS)
     def versioned(*given: Any) -> tuple[R, list[int]]:
         with torch.inference_mode(False):  # an inference tensor would be of no use to autograd
-            found: Any = function(*given)
-        return found, [tensor._version for tensor in found]
+            found = function(*given)
+        return found, _versions(found)
 
     @functools.wraps(function)
     def call(*given: Any) -> R:
-        if type(torch.empty(0)) is not Tensor or (
-            torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-        ):
+        if not keeps():
             return function(*given)
         found, versions = versioned(*given)
-        if [tensor._version for tensor in found] != versions:  # type: ignore[attr-defined]
+        if _versions(found) != versions:
             versioned.cache_clear()
             found, _ = versioned(*given)
         return found
 
     return call
+
+
+def _versions(found: Any) -> list[int]:
+    """How often each tensor has been changed in place; of a dataclass, its own tensors."""
+    tensors = found if isinstance(found, tuple) else vars(found).values()
+    return [tensor._version for tensor in tensors if isinstance(tensor, Tensor)]
 
 
 def group_values(values: tuple[int, ...], device: torch.device) -> Classes:
@@ -204,6 +217,18 @@ def _plain_layout(pattern: tuple[int, ...], device: torch.device) -> PlainLayout
 @kept
 def _everyone(count: int, device: torch.device) -> tuple[Int[Tensor, " b"]]:
     return (torch.arange(count, device=device),)
+
+
+@kept
+def _adjacent(classes: int, k: int, device: torch.device) -> tuple[Int[Tensor, " g"]]:
+    return (torch.arange(classes, device=device).repeat_interleave(k),)
+
+
+def adjacent(classes: int, k: int, device: torch.device) -> Int[Tensor, " g"]:
+    """The labels 0, 1, 2, ... of some classes, each k times."""
+    make = _adjacent.__wrapped__ if torch.compiler.is_compiling() else _adjacent  # type: ignore[attr-defined]
+    found: Tensor = make(classes, k, device)[0]
+    return found
 
 
 def everyone(labels: Int[Tensor, " b"]) -> Int[Tensor, " b"]:

@@ -303,11 +303,14 @@ def check_unit(embeddings: Float[Tensor, "b d"], because: str, remedy: str) -> N
         raise InvalidInput(f"{because}, but row {row} has norm {float(norms[row]):.4g}; {remedy}")
 
 
-def check_classes(labels: Int[Tensor, " b"], num_classes: int, name: str) -> None:
-    """Raises InvalidInput unless all labels are from 0 to num_classes - 1; `name` is the option with that number."""
+def check_classes(labels: Int[Tensor, " b"], num_classes: int, name: str, values: Sequence[int] | None = None) -> None:
+    """Raises InvalidInput unless all labels are from 0 to num_classes - 1; `name` is the option with that number.
+
+    `values` are the labels as plain numbers, where they are known.
+    """
     if torch.compiler.is_compiling() or len(labels) == 0:
         return
-    lowest, highest = int(labels.min()), int(labels.max())
+    lowest, highest = (int(labels.min()), int(labels.max())) if values is None else (min(values), max(values))
     if lowest < 0 or highest >= num_classes:
         raise InvalidInput(
             f"labels run from {lowest} to {highest}, but {name} is {num_classes}; number the classes from 0 to "

@@ -112,9 +112,9 @@ def _snr_similarities(left: Tensor, right: Tensor, index: Tensor) -> tuple[Tenso
     centred = left - left.mean(dim=1, keepdim=True)
     other = centred if left is right else right - right.mean(dim=1, keepdim=True)
     signal = squared_norms(centred)[:, None]
-    has_signal = signal > NO_SIGNAL
-    noise = signal + (signal.T if left is right else squared_norms(other)) - 2 * (centred @ other.T)
-    similarity = torch.where(has_signal, 1 - noise / (2 * torch.where(has_signal, signal, 1)), 1)
+    of_right = signal.T if left is right else squared_norms(other)
+    half = (signal + of_right) / 2 - centred @ other.T
+    similarity = 1 - half * torch.where(signal > NO_SIGNAL, signal, torch.inf).reciprocal()
     return copies_at_one(similarity[: len(index)].gather(1, index), signal[: len(index)], "snr"), similarity
 
 

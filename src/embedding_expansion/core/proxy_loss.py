@@ -12,6 +12,7 @@ from torch import nn
 
 from embedding_expansion.checks import as_whole
 from embedding_expansion.core.batch import Inputs
+from embedding_expansion.core.classes import adjacent
 from embedding_expansion.core.inputs import check_classes, validates
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.parameters import Options
@@ -68,9 +69,9 @@ class ProxyLoss(PairLoss):
                 f"embeddings has {size} dimensions, but the proxies of {name} have {self.embedding_size}; pass "
                 f"embedding_size={size} when the loss is made"
             )
-        check_classes(inputs.labels, self.num_classes, f"num_classes of {name}")
-        classes = torch.arange(self.num_classes, device=inputs.labels.device).repeat_interleave(self.per_class)
-        return replace(inputs, reference=self.proxies, reference_labels=classes, has_proxies=True)
+        check_classes(inputs.labels, self.num_classes, f"num_classes of {name}", inputs.values)
+        classes = adjacent(self.num_classes, self.per_class, inputs.labels.device)
+        return replace(inputs, reference=self.proxies, reference_labels=classes, proxies=self.per_class)
 
     @property
     def takes_no_pairs(self) -> str:

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from embedding_expansion.core.batch import Batch
-from embedding_expansion.core.classes import Classes, group, runs_of
+from embedding_expansion.core.classes import Classes, group, keeps, kept, runs_of
 from embedding_expansion.errors import InvalidInput
 
 Scope: TypeAlias = Literal["class_pair", "anchor"]
@@ -39,7 +39,7 @@ class Layout:
     def size(self) -> Int[Tensor, " g"]:
         """The number of members of each group."""
         runs = torch.tensor(self.runs, dtype=torch.int64, device=self.member.device).view(-1, 2)
-        return torch.repeat_interleave(runs[:, 0], runs[:, 1])
+        return torch.repeat_interleave(runs[:, 0], runs[:, 1], output_size=sum(count for _, count in self.runs))
 
     @cached_property
     def buckets(self) -> list[tuple[slice, slice, int, Int[Tensor, "e 2"]]]:
@@ -87,13 +87,12 @@ class Layout:
         return {name: number.int().contiguous() for name, number in numbers.items()} | {"gram_at": self.gram_at}
 
 
-@functools.lru_cache(maxsize=4)
 def class_layout(
     runs: tuple[tuple[int, int], ...], pairs_only: bool, max_segments: int | None, device: torch.device
 ) -> Layout:
     """The layout of classes of the given sizes, in which each row is a member of one class.
 
-    The last few layouts are cached, because the batches of a training run have few different sizes.
+    The last few layouts are kept, because the batches of a training run have few different sizes.
 
     Args:
         runs: as in `Layout`.
@@ -101,6 +100,14 @@ def class_layout(
         max_segments: the largest number of segments of a class; None: no limit.
         device: the device of the tensors.
     """
+    make = _class_layout if keeps() else _class_layout.__wrapped__
+    return make(runs, pairs_only, max_segments, device)
+
+
+@functools.lru_cache(maxsize=4)
+def _class_layout(
+    runs: tuple[tuple[int, int], ...], pairs_only: bool, max_segments: int | None, device: torch.device
+) -> Layout:
     with torch.inference_mode(False):  # cached tensors must not be inference tensors: later callers may need autograd
         total = sum(k * count for k, count in runs)
         lists = []
@@ -227,8 +234,13 @@ def anchor_side(classes: Classes, rows: Int[Tensor, " a"], every_row: Int[Tensor
     return Side(on_side, classes.of_row[rows], Layout(where[both], len(on_side), ((2, len(rows)),), 1, segments))
 
 
-def check_paired(labels: Int[Tensor, " b"]) -> None:
-    """Raises InvalidInput unless both rows of each pair (0,1), (2,3), ... have the same label."""
+def check_paired(labels: Int[Tensor, " b"], values: tuple[int, ...] | None = None) -> None:
+    """Raises InvalidInput unless both rows of each pair (0,1), (2,3), ... have the same label.
+
+    `values` are the labels as plain numbers, where they are known.
+    """
+    if values is not None and values[0::2] == values[1::2]:
+        return
     if len(labels) % 2:
         raise InvalidInput(
             f"anchor scope pairs rows (0,1), (2,3), ..., but the batch has {len(labels)} rows; pass an even number"
@@ -268,6 +280,21 @@ def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: b
     """
     if scope == "anchor":
         _check_by_anchor(batch, partners=partners)
+    pattern = batch.pattern
+    if pattern is None:
+        return _plan_of(batch, scope, max_segments, partners)
+    return _plan_of_pattern(pattern, scope, max_segments, partners, batch.labels.device)
+
+
+@kept
+def _plan_of_pattern(
+    pattern: tuple[int, ...], scope: Scope, max_segments: int | None, partners: bool, device: torch.device
+) -> Plan:
+    """The plan of a batch whose rows are of these classes, all compared with each other."""
+    return _plan_of(Batch.of_pattern(pattern, device), scope, max_segments, partners)
+
+
+def _plan_of(batch: Batch, scope: Scope, max_segments: int | None, partners: bool) -> Plan:
     index, mask = batch.positives()
     needed, of_needed, partner = batch.anchors, batch.of_anchor, None
     if partners and scope == "anchor":
@@ -298,7 +325,7 @@ def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: b
 def _check_by_anchor(batch: Batch, *, partners: bool) -> None:
     if batch.proxies == "anchors":
         raise InvalidInput("proxies are the anchors of this loss and have no partners; use scope='class_pair'")
-    check_paired(batch.labels)
+    check_paired(batch.labels, None if batch.has_reference else batch.values)
     if batch.has_reference and batch.proxies is None:
         check_paired(batch.gallery_labels)
         if partners:
@@ -328,6 +355,8 @@ def _left(
     of_anchor = classes.of_row[needed]
     if batch.every_row and not batch.has_reference and len(right.layout.runs) == 1:
         return right, of_anchor
+    if batch.every_row and not batch.has_reference:
+        return right, _place(right.label, len(classes.label))[of_anchor]
     chosen = torch.zeros_like(classes.label, dtype=torch.bool).index_fill_(0, of_anchor, True)
     left = some_classes(whole, chosen, batch.from_memory, max_segments)
     groups = _place(left.label, len(classes.label))[of_anchor]

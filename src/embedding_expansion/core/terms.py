@@ -155,6 +155,29 @@ class _Square(torch.autograd.Function):
         return passed_on
 
 
+def half_squared_hinges(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> Float[Tensor, " a"]:
+    """The sum of [x]_+^2 / 2 of each row over its unmasked entries x."""
+    found: Tensor = _HalfSquaredHinges.apply(values, mask)
+    return found
+
+
+class _HalfSquaredHinges(torch.autograd.Function):
+    """The derivative of half a square is the hinge itself, which is saved."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, mask: Tensor) -> Tensor:
+        hinge = functional.relu(values).mul_(mask)
+        ctx.save_for_backward(values, mask, hinge)
+        return (hinge * hinge).sum(dim=1).div_(2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        values, mask, hinge = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a second derivative
+            hinge = functional.relu(values) * mask
+        return hinge * gradient[:, None], None
+
+
 def masked_sum(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> Float[Tensor, " a"]:
     """The sum of each row over its unmasked entries, those whose mask is True. All entries must be finite."""
     return (values * mask).sum(dim=1)

@@ -5,9 +5,11 @@ Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anch
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.nn import functional
 
 from embedding_expansion.core.inputs import validates
@@ -17,12 +19,11 @@ from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.terms import (
     Terms,
     distance,
-    logaddexp,
+    half_squared_hinges,
     masked_logsumexp,
     masked_sum,
     negatives_of_anchors,
     positive_pairs,
-    square,
 )
 from embedding_expansion.errors import InvalidInput
 
@@ -71,13 +72,37 @@ def lifted_structure(pairs: Pairs, margin: float = 1.0) -> Terms:
     infinity, and the hinge is 0.
     """
     row = masked_logsumexp(margin - distance(pairs.negative), pairs.negative_mask)
-    against = row[: len(pairs.positive), None]
-    if not pairs.per_class:
-        if pairs.partner is None:
-            raise InvalidInput("lifted_structure needs both ends' negatives; make the pairs with partners=True")
-        against = logaddexp(against, row[pairs.partner])
-    term = square(functional.relu(against + distance(pairs.positive)))
-    return Terms(masked_sum(term, pairs.positive_mask)[None] / 2, positive_pairs(pairs))
+    if pairs.per_class:
+        against = row[: len(pairs.positive), None]
+    elif pairs.partner is None:
+        raise InvalidInput("lifted_structure needs both ends' negatives; make the pairs with partners=True")
+    else:
+        against = _of_both_ends(row, pairs.partner)
+    total = half_squared_hinges(against + distance(pairs.positive), pairs.positive_mask)
+    return Terms(total[None], positive_pairs(pairs))
+
+
+def _of_both_ends(row: Float[Tensor, " r"], partner: Int[Tensor, "a p"]) -> Float[Tensor, "a p"]:
+    """log(exp(row_i) + exp(row_j)) for each anchor i and the row j of each of its positives, twice differentiable."""
+    found: Tensor = _OfBothEnds.apply(row, partner)
+    return found
+
+
+class _OfBothEnds(torch.autograd.Function):
+    """Shares the gradient between both ends. `torch.logaddexp` has no second derivative at the log of an empty sum."""
+
+    @staticmethod
+    def forward(ctx: Any, row: Tensor, partner: Tensor) -> Tensor:
+        found = torch.logaddexp(row[: len(partner), None], row[partner])
+        ctx.save_for_backward(row, partner, found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        row, partner, found = ctx.saved_tensors
+        of_anchor = (row[: len(partner), None] - found).exp() * gradient
+        to_row = functional.pad(of_anchor.sum(dim=1), (0, len(row) - len(partner)))
+        return to_row.index_add(0, partner.flatten(), (gradient - of_anchor).flatten()), None
 
 
 def generalized_lifted_structure(pairs: Pairs, margin: float = 1.0, positive_margin: float = 0.0) -> Terms:

@@ -36,8 +36,8 @@ def snr_contrastive(pairs: Pairs, margin: float = 1.0, positive_margin: float = 
     anchor whose coordinates are all equal has no signal, so the ratio is undefined, and its distances are set to 0.
     """
     positive_mask, (negative, negative_mask) = pairs.positive_mask, negatives_of_anchors(pairs)
-    pull = functional.relu(2 - 2 * pairs.positive - positive_margin)
-    push = functional.relu(margin - (2 - 2 * negative))
+    pull = functional.relu((2 - positive_margin) - 2 * pairs.positive)
+    push = functional.relu(2 * negative - (2 - margin))
     if average == "active":
         positive_mask, negative_mask = positive_mask & active(pull), negative_mask & active(push)
     return two_means(pull, positive_mask, push, negative_mask)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.losses.soft_histogram import soft_histogram
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.parameters import Options
@@ -65,11 +66,8 @@ def intra_pair_variance(
 
 def positive_histogram(pairs: Pairs, bins: int = 100) -> Float[Tensor, " edges"]:
     """The soft histogram of the similarities of positives, on bins + 1 edges from -1 to 1."""
-    edge, share = _place(pairs.positive, bins)
-    mask = pairs.positive_mask
-    found = pairs.positive.new_zeros(bins + 1)
-    found = found.scatter_add(0, edge.flatten(), torch.where(mask, 1 - share, 0).flatten())
-    return found.scatter_add(0, edge.flatten() + 1, torch.where(mask, share, 0).flatten())
+    every = (entries.flatten()[None] for entries in (pairs.positive, pairs.positive_mask))
+    return soft_histogram(*every, bins, -1.0, 1.0)[0]
 
 
 def _place(similarity: Float[Tensor, "a k"], bins: int) -> tuple[Tensor, Tensor]:

@@ -184,7 +184,9 @@ def _points(side: Side, gram: Float[Tensor, " o"], rules: Rules) -> Iterator[Poi
         if side.barred is not None:
             out = side.barred[members].reshape(-1, k)[:, ends].all(dim=-1)
             shift = torch.where(out, NEVER, shift)
-        yield Points(groups, members, k, ends, weights, scale, shift if bool((shift != 0).any()) else None)
+        # Without a shift the tables need one pass less, but to look for one a GPU would wait.
+        shifted = gram.device.type != "cpu" or bool((shift != 0).any())
+        yield Points(groups, members, k, ends, weights, scale, shift if shifted else None)
 
 
 def _square(
