@@ -18,6 +18,7 @@ from embedding_expansion.core.classes import (
     PlainLayout,
     everyone,
     group,
+    group_adjacent,
     group_values,
     numbered,
     plain_layout,
@@ -33,6 +34,7 @@ from embedding_expansion.core.inputs import (
     as_rows,
     check_finite,
     validates,
+    values_exist,
 )
 
 
@@ -191,7 +193,7 @@ class Batch:
     every_row: bool  # all rows are anchors, in order
     proxies: Literal["anchors", "gallery"] | None = None  # the side that holds proxies; no points lie between these
     chosen: ChosenPairs | None = None  # the pairs that the caller chose; None: all pairs
-    per_class: int = 0  # the gallery is this many proxies of each class 0, 1, ...; 0: it is not
+    per_class: int = 0  # how many proxies there are of each class 0, 1, ...; 0: none, or some are left out
     on_host: HostLabels | None = None  # as in `Inputs`
     unit: bool = False  # as in `Inputs`
 
@@ -277,8 +279,19 @@ class Batch:
     @cached_property
     def classes(self) -> Classes:
         """The classes of the gallery."""
-        values = self.values
-        return group(self.gallery_labels) if values is None else group_values(values, self.gallery_labels.device)
+        return self._group(self.gallery_labels, proxies="gallery")
+
+    @cached_property
+    def own_classes(self) -> Classes:
+        """The classes of the batch itself, whose rows are the anchors."""
+        return self._group(self.labels, proxies="anchors") if self.has_reference else self.classes
+
+    def _group(self, labels: Int[Tensor, " k"], *, proxies: str) -> Classes:
+        """Groups one side, without a wait where it holds proxies, or its labels are known as numbers."""
+        values = None if self.on_host is None else self.on_host.of(labels)
+        if self.proxies == proxies and self.per_class:
+            return group_adjacent(labels, self.per_class)
+        return group(labels) if values is None else group_values(values, labels.device)
 
     @cached_property
     def of_anchor(self) -> Int[Tensor, " a"]:
@@ -362,7 +375,7 @@ def prepared(
     rows = widened(embeddings)
     norm = torch.linalg.vector_norm(rows.detach(), dim=1, keepdim=True)
     positive = False
-    if look and norm.shape[0]:
+    if look and norm.shape[0] and values_exist():
         least, most = (bound.item() for bound in torch.aminmax(norm))
         if not most <= LARGEST:
             check_finite(embeddings, name)  # small norms imply small values, and there are fewer norms to look at

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from embedding_expansion.core.inputs import values_exist
+
 R = TypeVar("R")
 LAYOUTS = 4  # patterns to keep
 LARGEST_KEPT = 1 << 22  # entries of a table beyond which nothing is kept, so that it takes little memory
@@ -128,14 +130,8 @@ def numbered(values: Sequence[int], order: Iterable[int]) -> tuple[int, ...]:
     return tuple(map(place.__getitem__, values))
 
 
-def keeps() -> bool:
-    """Whether tensors made now are of use later: not within `FakeTensorMode`, nor while a CUDA graph is captured."""
-    captured = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-    return not captured and type(torch.empty(0)) is Tensor
-
-
 def kept(function: Callable[..., R]) -> Callable[..., R]:
-    """Keeps the last few results of a function of numbers and a device.
+    """Keeps the last few results of a function of numbers and a device, where there are values to keep.
 
     A tuple of tensors of which somebody has changed one in place is made again.
     """
@@ -148,7 +144,7 @@ def kept(function: Callable[..., R]) -> Callable[..., R]:
 
     @functools.wraps(function)
     def call(*given: Any) -> R:
-        if not keeps():
+        if not values_exist():
             return function(*given)
         found, versions = versioned(*given)
         if _versions(found) != versions:
@@ -170,6 +166,13 @@ def group_values(values: tuple[int, ...], device: torch.device) -> Classes:
     label = sorted(set(values))
     of_row = numbered(values, label)
     return Classes(torch.tensor(label, device=device), *_rows_of_classes(of_row, device), runs_of_pattern(of_row))
+
+
+def group_adjacent(labels: Int[Tensor, " g"], k: int) -> Classes:
+    """`group` for the labels 0, 1, 2, ..., each k times."""
+    rows = torch.arange(len(labels), device=labels.device)
+    start = rows[::k]
+    return Classes(rows[: len(start)], labels, rows, start, torch.full_like(start, k), ((k, len(start)),))
 
 
 def runs_of_pattern(pattern: tuple[int, ...]) -> tuple[tuple[int, int], ...]:

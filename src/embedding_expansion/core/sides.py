@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from embedding_expansion.core.batch import Batch
-from embedding_expansion.core.classes import Classes, group, keeps, kept, runs_of
+from embedding_expansion.core.classes import Classes, kept, runs_of
+from embedding_expansion.core.inputs import values_exist
 from embedding_expansion.errors import InvalidInput
 
 Scope: TypeAlias = Literal["class_pair", "anchor"]
@@ -100,7 +101,7 @@ def class_layout(
         max_segments: the largest number of segments of a class; None: no limit.
         device: the device of the tensors.
     """
-    make = _class_layout if keeps() else _class_layout.__wrapped__
+    make = _class_layout if values_exist() else _class_layout.__wrapped__
     return make(runs, pairs_only, max_segments, device)
 
 
@@ -346,7 +347,7 @@ def _left(
     batch: Batch, scope: Scope, max_segments: int | None, right: Side, needed: Int[Tensor, " r"]
 ) -> tuple[Side, Int[Tensor, " r"] | None]:
     """The anchors' side, and the group of each needed row (None: row i is group i)."""
-    classes = group(batch.labels) if batch.has_reference else batch.classes
+    classes = batch.own_classes
     if scope == "anchor":
         every_row = right.rows if needed.shape[0] == batch.labels.shape[0] and not batch.has_reference else None
         side = anchor_side(classes, needed, every_row)
@@ -355,10 +356,10 @@ def _left(
     of_anchor = classes.of_row[needed]
     if batch.every_row and not batch.has_reference and len(right.layout.runs) == 1:
         return right, of_anchor
-    if batch.every_row and not batch.has_reference:
-        return right, _place(right.label, len(classes.label))[of_anchor]
-    chosen = torch.zeros_like(classes.label, dtype=torch.bool).index_fill_(0, of_anchor, True)
-    left = some_classes(whole, chosen, batch.from_memory, max_segments)
+    left = whole
+    if not batch.every_row:
+        chosen = torch.zeros_like(classes.label, dtype=torch.bool).index_fill_(0, of_anchor, True)
+        left = some_classes(whole, chosen, batch.from_memory, max_segments)
     groups = _place(left.label, len(classes.label))[of_anchor]
     if batch.has_reference:
         left = replace(left, label=batch.classes.find(classes.label)[left.label])

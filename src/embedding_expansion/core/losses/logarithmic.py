@@ -101,7 +101,8 @@ class _OfBothEnds(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         row, partner, found = ctx.saved_tensors
         of_anchor = (row[: len(partner), None] - found).exp() * gradient
-        to_row = functional.pad(of_anchor.sum(dim=1), (0, len(row) - len(partner)))
+        to_row, others = of_anchor.sum(dim=1), len(row) - len(partner)
+        to_row = functional.pad(to_row, (0, others)) if others else to_row
         return to_row.index_add(0, partner.flatten(), (gradient - of_anchor).flatten()), None
 
 

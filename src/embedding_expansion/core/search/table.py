@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from embedding_expansion.core.inputs import values_exist
 from embedding_expansion.core.search.problem import NEVER, SMALLEST_SQUARE, HardestPairs, Problem, Rules
 from embedding_expansion.core.sides import Side, interpolated
 
@@ -185,7 +186,7 @@ def _points(side: Side, gram: Float[Tensor, " o"], rules: Rules) -> Iterator[Poi
             out = side.barred[members].reshape(-1, k)[:, ends].all(dim=-1)
             shift = torch.where(out, NEVER, shift)
         # Without a shift the tables need one pass less, but to look for one a GPU would wait.
-        shifted = gram.device.type != "cpu" or bool((shift != 0).any())
+        shifted = gram.device.type != "cpu" or not values_exist() or bool((shift != 0).any())
         yield Points(groups, members, k, ends, weights, scale, shift if shifted else None)
 
 
