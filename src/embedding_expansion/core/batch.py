@@ -234,9 +234,8 @@ class Batch:
         """The batch whose anchors are all proxies of the reference, and whose gallery is this batch."""
         anchors = everyone(self.gallery_labels)
         sides = (self.gallery, self.gallery_labels, anchors, None, self.embeddings, self.labels)
-        return Batch(
-            *sides, has_reference=True, every_row=True, proxies="anchors", on_host=self.on_host, unit=self.unit
-        )
+        known: dict[str, Any] = {"per_class": self.per_class, "on_host": self.on_host, "unit": self.unit}
+        return Batch(*sides, has_reference=True, every_row=True, proxies="anchors", **known)
 
     @property
     def anchor_labels(self) -> Int[Tensor, " a"]:
