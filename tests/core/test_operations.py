@@ -52,8 +52,9 @@ def test_a_plain_loss_dispatches_few_operations(name: str) -> None:
     assert (K - 1) * b * b <= LIMIT or name not in ("smooth_ap", "recall_at_k")
     for shift in (0, 1):  # the second batch has other labels in the same layout
         rows = torch.nn.functional.normalize(torch.randn(b, 64), dim=1).requires_grad_()
+        shifted = (labels + shift) % (b // K)
         with Operations() as operations:
-            step(loss, rows, (labels + shift) % (b // K))
+            step(loss, rows, shifted)
     assert len(operations.names) <= (FEW if name in LEAN else MANY), operations.names
 
 

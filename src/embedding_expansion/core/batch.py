@@ -250,11 +250,16 @@ class Batch:
     @property
     def values(self) -> tuple[int, ...] | None:
         """The labels of the gallery as numbers, where they are known."""
-        return None if self.on_host is None else self.on_host.of(self.gallery_labels)
+        host = self.on_host
+        return host.values if host is not None and host.tensor is self.gallery_labels else None
 
-    @cached_property
+    @property
     def plain(self) -> PlainLayout | None:
         """What follows from known labels where all rows are compared with each other; otherwise None."""
+        return None if torch.compiler.is_compiling() else self._plain
+
+    @cached_property
+    def _plain(self) -> PlainLayout | None:
         if not self.every_row or self.has_reference or self.values is None:
             return None
         return plain_layout(self.values, self.labels.device)
