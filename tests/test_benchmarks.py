@@ -15,6 +15,7 @@ QUICK = {
     "explicit.py": [],
     "memory.py": [],
     "step.py": ["--losses", "triplet"],
+    "operations.py": [],
     "gpu.py": ["--device", "cpu"],
     "gpu_retrieval.py": ["--device", "cpu"],
     "cross_batch.py": [],

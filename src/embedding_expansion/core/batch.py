@@ -11,109 +11,31 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from embedding_expansion.core.chosen import ChosenPairs, IndicesTuple
+from embedding_expansion.core.classes import (
+    LARGEST_KEPT,
+    Classes,
+    HostLabels,
+    PlainLayout,
+    everyone,
+    group,
+    group_adjacent,
+    group_values,
+    numbered,
+    plain_layout,
+)
 from embedding_expansion.core.custom_op import CustomOp
 from embedding_expansion.core.inputs import (
     LARGEST,
     Labels,
     as_batch,
     as_memory_mask,
+    as_numbers,
     as_reference,
     as_rows,
     check_finite,
     validates,
+    values_exist,
 )
-
-
-@dataclass(frozen=True)
-class Classes:
-    """The classes of a batch in ascending order of their label, and the rows of each.
-
-    `order[start[y] : start[y] + size[y]]` are the rows of class y in ascending order.
-    """
-
-    label: Int[Tensor, " c"]
-    of_row: Int[Tensor, " b"]  # the class of each row, 0..c-1
-    order: Int[Tensor, " b"]
-    start: Int[Tensor, " c"]
-    size: Int[Tensor, " c"]
-
-    def find(self, labels: Int[Tensor, " a"]) -> Int[Tensor, " a"]:
-        """The class of each label; -1 for a label without a class."""
-        place = torch.searchsorted(self.label, labels).clamp(max=len(self.label) - 1)
-        return torch.where(self.label[place] == labels, place, -1)
-
-    def positives(
-        self, of_anchor: Int[Tensor, " a"], anchors: Int[Tensor, " a"] | None
-    ) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
-        """The positives of each anchor, ascending, in as many slots as the largest class needs (at least one).
-
-        Args:
-            of_anchor: the class of each anchor, or -1 where it has no class.
-            anchors: the rows of the anchors, which are not their own positives; None if the anchors are not among the
-                rows.
-
-        Returns:
-            The rows, and a mask of the slots that are used. An unused slot holds an arbitrary row.
-        """
-        if anchors is not None and len(self.runs) == 1:
-            return self._positives_of_equals(anchors)
-        others = 0 if anchors is None else 1
-        start = self.start[of_anchor, None]
-        size = torch.where(of_anchor[:, None] < 0, 0, self.size[of_anchor, None]) - others
-        slots = max(1, int(size.max())) if len(of_anchor) else 1
-        slot = torch.arange(slots, device=of_anchor.device)
-        position = start + slot
-        if anchors is not None:
-            rank = torch.empty_like(self.order)
-            rank[self.order] = torch.arange(self.order.shape[0], device=rank.device)
-            position = position + (position >= rank[anchors, None])  # step over the anchor
-        mask = slot < size
-        return self.order[torch.where(mask, position, 0)], mask
-
-    def _positives_of_equals(self, anchors: Int[Tensor, " a"]) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
-        """`positives` for classes of equal size, in fewer steps."""
-        k = self.runs[0][0]
-        slots = max(1, k - 1)
-        slot, member = torch.arange(slots, device=anchors.device), torch.arange(k, device=anchors.device)[:, None]
-        others = slot + (slot >= member) if k > 1 else torch.zeros_like(member)
-        index = self.order.new_empty(self.order.shape[0], slots)
-        index[self.order] = self.order.view(-1, k).index_select(1, others.flatten()).view(-1, slots)
-        index = index.index_select(0, anchors)
-        return index, torch.full_like(index, k > 1, dtype=torch.bool)
-
-    @cached_property
-    def runs(self) -> tuple[tuple[int, int], ...]:
-        """(size, number of classes of that size), by ascending size."""
-        return runs_of(self.size)
-
-    def by_size(self) -> list[tuple[Int[Tensor, " g"], Int[Tensor, "g k"]]]:
-        """The classes grouped by size, as pairs (classes, rows of these classes).
-
-        Padding all classes to the largest would cost the square of its size.
-        """
-        buckets = []
-        for k in torch.unique(self.size).tolist():
-            classes = (self.size == k).nonzero().flatten()
-            members = self.order[self.start[classes, None] + torch.arange(k, device=self.order.device)]
-            buckets.append((classes, members))
-        return buckets
-
-
-def runs_of(size: Int[Tensor, " g"]) -> tuple[tuple[int, int], ...]:
-    """(size, how often it occurs), by ascending size."""
-    if size.shape[0] == 0:
-        return ()
-    low, high = (int(bound) for bound in torch.aminmax(size))
-    if low == high:
-        return ((low, size.shape[0]),)
-    sizes, counts = torch.unique(size, return_counts=True)
-    return tuple(zip(sizes.tolist(), counts.tolist(), strict=True))
-
-
-def group(labels: Int[Tensor, " b"]) -> Classes:
-    """Groups the rows of a batch by label."""
-    label, of_row, size = torch.unique(labels, return_inverse=True, return_counts=True)
-    return Classes(label, of_row, torch.argsort(of_row, stable=True), size.cumsum(0) - size, size)
 
 
 @no_type_check  # custom_op cannot read the signature of a function checked by jaxtyping
@@ -185,6 +107,9 @@ class Inputs:
     reference: Float[Tensor, "g d"] | None = None
     reference_labels: Int[Tensor, " g"] | None = None
     chosen: ChosenPairs | None = None  # None: all pairs
+    on_host: HostLabels | None = None  # `labels` as numbers; of no effect once `labels` is another tensor
+    proxies: int | None = None  # the reference: this many proxies of each class 0, 1, ...; 0: some of them are left out
+    unit: bool = False  # all rows are known to be of norm 1
 
     @classmethod
     @validates
@@ -203,7 +128,9 @@ class Inputs:
         Raises:
             InvalidInput, InvalidType: if a shape, a type, a label or a row does not fit; the error names the argument.
         """
+        given = labels
         embeddings, labels = as_batch(embeddings, labels)
+        on_host = None if torch.compiler.is_compiling() else HostLabels(labels, as_numbers(given))
         if from_memory is not None:
             from_memory = as_memory_mask(from_memory, embeddings)
         if rows is not None:
@@ -211,7 +138,12 @@ class Inputs:
         if reference is not None or reference_labels is not None:
             reference, reference_labels = as_reference(reference, reference_labels, embeddings)
         chosen = None if indices_tuple is None else ChosenPairs.of(indices_tuple, labels.device)
-        return cls(embeddings, labels, rows, from_memory, reference, reference_labels, chosen)
+        return cls(embeddings, labels, rows, from_memory, reference, reference_labels, chosen, on_host)
+
+    @property
+    def values(self) -> tuple[int, ...] | None:
+        """The labels as numbers, where they are known."""
+        return None if self.on_host is None else self.on_host.of(self.labels)
 
     def without(self, label: int) -> Inputs:
         """The arguments without the rows of one label. Row indices are renumbered to match."""
@@ -227,14 +159,24 @@ class Inputs:
             chosen = chosen.without(~keep, ~others)
         kept = rows_where(keep)
         from_memory = None if self.from_memory is None else self.from_memory[kept]
-        return Inputs(self.embeddings[kept], self.labels[kept], rows, from_memory, reference, of_reference, chosen)
+        return Inputs(
+            self.embeddings[kept],
+            self.labels[kept],
+            rows,
+            from_memory,
+            reference,
+            of_reference,
+            chosen,
+            proxies=None if self.proxies is None else 0,
+        )
 
     def prepared(self, normalize: bool, *, check: bool) -> Inputs:
         """The arguments with prepared embeddings and reference; see the function `prepared`."""
-        reference = self.reference
+        reference, unit = self.reference, True
         if reference is not None:
-            reference = prepared(reference, normalize, check=check, name="reference")
-        return replace(self, embeddings=prepared(self.embeddings, normalize, check=check), reference=reference)
+            reference, unit = prepared(reference, normalize, check=check, name="reference")
+        embeddings, units = prepared(self.embeddings, normalize, check=check)
+        return replace(self, embeddings=embeddings, reference=reference, unit=units and unit)
 
 
 @dataclass(frozen=True)
@@ -251,6 +193,9 @@ class Batch:
     every_row: bool  # all rows are anchors, in order
     proxies: Literal["anchors", "gallery"] | None = None  # the side that holds proxies; no points lie between these
     chosen: ChosenPairs | None = None  # the pairs that the caller chose; None: all pairs
+    per_class: int = 0  # how many proxies there are of each class 0, 1, ...; 0: none, or some are left out
+    on_host: HostLabels | None = None  # as in `Inputs`
+    unit: bool = False  # as in `Inputs`
     heights: tuple[Tensor, Tensor] | None = None  # for balance="sphere": the rows' and the gallery's products with u
     keeps_product: bool = False  # compute `product` once for two tables
 
@@ -270,8 +215,7 @@ class Batch:
             gallery, gallery_labels = widened(reference).to(embeddings.dtype), inputs.reference_labels
         anchors = inputs.rows
         if anchors is None:
-            everyone = torch.arange(len(inputs.labels), device=inputs.labels.device)
-            anchors = everyone if from_memory is None else rows_where(~from_memory)
+            anchors = everyone(inputs.labels) if from_memory is None else rows_where(~from_memory)
         return cls(
             embeddings,
             inputs.labels,
@@ -281,18 +225,19 @@ class Batch:
             gallery_labels,
             has_reference=reference is not None,
             every_row=inputs.rows is None and from_memory is None,
+            proxies=None if inputs.proxies is None else "gallery",
+            per_class=inputs.proxies or 0,
             chosen=inputs.chosen,
+            on_host=inputs.on_host,
+            unit=inputs.unit,
         )
-
-    def against_proxies(self) -> Batch:
-        """This batch, with its reference marked as proxies."""
-        return replace(self, proxies="gallery")
 
     def swapped(self) -> Batch:
         """The batch whose anchors are all proxies of the reference, and whose gallery is this batch."""
-        everyone = torch.arange(len(self.gallery_labels), device=self.labels.device)
-        sides = (self.gallery, self.gallery_labels, everyone, None, self.embeddings, self.labels)
-        return Batch(*sides, has_reference=True, every_row=True, proxies="anchors")
+        anchors = everyone(self.gallery_labels)
+        sides = (self.gallery, self.gallery_labels, anchors, None, self.embeddings, self.labels)
+        known: dict[str, Any] = {"per_class": self.per_class, "on_host": self.on_host, "unit": self.unit}
+        return Batch(*sides, has_reference=True, every_row=True, proxies="anchors", **known)
 
     @property
     def anchor_labels(self) -> Int[Tensor, " a"]:
@@ -309,9 +254,8 @@ class Batch:
         """This batch without gradient. What has been computed of it is not computed again."""
         rows = self.embeddings.detach()
         found = replace(self, embeddings=rows, gallery=self.gallery.detach() if self.has_reference else rows)
-        for name in ("product", "classes", "of_anchor"):
-            if name in self.__dict__:
-                found.__dict__[name] = self.__dict__[name]
+        known = {name: value for name, value in self.__dict__.items() if name not in found.__dict__}
+        found.__dict__.update(known)
         return found
 
     @cached_property
@@ -320,10 +264,55 @@ class Batch:
         with torch.no_grad(), torch.autocast(self.embeddings.device.type, enabled=False):
             return self.embeddings @ self.gallery.T
 
+    @property
+    def values(self) -> tuple[int, ...] | None:
+        """The labels of the gallery as numbers, where they are known."""
+        host = self.on_host
+        return host.values if host is not None and host.tensor is self.gallery_labels else None
+
+    @property
+    def plain(self) -> PlainLayout | None:
+        """What follows from known labels where all rows are compared with each other; otherwise None."""
+        return None if torch.compiler.is_compiling() else self._plain
+
+    @cached_property
+    def _plain(self) -> PlainLayout | None:
+        if not self.every_row or self.has_reference or self.values is None:
+            return None
+        return plain_layout(self.values, self.labels.device)
+
+    @property
+    def pattern(self) -> tuple[int, ...] | None:
+        """The class of every row, where all rows, of known labels, are compared with each other; otherwise None."""
+        values = self.values
+        if not self.every_row or self.has_reference or values is None or len(values) ** 2 > LARGEST_KEPT:
+            return None
+        return numbered(values, sorted(values))
+
+    @classmethod
+    def of_pattern(cls, pattern: tuple[int, ...], device: torch.device) -> Batch:
+        """A batch without coordinates, for what follows from its pattern alone."""
+        labels = torch.tensor(pattern, dtype=torch.int64, device=device)
+        rows = torch.empty(len(pattern), 0, device=device)
+        known = HostLabels(labels, pattern)
+        return cls.of(Inputs(rows, labels, on_host=known))
+
     @cached_property
     def classes(self) -> Classes:
         """The classes of the gallery."""
-        return group(self.gallery_labels)
+        return self._group(self.gallery_labels, proxies="gallery")
+
+    @cached_property
+    def own_classes(self) -> Classes:
+        """The classes of the batch itself, whose rows are the anchors."""
+        return self._group(self.labels, proxies="anchors") if self.has_reference else self.classes
+
+    def _group(self, labels: Int[Tensor, " k"], *, proxies: str) -> Classes:
+        """Groups one side, without a wait where it holds proxies, or its labels are known as numbers."""
+        values = None if self.on_host is None else self.on_host.of(labels)
+        if self.proxies == proxies and self.per_class:
+            return group_adjacent(labels, self.per_class)
+        return group(labels) if values is None else group_values(values, labels.device)
 
     @cached_property
     def of_anchor(self) -> Int[Tensor, " a"]:
@@ -339,12 +328,16 @@ class Batch:
         """
         if len(self.labels) == 0 or (self.from_memory is not None and bool(self.from_memory.all())):
             return "the batch has no anchor, so the loss is 0"
+        if self.proxies is not None:
+            return None
         if self.has_reference:
             if not bool(torch.isin(self.labels, self.gallery_labels).any()):
                 return "no class of the batch is in the reference, so there is no positive pair"
-        elif len(self.classes.size) == len(self.labels):
+            return None
+        classes = len(self.classes.size) if self.values is None else len(set(self.values))
+        if classes == len(self.labels):
             return "no class of the batch has two images, so there is no positive pair and nothing is pulled together"
-        elif len(self.classes.size) == 1:
+        if classes == 1:
             return "the batch is of one class, so there is no negative pair and nothing is pushed apart"
         return None
 
@@ -354,7 +347,15 @@ class Batch:
         if torch.compiler.is_compiling():
             index, mask = positives(self.gallery_labels, self.labels[self.anchors], anchors)
             return index, mask
-        return self.classes.positives(self.of_anchor, anchors)
+        if self.plain is not None:
+            return self.plain.index, self.plain.mask
+        if self.proxies == "gallery" and self.per_class:
+            labels = self.labels if self.every_row else self.anchor_labels
+            slots = torch.arange(self.per_class, device=labels.device)
+            index = torch.add(slots, labels[:, None], alpha=self.per_class)
+            return index, torch.ones_like(index, dtype=torch.bool)
+        of_all = self.proxies == "anchors" or (self.every_row and not self.has_reference)
+        return self.classes.positives(self.of_anchor, anchors, of_all=of_all)
 
     def partners(
         self, index: Int[Tensor, "a p"], mask: Bool[Tensor, "a p"]
@@ -363,6 +364,8 @@ class Batch:
 
         The first rows of the table belong to the anchors, the following ones to the positives that are not anchors.
         """
+        if self.plain is not None:
+            return index.new_empty(0), index
         anchors = None if self.has_reference else self.anchors
         missing, row = partners(index, mask, anchors, self.anchors.shape[0], self.gallery_labels.shape[0])
         return missing, row
@@ -375,42 +378,53 @@ def widened(embeddings: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
 
 def prepared(
     embeddings: Float[Tensor, "b d"], normalize: bool, *, check: bool, name: str = "embeddings"
-) -> Float[Tensor, "b d"]:
-    """The embeddings, L2-normalised in float32 or better if `normalize` is set.
+) -> tuple[Float[Tensor, "b d"], bool]:
+    """The embeddings, L2-normalised in float32 or better if `normalize` is set, and whether all are known as unit rows.
+
+    The norms are looked at on the CPU, and with `check` on a GPU. A row of zeros stays one.
 
     Raises:
-        InvalidInput: if a value is NaN, infinite or too large. This is checked on the CPU, and with `check` on a GPU.
+        InvalidInput: if a value that is looked at is NaN, infinite or too large.
     """
-    look = check or embeddings.device.type == "cpu"
+    look = (check or embeddings.device.type == "cpu") and not torch.compiler.is_compiling()
     if not normalize:
         if look:
             check_finite(embeddings, name)
-        return embeddings
+        return embeddings, False
     # The gradient of a zero row is scaled by 1/eps, which must not overflow in half precision.
     eps = 1e-3 if embeddings.dtype == torch.float16 else 1e-12
     rows = widened(embeddings)
     norm = torch.linalg.vector_norm(rows.detach(), dim=1, keepdim=True)
-    if look and not torch.compiler.is_compiling() and norm.shape[0] and not norm.amax().item() <= LARGEST:
-        check_finite(embeddings, name)  # small norms imply small values, and there are fewer norms to look at
-    unit: Tensor = _Normalized.apply(rows, norm, eps)
-    return unit
+    positive = False
+    if look and norm.shape[0] and values_exist():
+        least, most = (bound.item() for bound in torch.aminmax(norm))
+        if not most <= LARGEST:
+            check_finite(embeddings, name)  # small norms imply small values, and there are fewer norms to look at
+        positive = least > eps
+    unit: Tensor = _Normalized.apply(rows, norm, eps, positive)
+    return unit, positive
 
 
 class _Normalized(torch.autograd.Function):
-    """Rows divided by max(norm, eps), as `functional.normalize`, with a cheaper backward pass."""
+    """Rows divided by max(norm, eps), as `functional.normalize`, with a cheaper backward pass.
+
+    `positive` says that all norms are above eps.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, norm: Tensor, eps: float) -> Tensor:
-        unit: Tensor = rows / norm.clamp(min=eps)
+    def forward(ctx: Any, rows: Tensor, norm: Tensor, eps: float, positive: bool) -> Tensor:
+        norm = norm if positive else norm.clamp(min=eps)
+        unit: Tensor = rows / norm
         ctx.save_for_backward(unit, norm, rows)
-        ctx.eps = eps
+        ctx.eps, ctx.positive = eps, positive
         return unit
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         unit, norm, rows = ctx.saved_tensors
         if torch.is_grad_enabled():  # for a second derivative: the saved norm is detached
-            norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+            norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=ctx.eps)
         along = (gradient * unit).sum(dim=1, keepdim=True)
-        along = torch.where(norm > ctx.eps, along, 0)  # below eps the division is linear
-        return torch.addcmul(gradient, unit, along, value=-1).div_(norm.clamp(min=ctx.eps)), None, None
+        if not ctx.positive:
+            along = along.masked_fill(norm <= ctx.eps, 0)  # there the division is linear
+        return torch.addcmul(gradient, unit, along, value=-1).div_(norm), None, None, None

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedding_expansion.checks import as_whole
-from embedding_expansion.core.batch import Batch, Inputs, group
+from embedding_expansion.core.batch import Batch, Inputs
+from embedding_expansion.core.classes import group
 from embedding_expansion.core.inputs import Labels, as_batch, as_count, check_finite, renamed, validates
 from embedding_expansion.core.mining import Expansion, Winners, expand_batch, hardest_of_batch
 from embedding_expansion.core.pairs import Metric, Pairs

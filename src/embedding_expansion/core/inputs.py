@@ -112,12 +112,20 @@ def as_batch(
             f"{name} is {embeddings.dim()}-D, of shape {tuple(embeddings.shape)}; pass a 2-D tensor of shape "
             "(batch, dimensions)"
         )
-    labels = as_labels(labels, of).to(embeddings.device)
+    labels = on_device(as_labels(labels, of), embeddings.device)
     if len(labels) != len(embeddings):
         raise InvalidInput(
             f"{of} has {len(labels)} entries but {name} has {len(embeddings)} rows; pass one label per row"
         )
     return embeddings, labels
+
+
+def on_device(labels: Int[Tensor, " b"], device: torch.device) -> Int[Tensor, " b"]:
+    """Moves labels to a device. Those of the CPU are copied as numbers, which also works in `FakeTensorMode`."""
+    if labels.device == device:
+        return labels
+    is_plain = type(labels) is Tensor and labels.device.type == "cpu" and not torch.compiler.is_compiling()
+    return torch.tensor(labels.tolist(), dtype=torch.int64, device=device) if is_plain else labels.to(device)
 
 
 def check_floating(tensor: Tensor, name: str) -> None:
@@ -180,9 +188,23 @@ def as_labels(labels: Labels | None, name: str = "labels") -> Int[Tensor, " b"]:
     return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.long()
 
 
+@validates
+def as_numbers(labels: Labels) -> tuple[int, ...]:
+    """Converts labels that `as_labels` accepts to plain numbers. It waits for a GPU only if they are there."""
+    if isinstance(labels, (list, tuple)):
+        return tuple(map(int, labels))
+    return tuple(as_labels(labels).tolist())
+
+
+def values_exist() -> bool:
+    """Whether tensors hold values that can be looked at and kept: not in `FakeTensorMode`, nor in a CUDA graph."""
+    captured = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    return not captured and type(torch.empty(0)) is Tensor
+
+
 def check_finite(embeddings: Float[Tensor, "b d"], name: str = "embeddings") -> None:
     """Raises InvalidInput, with the first bad row, if an embedding is NaN, infinite or beyond LARGEST."""
-    if torch.compiler.is_compiling() or embeddings.numel() == 0:
+    if torch.compiler.is_compiling() or embeddings.numel() == 0 or not values_exist():
         return
     if embeddings.detach().abs().amax().item() <= LARGEST:  # False for NaN
         return
@@ -295,11 +317,14 @@ def check_unit(embeddings: Float[Tensor, "b d"], because: str, remedy: str) -> N
         raise InvalidInput(f"{because}, but row {row} has norm {float(norms[row]):.4g}; {remedy}")
 
 
-def check_classes(labels: Int[Tensor, " b"], num_classes: int, name: str) -> None:
-    """Raises InvalidInput unless all labels are from 0 to num_classes - 1; `name` is the option with that number."""
+def check_classes(labels: Int[Tensor, " b"], num_classes: int, name: str, values: Sequence[int] | None = None) -> None:
+    """Raises InvalidInput unless all labels are from 0 to num_classes - 1; `name` is the option with that number.
+
+    `values` are the labels as plain numbers, where they are known.
+    """
     if torch.compiler.is_compiling() or len(labels) == 0:
         return
-    lowest, highest = int(labels.min()), int(labels.max())
+    lowest, highest = (int(labels.min()), int(labels.max())) if values is None else (min(values), max(values))
     if lowest < 0 or highest >= num_classes:
         raise InvalidInput(
             f"labels run from {lowest} to {highest}, but {name} is {num_classes}; number the classes from 0 to "

@@ -125,11 +125,13 @@ class CrossBatchMemory(WrappedLoss):
         old, old_labels = self.queue()
         if int(self.batches) < self.start or len(old_labels) == 0:
             return Batch.of(inputs)
-        rows, old = widened(embeddings), prepared(widened(old), self.normalize, check=False)
+        rows, (old, _) = widened(embeddings), prepared(widened(old), self.normalize, check=False)
         from_memory = torch.arange(len(labels) + len(old_labels), device=labels.device) >= len(labels)
         rows, labels = torch.cat([rows, old.to(rows.dtype)]), torch.cat([labels, old_labels])
         chosen = None if inputs.chosen is None else replace(inputs.chosen, reach=len(inputs.labels))
-        return Batch.of(replace(inputs, embeddings=rows, labels=labels, from_memory=from_memory, chosen=chosen))
+        return Batch.of(
+            replace(inputs, embeddings=rows, labels=labels, from_memory=from_memory, chosen=chosen, unit=False)
+        )
 
     def terms_of(self, batch: Batch, across: Callable[[Tensor], Tensor] | None = None) -> Terms:
         """Runs both steps, then adds the batch to the queue in training mode."""

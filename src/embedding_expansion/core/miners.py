@@ -88,8 +88,8 @@ class Miner(ABC):
             rows, labels = as_batch(embeddings, labels)
             if ref_emb is not None or ref_labels is not None:
                 ref_emb, ref_labels = as_reference(ref_emb, ref_labels, rows)
-                ref_emb = prepared(ref_emb, normalize=True, check=False, name="reference")
-            rows = prepared(rows, normalize=True, check=False)
+                ref_emb, _ = prepared(ref_emb, normalize=True, check=False, name="reference")
+            rows, _ = prepared(rows, normalize=True, check=False)
             batch = Batch.of(Inputs(rows, labels, reference=ref_emb, reference_labels=ref_labels))
             pairs = self.narrow(compare_batch(batch, "inner", partners=False))
             positive_anchors, slots = pairs.positive_mask.nonzero(as_tuple=True)

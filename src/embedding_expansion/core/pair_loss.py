@@ -72,7 +72,7 @@ class PairLoss(nn.Module):
         >>> loss = MultiSimilarityLoss(alpha=2.0)
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 2.0], [-0.6, 0.8]], requires_grad=True)
         >>> loss(embeddings, [0, 0, 1, 1])
-        tensor(0.2688, grad_fn=<SumBackward0>)
+        tensor(0.2688, grad_fn=<DotBackward0>)
     """
 
     function: ClassVar[Callable[..., Terms]]

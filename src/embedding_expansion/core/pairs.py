@@ -8,7 +8,6 @@ from typing import Any, Literal, TypeAlias
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from embedding_expansion.checks import check_name
 from embedding_expansion.core.batch import Batch, Inputs
@@ -40,26 +39,89 @@ class Pairs:
     speeds: tuple[Tensor, Tensor] | None = None  # for balance="sphere": x.u + y.u of `positive` and of `negative`
 
 
-class _Gram(torch.autograd.Function):
-    """G = E E^T, whose backward is the single product (g + g^T) E."""
+class _Similarities(torch.autograd.Function):
+    """The similarities of all left to all right rows, and those of the positives among them.
+
+    One function for both, because their gradients meet in the same product. Without right rows it is that of the left
+    rows with each other, G = E E^T, whose backward is the single product (g + g^T) E.
+    """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, embeddings: Tensor) -> Tensor:
-        ctx.save_for_backward(embeddings)
-        return embeddings @ embeddings.T
+    def forward(
+        ctx: Any, left: Tensor, right: Tensor | None, index: Tensor, euclidean: bool, unit: bool, product: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        a, copies, ctx.moved = len(index), None, euclidean and not unit
+        if product is None:
+            similarity = left @ (left if right is None else right).T
+        else:
+            similarity = product.clone() if ctx.moved else product
+        alike: Tensor | float = 1 - rounding(left)
+        if ctx.moved:  # from the inner product to 1 - d^2/2, which for unit rows is the same
+            of_left = similarity.diagonal() if right is None else squared_norms(left)
+            alike = torch.rsub(of_left[:a, None], 1, alpha=rounding(left))
+            half = torch.rsub(of_left, 0.5, alpha=0.5)
+            of_right = half if right is None else torch.rsub(squared_norms(right), 0.5, alpha=0.5)
+            similarity.add_(half[:, None]).add_(of_right)
+        positive = similarity[:a].gather(1, index)
+        if euclidean:
+            copies = positive >= alike
+            positive.masked_fill_(copies, 1)
+        ctx.save_for_backward(left, right, index, copies)
+        return positive, similarity
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (embeddings,) = ctx.saved_tensors
-        product: Tensor = (grad + grad.T) @ embeddings
-        return product
+    def backward(ctx: Any, of_positive: Tensor, of_similarity: Tensor) -> tuple[Tensor | None, ...]:
+        left, right, index, copies = ctx.saved_tensors
+        if copies is not None:
+            of_positive = of_positive.masked_fill(copies, 0)
+        of_product = of_similarity.scatter_add(1, index, of_positive)
+        if right is None:
+            both = of_product + of_product.T
+            if ctx.moved:
+                both.diagonal().sub_(both.sum(dim=1))
+            return both @ left, None, None, None, None, None
+        to_left, to_right = of_product @ right, of_product.T @ left
+        if ctx.moved:
+            to_left = to_left.addcmul_(of_product.sum(dim=1)[:, None], left, value=-1)
+            to_right = to_right.addcmul_(of_product.sum(dim=0)[:, None], right, value=-1)
+        return to_left, to_right, None, None, None, None
 
 
-def inner_products(left: Float[Tensor, "s d"], right: Float[Tensor, "t d"]) -> Float[Tensor, "s t"]:
-    """The inner products of all rows of `left` with all rows of `right`, with autocast off."""
+def similarities(
+    left: Float[Tensor, "r d"],
+    right: Float[Tensor, "m d"],
+    index: Int[Tensor, "a p"],
+    metric: Metric,
+    *,
+    unit: bool,
+    product: Float[Tensor, "r m"] | None = None,
+) -> tuple[Float[Tensor, "a p"], Float[Tensor, "r m"]]:
+    """The similarities of the first a left rows to their positives, the right rows at `index`, and all similarities.
+
+    A similarity of a positive is exactly 1, without gradient, where the distance is within rounding error; see
+    `copies_at_one`. `unit` says that all rows are known to be of norm 1. `product` holds the inner products where they
+    are known.
+    """
     with torch.autocast(left.device.type, enabled=False):
-        product: Tensor = _Gram.apply(left) if left is right else left @ right.T
-        return product
+        if metric == "snr":
+            return _snr_similarities(left, right, index)
+        given = left, None if left is right else right, index, metric == "euclidean", unit, product
+        found: tuple[Tensor, Tensor] = _Similarities.apply(*given)
+        return found
+
+
+def _snr_similarities(left: Tensor, right: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """`similarities` of the signal-to-noise distance.
+
+    The variance of a row over its coordinates is its squared norm about their mean.
+    """
+    centred = left - left.mean(dim=1, keepdim=True)
+    other = centred if left is right else right - right.mean(dim=1, keepdim=True)
+    signal = squared_norms(centred)[:, None]
+    of_right = signal.T if left is right else squared_norms(other)
+    half = (signal + of_right) / 2 - centred @ other.T
+    similarity = 1 - half * torch.where(signal > NO_SIGNAL, signal, torch.inf).reciprocal()
+    return copies_at_one(similarity[: len(index)].gather(1, index), signal[: len(index)], "snr"), similarity
 
 
 def squared_norms(embeddings: Float[Tensor, "s d"]) -> Float[Tensor, " s"]:
@@ -76,9 +138,6 @@ def as_similarity(
     product: Float[Tensor, "*t"], left: Float[Tensor, "*#t"], right: Float[Tensor, "*#t"], metric: Metric
 ) -> Float[Tensor, "*t"]:
     """Converts inner products to similarities of the metric, given the squared norms of the left and right points."""
-    if metric == "snr":
-        has_signal = left > NO_SIGNAL
-        return torch.where(has_signal, 1 - (left + right - 2 * product) / (2 * torch.where(has_signal, left, 1)), 1)
     return product if metric == "inner" else product + (1 - (left + right) / 2)
 
 
@@ -159,28 +218,18 @@ def compare_batch(batch: Batch, metric: Metric, *, partners: bool) -> Pairs:
         return nothing_to_compare(batch.embeddings)
     index, mask = batch.positives()
     needed = batch.embeddings if batch.every_row else batch.embeddings[batch.anchors]
-    of_needed, partner = batch.labels[batch.anchors], None
+    labels, partner = batch.labels if batch.every_row else batch.labels[batch.anchors], None
     if partners:
         missing, partner = batch.partners(index, mask)
         if torch.compiler.is_compiling() or len(missing):
             needed = torch.cat([needed, batch.gallery[missing]])
-            of_needed = torch.cat([of_needed, batch.gallery_labels[missing]])
-    gallery = batch.gallery
-    if metric == "snr":  # a row's variance over its coordinates is its squared norm about their mean
-        needed, gallery = (rows - rows.mean(dim=1, keepdim=True) for rows in (needed, gallery))
-    shared = batch.keeps_product and needed is batch.embeddings and not needed.requires_grad and metric != "snr"
-    product = batch.product if shared else inner_products(needed, gallery)
-    left, right, a = squared_norms(needed)[:, None], squared_norms(gallery), len(index)
-    similarity = as_similarity(product, left, right, metric)
-    return Pairs(
-        positive=copies_at_one(similarity[:a].gather(1, index), left[:a], metric),
-        positive_mask=mask,
-        negative=similarity,
-        negative_mask=of_needed[:, None] != batch.gallery_labels,
-        partner=partner,
-        per_class=False,
-        speeds=None if batch.heights is None else _speeds(batch, index, mask, partners=partner is not None),
-    )
+            labels = torch.cat([labels, batch.gallery_labels[missing]])
+    product = batch.product if batch.keeps_product and needed is batch.embeddings and not needed.requires_grad else None
+    positive, negative = similarities(needed, batch.gallery, index, metric, unit=batch.unit, product=product)
+    layout = batch.plain
+    negative_mask = labels[:, None] != batch.gallery_labels if layout is None else layout.negative_mask
+    speeds = None if batch.heights is None else _speeds(batch, index, mask, partners=partner is not None)
+    return Pairs(positive, mask, negative, negative_mask, partner, per_class=False, speeds=speeds)
 
 
 def _speeds(batch: Batch, index: Tensor, mask: Tensor, *, partners: bool) -> tuple[Tensor, Tensor]:

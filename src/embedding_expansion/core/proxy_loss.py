@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from embedding_expansion.checks import as_whole
-from embedding_expansion.core.batch import Batch, Inputs
+from embedding_expansion.core.batch import Inputs
+from embedding_expansion.core.classes import adjacent
 from embedding_expansion.core.inputs import check_classes, validates
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.parameters import Options
@@ -68,18 +69,14 @@ class ProxyLoss(PairLoss):
                 f"embeddings has {size} dimensions, but the proxies of {name} have {self.embedding_size}; pass "
                 f"embedding_size={size} when the loss is made"
             )
-        check_classes(inputs.labels, self.num_classes, f"num_classes of {name}")
-        classes = torch.arange(self.num_classes, device=inputs.labels.device).repeat_interleave(self.per_class)
-        return replace(inputs, reference=self.proxies, reference_labels=classes)
+        check_classes(inputs.labels, self.num_classes, f"num_classes of {name}", inputs.values)
+        classes = adjacent(self.num_classes, self.per_class, inputs.labels.device)
+        return replace(inputs, reference=self.proxies, reference_labels=classes, proxies=self.per_class)
 
     @property
     def takes_no_pairs(self) -> str:
         """The reason why the loss does not accept an `indices_tuple`: its pairs consist of an image and a proxy."""
         return f"{type(self).__name__} compares images with proxies and not with each other"
-
-    def with_anchors(self, batch: Batch) -> Batch:
-        """The batch with its rows as the anchors and the proxies as the gallery."""
-        return batch.against_proxies()
 
     def extra_repr(self) -> str:
         """The shape of the proxies, and the parameters."""

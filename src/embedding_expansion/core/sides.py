@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.batch import Batch, Classes, group, runs_of
+from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.classes import Classes, kept, runs_of
+from embedding_expansion.core.inputs import values_exist
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.forms import Scope
 
@@ -35,7 +37,7 @@ class Layout:
     def size(self) -> Int[Tensor, " g"]:
         """The number of members of each group."""
         runs = torch.tensor(self.runs, dtype=torch.int64, device=self.member.device).view(-1, 2)
-        return torch.repeat_interleave(runs[:, 0], runs[:, 1])
+        return torch.repeat_interleave(runs[:, 0], runs[:, 1], output_size=sum(count for _, count in self.runs))
 
     @cached_property
     def buckets(self) -> list[tuple[slice, slice, int, Int[Tensor, "e 2"]]]:
@@ -83,13 +85,12 @@ class Layout:
         return {name: number.int().contiguous() for name, number in numbers.items()} | {"gram_at": self.gram_at}
 
 
-@functools.lru_cache(maxsize=4)
 def class_layout(
     runs: tuple[tuple[int, int], ...], pairs_only: bool, max_segments: int | None, device: torch.device
 ) -> Layout:
     """The layout of classes of the given sizes, in which each row is a member of one class.
 
-    The last few layouts are cached, because the batches of a training run have few different sizes.
+    The last few layouts are kept, because the batches of a training run have few different sizes.
 
     Args:
         runs: as in `Layout`.
@@ -97,6 +98,14 @@ def class_layout(
         max_segments: the largest number of segments of a class; None: no limit.
         device: the device of the tensors.
     """
+    make = _class_layout if values_exist() else _class_layout.__wrapped__
+    return make(runs, pairs_only, max_segments, device)
+
+
+@functools.lru_cache(maxsize=4)
+def _class_layout(
+    runs: tuple[tuple[int, int], ...], pairs_only: bool, max_segments: int | None, device: torch.device
+) -> Layout:
     with torch.inference_mode(False):  # cached tensors must not be inference tensors: later callers may need autograd
         total = sum(k * count for k, count in runs)
         lists = []
@@ -231,8 +240,13 @@ def single_side(classes: Classes, rows: Int[Tensor, " a"], every_row: Int[Tensor
     return Side(on_side, classes.of_row[rows], layout)
 
 
-def check_paired(labels: Int[Tensor, " b"]) -> None:
-    """Raises InvalidInput unless both rows of each pair (0,1), (2,3), ... have the same label."""
+def check_paired(labels: Int[Tensor, " b"], values: tuple[int, ...] | None = None) -> None:
+    """Raises InvalidInput unless both rows of each pair (0,1), (2,3), ... have the same label.
+
+    `values` are the labels as plain numbers, where they are known.
+    """
+    if values is not None and values[0::2] == values[1::2]:
+        return
     if len(labels) % 2:
         raise InvalidInput(
             f"anchor scope pairs rows (0,1), (2,3), ..., but the batch has {len(labels)} rows; pass an even number"
@@ -271,6 +285,21 @@ def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: b
         InvalidInput: if the batch does not support the scope.
     """
     _check_scope(batch, scope, partners=partners)
+    pattern = batch.pattern
+    if pattern is None:
+        return _plan_of(batch, scope, max_segments, partners)
+    return _plan_of_pattern(pattern, scope, max_segments, partners, batch.labels.device)
+
+
+@kept
+def _plan_of_pattern(
+    pattern: tuple[int, ...], scope: Scope, max_segments: int | None, partners: bool, device: torch.device
+) -> Plan:
+    """The plan of a batch whose rows are of these classes, all compared with each other."""
+    return _plan_of(Batch.of_pattern(pattern, device), scope, max_segments, partners)
+
+
+def _plan_of(batch: Batch, scope: Scope, max_segments: int | None, partners: bool) -> Plan:
     index, mask = batch.positives()
     needed, of_needed, partner = batch.anchors, batch.of_anchor, None
     if partners and scope != "class_pair":
@@ -303,7 +332,7 @@ def _check_scope(batch: Batch, scope: Scope, *, partners: bool) -> None:
     if scope == "anchor":
         if batch.proxies == "anchors":
             raise InvalidInput("proxies are the anchors of this loss and have no partners; use scope='class_pair'")
-        check_paired(batch.labels)
+        check_paired(batch.labels, None if batch.has_reference else batch.values)
         if against_others:
             check_paired(batch.gallery_labels)
     if scope != "class_pair" and partners and against_others:
@@ -324,7 +353,7 @@ def _left(
     batch: Batch, scope: Scope, max_segments: int | None, right: Side, needed: Int[Tensor, " r"]
 ) -> tuple[Side, Int[Tensor, " r"] | None]:
     """The anchors' side, and the group of each needed row (None: row i is group i)."""
-    classes = group(batch.labels) if batch.has_reference else batch.classes
+    classes = batch.own_classes
     if scope != "class_pair":
         every_row = right.rows if needed.shape[0] == batch.labels.shape[0] and not batch.has_reference else None
         side = (anchor_side if scope == "anchor" else single_side)(classes, needed, every_row)
@@ -333,8 +362,10 @@ def _left(
     of_anchor = classes.of_row[needed]
     if batch.every_row and not batch.has_reference and len(right.layout.runs) == 1:
         return right, of_anchor
-    chosen = torch.zeros_like(classes.label, dtype=torch.bool).index_fill_(0, of_anchor, True)
-    left = some_classes(whole, chosen, batch.from_memory, max_segments)
+    left = whole
+    if not batch.every_row:
+        chosen = torch.zeros_like(classes.label, dtype=torch.bool).index_fill_(0, of_anchor, True)
+        left = some_classes(whole, chosen, batch.from_memory, max_segments)
     groups = _place(left.label, len(classes.label))[of_anchor]
     if batch.has_reference:
         left = replace(left, label=batch.classes.find(classes.label)[left.label])

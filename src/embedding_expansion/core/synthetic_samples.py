@@ -86,6 +86,7 @@ class SyntheticSamples(WrappedLoss):
             anchors=torch.cat([batch.anchors, _of_anchors(ends, batch.anchors, b)]),
             gallery=gallery,
             gallery_labels=of_gallery,
+            unit=batch.unit and self.normalize_synthetic,
         )
 
     def extra_repr(self) -> str:

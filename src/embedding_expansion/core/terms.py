@@ -37,9 +37,8 @@ class Terms:
             >>> Terms(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([[3.0, 1.0], [0.0, 0.0]])).mean()
             tensor(0.5000)
         """
-        weight = self.weight.sum(dim=1)
-        share = torch.where(weight > 0, 1 / weight, 0)
-        return (self.total.sum(dim=1) * share).sum()
+        share = self.weight.sum(dim=1).reciprocal().nan_to_num(0, 0, 0)
+        return torch.dot(self.total.sum(dim=1), share)
 
     def active_share(self) -> Float[Tensor, ""]:
         """The share of anchors with a total above 0 among those with a weight above 0, without gradient."""
@@ -57,7 +56,26 @@ def negatives_of_anchors(pairs: Pairs) -> tuple[Float[Tensor, "a m"], Bool[Tenso
 
 def positive_pairs(pairs: Pairs) -> Float[Tensor, "1 a"]:
     """The weights of a mean over positive pairs: the number of positives of each anchor."""
-    return pairs.positive_mask.sum(dim=1).to(pairs.positive.dtype)[None]
+    return count_of(pairs.positive_mask, pairs)[None]
+
+
+def count_of(mask: Bool[Tensor, "a k"], pairs: Pairs) -> Float[Tensor, " a"]:
+    """The number of unmasked entries of each row, in the precision of the table."""
+    return mask.sum(dim=1, dtype=pairs.positive.dtype)
+
+
+def two_means(
+    pull: Float[Tensor, "a p"],
+    positive_mask: Bool[Tensor, "a p"],
+    push: Float[Tensor, "a m"],
+    negative_mask: Bool[Tensor, "a m"],
+) -> Terms:
+    """The terms of a loss that adds a mean over positive pairs and a mean over negative pairs."""
+    both = (pull, positive_mask), (push, negative_mask)
+    return Terms(
+        torch.stack([masked_sum(values, mask) for values, mask in both]),
+        torch.stack([mask.sum(dim=1, dtype=pull.dtype) for _, mask in both]),
+    )
 
 
 def squared_distance(similarity: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
@@ -71,7 +89,7 @@ class _SquaredDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, similarity: Tensor) -> Tensor:
-        found = (similarity * -2).add_(2)
+        found = torch.rsub(similarity, 2, alpha=2)
         ctx.save_for_backward(found < 0)
         return found.clamp_(min=0)
 
@@ -101,7 +119,8 @@ class _Distance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, similarity: Tensor) -> Tensor:
-        found = functional.threshold((similarity * -2).add_(2), rounding(similarity), 0, inplace=True).sqrt_()
+        found = torch.rsub(similarity, 2, alpha=2)
+        found = functional.threshold(found, rounding(similarity), 0, inplace=True).sqrt_()
         ctx.save_for_backward(found)
         return found
 
@@ -117,36 +136,92 @@ def active(hinge: Float[Tensor, "*t"]) -> Bool[Tensor, "*t"]:
     return hinge > rounding(hinge)
 
 
-def masked_sum(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> Float[Tensor, " a"]:
-    """The sum of each row over its unmasked entries, those whose mask is True."""
-    return torch.where(mask, values, 0).sum(dim=1)
-
-
-def masked_logsumexp(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> Float[Tensor, " a"]:
-    """The log-sum-exp of each row over its unmasked entries, or a large negative number if there are none."""
-    if torch.compiler.is_compiling():
-        return logsumexp(torch.where(mask, values, NOTHING))
-    found: Tensor = _MaskedLogSumExp.apply(values, mask)
+def square(values: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
+    """The squares. `Tensor.square` needs one operation more in the backward pass."""
+    found: Tensor = _Square.apply(values)
     return found
 
 
-class _MaskedLogSumExp(torch.autograd.Function):
-    """`masked_logsumexp` with at most one temporary table at a time, in the forward and the backward pass."""
+class _Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.save_for_backward(values)
+        return values * values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (values,) = ctx.saved_tensors
+        passed_on: Tensor = (gradient * values).mul_(2)
+        return passed_on
+
+
+def half_squared_hinges(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> Float[Tensor, " a"]:
+    """The sum of [x]_+^2 / 2 of each row over its unmasked entries x."""
+    found: Tensor = _HalfSquaredHinges.apply(values, mask)
+    return found
+
+
+class _HalfSquaredHinges(torch.autograd.Function):
+    """The derivative of half a square is the hinge itself, which is saved."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, mask: Tensor) -> Tensor:
-        shifted = torch.where(mask, values, NOTHING)
-        most = shifted.amax(dim=1, keepdim=True)
-        found: Tensor = shifted.sub_(most).exp_().sum(dim=1).log_().add_(most[:, 0])
-        ctx.save_for_backward(values, mask, found)
-        return found
+        hinge = functional.relu(values).mul_(mask)
+        ctx.save_for_backward(values, mask, hinge)
+        return (hinge * hinge).sum(dim=1).div_(2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        values, mask, found = ctx.saved_tensors
-        shares = torch.where(mask, values, NOTHING).sub_(found[:, None]).exp_()
+        values, mask, hinge = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a second derivative
+            hinge = functional.relu(values) * mask
+        return hinge * gradient[:, None], None
+
+
+def masked_sum(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> Float[Tensor, " a"]:
+    """The sum of each row over its unmasked entries, those whose mask is True. All entries must be finite."""
+    return (values * mask).sum(dim=1)
+
+
+def masked_logsumexp(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"]) -> Float[Tensor, " a"]:
+    """The log-sum-exp of each row over its unmasked entries, or a large negative number if there are none.
+
+    A caller passes no gradient to a row without entries: whatever it computes of so small a number is constant.
+    """
+    if torch.compiler.is_compiling():
+        return logsumexp(torch.where(mask, values, NOTHING))
+    found: Tensor = _LogSumExp.apply(_Unmasked.apply(values, mask))
+    return found
+
+
+class _Unmasked(torch.autograd.Function):
+    """The values, or NOTHING where they are masked. These entries have no share in a sum, so their gradient is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask, values, NOTHING)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class _LogSumExp(torch.autograd.Function):
+    """The log-sum-exp of each row, with one temporary table in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        found = values.logsumexp(dim=1)
+        ctx.save_for_backward(values, found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        values, found = ctx.saved_tensors
+        shares = (values - found[:, None]).exp_()
         times = torch.mul if torch.is_grad_enabled() else Tensor.mul_  # a second derivative reads the shares again
-        return times(times(shares, gradient[:, None]), mask), None  # in a row without entries every share is 1
+        passed_on: Tensor = times(shares, gradient[:, None])
+        return passed_on
 
 
 def logsumexp(values: Float[Tensor, "a k"]) -> Float[Tensor, " a"]:

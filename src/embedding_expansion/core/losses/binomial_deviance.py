@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Unpack
 
-import torch
 from torch.nn import functional
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.parameters import Options
-from embedding_expansion.core.terms import Terms, masked_sum, negatives_of_anchors
+from embedding_expansion.core.terms import Terms, negatives_of_anchors, two_means
 
 
 def binomial_deviance(pairs: Pairs, alpha: float = 2.0, beta: float = 0.5, cost: float = 25.0) -> Terms:
@@ -35,10 +34,7 @@ def binomial_deviance(pairs: Pairs, alpha: float = 2.0, beta: float = 0.5, cost:
     negative, negative_mask = negatives_of_anchors(pairs)
     pull = functional.softplus(-alpha * (pairs.positive - beta))
     push = functional.softplus(alpha * cost * (negative - beta))
-    return Terms(
-        torch.stack([masked_sum(pull, pairs.positive_mask), masked_sum(push, negative_mask)]),
-        torch.stack([pairs.positive_mask.sum(dim=1), negative_mask.sum(dim=1)]).to(pull.dtype),
-    )
+    return two_means(pull, pairs.positive_mask, push, negative_mask)
 
 
 class BinomialDevianceLoss(PairLoss, function=binomial_deviance, metric="inner", positive=("alpha", "cost")):

@@ -21,11 +21,14 @@ from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.terms import (
     Terms,
     active,
+    count_of,
     distance,
     masked_sum,
     negatives_of_anchors,
     positive_pairs,
+    square,
     squared_distance,
+    two_means,
 )
 from embedding_expansion.errors import InvalidInput, InvalidType
 
@@ -56,11 +59,7 @@ def contrastive(pairs: Pairs, margin: float = 1.0, squared: bool = True, average
     push = functional.relu(margin - distance(negative))
     if average == "active":
         positive_mask, negative_mask = positive_mask & active(pull), negative_mask & active(push)
-    push = push.square() if squared else push
-    return Terms(
-        torch.stack([masked_sum(pull, positive_mask), masked_sum(push, negative_mask)]),
-        torch.stack([positive_mask.sum(dim=1), negative_mask.sum(dim=1)]).to(pull.dtype),
-    )
+    return two_means(pull, positive_mask, square(push) if squared else push, negative_mask)
 
 
 def margin(pairs: Pairs, margin: float = 0.2, beta: float | Float[Tensor, " a"] = 1.2, count: Count = "pairs") -> Terms:
@@ -84,14 +83,13 @@ def margin(pairs: Pairs, margin: float = 0.2, beta: float | Float[Tensor, " a"] 
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     boundary = beta[:, None] if isinstance(beta, Tensor) else beta
-    pull = functional.relu(margin + distance(pairs.positive) - boundary)
-    push = functional.relu(margin + boundary - distance(negative))
-    pulls, pushes = masked_sum(pull, pairs.positive_mask), masked_sum(push, negative_mask)
-    pulling, pushing = (active(pull) & pairs.positive_mask).sum(dim=1), (active(push) & negative_mask).sum(dim=1)
-    if count == "triplets":
-        p, m = pairs.positive_mask.sum(dim=1), negative_mask.sum(dim=1)
-        pulls, pushes, pulling, pushing = pulls * m, pushes * p, pulling * m, pushing * p
-    return Terms((pulls + pushes)[None], (pulling + pushing).to(pulls.dtype)[None])
+    pull, push = distance(pairs.positive) - (boundary - margin), (boundary + margin) - distance(negative)
+    pulling, pushing = active(pull) & pairs.positive_mask, active(push) & negative_mask
+    pulls, pushes = masked_sum(pull, pulling), masked_sum(push, pushing)
+    if count == "pairs":
+        return Terms((pulls + pushes)[None], count_of(torch.cat([pulling, pushing], dim=1), pairs)[None])
+    p, m = count_of(pairs.positive_mask, pairs), count_of(negative_mask, pairs)
+    return Terms((pulls * m + pushes * p)[None], (count_of(pulling, pairs) * m + count_of(pushing, pairs) * p)[None])
 
 
 class ContrastiveLoss(PairLoss, function=contrastive, metric="euclidean"):

@@ -5,9 +5,11 @@ Notation: s is a similarity of the table, d^2 = 2 - 2s; P_i and N_i are the anch
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.nn import functional
 
 from embedding_expansion.core.inputs import validates
@@ -17,7 +19,7 @@ from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.terms import (
     Terms,
     distance,
-    logaddexp,
+    half_squared_hinges,
     masked_logsumexp,
     masked_sum,
     negatives_of_anchors,
@@ -70,13 +72,38 @@ def lifted_structure(pairs: Pairs, margin: float = 1.0) -> Terms:
     infinity, and the hinge is 0.
     """
     row = masked_logsumexp(margin - distance(pairs.negative), pairs.negative_mask)
-    against = row[: len(pairs.positive), None]
-    if not pairs.per_class:
-        if pairs.partner is None:
-            raise InvalidInput("lifted_structure needs both ends' negatives; make the pairs with partners=True")
-        against = logaddexp(against, row[pairs.partner])
-    term = functional.relu(against + distance(pairs.positive)).square() / 2
-    return Terms(masked_sum(term, pairs.positive_mask)[None], positive_pairs(pairs))
+    if pairs.per_class:
+        against = row[: len(pairs.positive), None]
+    elif pairs.partner is None:
+        raise InvalidInput("lifted_structure needs both ends' negatives; make the pairs with partners=True")
+    else:
+        against = _of_both_ends(row, pairs.partner)
+    total = half_squared_hinges(against + distance(pairs.positive), pairs.positive_mask)
+    return Terms(total[None], positive_pairs(pairs))
+
+
+def _of_both_ends(row: Float[Tensor, " r"], partner: Int[Tensor, "a p"]) -> Float[Tensor, "a p"]:
+    """log(exp(row_i) + exp(row_j)) for each anchor i and the row j of each of its positives, twice differentiable."""
+    found: Tensor = _OfBothEnds.apply(row, partner)
+    return found
+
+
+class _OfBothEnds(torch.autograd.Function):
+    """Shares the gradient between both ends. `torch.logaddexp` has no second derivative at the log of an empty sum."""
+
+    @staticmethod
+    def forward(ctx: Any, row: Tensor, partner: Tensor) -> Tensor:
+        found = torch.logaddexp(row[: len(partner), None], row[partner])
+        ctx.save_for_backward(row, partner, found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        row, partner, found = ctx.saved_tensors
+        of_anchor = (row[: len(partner), None] - found).exp() * gradient
+        to_row, others = of_anchor.sum(dim=1), len(row) - len(partner)
+        to_row = functional.pad(to_row, (0, others)) if others else to_row
+        return to_row.index_add(0, partner.flatten(), (gradient - of_anchor).flatten()), None
 
 
 def generalized_lifted_structure(pairs: Pairs, margin: float = 1.0, positive_margin: float = 0.0) -> Terms:
@@ -97,10 +124,10 @@ def generalized_lifted_structure(pairs: Pairs, margin: float = 1.0, positive_mar
     infinity and the hinge is 0; the anchor does not count.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
-    pull = masked_logsumexp(distance(pairs.positive) - positive_margin, pairs.positive_mask)
+    pull = masked_logsumexp(distance(pairs.positive), pairs.positive_mask) - positive_margin
     push = masked_logsumexp(margin - distance(negative), negative_mask)
-    counts = pairs.positive_mask.any(dim=1) & negative_mask.any(dim=1)
-    return Terms(functional.relu(torch.where(counts, pull + push, 0))[None], counts.to(pull.dtype)[None])
+    counts = (pairs.positive_mask.any(dim=1) & negative_mask.any(dim=1)).to(pull.dtype)
+    return Terms(functional.relu(pull + push)[None], counts[None])
 
 
 def multi_similarity(pairs: Pairs, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5) -> Terms:
@@ -122,8 +149,8 @@ def multi_similarity(pairs: Pairs, alpha: float = 2.0, beta: float = 50.0, base:
     source: this function does not mine pairs; pass the miner `MultiSimilarityMiner` to the module for that.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
-    pull = functional.softplus(masked_logsumexp(-alpha * (pairs.positive - base), pairs.positive_mask)) / alpha
-    push = functional.softplus(masked_logsumexp(beta * (negative - base), negative_mask)) / beta
+    pull = functional.softplus(masked_logsumexp(-alpha * pairs.positive, pairs.positive_mask) + alpha * base) / alpha
+    push = functional.softplus(masked_logsumexp(beta * negative, negative_mask) - beta * base) / beta
     return Terms((pull + push)[None], torch.ones_like(pull)[None])
 
 

@@ -1,6 +1,6 @@
 """Sums over all pairs of a positive and a negative of an anchor, without a table of all triplets.
 
-Such a table has a x p x m entries. These sums process one slot of the positives at a time, and again in the backward
+Such a table has a x p x m entries. These sums process some slots of the positives at a time, and again in the backward
 pass, so their memory is that of the table of negatives.
 """
 
@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedding_expansion.core.custom_op import CustomOp
+
+LIMIT = 1 << 20  # entries of a table of some slots at a time
 
 
 def _value(kind: str, gap: Tensor) -> Tensor:
@@ -53,14 +55,21 @@ def sum_over_negatives(
     return total, count.detach()
 
 
-def _gaps(near: Tensor, away: Tensor, away_mask: Tensor, lowest: float, highest: float) -> Iterator[tuple[int, Tensor]]:
-    """The differences near_j - away_k, by slot j; minus infinity, where f and f' are 0, for excluded pairs."""
-    away = torch.where(away_mask, away, torch.inf)
-    for j in range(near.shape[1]):
-        gap = near[:, j, None] - away
+def _gaps(
+    near: Tensor, away: Tensor, away_mask: Tensor, lowest: float, highest: float
+) -> Iterator[tuple[slice, Tensor]]:
+    """The differences near_j - away_k, (a, slots, m), of some slots j at a time, at least one.
+
+    They are minus infinity, where f and f' are 0, for excluded pairs.
+    """
+    away = torch.where(away_mask, away, torch.inf)[:, None]
+    step = max(1, LIMIT // max(1, away.numel()))
+    for first in range(0, near.shape[1], step):
+        slots = slice(first, first + step)
+        gap = near[:, slots, None] - away
         if math.isfinite(lowest) or math.isfinite(highest):
             gap.masked_fill_((gap <= lowest) | (gap >= highest), -torch.inf)
-        yield j, gap
+        yield slots, gap
 
 
 @no_type_check  # custom_op cannot read the signature of a function checked by jaxtyping
@@ -73,11 +82,13 @@ def _sums(
     lowest: float,
     highest: float,
 ) -> tuple[Tensor, Tensor]:
-    total, count = torch.zeros_like(near), torch.zeros_like(near)
-    for j, gap in _gaps(near, away, away_mask, lowest, highest):
-        count[:, j] = (gap > -torch.inf).sum(dim=1)
-        total[:, j] = _value(kind, gap).sum(dim=1)
-    return torch.where(near_mask, total, 0), torch.where(near_mask, count, 0)
+    limited = math.isfinite(lowest) or math.isfinite(highest)
+    total, count = torch.empty_like(near), torch.empty_like(near) if limited else away_mask.sum(dim=1, dtype=near.dtype)
+    for slots, gap in _gaps(near, away, away_mask, lowest, highest):
+        if limited:
+            count[:, slots] = (gap > -torch.inf).sum(dim=2)
+        torch.sum(_value(kind, gap), dim=2, out=total[:, slots])
+    return total.mul_(near_mask), (count if limited else count[:, None]) * near_mask
 
 
 @no_type_check
@@ -91,14 +102,14 @@ def _slopes(
     lowest: float,
     highest: float,
 ) -> tuple[Tensor, Tensor]:
-    to_near, to_away = torch.zeros_like(near), torch.zeros_like(away)
-    gradient = torch.where(near_mask, gradient, 0)
+    to_near, to_away = [], torch.zeros_like(away)
+    gradient = gradient * near_mask
     times = torch.mul if torch.is_grad_enabled() else Tensor.mul_  # a second derivative reads the slopes again
-    for j, gap in _gaps(near, away, away_mask, lowest, highest):
-        slope = times(_slope(kind, gap), gradient[:, j, None])
-        to_near[:, j] = slope.sum(dim=1)
-        to_away -= slope
-    return to_near, to_away
+    for slots, gap in _gaps(near, away, away_mask, lowest, highest):
+        slope = times(_slope(kind, gap), gradient[:, slots, None])
+        to_near.append(slope.sum(dim=2))
+        to_away -= slope[:, 0] if slope.shape[1] == 1 else slope.sum(dim=1)
+    return to_near[0] if len(to_near) == 1 else torch.cat(to_near, dim=1), to_away
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -29,6 +29,7 @@ from embedding_expansion.core.terms import (
     distance,
     masked_logsumexp,
     negatives_of_anchors,
+    square,
     squared_distance,
 )
 
@@ -36,7 +37,12 @@ SMALLEST_SQUARE = 1e-12  # lower bound of a squared sine, because the slope of t
 
 
 def _target(pairs: Pairs) -> tuple[Float[Tensor, " a"], Bool[Tensor, " a"]]:
-    """The similarity to the nearest proxy of the anchor's class, and whether the class has a proxy."""
+    """The similarity to the nearest proxy of the anchor's class, and whether the class has a proxy.
+
+    Without a proxy the similarity is an arbitrary finite number.
+    """
+    if pairs.positive.shape[1] == 1:
+        return pairs.positive[:, 0], pairs.positive_mask[:, 0]
     has_target = pairs.positive_mask.any(dim=1)
     nearest = torch.where(pairs.positive_mask, pairs.positive, -torch.inf).max(dim=1).values
     return torch.where(has_target, nearest, 0), has_target
@@ -46,8 +52,9 @@ def _cross_entropy(target: Float[Tensor, " a"], has_target: Bool[Tensor, " a"], 
     """The cross-entropy of the anchor's class among all classes, with logits scale * similarity; mean over anchors."""
     negative, negative_mask = negatives_of_anchors(pairs)
     against = masked_logsumexp(scale * negative, negative_mask)
-    term = torch.where(has_target, functional.softplus(against - scale * target), 0)
-    return Terms(term[None], has_target.to(term.dtype)[None])
+    counts = has_target.to(target.dtype)
+    term = counts * functional.softplus(against - scale * target)
+    return Terms(term[None], counts[None])
 
 
 def proxy_nca(pairs: Pairs, scale: float = 1.0, whole_softmax: bool = False) -> Terms:
@@ -67,11 +74,12 @@ def proxy_nca(pairs: Pairs, scale: float = 1.0, whole_softmax: bool = False) -> 
     """
     target, has_target = _target(pairs)
     negative, negative_mask = negatives_of_anchors(pairs)
-    counts = has_target & negative_mask.any(dim=1)
+    counts = (has_target & negative_mask.any(dim=1)).to(target.dtype)
     pull = scale * squared_distance(target)
     against = masked_logsumexp(-scale * squared_distance(negative), negative_mask)
-    term = functional.softplus(pull + against) if whole_softmax else pull + against
-    return Terms(torch.where(counts, term, 0)[None], counts.to(term.dtype)[None])
+    term = counts * (pull + against)
+    term = counts * functional.softplus(term) if whole_softmax else term
+    return Terms(term[None], counts[None])
 
 
 def normalized_softmax(pairs: Pairs, temperature: float = 0.05) -> Terms:
@@ -126,7 +134,7 @@ def arcface(pairs: Pairs, margin: float = 0.5, scale: float = 64.0) -> Terms:
     """
     target, has_target = _target(pairs)
     cosine = target.clamp(-1, 1)
-    sine = (1 - cosine.square()).clamp(min=SMALLEST_SQUARE).sqrt()
+    sine = (1 - square(cosine)).clamp(min=SMALLEST_SQUARE).sqrt()
     widened = cosine * math.cos(margin) - sine * math.sin(margin)
     narrow_enough = cosine >= -math.cos(margin)  # angle <= pi - margin
     return _cross_entropy(
@@ -174,10 +182,12 @@ def _one_a_class(pairs: Pairs, k: int, reading: Callable[[Tensor], Tensor]) -> P
     if len(pairs.positive) == 0:
         return pairs
     negative, negative_mask = negatives_of_anchors(pairs)
+    classes = reading(torch.cat([pairs.positive[:, None], torch.unflatten(negative, 1, (-1, k))], dim=1))
+    positive, negative = classes.split([1, classes.shape[1] - 1], dim=1)
     return Pairs(
-        positive=reading(pairs.positive)[:, None],
-        positive_mask=pairs.positive_mask.any(dim=1, keepdim=True),
-        negative=reading(torch.unflatten(negative, 1, (-1, k))),
+        positive=positive,
+        positive_mask=pairs.positive_mask[:, :1],  # a class has all its proxies or none
+        negative=negative,
         negative_mask=negative_mask[:, ::k],
         partner=None,
         per_class=pairs.per_class,
@@ -355,15 +365,23 @@ class SoftTripleLoss(
         terms = soft_triple(pairs, **self.parameters_of_function, centers_per_class=self.per_class)
         if self.tau == 0 or self.per_class == 1:
             return terms
-        spread = (self.tau * self.spread()).to(terms.total.dtype).expand(1, terms.total.shape[1])
+        is_whole = self.normalize and batch.per_class == self.per_class
+        spread = (
+            (self.tau * self.spread(batch.gallery if is_whole else None))
+            .to(terms.total.dtype)
+            .expand(1, terms.total.shape[1])
+        )
         return Terms(torch.cat([terms.total, spread]), torch.cat([terms.weight, torch.ones_like(spread)]))
 
-    def spread(self) -> Float[Tensor, ""]:
-        """The sum of the distances between any two centres of the same class, divided by C K (K - 1)."""
-        centers = functional.normalize(self.proxies, dim=1).view(self.num_classes, self.per_class, -1)
-        t, s = torch.triu_indices(self.per_class, self.per_class, offset=1)
-        similarity = (centers @ centers.mT)[:, t, s]
-        return distance(similarity).sum() / (len(self.proxies) * (self.per_class - 1))
+    def spread(self, unit: Float[Tensor, "g d"] | None = None) -> Float[Tensor, ""]:
+        """The sum of the distances between any two centres of the same class, divided by C K (K - 1).
+
+        `unit` are the centres, already normalised.
+        """
+        unit = functional.normalize(self.proxies, dim=1) if unit is None else unit
+        centers = unit.view(self.num_classes, self.per_class, -1)
+        apart = distance(centers @ centers.mT).triu(1)
+        return apart.sum() / (len(self.proxies) * (self.per_class - 1))
 
     def extra_repr(self) -> str:
         """The parameters of the loss function, and tau."""

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.losses.pairwise import sum_over_negatives
+from embedding_expansion.core.losses.soft_histogram import soft_histogram
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.parameters import Options
-from embedding_expansion.core.terms import Terms, masked_sum, negatives_of_anchors, squared_distance
-
-FURTHEST = 4.0  # the squared distance of opposite unit vectors
+from embedding_expansion.core.terms import Terms, count_of, masked_sum, negatives_of_anchors
 
 
 def fast_ap(pairs: Pairs, bins: int = 10) -> Terms:
@@ -39,23 +38,14 @@ def fast_ap(pairs: Pairs, bins: int = 10) -> Terms:
     anchors without positives are left out of the mean.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
-    positives = _histogram(squared_distance(pairs.positive), pairs.positive_mask, bins)
-    above = _running_sum(positives)
-    everything = above + _running_sum(_histogram(squared_distance(negative), negative_mask, bins))
-    precision = above / torch.where(everything > 0, everything, 1)
-    count = pairs.positive_mask.sum(dim=1)
-    counts = (count > 0).to(above.dtype)
+    # A squared distance from 0 to 4 is a similarity from 1 to -1.
+    positives = soft_histogram(pairs.positive, pairs.positive_mask, bins, 1.0, -1.0)
+    negatives = soft_histogram(negative, negative_mask, bins, 1.0, -1.0)
+    above, everything = _running_sum(torch.cat([positives, positives + negatives])).chunk(2)
+    precision = above / (everything + (everything == 0))
+    count = count_of(pairs.positive_mask, pairs)
+    counts = count.clamp(max=1)
     return Terms((counts - (positives * precision).sum(dim=1) / count.clamp(min=1))[None], counts[None])
-
-
-def _histogram(values: Float[Tensor, "a k"], mask: Bool[Tensor, "a k"], bins: int) -> Float[Tensor, "a edges"]:
-    """The soft number of values at each edge; a value between two edges is shared linearly."""
-    place = values.clamp(max=FURTHEST) * (bins / FURTHEST)
-    lower = place.detach().floor().clamp(max=bins - 1)
-    share = place - lower
-    edge = lower.long()
-    found = values.new_zeros(len(values), bins + 1).scatter_add(1, edge, torch.where(mask, 1 - share, 0))
-    return found.scatter_add(1, edge + 1, torch.where(mask, share, 0))
 
 
 def _running_sum(histogram: Float[Tensor, "a edges"]) -> Float[Tensor, "a edges"]:
@@ -88,14 +78,15 @@ def smooth_ap(pairs: Pairs, temperature: float = 0.01, query_counts: bool = Fals
     Differs from the source: nothing.
     """
     positive, mask = pairs.positive, pairs.positive_mask
-    counts = mask.any(dim=1)
+    count = count_of(mask, pairs)
+    counts = count.clamp(max=1)
     if query_counts:
         positive = torch.cat([positive, torch.ones_like(positive[:, :1])], dim=1)
-        mask = torch.cat([mask, counts[:, None]], dim=1)
+        mask, count = torch.cat([mask, counts[:, None] > 0], dim=1), count + counts
     before, wrong = _ranked_before(pairs, positive, mask, temperature)
-    precision = (1 + before) / (1 + before + wrong)
-    total = counts.to(positive.dtype) - masked_sum(precision, mask) / mask.sum(dim=1).clamp(min=1)
-    return Terms(total[None], counts.to(total.dtype)[None])
+    rank = 1 + before
+    precision = rank / (rank + wrong)
+    return Terms((counts - masked_sum(precision, mask) / count.clamp(min=1))[None], counts[None])
 
 
 def recall_at_k(
@@ -131,19 +122,18 @@ def recall_at_k(
     """
     before, wrong = _ranked_before(pairs, pairs.positive, pairs.positive_mask, temperature)
     rank = 1 + before + wrong
-    count = pairs.positive_mask.sum(dim=1)
-    if form == "program":
+    count, program = count_of(pairs.positive_mask, pairs), form == "program"
+    if program:
         rank = rank + ((1 - pairs.positive) / temperature).sigmoid()
-    recall = torch.zeros_like(rank[:, 0])
-    for k in ks:
-        step = rank_temperature * k if form == "program" else rank_temperature
-        reached = masked_sum(((k - rank) / step).sigmoid(), pairs.positive_mask)
-        if form == "program":
-            recall = recall + reached.clamp(max=k) / count.clamp(min=1, max=k)
-        else:
-            recall = recall + reached / count.clamp(min=1)
-    counts = (count > 0).to(rank.dtype)
-    return Terms((counts - recall / len(ks))[None], counts[None])
+    k = torch.tensor(ks, dtype=rank.dtype, device=rank.device)[:, None]
+    step = rank_temperature * k[..., None] if program else rank_temperature
+    reached = (((k[..., None] - rank) / step).sigmoid() * pairs.positive_mask).sum(dim=2)
+    if program:
+        recall = torch.minimum(reached, k) / torch.minimum(count.clamp(min=1), k)
+    else:
+        recall = reached / count.clamp(min=1)
+    counts = count.clamp(max=1)
+    return Terms((counts - recall.mean(dim=0))[None], counts[None])
 
 
 def _ranked_before(
@@ -151,7 +141,7 @@ def _ranked_before(
 ) -> tuple[Float[Tensor, "a p"], Float[Tensor, "a p"]]:
     """The soft numbers of other positives and of negatives ranked before each positive."""
     negative, negative_mask = negatives_of_anchors(pairs)
-    near, away = -positive / temperature, -negative / temperature
+    near, away = positive / -temperature, negative / -temperature
     before, _ = sum_over_negatives("sigmoid", near, near, mask, mask)
     wrong, _ = sum_over_negatives("sigmoid", near, away, mask, negative_mask)
     return before - 0.5, wrong  # a positive is not ranked before itself, where the sigmoid is 1/2

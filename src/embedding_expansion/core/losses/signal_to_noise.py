@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Unpack
 
-import torch
 from torch.nn import functional
 
 from embedding_expansion.core.inputs import validates
@@ -12,7 +11,7 @@ from embedding_expansion.core.losses.hinge import Average
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.parameters import Options
-from embedding_expansion.core.terms import Terms, active, masked_sum, negatives_of_anchors
+from embedding_expansion.core.terms import Terms, active, negatives_of_anchors, two_means
 
 
 def snr_contrastive(pairs: Pairs, margin: float = 1.0, positive_margin: float = 0.0, average: Average = "all") -> Terms:
@@ -37,14 +36,11 @@ def snr_contrastive(pairs: Pairs, margin: float = 1.0, positive_margin: float = 
     anchor whose coordinates are all equal has no signal, so the ratio is undefined, and its distances are set to 0.
     """
     positive_mask, (negative, negative_mask) = pairs.positive_mask, negatives_of_anchors(pairs)
-    pull = functional.relu(2 - 2 * pairs.positive - positive_margin)
-    push = functional.relu(margin - (2 - 2 * negative))
+    pull = functional.relu((2 - positive_margin) - 2 * pairs.positive)
+    push = functional.relu(2 * negative - (2 - margin))
     if average == "active":
         positive_mask, negative_mask = positive_mask & active(pull), negative_mask & active(push)
-    return Terms(
-        torch.stack([masked_sum(pull, positive_mask), masked_sum(push, negative_mask)]),
-        torch.stack([positive_mask.sum(dim=1), negative_mask.sum(dim=1)]).to(pull.dtype),
-    )
+    return two_means(pull, positive_mask, push, negative_mask)
 
 
 class SignalToNoiseRatioContrastiveLoss(

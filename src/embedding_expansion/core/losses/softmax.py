@@ -20,6 +20,7 @@ from embedding_expansion.core.pairs import Pairs, rounding
 from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.terms import (
     Terms,
+    count_of,
     logaddexp,
     masked_logsumexp,
     masked_sum,
@@ -71,9 +72,10 @@ def sup_con(pairs: Pairs, temperature: float = 0.1) -> Terms:
     everything = logaddexp(
         masked_logsumexp(positive, pairs.positive_mask), masked_logsumexp(negative / temperature, negative_mask)
     )
-    count = pairs.positive_mask.sum(dim=1)
-    total = torch.where(count > 0, everything - masked_sum(positive, pairs.positive_mask) / count.clamp(min=1), 0)
-    return Terms(total[None], (count > 0).to(total.dtype)[None])
+    count = count_of(pairs.positive_mask, pairs)
+    counts = count.clamp(max=1)
+    total = counts * everything - masked_sum(positive, pairs.positive_mask) / count.clamp(min=1)
+    return Terms(total[None], counts[None])
 
 
 def nca(pairs: Pairs, scale: float = 1.0, objective: Objective = "log") -> Terms:
@@ -96,9 +98,10 @@ def nca(pairs: Pairs, scale: float = 1.0, objective: Objective = "log") -> Terms
     # In -scale d^2 = 2 scale s - 2 scale the constant cancels in p_i.
     near = masked_logsumexp(2 * scale * pairs.positive, pairs.positive_mask)
     away = masked_logsumexp(2 * scale * negative, negative_mask)
-    counts = pairs.positive_mask.any(dim=1)
-    term = functional.softplus(away - near) if objective == "log" else (away - near).sigmoid()
-    return Terms(torch.where(counts, term, 0)[None], counts.to(term.dtype)[None])
+    counts = count_of(pairs.positive_mask, pairs).clamp(max=1)
+    gap = counts * (away - near)
+    term = functional.softplus(gap) if objective == "log" else gap.sigmoid()
+    return Terms((counts * term)[None], counts[None])
 
 
 def tuplet_margin(pairs: Pairs, margin: float = 5.73, scale: float = 64.0) -> Terms:
@@ -157,11 +160,11 @@ def circle(pairs: Pairs, margin: float = 0.4, scale: float = 80.0) -> Terms:
     8, and 10 for the gradient. Differs from the source: nothing.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
-    pull = -scale * functional.relu(1 + margin - pairs.positive.detach()) * (pairs.positive - 1 + margin)
-    push = scale * functional.relu(negative.detach() + margin) * (negative - margin)
-    counts = pairs.positive_mask.any(dim=1) & negative_mask.any(dim=1)
+    pull = functional.relu(scale * (1 + margin) - scale * pairs.positive.detach()) * (1 - margin - pairs.positive)
+    push = functional.relu(scale * margin + scale * negative.detach()) * (negative - margin)
     gap = masked_logsumexp(pull, pairs.positive_mask) + masked_logsumexp(push, negative_mask)
-    return Terms(functional.softplus(torch.where(counts, gap, -torch.inf))[None], counts.to(gap.dtype)[None])
+    counts = (pairs.positive_mask.any(dim=1) & negative_mask.any(dim=1)).to(gap.dtype)
+    return Terms(functional.softplus(gap)[None], counts[None])
 
 
 class CircleLoss(PairLoss, function=circle, metric="inner", positive=("scale",), monotone=False):

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.losses.soft_histogram import soft_histogram
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.parameters import Options
-from embedding_expansion.core.terms import Terms, masked_sum, negatives_of_anchors
+from embedding_expansion.core.terms import Terms, count_of, masked_sum, negatives_of_anchors, square, two_means
 
 
 def pair_sums(pairs: Pairs) -> Float[Tensor, " 4"]:
@@ -29,7 +30,7 @@ def _sums(pairs: Pairs) -> tuple[Tensor, ...]:
     return tuple(
         part
         for values, mask in ((pairs.positive, pairs.positive_mask), (negative, negative_mask))
-        for part in (torch.where(mask, values, 0).sum(), mask.sum())
+        for part in ((values * mask).sum(), mask.sum(dtype=values.dtype))
     )
 
 
@@ -58,21 +59,15 @@ def intra_pair_variance(
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     near, p, away, m = _sums(pairs) if statistic is None else statistic
-    pull = functional.relu((1 - positive_epsilon) * near / p.clamp(min=1) - pairs.positive).square()
-    push = functional.relu(negative - (1 + negative_epsilon) * away / m.clamp(min=1)).square()
-    return Terms(
-        torch.stack([masked_sum(pull, pairs.positive_mask), masked_sum(push, negative_mask)]),
-        torch.stack([pairs.positive_mask.sum(dim=1), negative_mask.sum(dim=1)]).to(pull.dtype),
-    )
+    pull = functional.relu((1 - positive_epsilon) * near / p.clamp(min=1) - pairs.positive)
+    push = functional.relu(negative - (1 + negative_epsilon) * away / m.clamp(min=1))
+    return two_means(square(pull), pairs.positive_mask, square(push), negative_mask)
 
 
 def positive_histogram(pairs: Pairs, bins: int = 100) -> Float[Tensor, " edges"]:
     """The soft histogram of the similarities of positives, on bins + 1 edges from -1 to 1."""
-    edge, share = _place(pairs.positive, bins)
-    mask = pairs.positive_mask
-    found = pairs.positive.new_zeros(bins + 1)
-    found = found.scatter_add(0, edge.flatten(), torch.where(mask, 1 - share, 0).flatten())
-    return found.scatter_add(0, edge.flatten() + 1, torch.where(mask, share, 0).flatten())
+    every = (entries.flatten()[None] for entries in (pairs.positive, pairs.positive_mask))
+    return soft_histogram(*every, bins, -1.0, 1.0)[0]
 
 
 def _place(similarity: Float[Tensor, "a k"], bins: int) -> tuple[Tensor, Tensor]:
@@ -103,7 +98,7 @@ def histogram(pairs: Pairs, bins: int = 100, *, statistic: Float[Tensor, " edges
     below = found.cumsum(dim=0) / found.detach().sum().round().clamp(min=1)
     edge, share = _place(negative, bins)
     reverse = (1 - share) * below[edge] + share * below[edge + 1]
-    return Terms(masked_sum(reverse, negative_mask)[None], negative_mask.sum(dim=1).to(reverse.dtype)[None])
+    return Terms(masked_sum(reverse, negative_mask)[None], count_of(negative_mask, pairs)[None])
 
 
 class IntraPairVarianceLoss(

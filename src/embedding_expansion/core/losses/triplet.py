@@ -20,8 +20,8 @@ from embedding_expansion.core.pairs import Pairs, rounding
 from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.terms import (
     Terms,
+    count_of,
     distance,
-    masked_sum,
     negatives_of_anchors,
     squared_distance,
     with_a_column,
@@ -77,7 +77,7 @@ def triplet(
         total, count = total.sum(dim=1), count.sum(dim=1)
     else:
         total, count = _hinges(near, away, positive_mask, negative_mask, margin, mining)
-    weight = count if average == "active" else positive_mask.sum(dim=1).to(near.dtype)
+    weight = count if average == "active" else count_of(positive_mask, pairs)
     return Terms(total[None], weight[None])
 
 
@@ -102,21 +102,21 @@ def _hinges(
     """
     reach = near + margin
     with torch.no_grad():
-        tie, end = near + rounding(near), reach - rounding(near)
-        upper = torch.minimum(tie, end) if mining == "hard" else end
-        of_near, of_away = _below(upper, away, near_mask, away_mask)
+        end = reach - rounding(near)
+        hard = end if mining == "all" else torch.minimum(near + rounding(near), end)
+        of_near, of_away = _below(hard if mining == "hard" else end, away, near_mask, away_mask)
         if mining == "semihard":
-            closer_near, closer_away = _below(torch.minimum(tie, end), away, near_mask, away_mask)
+            closer_near, closer_away = _below(hard, away, near_mask, away_mask)
             of_near, of_away = of_near - closer_near, of_away - closer_away
+        of_near *= near_mask
         of_away *= away_mask  # not in the sum below, where autograd would save one more table
-    total = masked_sum(of_near * reach, near_mask) - (of_away * away).sum(dim=1)
-    return total, masked_sum(of_near, near_mask)
+    return (of_near * reach).sum(dim=1) - (of_away * away).sum(dim=1), of_near.sum(dim=1)
 
 
 def _below(upper: Tensor, away: Tensor, upper_mask: Tensor, away_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Calls `_below_in_rows` for some rows at a time, because sorting takes four times the memory of its input."""
     tables = upper, away, upper_mask, away_mask
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or len(away) <= ROWS:
         return _below_in_rows(*tables)
     smaller, larger = torch.empty_like(upper), torch.empty_like(away)
     for first in range(0, len(away), ROWS):

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from embedding_expansion.core.inputs import values_exist
 from embedding_expansion.core.search.problem import NEVER, SMALLEST_SQUARE, HardestPairs, Problem, Rules
 from embedding_expansion.core.sides import Side, interpolated
 
@@ -184,7 +185,9 @@ def _points(side: Side, gram: Float[Tensor, " o"], rules: Rules) -> Iterator[Poi
         if side.barred is not None:
             out = side.barred[members].reshape(-1, k)[:, ends].all(dim=-1)
             shift = torch.where(out, NEVER, shift)
-        yield Points(groups, members, k, ends, weights, scale, shift if bool((shift != 0).any()) else None)
+        # Without a shift the tables need one pass less, but to look for one a GPU would wait.
+        shifted = gram.device.type != "cpu" or not values_exist() or bool((shift != 0).any())
+        yield Points(groups, members, k, ends, weights, scale, shift if shifted else None)
 
 
 def _square(

@@ -46,8 +46,8 @@ def describe(device: str = "cpu") -> str:
 
 
 def takes(product: Tensor) -> bool:
-    """Whether the C library supports this product: on the CPU, in single or double precision."""
-    return product.device.type == "cpu" and product.dtype in _TYPES and available()
+    """Whether the C library supports this product: on the CPU, in single or double precision, and not a fake tensor."""
+    return type(product) is Tensor and product.device.type == "cpu" and product.dtype in _TYPES and available()
 
 
 class _NativeRules(ctypes.Structure):
