@@ -89,14 +89,14 @@ def make_miner(config: TrainConfig) -> Miner | None:
 
 
 def _expanded(loss: PairLoss, name: str, expansion: ExpansionConfig) -> PairLoss:
-    if expansion.n == "none":
+    if expansion.is_plain or expansion.n == "none" or expansion.search is None:
         return loss
     if loss.not_expandable:
         raise InvalidInput(f"the loss {name} cannot be expanded: {loss.not_expandable}; pass --expansion none")
     return EmbeddingExpansion(
         loss,
         n=math.inf if expansion.n == "inf" else expansion.n,
-        scope=expansion.scope,
+        scope=expansion.search.scope,
         normalize_synthetic=expansion.normalize_synthetic,
         max_segments=expansion.max_segments,
     )
