@@ -178,7 +178,8 @@ def test_without_expansion_the_hardest_negatives_are_images(odd_names: Path, tra
 
 
 @pytest.mark.parametrize("options", [
-    "--expansion 0", "--expansion inf", "--expansion.scope anchor", "--expansion.normalize_synthetic false",
+    "--expansion 0", "--expansion inf", "--expansion.scope anchor", "--expansion.form balanced_negative",
+    "--expansion.form samples", "--expansion.normalize_synthetic false",
     "--loss snr_contrastive --expansion none", "--protocol paper", "--protocol last --measure_before false",
     "--model.freeze_backbone true", "--memory 16", "--steps 1",
 ])  # fmt: skip

@@ -110,6 +110,8 @@ def said_of(config: type, field: str) -> str:
         {"expansion": ExpansionConfig(form="samples", balance=True)},
         {"expansion": ExpansionConfig(form="samples", scope="class_pair")},
         {"expansion": ExpansionConfig(form="samples", n=0)},
+        {"expansion": ExpansionConfig(form="selective", balance=True)},
+        {"expansion": ExpansionConfig(form="samples"), "memory": MemoryConfig(size=8)},
         {"expansion": ExpansionConfig(form="samples", n="inf")},
         {"expansion": ExpansionConfig(form="anchor"), "sampler": SamplerConfig(4, 3)},
         {"expansion": ExpansionConfig(form="balanced", scope="anchor"), "sampler": SamplerConfig(4, 3)},

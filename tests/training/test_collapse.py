@@ -66,13 +66,18 @@ def test_a_run_that_collapses_warns_once_in_the_log_and_on_the_terminal(
     assert "--expansion.form balanced_negative, or --expansion none" in line
 
 
-@pytest.mark.parametrize(("loss", "form"), [("triplet", "none"), ("contrastive", "paper")])
+@pytest.mark.parametrize(("loss", "form"), [("triplet", "balanced"), ("contrastive", "paper")])
 def test_a_run_that_learns_does_not_warn(
     loss: str, form: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(glyphs(tmp_path / "run", loss, ExpansionConfig(form=form), 60))
     assert "warning" not in capsys.readouterr().out
-    assert not any("warning" in entry for entry in log(tmp_path / "run"))
+    entries = log(tmp_path / "run")
+    assert not any("warning" in entry for entry in entries)
+    shares = [entry["balance"]["share"] for entry in entries if "balance" in entry]
+    assert len(shares) == (6 if form == "balanced" else 0)
+    assert all(0 <= share <= 1 for share in shares)
+    assert form != "balanced" or min(shares) < 1
 
 
 @pytest.mark.parametrize(
@@ -135,6 +140,13 @@ def test_no_warning_without_synthetic_points_or_after_an_earlier_one() -> None:
     del loss.last_statistics["synthetic_share"]
     for watch in (without_share, watched(share=0.5)[0], watched(has_warned=True)[0]):
         assert not any(watch.step(AT, LABELS, Ranks()) for _ in range(2 * STEPS))
+
+
+def test_in_negative_scope_half_of_the_points_are_all_that_can_be_synthetic() -> None:
+    for share, expected in ((0.47, True), (0.4, False)):
+        watch, _ = watched("negative", share=share)
+        warned = any([watch.step(AT, LABELS, Ranks()) for _ in range(STEPS)])
+        assert warned == expected
 
 
 def test_losses_on_proxies_and_plain_losses_are_not_watched() -> None:

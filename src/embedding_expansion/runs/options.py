@@ -315,6 +315,8 @@ def _check_form(expansion: ExpansionConfig) -> None:
     if (expansion.is_plain or form == "samples") and expansion.balance not in (None, False):
         balance = str(expansion.balance).lower()
         raise InvalidInput(f"expansion.balance is {balance}, but {without}; pass another expansion.form, or no balance")
+    if expansion.search is not None and expansion.search.selective and expansion.search.balance is not False:
+        raise InvalidInput("expansion.balance and the form selective both reduce the pull; pass only one of them")
     if form == "samples" and not expansion.is_plain and expansion.scope is not None:
         raise InvalidInput(
             f"expansion.scope is {expansion.scope}, but {without}; pass another expansion.form, or no scope"
@@ -332,6 +334,8 @@ def _check_memory(config: TrainConfig) -> None:
         if memory.start:
             raise InvalidInput(f"memory.start is {memory.start}, but there is no memory; pass --memory.size as well")
         return
+    if config.expansion.search is None and not config.expansion.is_plain:
+        raise InvalidInput("the form samples takes no memory; pass another expansion.form, or no memory.size")
     if memory.size % 2 and _pairs_images(config.expansion):
         raise InvalidInput(
             f"memory.size is {memory.size}, but --expansion.scope anchor pairs the images of a class; pass an even "

@@ -16,7 +16,7 @@ from embedding_expansion.core.expansion import hardest
 from embedding_expansion.core.mining import Winners
 from embedding_expansion.core.pair_loss import PairLoss, WrappedLoss
 from embedding_expansion.core.pairs import Metric
-from embedding_expansion.core.sides import Scope
+from embedding_expansion.forms import Scope
 from embedding_expansion.training.evaluation import embed_images, model_embedder
 from embedding_expansion.training.job import Job, make_sampler
 
