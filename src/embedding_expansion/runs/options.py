@@ -306,7 +306,7 @@ def _check_expansion(expansion: ExpansionConfig, sampler: SamplerConfig) -> None
 def _check_form(expansion: ExpansionConfig) -> None:
     """Checks that the form does not contradict the options that override a part of it."""
     n, form = expansion.n, expansion.form
-    # A run without expansion that is older than the forms has n none, and is read as one of the form paper.
+    # With n none the form may be the default, or that of a run that is older than the forms.
     if n == "none" and form not in ("none", "paper", DEFAULT_FORM):
         raise InvalidInput(
             f"expansion.n is none, which trains without expansion, but expansion.form is {form}; pass only one of them"

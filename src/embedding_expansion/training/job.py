@@ -23,13 +23,7 @@ from embedding_expansion.data.transforms import ImageTransform, test_transform, 
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.model.network import EmbeddingModel, check_embeddings
 from embedding_expansion.model.trained import find_device
-from embedding_expansion.runs.options import (
-    CLASSES_PER_BATCH,
-    DataConfig,
-    ExpansionConfig,
-    Precision,
-    TrainConfig,
-)
+from embedding_expansion.runs.options import CLASSES_PER_BATCH, DataConfig, Precision, TrainConfig
 from embedding_expansion.training.evaluation import average_flips, embed_images, model_embedder
 from embedding_expansion.training.factory import check_size, make_loss, make_network, make_optimizer, suited
 from embedding_expansion.training.split import Split, draw, located, open_data
@@ -207,7 +201,6 @@ def prepare(config: TrainConfig, split: Split | None = None, *, fetch_weights: b
         config,
         sampler=dataclasses.replace(config.sampler, classes_per_batch=sampler.classes_per_batch),
         data=_resolved_data(config.data, size, transform, dataset.train.pixels is not None),
-        expansion=_resolved_expansion(config.expansion),
         model=model_config,
         device=device.type if config.device == "auto" else config.device,
         precision=precision,
@@ -249,11 +242,6 @@ def _precision(name: Precision, device: torch.device) -> Precision:
     if name not in ("auto", "float32"):
         raise InvalidInput(f"precision is {name}, which is for CUDA only; pass float32 on {device.type}")
     return "float32"
-
-
-def _resolved_expansion(expansion: ExpansionConfig) -> ExpansionConfig:
-    """The expansion, with form and n none if either is."""
-    return dataclasses.replace(expansion, form="none", n="none") if expansion.is_plain else expansion
 
 
 def _resolved_data(data: DataConfig, size: int, transform: str, in_memory: bool) -> DataConfig:

@@ -25,8 +25,8 @@ def selectively_contrastive(
 
     With s_p the similarity of the anchor's closest positive and s_n that of its hardest negative, the term is
 
-        hard_weight x s_n                                                         if s_n > s_p
-        -log(exp(s_p / temperature) / (exp(s_p / temperature) + exp(s_n / temperature)))   otherwise
+        hard_weight x s_n                                          if s_n > s_p
+        -log(exp(s_p / t) / (exp(s_p / t) + exp(s_n / t)))         otherwise, with t the temperature
 
     In the first case only the negative is pushed, because pulling the positive could draw all three points together.
     The value jumps where the cases meet, and a harder negative can lower it.
@@ -48,7 +48,7 @@ def selectively_contrastive(
     lambda 1 in its scripts for CUB, CARS, SOP and hotels. Only the program and descriptions of the paper were at hand:
     that the paper's own experiments use these two numbers, and how it numbers its equations, was not verified. Differs
     from the source: the program leaves out anchors where both similarities, or s_n and 0.8, are exactly equal, and
-    those whose hardest negative has a similarity of at least 1 or of -1.
+    those whose hardest negative has a similarity of -1, or of 1 or more.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     positive_mask = pairs.positive_mask
