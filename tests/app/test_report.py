@@ -193,3 +193,5 @@ def test_every_kind_of_run_has_a_report_that_can_be_repeated(options: str, photo
     assert ("optimistic" in text) == ("paper" in options)
     assert (text.count("untrained net") > 1) == ("measure_before" not in options)  # once in the heading of a table
     assert "Hard negatives" in text
+    assert ("Share of the pull that balance keeps" in text) == ("balanced" in options)
+    assert ("synthetic points join the batch" in text) == ("samples" in options)
