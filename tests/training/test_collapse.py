@@ -145,8 +145,8 @@ def test_no_warning_without_synthetic_points_or_after_an_earlier_one() -> None:
 def test_in_negative_scope_half_of_the_points_are_all_that_can_be_synthetic() -> None:
     for share, expected in ((0.47, True), (0.4, False)):
         watch, _ = watched("negative", share=share)
-        warned = any([watch.step(AT, LABELS, Ranks()) for _ in range(STEPS)])
-        assert warned == expected
+        warned = [watch.step(AT, LABELS, Ranks()) for _ in range(STEPS)]
+        assert any(warned) == expected
 
 
 def test_losses_on_proxies_and_plain_losses_are_not_watched() -> None:
