@@ -29,6 +29,7 @@ from .core.losses.ranked_list import RankedListLoss as RankedListLoss
 from .core.losses.ranking import FastAPLoss as FastAPLoss
 from .core.losses.ranking import RecallAtKLoss as RecallAtKLoss
 from .core.losses.ranking import SmoothAPLoss as SmoothAPLoss
+from .core.losses.selectively_contrastive import SelectivelyContrastiveLoss as SelectivelyContrastiveLoss
 from .core.losses.signal_to_noise import SignalToNoiseRatioContrastiveLoss as SignalToNoiseRatioContrastiveLoss
 from .core.losses.softmax import CircleLoss as CircleLoss
 from .core.losses.softmax import NCALoss as NCALoss

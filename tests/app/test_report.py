@@ -178,7 +178,8 @@ def test_without_expansion_the_hardest_negatives_are_images(odd_names: Path, tra
 
 
 @pytest.mark.parametrize("options", [
-    "--expansion 0", "--expansion inf", "--expansion.scope anchor", "--expansion.normalize_synthetic false",
+    "--expansion 0", "--expansion inf", "--expansion.scope anchor", "--expansion.form balanced_negative",
+    "--expansion.form samples", "--expansion.normalize_synthetic false",
     "--loss snr_contrastive --expansion none", "--protocol paper", "--protocol last --measure_before false",
     "--model.freeze_backbone true", "--memory 16", "--steps 1",
 ])  # fmt: skip
@@ -192,3 +193,5 @@ def test_every_kind_of_run_has_a_report_that_can_be_repeated(options: str, photo
     assert ("optimistic" in text) == ("paper" in options)
     assert (text.count("untrained net") > 1) == ("measure_before" not in options)  # once in the heading of a table
     assert "Hard negatives" in text
+    assert ("Share of the pull that balance keeps" in text) == ("balanced" in options)
+    assert ("synthetic points join the batch" in text) == ("samples" in options)

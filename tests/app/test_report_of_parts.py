@@ -155,3 +155,10 @@ def test_a_report_of_vectors_shows_their_names_and_the_measures_of_the_vectors_t
         assert f"{metrics['before']['raw_vectors'][name]:.3f}" in page.text
     assert "vectors a second" in page.text
     assert "1 pixels" not in page.text
+
+
+def test_a_warning_of_the_run_is_shown_as_text(copied: Path) -> None:
+    log = copied / "log.jsonl"
+    log.write_text(log.read_text() + '{"step": 2, "warning": "stayed at 1 < 2 & more"}\n')
+    assert main(["report", str(copied)]) == 0
+    assert "Warning at step 2: stayed at 1 < 2 & more." in page_of(copied).text

@@ -52,6 +52,8 @@ OTHER_PARAMETERS: list[tuple[str, dict[str, Any]]] = [
     ("intra_pair_variance", {"positive_epsilon": 0.3, "negative_epsilon": -0.2}),
     ("ranked_list", {"margin": 0.2, "alpha": 1.0, "positive_temperature": 3.0, "imbalance": 0.2}),
     ("ranked_list", {"negative_temperature": 0.0}),
+    ("selectively_contrastive", {"hard_weight": 0.1}),
+    ("selectively_contrastive", {"form": "program"}),
     ("angular", {"angle": 36.0}),
     ("histogram", {"bins": 7}),
     ("fast_ap", {"bins": 5}),

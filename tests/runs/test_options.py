@@ -7,11 +7,13 @@ import math
 import re
 import typing
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 import pytest
 
 from embedding_expansion.errors import InvalidInput, RunError
+from embedding_expansion.forms import DEFAULT_FORM, FORMS, SCOPES, Form, FormName
 from embedding_expansion.runs.config import dump, from_namespace, load, may_be_null, parser
 from embedding_expansion.runs.options import (
     DataConfig,
@@ -101,6 +103,19 @@ def said_of(config: type, field: str) -> str:
         {"seed": -1},
         {"expansion": ExpansionConfig(n=-1)},
         {"expansion": ExpansionConfig(max_segments=0)},
+        {"expansion": ExpansionConfig(form="none", balance=True)},
+        {"expansion": ExpansionConfig(n="none", balance="sphere")},
+        {"expansion": ExpansionConfig(n="none", form="balanced")},
+        {"expansion": ExpansionConfig(n="none", form="samples")},
+        {"expansion": ExpansionConfig(form="samples", balance=True)},
+        {"expansion": ExpansionConfig(form="samples", scope="class_pair")},
+        {"expansion": ExpansionConfig(form="samples", n=0)},
+        {"expansion": ExpansionConfig(form="selective", balance=True)},
+        {"expansion": ExpansionConfig(form="samples"), "memory": MemoryConfig(size=8)},
+        {"expansion": ExpansionConfig(form="samples", n="inf")},
+        {"expansion": ExpansionConfig(form="anchor"), "sampler": SamplerConfig(4, 3)},
+        {"expansion": ExpansionConfig(form="balanced", scope="anchor"), "sampler": SamplerConfig(4, 3)},
+        {"memory": MemoryConfig(size=7), "expansion": ExpansionConfig(form="anchor")},
         {"chunk": 0},
         {"miner": MinerConfig(epsilon=math.nan)},
         {"miner": MinerConfig(epsilon=math.inf)},
@@ -172,7 +187,13 @@ def as_yaml(name: str, value: str) -> str:
 
 
 def test_the_plain_loss_and_the_class_pair_scope_take_an_odd_number_of_images() -> None:
-    for expansion in (ExpansionConfig(n="none", scope="anchor"), ExpansionConfig()):
+    for expansion in (
+        ExpansionConfig(n="none", scope="anchor"),
+        ExpansionConfig(form="none", scope="anchor"),
+        ExpansionConfig(),
+        ExpansionConfig(form="anchor", scope="negative"),
+        ExpansionConfig(form="samples"),
+    ):
         assert TrainConfig(sampler=SamplerConfig(4, 3), expansion=expansion).sampler.images_per_class == 3
 
 
@@ -185,3 +206,65 @@ def test_a_file_that_is_no_configuration_is_an_error_that_names_it(tmp_path: Pat
         with pytest.raises(RunError, match=r"odd\.yaml") as caught:
             load(odd)
         assert "stepz" in str(caught.value) or content != b"stepz: 3"
+
+
+def test_a_form_is_what_it_says_and_scope_and_balance_override_it() -> None:
+    assert ExpansionConfig().form == DEFAULT_FORM
+    for name, form in FORMS.items():
+        assert ExpansionConfig(form=name).search == form
+        assert not ExpansionConfig(form=name).is_plain
+        for scope in SCOPES:
+            assert ExpansionConfig(form=name, scope=scope).search == dataclasses.replace(form, scope=scope)
+        for balance in (False, True, "sphere"):
+            changed = ExpansionConfig(form=name, balance=balance).search  # type: ignore[arg-type]
+            assert changed == dataclasses.replace(form, balance=balance)  # type: ignore[arg-type]
+    for plain in (ExpansionConfig(form="none"), ExpansionConfig(n="none"), ExpansionConfig(n="none", form="none")):
+        assert plain.is_plain
+        assert plain.search is None
+    assert not ExpansionConfig(form="samples").is_plain
+    assert ExpansionConfig(form="samples").search is None
+
+
+def test_every_form_is_an_option_and_survives_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    for name in typing.get_args(FormName):
+        for more in ([], ["--expansion.balance", "false"], ["--expansion.max_segments", "3"]):
+            config = from_namespace(parser().parse_args(["--expansion.form", name, *more]))
+            assert config.expansion.form == name
+            path.write_text(dump(config), encoding="utf-8")
+            assert load(path) == config
+    given = {"true": True, "false": False, "sphere": "sphere"}
+    for text, value in given.items():
+        found = from_namespace(parser().parse_args(["--expansion.balance", text])).expansion.balance
+        assert found == value
+        assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "search"),
+    [
+        ("expansion: {n: 2, scope: class_pair, normalize_synthetic: true}", FORMS["paper"]),
+        ("expansion: {n: inf, scope: anchor, normalize_synthetic: false}", FORMS["anchor"]),
+        ("expansion: {n: none, scope: class_pair, normalize_synthetic: true}", None),
+        ("expansion: {n: none, scope: anchor}", None),
+        ("steps: 3", FORMS["paper"]),
+    ],
+)
+def test_a_file_older_than_the_forms_means_what_it_meant(
+    text: str, search: Form | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert load(path).expansion.search == search
+    # even when another form becomes the default
+    monkeypatch.setattr(ExpansionConfig, "__init__", _with_default(ExpansionConfig.__init__))
+    assert load(path).expansion.search == search
+
+
+def _with_default(init: Any) -> Any:
+    """The constructor of ExpansionConfig with another default form."""
+
+    def changed(self: ExpansionConfig, **given: Any) -> None:
+        init(self, **({"form": "balanced_negative"} | given))
+
+    return changed

@@ -19,7 +19,9 @@ from embedding_expansion.core.miners import (
     MultiSimilarityMiner,
 )
 from embedding_expansion.core.pair_loss import PairLoss
+from embedding_expansion.core.synthetic_samples import SyntheticSamples
 from embedding_expansion.errors import InvalidInput, InvalidType, UnknownName
+from embedding_expansion.forms import FORMS, FormName, Scope
 from embedding_expansion.model.network import EmbeddingModel
 from embedding_expansion.runs.config import dump, from_namespace, load, parser
 from embedding_expansion.runs.options import (
@@ -198,6 +200,38 @@ def test_the_options_of_the_expansion_are_passed_on(monkeypatch: pytest.MonkeyPa
     for n in ("inf", 3):
         make_loss(dataclasses.replace(TrainConfig(), expansion=ExpansionConfig(n=n)), 9)
     assert passed == [math.inf, 3]
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(("scope", "balance"), [(None, None), ("class_pair", False), ("negative", None)])
+def test_a_form_builds_the_loss_that_it_names(name: FormName, scope: Scope | None, balance: bool | None) -> None:
+    expansion = ExpansionConfig(form=name, scope=scope, balance=balance)
+    loss = make_loss(dataclasses.replace(TrainConfig(), loss={"name": "triplet"}, expansion=expansion), 9)
+    form = FORMS[name]
+    expected = EmbeddingExpansion(
+        TripletLoss(statistics=True),
+        n=2,
+        scope=form.scope if scope is None else scope,
+        balance=form.balance if balance is None else balance,
+        selective=form.selective,
+    )
+    assert repr(loss) == repr(expected)
+    embeddings, labels = torch.randn(12, 6, requires_grad=True), torch.arange(12) // 4
+    assert torch.equal(loss(embeddings, labels), expected(embeddings, labels))
+    (found,), (wanted,) = (torch.autograd.grad(each(embeddings, labels), embeddings) for each in (loss, expected))
+    assert torch.equal(found, wanted)
+
+
+def test_the_form_samples_adds_points_and_none_is_the_loss() -> None:
+    embeddings, labels = torch.randn(12, 6), torch.arange(12) // 4
+    expansion = ExpansionConfig(form="samples", n=1, max_segments=2)
+    loss = make_loss(dataclasses.replace(TrainConfig(), loss={"name": "triplet"}, expansion=expansion), 9)
+    expected = SyntheticSamples(TripletLoss(), n=1, max_segments=2)
+    assert repr(loss) == repr(expected)
+    assert torch.equal(loss(embeddings, labels), expected(embeddings, labels))
+    for plain in (ExpansionConfig(form="none"), ExpansionConfig(n="none")):
+        config = dataclasses.replace(TrainConfig(), loss={"name": "triplet"}, expansion=plain)
+        assert isinstance(make_loss(config, 9), TripletLoss)
 
 
 def test_the_schedules_are_functions_of_the_step_alone_and_keep_the_factors() -> None:

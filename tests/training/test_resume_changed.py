@@ -140,6 +140,21 @@ def test_an_unchanged_run_goes_on_in_silence_to_the_very_same_bytes(
     assert json.loads((state.run / "environment.json").read_text())["resumed"][0]["changed"] == []
 
 
+def test_a_run_that_is_older_than_the_forms_of_expansion_goes_on(
+    state: Stopped, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option("  form: paper\n  n: 2\n", "  n: 2\n  scope: class_pair\n")(state)
+    path = state.run / "fingerprint.json"
+    before = json.loads(path.read_text())
+    for name in ("form", "balance"):
+        del before["options"][f"expansion.{name}"]
+    before["options"]["expansion.scope"] = "class_pair"
+    path.write_text(json.dumps(before))
+    assert main(["train", "--resume", str(state.run)]) == 0
+    assert capsys.readouterr().err == ""
+    assert (state.run / "model.safetensors").read_bytes() == state.weights
+
+
 def test_a_class_that_came_takes_no_part_and_the_split_stays(state: Stopped) -> None:
     picture(state.data / "aaa" / "0.png")
     assert main(["train", "--resume", str(state.run), "--resume_changed"]) == 0

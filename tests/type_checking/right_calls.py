@@ -44,6 +44,7 @@ from embedding_expansion import (
     ProxyNCALoss,
     RankedListLoss,
     RecallAtKLoss,
+    SelectivelyContrastiveLoss,
     SignalToNoiseRatioContrastiveLoss,
     SmoothAPLoss,
     SoftTripleLoss,
@@ -95,6 +96,7 @@ NCALoss(objective="log")
 TupletMarginLoss(margin=5.73)
 IntraPairVarianceLoss(positive_epsilon=0.01)
 RankedListLoss(imbalance=0.5)
+SelectivelyContrastiveLoss(0.2, form="program")
 AngularLoss(angle=40)
 SignalToNoiseRatioContrastiveLoss(margin=1.0)
 HistogramLoss(bins=50)

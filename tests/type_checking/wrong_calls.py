@@ -35,6 +35,7 @@ from embedding_expansion import (
     ProxyAnchorLoss,
     RankedListLoss,
     RecallAtKLoss,
+    SelectivelyContrastiveLoss,
     SmoothAPLoss,
     SoftTripleLoss,
     SubCenterArcFaceLoss,
@@ -83,6 +84,7 @@ SupConLoss(temperature="0.1")  # wrong
 NTXentLoss(ignore_index="none")  # wrong
 NCALoss(objective="linear")  # wrong
 RankedListLoss(temperature=10.0)  # wrong
+SelectivelyContrastiveLoss(form="paper")  # wrong
 AngularLoss(angle=[45.0])  # wrong
 HistogramLoss(bins=10.5)  # wrong
 FastAPLoss(bins="10")  # wrong

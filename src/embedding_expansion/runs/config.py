@@ -24,6 +24,8 @@ from embedding_expansion.runs.options import TrainConfig
 #: Sections with arbitrary entries.
 _FREE = ("loss",)
 _WRITE = "write options as steps: 300"
+#: Options that a run folder may lack because it is older than they are, and what they mean there.
+BEFORE_FORMS = {"expansion.form": "paper"}
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -119,7 +121,9 @@ def load(path: Path) -> TrainConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path} cannot be read ({error}); pass a run folder made by embex train") from error
     try:
-        return from_namespace(parser().parse_string(text))
+        command_line = parser()
+        command_line.set_defaults(BEFORE_FORMS)
+        return from_namespace(command_line.parse_string(text))
     except (jsonargparse.ArgumentError, InvalidInput) as error:
         raise RunError(f"{path} is not the configuration of a run: {sentence(str(error), [*may_be_null()])}") from error
 

@@ -7,10 +7,11 @@ run is set up.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, TypeAlias
 
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.forms import DEFAULT_FORM, FORMS, Form, FormName, Scope
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -73,18 +74,48 @@ class ModelConfig:
 class ExpansionConfig:
     """Embedding expansion."""
 
+    form: Annotated[
+        FormName,
+        "paper: the hardest points of every two classes; anchor: as in the released program; negative: the anchor "
+        "against the hardest points of other classes; balanced, balanced_negative: paper and negative with balance; "
+        "selective: a positive does not pull where a negative is closer; samples: synthetic points join the batch; "
+        "none: no expansion",
+    ] = DEFAULT_FORM
     n: Annotated[
         int | Literal["inf", "none"],
-        "synthetic points per pair; inf: the whole arc between the points; 0: only the hardest pairs; none: no "
-        "expansion (better when training from scratch with hphn_triplet)",
+        "synthetic points per pair; inf: the whole arc between the points; 0: only the hardest pairs; none: as form "
+        "none",
     ] = 2
     scope: Annotated[
-        Literal["class_pair", "anchor"], "class_pair: the paper's formula; anchor: that of the released program"
-    ] = "class_pair"
-    normalize_synthetic: Annotated[bool, "L2-normalise the synthetic points"] = True
-    max_segments: Annotated[
-        int | None, "maximum number of expanded pairs per class (scope class_pair); default: all"
+        Scope | None,
+        "points on the anchor's side; class_pair: those of its class; anchor: those towards its partner; negative: the "
+        "anchor alone; default: that of the form",
     ] = None
+    balance: Annotated[
+        bool | Literal["sphere"] | None,
+        "reduce the pull so that expansion does not make the points coincide; sphere: a variant for unit rows; "
+        "default: that of the form",
+    ] = None
+    normalize_synthetic: Annotated[bool, "L2-normalise the synthetic points"] = True
+    max_segments: Annotated[int | None, "maximum number of expanded pairs per class; default: all"] = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the loss is trained without expansion."""
+        return "none" in (self.form, self.n)
+
+    @property
+    def search(self) -> Form | None:
+        """The form with the given scope and balance; None for the forms that do not search for hardest pairs."""
+        if self.is_plain or self.form not in FORMS:
+            return None
+        form = FORMS[self.form]
+        scope, balance = self.scope, self.balance
+        return replace(
+            form,
+            scope=form.scope if scope is None else scope,
+            balance=form.balance if balance is None else balance,
+        )
 
 
 @dataclass(frozen=True)
@@ -139,7 +170,8 @@ class TrainConfig:
         "name of the loss; its parameters as in --loss.alpha 2, --loss.mining semihard, --loss.ks [1,4]",
     ] = field(default_factory=lambda: {"name": "multi_similarity"})
     expansion: Annotated[
-        ExpansionConfig, "expansion (can hurt when training from scratch, e.g. with triplet: compare --expansion none)"
+        ExpansionConfig,
+        "expansion (a training from scratch can collapse with the form paper: compare balanced_negative and none)",
     ] = field(default_factory=ExpansionConfig)
     miner: Annotated[MinerConfig, "miner"] = field(default_factory=MinerConfig)
     memory: Annotated[MemoryConfig, "cross-batch memory (not with proxy losses)"] = field(default_factory=MemoryConfig)
@@ -256,24 +288,55 @@ def check_numbers(config: TrainConfig) -> None:
 
 
 def _check_expansion(expansion: ExpansionConfig, sampler: SamplerConfig) -> None:
-    if expansion.n == "none":
-        return
-    if expansion.n != "inf" and expansion.n < 0:
-        raise InvalidInput(f"expansion.n is {expansion.n}; pass 0 or more, inf, or none for no expansion")
-    if expansion.scope == "anchor" and sampler.images_per_class % 2:
+    n, form = expansion.n, expansion.form
+    _check_form(expansion)
+    if isinstance(n, int) and n < 0:
+        raise InvalidInput(f"expansion.n is {n}; pass 0 or more, inf, or none for no expansion")
+    if _pairs_images(expansion) and sampler.images_per_class % 2:
         raise InvalidInput(
             f"sampler.images_per_class is {sampler.images_per_class}, but --expansion.scope anchor pairs the images of "
             "a class; pass an even number, or --expansion.scope class_pair"
         )
+    if form == "samples" and n in (0, "inf"):
+        raise InvalidInput(
+            f"expansion.n is {n}, but the form samples adds n points per pair to the batch; pass 1 or more"
+        )
+
+
+def _check_form(expansion: ExpansionConfig) -> None:
+    """Checks that the form does not contradict the options that override a part of it."""
+    n, form = expansion.n, expansion.form
+    # With n none the form may be the default, or that of a run that is older than the forms.
+    if n == "none" and form not in ("none", "paper", DEFAULT_FORM):
+        raise InvalidInput(
+            f"expansion.n is none, which trains without expansion, but expansion.form is {form}; pass only one of them"
+        )
+    without = "the run has no expansion" if expansion.is_plain else "the form samples does not search for hardest pairs"
+    if (expansion.is_plain or form == "samples") and expansion.balance not in (None, False):
+        balance = str(expansion.balance).lower()
+        raise InvalidInput(f"expansion.balance is {balance}, but {without}; pass another expansion.form, or no balance")
+    if expansion.search is not None and expansion.search.selective and expansion.search.balance is not False:
+        raise InvalidInput("expansion.balance and the form selective both reduce the pull; pass only one of them")
+    if form == "samples" and not expansion.is_plain and expansion.scope is not None:
+        raise InvalidInput(
+            f"expansion.scope is {expansion.scope}, but {without}; pass another expansion.form, or no scope"
+        )
+
+
+def _pairs_images(expansion: ExpansionConfig) -> bool:
+    """Whether the images of a class are paired, so that their number must be even."""
+    return expansion.search is not None and expansion.search.scope == "anchor"
 
 
 def _check_memory(config: TrainConfig) -> None:
-    memory, by_anchor = config.memory, config.expansion.n != "none" and config.expansion.scope == "anchor"
+    memory = config.memory
     if memory.size == "none":
         if memory.start:
             raise InvalidInput(f"memory.start is {memory.start}, but there is no memory; pass --memory.size as well")
         return
-    if memory.size % 2 and by_anchor:
+    if config.expansion.search is None and not config.expansion.is_plain:
+        raise InvalidInput("the form samples takes no memory; pass another expansion.form, or no memory.size")
+    if memory.size % 2 and _pairs_images(config.expansion):
         raise InvalidInput(
             f"memory.size is {memory.size}, but --expansion.scope anchor pairs the images of a class; pass an even "
             "number, or --expansion.scope class_pair"

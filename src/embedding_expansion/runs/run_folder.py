@@ -213,6 +213,10 @@ class RunFolder:
             raise RunError(f"line {number} of {self._log} is not the entry of a step; remove it to continue without it")
         return entry
 
+    def has_warned(self) -> bool:
+        """Whether log.jsonl holds a warning."""
+        return any("warning" in entry for entry in self.read_log())
+
     def cut_log(self, step: int) -> None:
         """Removes entries after a step, and an incomplete last line."""
         text = "".join(json.dumps(entry) + "\n" for entry in self.read_log() if entry["step"] <= step)
@@ -228,7 +232,7 @@ def _is(value: object, kind: type) -> bool:
 
 def default_path(config: TrainConfig) -> str:
     """runs/DATA-LOSS-TIME, with a number appended if it exists."""
-    expansion = "" if config.expansion.n == "none" else "ee-"
+    expansion = "" if config.expansion.is_plain else "ee-"
     name = f"{Path(config.data.name).stem}-{expansion}{config.loss['name']}-{time.strftime('%Y%m%d-%H%M%S')}"
     candidates = [Path("runs") / name, *(Path("runs") / f"{name}-{number}" for number in range(2, 100))]
     return str(next((path for path in candidates if not path.exists()), candidates[0]))

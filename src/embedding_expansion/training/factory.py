@@ -24,6 +24,7 @@ from embedding_expansion.core.miners import (
 )
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
+from embedding_expansion.core.synthetic_samples import SyntheticSamples
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.errors import InvalidInput, UnknownName
 from embedding_expansion.model.backbones import OF_VECTORS
@@ -89,17 +90,19 @@ def make_miner(config: TrainConfig) -> Miner | None:
 
 
 def _expanded(loss: PairLoss, name: str, expansion: ExpansionConfig) -> PairLoss:
-    if expansion.n == "none":
+    n, search = expansion.n, expansion.search
+    points: dict[str, Any] = {
+        "n": math.inf if n == "inf" else n,
+        "normalize_synthetic": expansion.normalize_synthetic,
+        "max_segments": expansion.max_segments,
+    }
+    if expansion.is_plain:
         return loss
+    if search is None:
+        return SyntheticSamples(loss, **points)
     if loss.not_expandable:
         raise InvalidInput(f"the loss {name} cannot be expanded: {loss.not_expandable}; pass --expansion none")
-    return EmbeddingExpansion(
-        loss,
-        n=math.inf if expansion.n == "inf" else expansion.n,
-        scope=expansion.scope,
-        normalize_synthetic=expansion.normalize_synthetic,
-        max_segments=expansion.max_segments,
-    )
+    return EmbeddingExpansion(loss, scope=search.scope, balance=search.balance, selective=search.selective, **points)
 
 
 def _with_memory(loss: PairLoss, config: TrainConfig) -> PairLoss:

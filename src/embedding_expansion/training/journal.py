@@ -6,10 +6,14 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from embedding_expansion.runs.run_folder import RunFolder
+
+#: What `last_statistics` holds of a balanced loss besides `balance` itself.
+BALANCE = ("pull", "push", "plain_pull", "plain_push", "no_push")
 
 
 class Journal:
@@ -20,7 +24,9 @@ class Journal:
         self._writer = None if run is None else SummaryWriter(str(run.tensorboard), purge_step=step + 1)
         hidden = run is None or not sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=step, unit="step", disable=hidden, leave=False)
-        self._images, self._seconds = 0, 0.0  # since the last call of images_per_second
+        self._steps, self._images, self._seconds = 0, 0, 0.0  # since the last call of figures
+        self._without_push: Tensor | float = 0.0  # steps since then whose expanded table does not push
+        self._statistics: dict[str, Tensor] = {}  # of the last step
 
     def __enter__(self) -> Journal:
         return self
@@ -30,21 +36,33 @@ class Journal:
         if self._writer is not None:
             self._writer.close()
 
-    def count(self, loss: float, images: int, seconds: float) -> None:
-        """Counts a step: its loss, its images, and its duration including the wait for the images."""
+    def count(self, loss: float, images: int, seconds: float, statistics: dict[str, Tensor]) -> None:
+        """Counts a step: its loss, images, duration including the wait for the images, and `last_statistics`."""
+        self._steps += 1
         self._images += images
         self._seconds += seconds
+        self._without_push = self._without_push + statistics.get("no_push", 0.0)  # on a GPU without waiting for it
+        self._statistics = statistics
         self._bar.set_postfix_str(f"loss {loss:.4f}, {images / seconds:.0f} images/s", refresh=False)
         self._bar.update()
 
-    def images_per_second(self) -> float:
-        """The training speed since the last call, without evaluations and checkpoints."""
-        rate = self._images / self._seconds if self._seconds else 0.0
-        self._images, self._seconds = 0, 0.0
-        return rate
+    def figures(self) -> dict[str, Any]:
+        """The figures of the loss, and the speed since the last call without evaluations and checkpoints.
+
+        Those of the balance are grouped: `share` is the share of the pull that is kept, and `no_push` the share of the
+        steps since the last call whose expanded table does not push. The others are of the last step.
+        """
+        figures: dict[str, Any] = {name: value.item() for name, value in self._statistics.items()}
+        if "balance" in figures:
+            inner = {"share": figures.pop("balance")}
+            inner |= {name: figures.pop(name) for name in BALANCE if name in figures}
+            figures["balance"] = inner | {"no_push": float(self._without_push) / max(self._steps, 1)}
+        figures["images_per_second"] = round(self._images / self._seconds if self._seconds else 0.0, 1)
+        self._steps, self._images, self._seconds, self._without_push = 0, 0, 0.0, 0.0
+        return figures
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Writes a line of log.jsonl and the same numbers as TensorBoard events; skips entries without numbers."""
+        """Writes a line of log.jsonl and its numbers as TensorBoard events; skips entries that hold only a step."""
         if self._run is None or self._writer is None or len(entry) == 1:
             return
         self._run.log(entry)
@@ -61,5 +79,8 @@ class Journal:
 def _flat(entry: dict[str, Any], prefix: str = "") -> dict[str, float]:
     flat: dict[str, float] = {}
     for name, value in entry.items():
-        flat |= _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": float(value)}
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}/")
+        elif not isinstance(value, str):
+            flat[f"{prefix}{name}"] = float(value)
     return flat

@@ -19,6 +19,7 @@ from embedding_expansion.model.network import EmbeddingModel, NotFinite, all_fin
 from embedding_expansion.model.weights import save_tensors
 from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training import checkpoint
+from embedding_expansion.training.collapse import CollapseWatch
 from embedding_expansion.training.evaluation import autocast, measure_retrieval
 from embedding_expansion.training.factory import set_learning_rate
 from embedding_expansion.training.job import Job
@@ -84,9 +85,11 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
     job.cache_features()
     ranks.broadcast(None)  # waits for the first rank, which may evaluate first
     with StopSignal() as stop, Journal(run if ranks.is_first else None, state.step, config.steps) as journal:
+        watch = CollapseWatch(job.loss, config, has_warned=ranks.is_first and run.has_warned())
         began, share = time.perf_counter(), ranks.share(job.batch_size)
         for step, inputs, labels in job.batches(state.step, share):
             _check_share(len(labels), share, job, ranks)
+            labels = labels.to(job.device)
             torch.manual_seed(step_seed(config.seed, step))
             lr = set_learning_rate(job.optimizer, config.optimizer, step, config.steps)
             _freeze_batch_norm(job, step)
@@ -97,7 +100,7 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
                 scaler,
                 ranks,
                 inputs.to(job.device),
-                labels.to(job.device),
+                labels,
                 step < config.warmup_head,
             )
             state.step = step + 1
@@ -105,8 +108,9 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
                 follow(job.average, job.model, config.ema, state.step)
             seconds = time.perf_counter() - began
             state.training_seconds += seconds
-            journal.count(value, job.batch_size, seconds)
-            stops = _between_steps(job, state, run, ranks, journal, scaler, {"loss": value, "lr": lr})
+            journal.count(value, job.batch_size, seconds, job.loss.last_statistics)
+            warning = watch.step(value, labels, ranks)
+            stops = _between_steps(job, state, run, ranks, journal, scaler, {"loss": value, "lr": lr}, warning)
             stopped_by = ranks.maximum(stop.number)
             if stopped_by and ranks.is_first:
                 _save(job, state, scaler, run, ranks.world)
@@ -181,17 +185,20 @@ def _between_steps(
     journal: Journal,
     scaler: torch.amp.GradScaler,
     figures: dict[str, float],
+    warning: str,
 ) -> bool:
     """Logs, evaluates and saves when it is due; returns whether to stop early."""
     config = job.config
     entry: dict[str, Any] = {"step": state.step}
     if state.is_due(config.log_every, config):
         entry |= {"loss": ranks.average(figures["loss"]), "lr": figures["lr"]}
-        entry |= {name: value.item() for name, value in job.loss.last_statistics.items()}
-        entry["images_per_second"] = round(journal.images_per_second(), 1)
+        entry |= journal.figures()
     judged = job.selects_on if state.is_due(config.eval_every, config) else None
     saves = judged is not None or state.is_due(config.checkpoint_every, config)
     if ranks.is_first:
+        if warning:
+            entry["warning"] = warning
+            journal.print(f"warning: step {state.step}: {warning}")
         if judged is not None:
             entry |= _evaluate(job, judged, state, journal)
         journal.write(entry)

@@ -8,6 +8,7 @@ from typing import Any
 from embedding_expansion.core.search import native
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.loader import broken_sentence
+from embedding_expansion.runs.options import ExpansionConfig
 from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training.job import Job
 from embedding_expansion.training.ranks import batch_norm_warning
@@ -28,13 +29,10 @@ def print_setup(job: Job, state: State, world: int) -> None:
     print(f"data: {job.dataset.name}; {_size(job.train)} train{held}; {_size(job.dataset.test)} test")
     if job.dataset.left_out:
         print(job.dataset.left_out)
-    expansion = config.expansion
-    kind = "normalised" if expansion.normalize_synthetic else "not normalised"
-    expanded = f"embedding expansion, n = {expansion.n}, scope {expansion.scope}, synthetic points {kind}"
     given = "".join(f", {name} {value}" for name, value in config.loss.items() if name != "name")
     more = "" if config.miner.name == "none" else f", miner {config.miner.name}"
     more += "" if config.memory.size == "none" else f", memory of {config.memory.size} embeddings"
-    print(f"loss: {config.loss['name']}{given}; {'plain' if expansion.n == 'none' else expanded}{more}")
+    print(f"loss: {config.loss['name']}{given}; {_expansion(config.expansion)}{more}")
     print(f"model: {config.model.backbone}, {config.model.dim} dimensions, {_input(job)}")
     batch = f"{config.sampler.classes_per_batch} classes x {config.sampler.images_per_class} images"
     optimizer = f"{config.optimizer.name} at {config.optimizer.lr}"
@@ -45,7 +43,9 @@ def print_setup(job: Job, state: State, world: int) -> None:
     if extras:
         print(f"also: {'; '.join(extras)}")
     processes = f"{world} processes, " if world > 1 else ""
-    search = "" if expansion.n == "none" else f", search for hardest pairs: {native.describe(job.device.type)}"
+    search = (
+        "" if config.expansion.search is None else f", search for hardest pairs: {native.describe(job.device.type)}"
+    )
     print(f"machine: {processes}{job.device}, {config.threads} threads, {job.precision}{search}", flush=True)
     if config.protocol == "paper":
         print(
@@ -89,6 +89,17 @@ def print_result(metrics: dict[str, Any], run: RunFolder) -> None:
     if metrics["broken_images"]:
         print(broken_sentence(dict.fromkeys(map(Path, metrics["broken_images"]), "")))
     print(f"run folder: {run.path}", flush=True)
+
+
+def _expansion(expansion: ExpansionConfig) -> str:
+    kind, search = "normalised" if expansion.normalize_synthetic else "not normalised", expansion.search
+    if expansion.is_plain:
+        return "plain"
+    if search is None:
+        return f"synthetic points join the batch, n = {expansion.n}, synthetic points {kind}"
+    balance = {False: "", True: ", balanced", "sphere": ", balanced on the sphere"}[search.balance]
+    selective = ", selective pull" if search.selective else ""
+    return f"embedding expansion, n = {expansion.n}, scope {search.scope}{balance}{selective}, synthetic points {kind}"
 
 
 def _input(job: Job) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from .registry import oracle
 from .tables import Table
@@ -99,4 +100,23 @@ def angular(table: Table, angle: float = 45.0) -> list[list[Term]]:
             both = [t + u for t, u in zip(negatives, of_partner or negatives, strict=True)]  # shared by both, if none
             values.append(torch.log(1 + add([torch.exp(4 * tangent * t - 2 * (1 + tangent) * s) for t in both])))
         terms.append([(add(values), len(positives))])
+    return terms
+
+
+@oracle("inner", {"temperature": 0.3, "hard_weight": 0.5, "form": "program"})
+def selectively_contrastive(
+    table: Table, temperature: float = 0.1, hard_weight: float = 1.0, form: str = "equation"
+) -> list[list[Term]]:
+    terms = []
+    for positives, negatives in zip(table.positives, table.negatives, strict=True):
+        usable = [s for s in positives if form == "equation" or s <= 0.9999]
+        if not usable or not negatives:
+            terms.append([(ZERO, 0)])
+            continue
+        near, far = max(usable, key=Tensor.item), max(negatives, key=Tensor.item)
+        if far - near > 1e-13 or (form == "program" and far > 0.8):
+            terms.append([(hard_weight * far, 1)])
+        else:
+            both = torch.exp(near / temperature), torch.exp(far / temperature)
+            terms.append([(-torch.log(both[0] / (both[0] + both[1])), 1)])
     return terms

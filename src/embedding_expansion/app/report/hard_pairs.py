@@ -59,7 +59,7 @@ class Selection:
 def select(job: Job, count: int) -> Selection:
     """Selects the hardest pairs in the first training batches, with the model's current weights and test transform.
 
-    Without expansion the pairs are pairs of images (n = 0). A cross-batch memory is ignored. Classes with an unreadable
+    Without a search the pairs are pairs of images (n = 0). A cross-batch memory is ignored. Classes with an unreadable
     image are skipped.
 
     Raises:
@@ -92,14 +92,18 @@ def _batch(job: Job, step: int) -> tuple[Float[Tensor, "b d"], Int[np.ndarray, "
 
 
 def _pairs_of(job: Job, vectors: Float[Tensor, "b d"], rows: Int[np.ndarray, " b"]) -> list[HardPair]:
-    """The hardest pairs of a batch: for every two classes, or for every anchor and class in anchor scope."""
+    """The hardest pairs of a batch: for every two classes in class-pair scope, otherwise for every anchor and class."""
     labels = job.train.labels[rows]
     classes = np.unique(labels)
     if len(classes) < 2:
         return []
     expansion = job.config.expansion
-    n = 0 if expansion.n == "none" else math.inf if expansion.n == "inf" else expansion.n
-    scope: Scope = "class_pair" if expansion.n == "none" else expansion.scope
+    n: float = math.inf if expansion.n == "inf" else 0 if expansion.n == "none" else expansion.n
+    scope: Scope = "class_pair"
+    if expansion.search is None:
+        n = 0
+    else:
+        scope = expansion.search.scope
     metric = _metric(job.loss)
     search = partial(
         hardest,

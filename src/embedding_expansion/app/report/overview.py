@@ -89,9 +89,15 @@ def curves(log: Log, kept: int | None) -> list[Chart]:
         chart("Loss", {"loss": _series(log, "loss")}, mark=kept),
         chart(f"Retrieval on {of}", quality, mark=kept),
         chart("Shares of a batch", shares, bounds=(0.0, 1.0), mark=kept),
+        chart("Share of the pull that balance keeps", {"share": _balance(log)}, bounds=(0.0, 1.0), mark=kept),
         chart("Learning rate", {"learning rate": _series(log, "lr")}, mark=kept),
     ]
     return [each for each in drawn if each is not None]
+
+
+def warnings(log: Log) -> list[tuple[int, str]]:
+    """The warnings of the run and their steps."""
+    return [(entry["step"], entry["warning"]) for entry in log if isinstance(entry.get("warning"), str)]
 
 
 def table(log: Log) -> tuple[list[str], list[list[str]]]:
@@ -101,11 +107,15 @@ def table(log: Log) -> tuple[list[str], list[list[str]]]:
     for entry in log:
         judged = entry.get("validation", entry.get("test"))
         figures = {title: entry[name] for name, title in names.items() if _is_number(entry.get(name))}
+        if isinstance(group := entry.get("balance"), dict):
+            figures["balance"] = group.get("share")
         if isinstance(judged, dict):
             figures |= {"Recall@1": judged.get("recall_at_1"), "MAP@R": judged.get("map_at_r")}
         if figures:
             rows.append((entry["step"], figures))
-    columns = [name for name in (*names.values(), "Recall@1", "MAP@R") if any(name in row for _, row in rows)]
+    columns = [
+        name for name in (*names.values(), "balance", "Recall@1", "MAP@R") if any(name in row for _, row in rows)
+    ]
     chosen = [rows[round(place)] for place, _ in thin([(float(place), 0.0) for place in range(len(rows))], ROWS)]
     shown = [[f"{step:g}", *(_short(row.get(name)) for name in columns)] for step, row in chosen]
     return ["step", *columns], shown
@@ -113,6 +123,11 @@ def table(log: Log) -> tuple[list[str], list[list[str]]]:
 
 def _series(log: Log, name: str) -> list[tuple[float, float]]:
     return [(float(entry["step"]), float(entry[name])) for entry in log if _is_number(entry.get(name))]
+
+
+def _balance(log: Log) -> list[tuple[float, float]]:
+    groups = [(entry["step"], entry["balance"]) for entry in log if isinstance(entry.get("balance"), dict)]
+    return [(float(step), float(group["share"])) for step, group in groups if _is_number(group.get("share"))]
 
 
 def _is_number(value: object) -> bool:
@@ -127,7 +142,8 @@ def title(config: TrainConfig, data: str) -> str:
     """The title of the report: loss and data set."""
     expansion, name = config.expansion, str(config.loss["name"])
     loss = BY_NAME[name].__name__ if name in BY_NAME else name
-    expanded = "" if expansion.n == "none" else f" with embedding expansion (n = {expansion.n})"
+    form = "" if expansion.form == "paper" else f"{expansion.form.replace('_', ' ')}, "
+    expanded = "" if expansion.is_plain else f" with embedding expansion ({form}n = {expansion.n})"
     return f"{loss}{expanded} on {data}"
 
 

@@ -90,6 +90,7 @@ def render(run: RunFolder, config: TrainConfig, tested: Tested | None, missing: 
             missing=missing,
             changes=[] if tested is None else tested.job.changes,
             steps=(max((entry["step"] for entry in log), default=0), config.steps),
+            warnings=overview.warnings(log),
             optimistic=config.protocol == "paper",
             measures=overview.measures(before, metrics or {}),
             charts=overview.curves(log, metrics["selected_step"] if metrics else None),
