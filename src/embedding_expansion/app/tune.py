@@ -49,7 +49,9 @@ def run(arguments: list[str]) -> int:
     )
     options.set_defaults({"validation_share": SHARE})
     given = parse(options, [long_option(argument) for argument in arguments])
-    arms, trials, search, folds, measure = (given.pop(name) for name in ("arms", "trials", "search", "folds", "measure"))
+    arms, trials, search, folds, measure = (
+        given.pop(name) for name in ("arms", "trials", "search", "folds", "measure")
+    )
     config = from_namespace(given)
     if importlib.util.find_spec("optuna") is None:
         raise InvalidInput("embex tune needs Optuna; run pip install 'embedding-expansion[tune]'")

@@ -243,8 +243,8 @@ def check_numbers(config: TrainConfig) -> None:
         )
     if not config.measure_test and config.protocol != "validation":
         raise InvalidInput(
-            f"measure_test is false, but --protocol {config.protocol} holds out no training classes to measure instead; "
-            "pass --protocol validation"
+            f"measure_test is false, but --protocol {config.protocol} holds out no classes to measure instead; pass "
+            "--protocol validation"
         )
     if not 0 < config.validation_share < 1:
         raise InvalidInput(f"validation_share is {config.validation_share}; pass a number between 0 and 1")

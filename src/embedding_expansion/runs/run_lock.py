@@ -44,9 +44,7 @@ class RunLock:
         RunError: the folder is not writable.
     """
 
-    def __init__(
-        self, folder: Path, instead: str = "wait until it has ended, or stop it", *, name: str = LOCK
-    ) -> None:
+    def __init__(self, folder: Path, instead: str = "wait until it has ended, or stop it", *, name: str = LOCK) -> None:
         self._folder, self._instead, self._name = folder, instead, name
         self._file: IO[str] | None = None
 

@@ -74,5 +74,3 @@ def _of_fold(split: Split, tensors: dict[str, Tensor], flip: bool) -> Features:
 def on_device(features: Features, device: torch.device) -> Features:
     """The features on the device of the head."""
     return {key: (values.to(device), images) for key, (values, images) in features.items()}
-
-

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from embedding_expansion.errors import InvalidInput
+from embedding_expansion.errors import InvalidInput, UnknownName
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.factory import make_loss
 from embedding_expansion.training.fingerprint import Fingerprint, fingerprint
@@ -94,7 +94,7 @@ def make_plan(
         InvalidInput, UnknownName, DataError: an option is invalid, or the data cannot be opened.
     """
     chosen = check_arms(list(arms))
-    _check(config, trials, folds)
+    _check(config, trials, folds, measure)
     data = located(config.data)
     weights = None if config.model.weights is None else str(Path(config.model.weights).resolve())
     config = dataclasses.replace(
@@ -112,9 +112,7 @@ def make_plan(
     fewest = min((split.train for split in splits), key=lambda images: len(images.classes))
     config = dataclasses.replace(
         config,
-        sampler=dataclasses.replace(
-            config.sampler, classes_per_batch=make_sampler(fewest, config).classes_per_batch
-        ),
+        sampler=dataclasses.replace(config.sampler, classes_per_batch=make_sampler(fewest, config).classes_per_batch),
     )
     classes = len(fewest.classes)
     for arm in chosen:
@@ -122,14 +120,22 @@ def make_plan(
     images = int(np.unique(dataset.train.labels, return_counts=True)[1].min())
     space = make_space(config, search, classes, images)
     sides = Sides(dataset.train.class_names, (), dataset.test.class_names)
-    return Plan(config, dataset.name, chosen, trials, measure, space, splits, fingerprint(config, dataset, sides))
+    seen = fingerprint(comparable(config), dataset, sides)
+    return Plan(config, dataset.name, chosen, trials, measure, space, splits, seen)
 
 
-def _check(config: TrainConfig, trials: int, folds: int | None) -> None:
+def comparable(config: TrainConfig) -> TrainConfig:
+    """The configuration without what may differ between two processes of a study."""
+    return dataclasses.replace(config, threads=None, data=dataclasses.replace(config.data, workers=None))
+
+
+def _check(config: TrainConfig, trials: int, folds: int | None, measure: str) -> None:
     if not 1 <= trials <= _MOST:
         raise InvalidInput(f"trials is {trials}; pass a number of 1 to {_MOST:,}")
     if folds is not None and not 1 <= folds <= 100:
         raise InvalidInput(f"folds is {folds}; pass a number of 1 to 100")
+    if measure not in MEASURES:
+        raise UnknownName("measure to maximise", measure, MEASURES)
     if config.protocol != "validation":
         raise InvalidInput(
             f"--protocol {config.protocol} does not select on held-out training classes, as tuning must; omit it"

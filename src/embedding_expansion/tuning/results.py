@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,9 @@ def standings(results: Sequence[Result]) -> list[Standing]:
 
 def leaderboard(found: Sequence[Standing], plan: Plan) -> list[str]:
     """The standings as lines of text."""
-    lines = [f"  {'arm':<18}{'trials':>7}{MEASURES[plan.measure]:>10}{'first':>8}{'MAP@R':>8}{'steps':>9}{'time':>8}  best"]
+    lines = [
+        f"  {'arm':<18}{'trials':>7}{MEASURES[plan.measure]:>10}{'first':>8}{'MAP@R':>8}{'steps':>9}{'time':>8}  best"
+    ]
     for standing in found:
         best, first = standing.best, standing.results[0]
         lines.append(
@@ -133,18 +136,14 @@ def best_config(plan: Plan, best: Result) -> TrainConfig:
     It trains as many steps as gave the best value on the held-out classes, and keeps the last weights.
     """
     config = plan.space.apply(with_arm(plan.config, best.arm), best.values, best.number)
-    return dataclasses.replace(
-        config, steps=best.step or config.steps, protocol="last", measure_before=True, measure_test=True
-    )
+    steps = max(best.step, config.memory.start + 1)
+    return dataclasses.replace(config, steps=steps, protocol="last", measure_before=True, measure_test=True)
 
 
-def write_best(plan: Plan, found: Sequence[Standing], folder: Path) -> dict[str, Path]:
-    """Writes the best configuration of each arm of the plan that has a model; returns the files."""
-    written = {}
+def write_best(plan: Plan, found: Sequence[Standing], folder: Path) -> None:
+    """Writes the best configuration of each arm that is in the plan and has a model."""
     for standing in found:
         if standing.arm in plan.arms and not standing.best.diverged:
             path = folder / f"{standing.arm}.yaml"
             text = configuration.dump(best_config(plan, standing.best))
-            write_atomically(path, lambda partial, text=text: partial.write_text(text, encoding="utf-8"))
-            written[standing.arm] = path
-    return written
+            write_atomically(path, functools.partial(Path.write_text, data=text, encoding="utf-8"))

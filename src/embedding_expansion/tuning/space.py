@@ -1,4 +1,4 @@
-"""The search space of a study, which all arms share, and the budget of each trial, which depends on its number alone."""
+"""The search space of a study, which all arms share, and the budget of each trial, which its number alone decides."""
 
 from __future__ import annotations
 

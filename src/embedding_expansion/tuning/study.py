@@ -28,12 +28,13 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.files import read_json, write_json
 from embedding_expansion.runs.run_lock import LockHeld, RunLock
 from embedding_expansion.training.fingerprint import Fingerprint, changed_data, changed_options
-from embedding_expansion.tuning.plan import Plan
+from embedding_expansion.tuning.plan import Plan, comparable
 from embedding_expansion.tuning.results import Result
 from embedding_expansion.tuning.space import Choice, Range, Value
 
@@ -111,7 +112,7 @@ class Study:
         was = read_json(self._about, f"restore it, or {_OTHER}")
         now = json.loads(json.dumps(settings))
         changes = [f"{name} is {now[name]} and was {was.get(name)}" for name in now if now[name] != was.get(name)]
-        changes += changed_options(before, self.plan.config) + changed_data(before, self.plan.seen)
+        changes += changed_options(before, comparable(self.plan.config)) + changed_data(before, self.plan.seen)
         if changes:
             shown = "; ".join(change.replace(" in config.yaml", "") for change in changes)
             raise RunError(f"{self.path} is a study of something else: {shown}; undo this, or {_OTHER}")
@@ -141,7 +142,7 @@ class Study:
         Returns:
             The trial, or None if all trials are complete or run in other processes.
         """
-        with self.lock("next"):
+        with self.lock("next"), _database():
             trials = {arm: self._trials(arm) for arm in self.plan.arms}
             for number in range(self.plan.trials):
                 for arm in self.plan.arms:
@@ -157,33 +158,21 @@ class Study:
 
     def finish(self, claim: Claim, result: Result) -> None:
         """Stores the result of a trial."""
-        study = self._study(claim.arm)
-        with self.lock("next"):
+        with self.lock("next"), _database():
+            study = self._study(claim.arm)
             (known,) = [trial for trial in study.get_trials(deepcopy=False) if trial.number == claim.database_number]
             self._note(known, _RESULT, result.as_json())
             study.tell(claim.database_number, result.value)
 
     def results(self) -> list[Result]:
         """The results of all complete trials, by arm and number."""
-        names = sorted(optuna.get_all_study_names(self._storage))
-        ordered = [*self.plan.arms, *(name for name in names if name not in self.plan.arms)]
-        found = []
-        for arm in ordered:
-            trials = self._trials(arm) if arm in names else {}
-            found += [
+        with _database():
+            return [
                 Result.from_json(arm, trial.user_attrs[_RESULT])
-                for _, trial in sorted(trials.items())
+                for arm in sorted(optuna.get_all_study_names(self._storage))
+                for _, trial in sorted(self._trials(arm).items())
                 if trial.state is TrialState.COMPLETE
             ]
-        return found
-
-    def running(self) -> int:
-        """The number of trials that other processes run, as far as the database knows."""
-        return sum(
-            number < self.plan.trials and not trial.state.is_finished()
-            for arm in self.plan.arms
-            for number, trial in self._trials(arm).items()
-        )
 
     def _study(self, arm: str) -> optuna.Study:
         return optuna.create_study(
@@ -217,16 +206,24 @@ class Study:
         self._storage.set_trial_user_attr(trial._trial_id, name, value)
 
 
-def _open(path: Path) -> optuna.storages.RDBStorage:
-    from sqlalchemy.exc import SQLAlchemyError
-
+@contextmanager
+def _database() -> Iterator[None]:
+    """Reports a broken or locked database in one sentence."""
     try:
-        return optuna.storages.RDBStorage(
-            f"sqlite:///{path.resolve()}", engine_kwargs={"connect_args": {"timeout": _BUSY}}
-        )
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise RunError(f"{path} cannot be opened ({reason}); restore it, or {_OTHER}") from error
+        yield
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, json.JSONDecodeError) as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise RunError(f"study.sqlite cannot be used ({reason}); restore it, or {_OTHER}") from error
+
+
+def _open(path: Path) -> optuna.storages.RDBStorage:
+    with _database():
+        try:
+            return optuna.storages.RDBStorage(
+                f"sqlite:///{path.resolve()}", engine_kwargs={"connect_args": {"timeout": _BUSY}}
+            )
+        except RuntimeError as error:  # written by another version of Optuna
+            raise RunError(f"{path} cannot be used ({' '.join(str(error).split())}); {_OTHER}") from error
 
 
 def _sampler(seed: int, number: int) -> BaseSampler:

@@ -88,12 +88,18 @@ def run_trial(
 
 
 def _run(config: TrainConfig, run: RunFolder, split: Split, features: Features | None) -> int:
-    """Trains a fold unless it is complete; returns the number of the signal that stopped it, or 0."""
+    """Trains a fold unless it is complete; returns the number of the signal that stopped it, or 0.
+
+    What the run prints is dropped, as its log has the same.
+    """
     if run.path.exists() and run.read_metrics() is not None:
         return 0
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):  # the log has the same
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         outcome = _resumed(run) if features is None else None  # a head begins again, which takes seconds
-        return (outcome or _begun(config, run, split, features)).signal
+        outcome = _begun(config, run, split, features) if outcome is None else outcome
+    if not outcome.signal:
+        shutil.rmtree(run.checkpoints)  # nothing is left to resume, and the folds of many trials would fill the disk
+    return outcome.signal
 
 
 def _resumed(run: RunFolder) -> Outcome | None:

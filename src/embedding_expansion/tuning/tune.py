@@ -45,14 +45,18 @@ def tune(plan: Plan, path: Path, show: Callable[[Study, list[Result]], object]) 
     return 0
 
 
-def _publish(study: Study, show: Callable[[Study, list[Result]], object], name: str = "", new: Result | None = None) -> None:
+def _publish(
+    study: Study, show: Callable[[Study, list[Result]], object], name: str = "", new: Result | None = None
+) -> None:
     """Prints the leaderboard, and writes the best configurations and the page."""
     with study.lock("next"):
         results = study.results()
         found = standings(results)
-        write_best(study.plan, found, study.best)
+        write_best(study.plan, [each for each in found if new is None or each.best == new], study.best)
         show(study, results)
     if new is not None:
-        said = f"diverged: {new.diverged}" if new.diverged else f"Recall@1 {new.recall_at_1:.3f}, MAP@R {new.map_at_r:.3f}"
+        said = (
+            f"diverged: {new.diverged}" if new.diverged else f"Recall@1 {new.recall_at_1:.3f}, MAP@R {new.map_at_r:.3f}"
+        )
         print(f"{name}: {said}, {new.seconds:.0f} s; {spelt(new)}")
         print("\n".join(leaderboard(found, study.plan)), flush=True)
