@@ -27,7 +27,7 @@ def heads(unreadable: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of heads on a frozen backbone."""
     out = tmp_path_factory.mktemp("heads") / "study"
     given = [*command(unreadable, out), "--model.freeze_backbone", "true", "--flip", "true", "--trials", "2"]
-    assert main([*given, "--arms", "none", "paper"]) == 0
+    assert main([*given, "--arms", "paper"]) == 0
     return out
 
 
@@ -76,7 +76,7 @@ def test_features_are_computed_once(heads: Path, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(EmbeddingModel, "features", counted)
     (data,) = {load(path).data.name for path in (out / "best").iterdir()}
-    given = [*command(Path(data), out), "--model.freeze_backbone", "true", "--flip", "true", "--arms", "none", "paper"]
+    given = [*command(Path(data), out), "--model.freeze_backbone", "true", "--flip", "true", "--arms", "paper"]
     assert main(given) == 0
     assert set(rows) == {1}  # the checks of the image size
     (out / "features.safetensors").unlink()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 
 from embedding_expansion.app.cli import main
@@ -18,11 +21,11 @@ from embedding_expansion.tuning.study import Study
 from .conftest import TRIALS, command
 from .study_files import stored, untimed
 
-TWO = ["none", "paper"]  # arms; the results of one do not depend on the others
-OF_TWO = ["--arms", *TWO]
+ONE = ["none"]  # arm; its results do not depend on the others
+TWO = ["none", "paper"]
 
 # Ends the process at its 7th checkpoint, in the second trial.
-ENDED = """
+KILLED = """
 import os, signal, sys
 from embedding_expansion.app.cli import main
 from embedding_expansion.training import loop
@@ -31,34 +34,49 @@ def ending(*given):
     save(*given)
     saved.append(1)
     if len(saved) == 7:
-        os.kill(os.getpid(), signal.{name})
+        os.kill(os.getpid(), signal.SIGKILL)
 loop._save = ending
-sys.exit(main(sys.argv[1:]))
+main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
-def test_a_study_that_was_ended_goes_on_from_the_last_checkpoint(
-    name: str, study: Path, unreadable: Path, tmp_path: Path
-) -> None:
+def test_a_killed_study_goes_on_from_the_last_checkpoint(study: Path, unreadable: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
-    program = [sys.executable, "-c", ENDED.format(name=name), *command(unreadable, out), *OF_TWO]
-    ended = subprocess.run(program, capture_output=True, text=True, timeout=120)
-    if name == "SIGKILL":
-        assert ended.returncode == -signal.SIGKILL
-    else:
-        assert ended.returncode == 128 + signal.SIGTERM
-        assert ended.stdout.endswith("stopped after saving; the same command goes on\n")
+    program = [sys.executable, "-c", KILLED, *command(unreadable, out), "--arms", *ONE]
+    assert subprocess.run(program, capture_output=True, timeout=120).returncode == -signal.SIGKILL
+    check_going_on(out, study, unreadable)
+
+
+def test_a_study_that_is_asked_to_stop_saves_first(
+    study: Path, unreadable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, save, saved = tmp_path / "study", loop._save, []
+
+    def stopping(*given: Any) -> None:
+        save(*given)
+        saved.append(1)
+        if len(saved) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_save", stopping)
+        assert main([*command(unreadable, out), "--arms", *ONE]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().out.endswith("stopped after saving; the same command goes on\n")
+    check_going_on(out, study, unreadable)
+
+
+def check_going_on(out: Path, study: Path, data: Path) -> None:
+    """One trial is complete, and the second one was ended early."""
     assert set(stored(out)) == {("none", 0)}
-    whole, begun = out / "trials" / "none-000", out / "trials" / "paper-000"
+    whole, begun = out / "trials" / "none-000", out / "trials" / "none-001"
     before = (whole / "metrics.json").stat().st_mtime_ns
     assert not (begun / "metrics.json").exists()
-    assert main([*command(unreadable, out), *OF_TWO]) == 0
+    assert main([*command(data, out), "--arms", *ONE]) == 0
     assert (whole / "metrics.json").stat().st_mtime_ns == before
     (resumed,) = json.loads((begun / "environment.json").read_text())["resumed"]
-    assert resumed["after_step"] == 3
-    assert untimed(out, TWO) == untimed(study, TWO)
-    for arm in TWO:
+    assert resumed["after_step"] in (2, 3)
+    assert untimed(out, ONE) == untimed(study, ONE)
+    for arm in ONE:
         assert (out / "best" / f"{arm}.yaml").read_text() == (study / "best" / f"{arm}.yaml").read_text()
 
 
@@ -66,47 +84,38 @@ class Interrupted(BaseException):
     """As a kill, but of the function only."""
 
 
-@pytest.mark.parametrize("moment", ["asked", "run", "noted", "whole"])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (optuna.trial.Trial, "set_user_attr"),  # the values of a trial are stored, but not its number
+        (trial, "best_step"),  # the run is complete, but not its result
+        (optuna.study.Study, "tell"),  # the result is stored, but the trial is not complete
+    ],
+    ids=["asked", "trained", "noted"],
+)
 def test_a_study_goes_on_from_any_moment(
-    moment: str, study: Path, unreadable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    owner: Any, name: str, study: Path, unreadable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, count = tmp_path / "study", 0
+    out, original, calls = tmp_path / "study", getattr(owner, name), []
 
-    def interrupt(*given: object, **named: object) -> object:
-        nonlocal count
-        count += 1
-        if count == 3:
+    def interrupted(*given: Any, **named: Any) -> Any:
+        calls.append(name)
+        if len(calls) == 2:
             raise Interrupted
         return original(*given, **named)
 
-    places = {
-        "asked": ("optuna.trial.Trial.set_user_attr", None),  # values are stored, but not the number
-        "run": (loop, "run_steps"),
-        "noted": ("optuna.study.Study.tell", None),  # the result is stored, but the trial is not complete
-        "whole": (trial, "_curve"),  # the run is complete, but not its result
-    }
-    place, name = places[moment]
     with monkeypatch.context() as patch:
-        if name is None:
-            module, _, name = str(place).rpartition(".")
-            package, _, owner = module.rpartition(".")
-            place = getattr(__import__(package, fromlist=[owner]), owner)
-        if moment == "run":
-            from embedding_expansion.training import run as runs
-
-            place = runs
-        original = getattr(place, name)
-        patch.setattr(place, name, interrupt)
+        patch.setattr(owner, name, interrupted)
         with pytest.raises(Interrupted):
-            main([*command(unreadable, out), *OF_TWO])
-    assert len(stored(out)) == 2
-    assert main([*command(unreadable, out), *OF_TWO]) == 0
-    assert untimed(out, TWO) == untimed(study, TWO)
+            main([*command(unreadable, out), "--arms", *ONE])
+    assert len(stored(out)) == 1
+    assert main([*command(unreadable, out), "--arms", *ONE]) == 0
+    assert untimed(out, ONE) == untimed(study, ONE)
 
 
 def test_two_processes_share_a_study(study: Path, unreadable: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
-    program = [sys.executable, "-m", "embedding_expansion", *command(unreadable, out), *OF_TWO]
+    program = [sys.executable, "-m", "embedding_expansion", *command(unreadable, out), "--arms", *TWO]
     both = [subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=180) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
@@ -120,10 +129,13 @@ def test_more_trials_and_more_arms_continue_a_study(unreadable: Path, tmp_path: 
     out, given = tmp_path / "study", command(unreadable, tmp_path / "study")
     first = [*given[: given.index("--arms")], "--out", str(out), "--trials", "1", "--arms"]
     assert main([*first, "none"]) == 0
-    assert main([*first, "none"]) == 0  # nothing is left to do
-    assert set(stored(out)) == {("none", 0)}
-    assert main([*first, "paper", "none", "--trials", "2"]) == 0
-    assert set(stored(out)) == {(arm, number) for arm in ("none", "paper") for number in range(2)}
+    assert main([*first, "paper", "none"]) == 0
+    assert set(stored(out)) == {("none", 0), ("paper", 0)}
+    assert main([*first, "none", "--trials", "2"]) == 0
+    before = {path: path.stat().st_mtime_ns for path in (out / "trials").rglob("*")}
+    assert main([*first, "none", "--trials", "2"]) == 0  # nothing is left to do
+    assert set(stored(out)) == {("none", 0), ("paper", 0), ("none", 1)}
+    assert {path: path.stat().st_mtime_ns for path in (out / "trials").rglob("*")} == before
 
 
 def test_a_trial_of_a_living_process_is_left_alone(

@@ -19,7 +19,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,10 +151,16 @@ class Study:
                         continue
                     lock = self._try(trial_name(arm, number))
                     if lock is not None:
-                        found = self._ask(arm, number) if known is None else known
-                        folder = self.path / "trials" / trial_name(arm, number)
-                        return Claim(arm, number, dict(found.params), folder, lock, found.number)
+                        return self._claimed(arm, number, known, lock)
         return None
+
+    def _claimed(self, arm: str, number: int, known: FrozenTrial | None, lock: RunLock) -> Claim:
+        with ExitStack() as stack:
+            stack.enter_context(closing(lock))
+            found = self._ask(arm, number) if known is None else known
+            stack.pop_all()  # the lock is held until the result is stored
+        folder = self.path / "trials" / trial_name(arm, number)
+        return Claim(arm, number, dict(found.params), folder, lock, found.number)
 
     def finish(self, claim: Claim, result: Result) -> None:
         """Stores the result of a trial."""
