@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Literal
 
 from embedding_expansion.app.arguments import parse
 from embedding_expansion.app.train import long_option
@@ -45,7 +46,7 @@ def run(arguments: list[str]) -> int:
         "1, which holds out --validation_share",
     )
     options.add_argument(
-        "--measure", type=str, default="recall_at_1", help="measure to maximise: recall_at_1 or map_at_r"
+        "--measure", type=Literal["recall_at_1", "map_at_r"], default="recall_at_1", help="measure to maximise"
     )
     options.set_defaults({"validation_share": SHARE})
     given = parse(options, [long_option(argument) for argument in arguments])

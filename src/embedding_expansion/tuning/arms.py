@@ -6,17 +6,16 @@ import dataclasses
 from typing import Any
 
 from embedding_expansion.errors import InvalidInput, UnknownName
-from embedding_expansion.forms import FORMS
 from embedding_expansion.runs.options import TrainConfig
 
-#: The names of the arms; "none" is the plain loss.
-ARMS: tuple[str, ...] = (*FORMS, "none")
 #: How each arm changes the section `expansion` of the options.
 _CHANGES: dict[str, dict[str, Any]] = {
     "paper": {"scope": "class_pair"},
     "anchor": {"scope": "anchor"},
     "none": {"n": "none"},
 }
+#: The names of the arms; "none" is the plain loss.
+ARMS: tuple[str, ...] = tuple(_CHANGES)
 
 
 def check_arms(arms: list[str]) -> tuple[str, ...]:
@@ -29,8 +28,8 @@ def check_arms(arms: list[str]) -> tuple[str, ...]:
     if not arms:
         raise InvalidInput(f"there are no arms; pass one or more of {', '.join(ARMS)}")
     for arm in arms:
-        if arm not in _CHANGES:
-            raise UnknownName("arm", arm, _CHANGES)
+        if arm not in ARMS:
+            raise UnknownName("arm", arm, ARMS)
     if len(set(arms)) < len(arms):
         raise InvalidInput(f"the arms {', '.join(arms)} contain one twice; pass each arm once")
     return tuple(arms)

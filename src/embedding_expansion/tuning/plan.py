@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from embedding_expansion.errors import InvalidInput, UnknownName
+from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.factory import make_loss
 from embedding_expansion.training.fingerprint import Fingerprint, fingerprint
@@ -94,7 +94,7 @@ def make_plan(
         InvalidInput, UnknownName, DataError: an option is invalid, or the data cannot be opened.
     """
     chosen = check_arms(list(arms))
-    _check(config, trials, folds, measure)
+    _check(config, trials, folds)
     data = located(config.data)
     weights = None if config.model.weights is None else str(Path(config.model.weights).resolve())
     config = dataclasses.replace(
@@ -129,13 +129,11 @@ def comparable(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, threads=None, data=dataclasses.replace(config.data, workers=None))
 
 
-def _check(config: TrainConfig, trials: int, folds: int | None, measure: str) -> None:
+def _check(config: TrainConfig, trials: int, folds: int | None) -> None:
     if not 1 <= trials <= _MOST:
         raise InvalidInput(f"trials is {trials}; pass a number of 1 to {_MOST:,}")
     if folds is not None and not 1 <= folds <= 100:
         raise InvalidInput(f"folds is {folds}; pass a number of 1 to 100")
-    if measure not in MEASURES:
-        raise UnknownName("measure to maximise", measure, MEASURES)
     if config.protocol != "validation":
         raise InvalidInput(
             f"--protocol {config.protocol} does not select on held-out training classes, as tuning must; omit it"
