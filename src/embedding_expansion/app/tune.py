@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+import jsonargparse
 
 from embedding_expansion.app.arguments import parse
 from embedding_expansion.app.train import long_option
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs.config import from_namespace, parser
+
+if TYPE_CHECKING:
+    from embedding_expansion.tuning.plan import Plan
 
 _DESCRIPTION = (
     "Tunes forms of expansion, with the same budget and the same search space for each, on held-out training classes. "
@@ -19,8 +24,7 @@ _DESCRIPTION = (
 SHARE = 0.25  # of the training classes; a training run holds out fewer, as it needs them for one choice only
 
 
-def run(arguments: list[str]) -> int:
-    """Tunes; returns the exit status."""
+def _options() -> jsonargparse.ArgumentParser:
     options = parser("embex tune", _DESCRIPTION)
     options.add_argument(
         "--arms",
@@ -49,7 +53,12 @@ def run(arguments: list[str]) -> int:
         "--measure", type=Literal["recall_at_1", "map_at_r"], default="recall_at_1", help="measure to maximise"
     )
     options.set_defaults({"validation_share": SHARE})
-    given = parse(options, [long_option(argument) for argument in arguments])
+    return options
+
+
+def run(arguments: list[str]) -> int:
+    """Tunes; returns the exit status."""
+    given = parse(_options(), [long_option(argument) for argument in arguments])
     arms, trials, search, folds, measure = (
         given.pop(name) for name in ("arms", "trials", "search", "folds", "measure")
     )
@@ -63,11 +72,7 @@ def run(arguments: list[str]) -> int:
 
     plan = make_plan(config, arms, trials, search=search, folds=folds, measure=measure)
     out = Path(config.out or f"runs/tune-{Path(config.data.name).stem}-{config.loss['name']}")
-    print(f"study: {out}; {trials} trials of {', '.join(plan.arms)} on {plan.data}", flush=True)
-    held = [0 if split.validation is None else len(split.validation.classes) for split in plan.splits]
-    print(f"held-out training classes: {' and '.join(map(str, held))} of {len(plan.splits[0].dataset.train.classes)}")
-    for name, values in plan.settings["search"].items():
-        print(f"searched: {name}, {values}", flush=True)
+    _print_plan(plan, out)
     stopped_by = tune(plan, out, lambda study, results: write_tuning_page(study.plan, results, study.report))
     if stopped_by:
         print("stopped after saving; the same command goes on", flush=True)
@@ -77,3 +82,11 @@ def run(arguments: list[str]) -> int:
         if (path := out / "best" / f"{arm}.yaml").exists():
             print(f"train {arm} on all training classes: embex train --config {path}", flush=True)
     return 0
+
+
+def _print_plan(plan: Plan, out: Path) -> None:
+    print(f"study: {out}; {plan.trials} trials of {', '.join(plan.arms)} on {plan.data}")
+    held = [0 if split.validation is None else len(split.validation.classes) for split in plan.splits]
+    print(f"held-out training classes: {', '.join(map(str, held))} of {len(plan.splits[0].dataset.train.classes)}")
+    for name, values in plan.settings["search"].items():
+        print(f"searched: {name}, {values}", flush=True)
