@@ -17,6 +17,8 @@ from embedding_expansion.app.pages.tuning import stairs
 from .conftest import ARMS, OPTIONS, TRIALS, command
 from .study_files import stored
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_the_page_shows_the_best_value_against_the_budget_of_every_arm(study: Path) -> None:
     page, results = (study / "report.html").read_text(), stored(study)
@@ -34,6 +36,17 @@ def test_the_page_shows_the_best_value_against_the_budget_of_every_arm(study: Pa
     assert "It is the best of many trials, so it is optimistic" in page
     assert "2 of 8" in page  # held-out classes
     assert "different budgets" not in page
+
+
+def test_the_commands_of_the_documentation_have_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"embex tune (.*)", text)
+    with pytest.raises(SystemExit):
+        main(["tune", "--help"])
+    known = set(re.findall(r"--[\w.]+", capsys.readouterr().out)) | {"--data"}
+    given = {option for each in commands for option in re.findall(r"--[\w.]+", each)}
+    assert len(given) > 10
+    assert {option for option in given if not option.startswith("--loss.")} <= known
 
 
 def test_the_page_is_one_file_without_scripts(study: Path) -> None:
