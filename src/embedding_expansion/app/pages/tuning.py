@@ -86,8 +86,8 @@ def stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The corners of a line that keeps its value until the next point.
 
     Example:
-        >>> stairs([(1, 0.5), (2, 0.5), (3, 0.7)])
-        [(1, 0.5), (2, 0.5), (3, 0.5), (3, 0.7)]
+        >>> stairs([(1.0, 0.5), (2.0, 0.5), (3.0, 0.7)])
+        [(1.0, 0.5), (2.0, 0.5), (3.0, 0.5), (3.0, 0.7)]
     """
     corners = [*points[:1]]
     for (_, before), (place, value) in pairwise(points):
