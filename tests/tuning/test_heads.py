@@ -14,7 +14,7 @@ import torch
 from embedding_expansion.app.cli import main
 from embedding_expansion.model.network import EmbeddingModel
 from embedding_expansion.runs.config import load
-from embedding_expansion.training.run import train
+from embedding_expansion.training.run import train_on
 from embedding_expansion.training.split import open_data
 from embedding_expansion.tuning.folds import class_folds
 
@@ -58,7 +58,7 @@ def test_a_head_on_cached_features_is_the_head_on_computed_ones(heads: Path, tmp
     run = heads / "trials" / "paper-001" / "fold-2"
     config = load(run / "config.yaml")
     split = class_folds(open_data(config.data), 3, config.validation_share, config.seed)[1]
-    again = train(type(config)(**{**vars(config), "out": str(tmp_path / "run")}), split=split).run
+    again = train_on(type(config)(**{**vars(config), "out": str(tmp_path / "run")}), split).run
     for name in ("model.safetensors", "fingerprint.json"):
         assert (again / name).read_bytes() == (run / name).read_bytes()
     assert curve(again) == curve(run)

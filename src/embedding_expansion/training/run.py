@@ -39,20 +39,12 @@ class Outcome:
     tested: Tested | None = None  # test embeddings of the kept weights, if this process evaluated them
 
 
-def train(
-    config: TrainConfig,
-    *,
-    command: tuple[str, ...] = (),
-    split: Split | None = None,
-    features: Features | None = None,
-) -> Outcome:
+def train(config: TrainConfig, *, command: tuple[str, ...] = ()) -> Outcome:
     """Trains an embedding model, evaluates it before and after, and saves everything in a run folder.
 
     Args:
         config: the configuration of the run; its `out` is the run folder.
         command: the command line, for environment.json.
-        split: the data; None opens the data set of the configuration and draws the held-out classes by its seed.
-        features: the features of the images of `split`, if the backbone is frozen; None computes them.
 
     Returns:
         The run folder and the final metrics, or the signal (SIGINT, SIGTERM) that stopped training after saving. Only
@@ -62,6 +54,20 @@ def train(
         InvalidInput, UnknownName, DataError: the configuration is invalid, or names something that does not exist.
         RunError: the folder is not empty, or the loss became NaN or infinite.
         ResourceError: memory ran out, or another rank was killed or does not respond.
+    """
+    return train_on(config, None, command=command)
+
+
+def train_on(
+    config: TrainConfig, split: Split | None, features: Features | None = None, *, command: tuple[str, ...] = ()
+) -> Outcome:
+    """As `train`, on data that is already open.
+
+    Args:
+        config: the configuration of the run.
+        split: the data; None opens the data set of the configuration and draws the held-out classes by its seed.
+        features: the features of the images of `split`, if the backbone is frozen; None computes them.
+        command: the command line, for environment.json.
     """
     start = time.perf_counter()
     with ExitStack() as stack:

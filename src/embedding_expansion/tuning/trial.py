@@ -17,7 +17,7 @@ from embedding_expansion.model.trained import find_device
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training.job import Features
-from embedding_expansion.training.run import Outcome, resume, train
+from embedding_expansion.training.run import Outcome, resume, train_on
 from embedding_expansion.training.split import Split
 from embedding_expansion.tuning.arms import with_arm
 from embedding_expansion.tuning.features import on_device
@@ -119,7 +119,7 @@ def _begun(config: TrainConfig, run: RunFolder, split: Split, features: Features
     if run.path.exists():
         shutil.rmtree(run.path)
     on_its_device = None if features is None else on_device(features, find_device(config.device))
-    return train(config, command=_COMMAND, split=split, features=on_its_device)
+    return train_on(config, split, on_its_device, command=_COMMAND)
 
 
 def _curve(run: RunFolder) -> dict[int, dict[str, float]]:
