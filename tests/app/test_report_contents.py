@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from embedding_expansion.app.pages.charts import chart, thin, ticks
 from embedding_expansion.app.report.answers import best, by_class, confusions, find_answers, typical, worst
-from embedding_expansion.app.report.charts import chart, thin, ticks
 from embedding_expansion.app.report.gallery import uri_of
 from embedding_expansion.app.report.hard_pairs import HardPair, Point, select
 from embedding_expansion.app.report.plane import lay_out, short_names

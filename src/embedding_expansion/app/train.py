@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> int:
         help="with --resume: resume although images, options in config.yaml or checkpoints have changed since the run "
         "was started; every class keeps its split, new classes are ignored, and environment.json records the changes",
     )
-    given = parse(options, [_long(argument) for argument in arguments])
+    given = parse(options, [long_option(argument) for argument in arguments])
     path, changed = given.pop("resume"), given.pop("resume_changed")
     if path is None:
         if changed:
@@ -78,6 +78,7 @@ def _report(path: Path, tested: Tested | None) -> None:
         )
 
 
-def _long(argument: str) -> str:
+def long_option(argument: str) -> str:
+    """An argument with the full name of its option."""
     name, equals, value = argument.partition("=")
     return _SHORT.get(name, name) + equals + value

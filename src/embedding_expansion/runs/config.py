@@ -55,14 +55,17 @@ def may_be_null() -> dict[str, bool]:
     return found
 
 
-def parser() -> jsonargparse.ArgumentParser:
-    """The parser of `embex train`: an option for every field of `TrainConfig`, and `--config FILE`."""
-    result = _Parser(
-        prog="embex train",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Trains an embedding model and evaluates it before and after training.",
-    )
+def parser(
+    prog: str = "embex train",
+    description: str = "Trains an embedding model and evaluates it before and after training.",
+) -> jsonargparse.ArgumentParser:
+    """The parser of `embex train`: an option for every field of `TrainConfig`, and `--config FILE`.
+
+    Args:
+        prog: the command, for a command that takes the same options.
+        description: what it does.
+    """
+    result = _Parser(prog=prog, exit_on_error=False, allow_abbrev=False, description=description)
     result.add_argument(
         "--config",
         action="config",

@@ -197,6 +197,9 @@ class TrainConfig:
     checkpoint_every: Annotated[int, "steps between checkpoints"] = 50
     log_every: Annotated[int, "steps between lines of log.jsonl"] = 10
     measure_before: Annotated[bool, "evaluate raw pixels and the untrained network first"] = True
+    measure_test: Annotated[
+        bool, "measure the test classes; false: they are never read, and the final metrics are of the held-out classes"
+    ] = True
     seed: Annotated[int, "random seed"] = 0
     device: Annotated[str, "device: auto, cpu, cuda, cuda:1, ..."] = "auto"
     precision: Annotated[Precision, "arithmetic of the network; 16-bit types are for CUDA only"] = "auto"
@@ -269,6 +272,11 @@ def check_numbers(config: TrainConfig) -> None:
     if config.warmup_head and model.freeze_backbone:
         raise InvalidInput(
             "warmup_head freezes the backbone for some steps, and model.freeze_backbone for all; pass only one"
+        )
+    if not config.measure_test and config.protocol != "validation":
+        raise InvalidInput(
+            f"measure_test is false, but --protocol {config.protocol} holds out no classes to measure instead; pass "
+            "--protocol validation"
         )
     if not 0 < config.validation_share < 1:
         raise InvalidInput(f"validation_share is {config.validation_share}; pass a number between 0 and 1")

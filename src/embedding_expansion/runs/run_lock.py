@@ -27,24 +27,30 @@ LOCK = "lock"
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
+class LockHeld(RunError):
+    """Another process holds the lock."""
+
+
 class RunLock:
     """A context manager that holds the lock of a run folder.
 
     Args:
         folder: the existing run folder.
         instead: the end of the error sentence: what to do if another process holds the lock.
+        name: the name of the lock file in the folder.
 
     Raises:
-        RunError: another process holds the lock, or the folder is not writable.
+        LockHeld: another process holds the lock.
+        RunError: the folder is not writable.
     """
 
-    def __init__(self, folder: Path, instead: str = "wait until it has ended, or stop it") -> None:
-        self._folder, self._instead = folder, instead
+    def __init__(self, folder: Path, instead: str = "wait until it has ended, or stop it", *, name: str = LOCK) -> None:
+        self._folder, self._instead, self._name = folder, instead, name
         self._file: IO[str] | None = None
 
     def __enter__(self) -> RunLock:
         try:
-            self._file = (self._folder / LOCK).open("a+", encoding="utf-8")
+            self._file = (self._folder / self._name).open("a+", encoding="utf-8")
         except OSError as error:
             raise RunError(
                 f"{self._folder} cannot be written ({error.strerror}); make it writable, or free some space"
@@ -54,7 +60,7 @@ class RunLock:
         except OSError as error:
             if error.errno not in _NO_LOCKS_HERE:
                 self.close()
-                raise RunError(f"{self._folder} is being written by {self._holder()}; {self._instead}") from None
+                raise LockHeld(f"{self._folder} is being written by {self._holder()}; {self._instead}") from None
         _open.add(self)
         self._sign()
         return self
@@ -84,7 +90,7 @@ class RunLock:
 
     def _holder(self) -> str:
         try:
-            who = json.loads((self._folder / LOCK).read_text(encoding="utf-8"))
+            who = json.loads((self._folder / self._name).read_text(encoding="utf-8"))
             return f"process {who['process']} on {who['machine']}, since {who['since']}"
         except (OSError, ValueError, KeyError, TypeError):  # the holder has not written its name yet
             return "another process"

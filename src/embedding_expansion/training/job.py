@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,9 @@ from embedding_expansion.runs.options import CLASSES_PER_BATCH, DataConfig, Prec
 from embedding_expansion.training.evaluation import average_flips, embed_images, model_embedder
 from embedding_expansion.training.factory import check_size, make_loss, make_network, make_optimizer, suited
 from embedding_expansion.training.split import Split, draw, located, open_data
+
+#: The features of image sets and the readable images of each, by the identity of the set and whether it is mirrored.
+Features: TypeAlias = dict[tuple[int, bool], tuple[Tensor, ImageSet]]
 
 
 @dataclass
@@ -48,9 +52,7 @@ class Job:
     workers: int
     average: EmbeddingModel | None = None  # average of the weights, which is evaluated and kept instead of them
     broken: dict[Path, str] = field(default_factory=dict)  # unreadable images -> reason
-    features: dict[tuple[int, bool], tuple[Tensor, ImageSet]] = field(
-        default_factory=dict
-    )  # cache for a frozen backbone
+    features: Features = field(default_factory=dict)  # cache for a frozen backbone
     changes: list[str] = field(default_factory=list)  # changes to the data since the run was started
 
     @property

@@ -21,11 +21,11 @@ from embedding_expansion.training import checkpoint, report
 from embedding_expansion.training.environment import environment
 from embedding_expansion.training.evaluation import RAW_SIZE, measure, raw_pixels
 from embedding_expansion.training.fingerprint import Fingerprint, changed_options, fingerprint
-from embedding_expansion.training.job import Job, Tested, prepare
+from embedding_expansion.training.job import Features, Job, Tested, prepare
 from embedding_expansion.training.loop import run_steps
 from embedding_expansion.training.ranks import Ranks
 from embedding_expansion.training.resumption import compare, refuse_changes
-from embedding_expansion.training.split import draw, located, open_data
+from embedding_expansion.training.split import Split, draw, located, open_data
 from embedding_expansion.training.state import State
 
 
@@ -55,21 +55,36 @@ def train(config: TrainConfig, *, command: tuple[str, ...] = ()) -> Outcome:
         RunError: the folder is not empty, or the loss became NaN or infinite.
         ResourceError: memory ran out, or another rank was killed or does not respond.
     """
+    return train_on(config, None, command=command)
+
+
+def train_on(
+    config: TrainConfig, split: Split | None, features: Features | None = None, *, command: tuple[str, ...] = ()
+) -> Outcome:
+    """As `train`, on data that is already open.
+
+    Args:
+        config: the configuration of the run.
+        split: the data; None opens the data set of the configuration and draws the held-out classes by its seed.
+        features: the features of the images of `split`, if the backbone is frozen; None computes them.
+        command: the command line, for environment.json.
+    """
     start = time.perf_counter()
     with ExitStack() as stack:
         ranks = Ranks.start(find_device(config.device))
         stack.callback(ranks.stop)
         config = dataclasses.replace(config, data=located(config.data))
-        dataset = open_data(config.data)
-        split = draw(dataset, config)
+        split = draw(open_data(config.data), config) if split is None else split
+        dataset, sides = split.dataset, split.sides
         job = prepare(config, split)
+        job.features |= {} if features is None else features
         ranks.share(job.batch_size)  # raises if the batch cannot be divided evenly
         run = RunFolder(Path(ranks.broadcast(config.out or default_path(config))))
         stack.callback(run.release)
 
         def begin() -> None:
             run.create(dataclasses.replace(job.config, out=None))
-            fingerprint(run.read_config(), dataset, split.sides).write(run.fingerprint)
+            fingerprint(run.read_config(), dataset, sides).write(run.fingerprint)
             run.write_environment(environment(job.config, list(command)))
 
         ranks.on_first(begin)
@@ -194,7 +209,7 @@ def _train_and_measure(job: Job, state: State, run: RunFolder, ranks: Ranks) -> 
     metrics = _final(tested, state) | {"before": before, "wall_seconds": round(state.clock(), 1)}
     run.write_metrics(metrics)
     report.print_result(metrics, run)
-    return Outcome(run.path, metrics, tested=tested)
+    return Outcome(run.path, metrics, tested=tested if job.config.measure_test else None)
 
 
 def _before(job: Job, run: RunFolder) -> dict[str, Any]:
@@ -203,7 +218,7 @@ def _before(job: Job, run: RunFolder) -> dict[str, Any]:
         if "before" in entry:
             found: dict[str, Any] = entry["before"]
             return found
-    if not job.config.measure_before:
+    if not (job.config.measure_before and job.config.measure_test):
         return {}
     test, config = job.dataset.test, job.config
     small = test_transform(min(job.test_transform.size, RAW_SIZE), "none")
@@ -222,24 +237,28 @@ def _before(job: Job, run: RunFolder) -> dict[str, Any]:
 
 
 def _keep(job: Job, state: State, run: RunFolder) -> Tested:
-    """Embeds the test images with the selected weights, and writes these weights to model.safetensors."""
+    """Embeds the test images with the selected weights, and writes these weights to model.safetensors.
+
+    A run that does not measure the test classes embeds its held-out training classes instead.
+    """
     selected = _selected(state)
     if selected != state.step:
         path = checkpoint.checkpoint_path(run.checkpoints, selected)
         tensors, _ = checkpoint.load(path)
         checkpoint.restore(path, tensors, job.model, job.loss, job.optimizer, job.average)
-    tested = job.tested()
+    held_out = None if job.config.measure_test else job.validation
+    tested = job.tested() if held_out is None else Tested(job, *job.embed(held_out))
     about = {"step": selected, "selected_by": job.config.protocol, "data": job.dataset.name}
     save_tensors(run.model, job.shown.state_dict(), about)
     return tested
 
 
 def _final(tested: Tested, state: State) -> dict[str, Any]:
-    """The metrics on the test classes."""
+    """The metrics of the embedded images."""
     job = tested.job
     measures: dict[str, Any] = measure(tested.vectors, tested.images, job.dataset.recall_at, seed=job.config.seed)
     return measures | {
-        "data": job.dataset.name,
+        "data": job.dataset.name + ("" if job.config.measure_test else ", held-out training classes"),
         "selected_by": SELECTED_BY[job.config.protocol],
         "selected_step": _selected(state),
         "steps": state.step,

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from embedding_expansion.app.report.charts import Chart, chart, thin
+from embedding_expansion.app.pages.charts import Chart, chart, thin
 from embedding_expansion.data.finding import is_vector_file
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.factory import BY_NAME

@@ -55,6 +55,8 @@ def write_report(run: RunFolder, *, tested: Tested | None = None, out: Path | No
 
 def _tested(run: RunFolder) -> tuple[Tested | None, str]:
     """The final model with its test embeddings, or None and the reason."""
+    if not run.read_config().measure_test:
+        return None, "This run never reads the test classes, so the report has no retrieval results."
     if not run.model.exists():
         return None, "The run has no final weights yet, so the report has no retrieval results."
     try:
@@ -92,6 +94,7 @@ def render(run: RunFolder, config: TrainConfig, tested: Tested | None, missing: 
             steps=(max((entry["step"] for entry in log), default=0), config.steps),
             warnings=overview.warnings(log),
             optimistic=config.protocol == "paper",
+            judged="test classes, which training never sees" if config.measure_test else "held-out training classes",
             measures=overview.measures(before, metrics or {}),
             charts=overview.curves(log, metrics["selected_step"] if metrics else None),
             table=overview.table(log),

@@ -40,7 +40,12 @@ class Chart:
 
 
 def chart(
-    title: str, series: Mapping[str, Points], *, bounds: tuple[float, float] | None = None, mark: int | None = None
+    title: str,
+    series: Mapping[str, Points],
+    *,
+    bounds: tuple[float, float] | None = None,
+    mark: int | None = None,
+    at: str = "step {}",
 ) -> Chart | None:
     """Makes a chart of named series of (step, value).
 
@@ -49,6 +54,7 @@ def chart(
         series: the series by name. Empty series and values that are not finite are skipped.
         bounds: the range of the y axis; None takes that of the values.
         mark: a step to mark with a vertical line.
+        at: how a text names an x, such as "{} seconds".
 
     Returns:
         The chart, or None if there is nothing to draw.
@@ -65,19 +71,19 @@ def chart(
     y = _scale(y_marks[0], y_marks[-1], HEIGHT - BOTTOM, TOP)
     return Chart(
         title,
-        [_line(name, points, x, y) for name, points in drawn.items()],
+        [_line(name, points, x, y, at) for name, points in drawn.items()],
         [(round(x(tick), 1), f"{tick:g}") for tick in x_marks],
         [(round(y(tick), 1), f"{tick:g}") for tick in y_marks],
         None if mark is None or not min(steps) <= mark <= max(steps) else round(x(mark), 1),
     )
 
 
-def _line(name: str, points: Points, x: Callable[[float], float], y: Callable[[float], float]) -> Line:
+def _line(name: str, points: Points, x: Callable[[float], float], y: Callable[[float], float], at: str) -> Line:
     xy = [(round(x(step), 1), round(y(value), 1)) for step, value in points]
     path = "M" + "L".join(f"{across:g} {down:g}" for across, down in xy)
-    dots = [(*dot, f"step {step:g}: {name} {value:.3g}") for dot, (step, value) in zip(xy, points, strict=True)]
-    (first, start), (last, end) = points[0], points[-1]
-    summary = f"{name} goes from {start:.3g} at step {first:g} to {end:.3g} at step {last:g}."
+    said = [at.format(f"{step:g}") for step, _ in points]
+    dots = [(*dot, f"{where}: {name} {value:.3g}") for dot, where, (_, value) in zip(xy, said, points, strict=True)]
+    summary = f"{name} goes from {points[0][1]:.3g} at {said[0]} to {points[-1][1]:.3g} at {said[-1]}."
     return Line(name, path, dots if len(dots) <= POINTS // 2 else [], summary)
 
 

@@ -1,0 +1,92 @@
+"""The command embex tune."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import jsonargparse
+
+from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.train import long_option
+from embedding_expansion.errors import InvalidInput
+from embedding_expansion.runs.config import from_namespace, parser
+
+if TYPE_CHECKING:
+    from embedding_expansion.tuning.plan import Plan
+
+_DESCRIPTION = (
+    "Tunes forms of expansion, with the same budget and the same search space for each, on held-out training classes. "
+    "The test classes are never read. The same command continues a study that was interrupted, and several processes "
+    "can run it at once. The other options are those of embex train; their values are those of the first trial."
+)
+SHARE = 0.25  # of the training classes; a training run holds out fewer, as it needs them for one choice only
+
+
+def _options() -> jsonargparse.ArgumentParser:
+    options = parser("embex tune", _DESCRIPTION)
+    options.add_argument(
+        "--arms",
+        nargs="+",
+        type=str,
+        default=["paper", "none"],
+        help="forms of expansion to compare; none is the plain loss (default: paper none)",
+    )
+    options.add_argument("--trials", type=int, default=12, help="trials of each arm, the given options first")
+    options.add_argument(
+        "--search",
+        nargs="+",
+        type=str,
+        default=[],
+        help="what to search: lr, backbone (its rate), loss (its margin or scale), K (images per class), steps; "
+        "default: all that apply",
+    )
+    options.add_argument(
+        "--folds",
+        type=int | None,
+        default=None,
+        help="folds of a cross-validation over the training classes; default: 3 where only the head learns, otherwise "
+        "1, which holds out --validation_share",
+    )
+    options.add_argument(
+        "--measure", type=Literal["recall_at_1", "map_at_r"], default="recall_at_1", help="measure to maximise"
+    )
+    options.set_defaults({"validation_share": SHARE})
+    return options
+
+
+def run(arguments: list[str]) -> int:
+    """Tunes; returns the exit status."""
+    given = parse(_options(), [long_option(argument) for argument in arguments])
+    arms, trials, search, folds, measure = (
+        given.pop(name) for name in ("arms", "trials", "search", "folds", "measure")
+    )
+    config = from_namespace(given)
+    if importlib.util.find_spec("optuna") is None:
+        raise InvalidInput("embex tune needs Optuna; run pip install 'embedding-expansion[tune]'")
+
+    from embedding_expansion.app.pages.tuning import write_tuning_page
+    from embedding_expansion.tuning.plan import make_plan
+    from embedding_expansion.tuning.tune import tune
+
+    plan = make_plan(config, arms, trials, search=search, folds=folds, measure=measure)
+    out = Path(config.out or f"runs/tune-{Path(config.data.name).stem}-{config.loss['name']}")
+    _print_plan(plan, out)
+    stopped_by = tune(plan, out, lambda study, results: write_tuning_page(study.plan, results, study.report))
+    if stopped_by:
+        print("stopped after saving; the same command goes on", flush=True)
+        return 128 + stopped_by
+    print(f"report: {out / 'report.html'}")
+    for arm in plan.arms:
+        if (path := out / "best" / f"{arm}.yaml").exists():
+            print(f"train {arm} on all training classes: embex train --config {path}", flush=True)
+    return 0
+
+
+def _print_plan(plan: Plan, out: Path) -> None:
+    print(f"study: {out}; {plan.trials} trials of {', '.join(plan.arms)} on {plan.data}")
+    held = [0 if split.validation is None else len(split.validation.classes) for split in plan.splits]
+    print(f"held-out training classes: {', '.join(map(str, held))} of {len(plan.splits[0].dataset.train.classes)}")
+    for name, values in plan.settings["search"].items():
+        print(f"searched: {name}, {values}", flush=True)
