@@ -84,6 +84,8 @@ def lifted_structure(pairs: Pairs, margin: float = 1.0) -> Terms:
 
 def _of_both_ends(row: Float[Tensor, " r"], partner: Int[Tensor, "a p"]) -> Float[Tensor, "a p"]:
     """log(exp(row_i) + exp(row_j)) for each anchor i and the row j of each of its positives, twice differentiable."""
+    if torch.compiler.is_compiling():
+        return torch.logaddexp(row[: len(partner), None], row[partner])
     found: Tensor = _OfBothEnds.apply(row, partner)
     return found
 
