@@ -10,6 +10,7 @@ import yaml
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.core.losses import LOSSES
+from embedding_expansion.forms import FORMS
 from embedding_expansion.runs.config import load
 from embedding_expansion.runs.options import SamplerConfig, TrainConfig
 from embedding_expansion.training.factory import BY_NAME, make_loss
@@ -114,6 +115,7 @@ def test_the_space_of_every_loss_has_values_that_the_loss_takes(name: str) -> No
 
 
 def test_arms_are_the_forms_of_expansion() -> None:
-    plain = with_arm(TrainConfig(), "none")
-    assert plain.expansion.n == "none"
-    assert {arm for arm in ALL_ARMS if with_arm(TrainConfig(), arm) == plain} == {"none"}
+    assert set(ALL_ARMS) == {*FORMS, "samples", "none"}
+    searches = [with_arm(TrainConfig(), arm).expansion.search for arm in FORMS]
+    assert searches == list(FORMS.values())
+    assert with_arm(TrainConfig(), "none").expansion.is_plain

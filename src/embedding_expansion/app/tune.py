@@ -30,8 +30,8 @@ def _options() -> jsonargparse.ArgumentParser:
         "--arms",
         nargs="+",
         type=str,
-        default=["paper", "none"],
-        help="forms of expansion to compare; none is the plain loss (default: paper none)",
+        default=["paper", "balanced", "none"],
+        help="forms of expansion to compare; none is the plain loss (default: paper balanced none)",
     )
     options.add_argument("--trials", type=int, default=12, help="trials of each arm, the given options first")
     options.add_argument(

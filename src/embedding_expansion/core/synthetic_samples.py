@@ -43,7 +43,7 @@ class SyntheticSamples(WrappedLoss):
         >>> from embedding_expansion import ContrastiveLoss
         >>> loss = SyntheticSamples(ContrastiveLoss(), n=1)
         >>> round(loss(torch.tensor([[0.6, 0.8], [0.8, 0.6], [0.0, -1.0]]), [0, 0, 1]).item(), 3)
-        0.037
+        0.04
     """
 
     not_expandable = "its batch holds the synthetic points already"
