@@ -165,7 +165,11 @@ def group_values(values: tuple[int, ...], device: torch.device) -> Classes:
     """`group` for labels that are known as numbers: without an operation whose result depends on data."""
     label = sorted(set(values))
     of_row = numbered(values, label)
-    return Classes(torch.tensor(label, device=device), *_rows_of_classes(of_row, device), runs_of_pattern(of_row))
+    return Classes(
+        torch.tensor(label, dtype=torch.int64, device=device),
+        *_rows_of_classes(of_row, device),
+        runs_of_pattern(of_row),
+    )
 
 
 def group_adjacent(labels: Int[Tensor, " g"], k: int) -> Classes:
