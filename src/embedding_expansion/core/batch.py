@@ -130,7 +130,11 @@ class Inputs:
         """
         given = labels
         embeddings, labels = as_batch(embeddings, labels)
-        on_host = None if torch.compiler.is_compiling() else HostLabels(labels, as_numbers(given))
+        on_host = (
+            None
+            if torch.compiler.is_compiling()
+            else HostLabels(labels, as_numbers(labels if given is None else given))
+        )
         if from_memory is not None:
             from_memory = as_memory_mask(from_memory, embeddings)
         if rows is not None:
@@ -348,7 +352,7 @@ class Batch:
             index, mask = positives(self.gallery_labels, self.labels[self.anchors], anchors)
             return index, mask
         if self.plain is not None:
-            return self.plain.index, self.plain.mask
+            return self.plain.positive, self.plain.positive_mask
         if self.proxies == "gallery" and self.per_class:
             labels = self.labels if self.every_row else self.anchor_labels
             slots = torch.arange(self.per_class, device=labels.device)

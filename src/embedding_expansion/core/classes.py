@@ -165,7 +165,8 @@ def group_values(values: tuple[int, ...], device: torch.device) -> Classes:
     """`group` for labels that are known as numbers: without an operation whose result depends on data."""
     label = sorted(set(values))
     of_row = numbered(values, label)
-    return Classes(torch.tensor(label, device=device), *_rows_of_classes(of_row, device), runs_of_pattern(of_row))
+    numbers = torch.tensor(label, dtype=torch.int64, device=device)
+    return Classes(numbers, *_rows_of_classes(of_row, device), runs_of_pattern(of_row))
 
 
 def group_adjacent(labels: Int[Tensor, " g"], k: int) -> Classes:
@@ -196,8 +197,8 @@ def _rows_of_classes(of_row: tuple[int, ...], device: torch.device) -> tuple[Ten
 class PlainLayout(NamedTuple):
     """The slots of positives and the mask of negatives where all rows are compared with each other."""
 
-    index: Int[Tensor, "b p"]
-    mask: Bool[Tensor, "b p"]
+    positive: Int[Tensor, "b p"]
+    positive_mask: Bool[Tensor, "b p"]
     negative_mask: Bool[Tensor, "b b"]
 
 
@@ -211,7 +212,9 @@ def plain_layout(values: tuple[int, ...], device: torch.device) -> PlainLayout:
 @kept
 def _plain_layout(pattern: tuple[int, ...], device: torch.device) -> PlainLayout:
     found = _rows_of_classes.__wrapped__(pattern, device)  # type: ignore[attr-defined]
-    classes = Classes(torch.arange(len(found[3]), device=device), *found, runs_of_pattern(pattern))
+    of_row, order, start, size = found
+    numbers = torch.arange(len(size), device=device)
+    classes = Classes(numbers, of_row, order, start, size, runs_of_pattern(pattern))
     everyone = torch.arange(len(pattern), device=device)
     index, mask = classes.positives(classes.of_row, everyone, of_all=True)
     return PlainLayout(index, mask, classes.of_row[:, None] != classes.of_row)

@@ -183,7 +183,7 @@ def _one_a_class(pairs: Pairs, k: int, reading: Callable[[Tensor], Tensor]) -> P
         return pairs
     negative, negative_mask = negatives_of_anchors(pairs)
     classes = reading(torch.cat([pairs.positive[:, None], torch.unflatten(negative, 1, (-1, k))], dim=1))
-    positive, negative = classes.split([1, classes.shape[1] - 1], dim=1)
+    positive, negative = torch.split(classes, [1, classes.shape[1] - 1], dim=1)
     return Pairs(
         positive=positive,
         positive_mask=pairs.positive_mask[:, :1],  # a class has all its proxies or none

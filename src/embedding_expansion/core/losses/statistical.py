@@ -66,8 +66,8 @@ def intra_pair_variance(
 
 def positive_histogram(pairs: Pairs, bins: int = 100) -> Float[Tensor, " edges"]:
     """The soft histogram of the similarities of positives, on bins + 1 edges from -1 to 1."""
-    every = (entries.flatten()[None] for entries in (pairs.positive, pairs.positive_mask))
-    return soft_histogram(*every, bins, -1.0, 1.0)[0]
+    every, mask = pairs.positive.flatten()[None], pairs.positive_mask.flatten()[None]
+    return soft_histogram(every, mask, bins, -1.0, 1.0)[0]
 
 
 def _place(similarity: Float[Tensor, "a k"], bins: int) -> tuple[Tensor, Tensor]:
