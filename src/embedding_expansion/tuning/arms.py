@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import typing
 
 from embedding_expansion.errors import InvalidInput, UnknownName
-from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.forms import FormName
+from embedding_expansion.runs.options import ExpansionConfig, TrainConfig
 
-#: How each arm changes the section `expansion` of the options.
-_CHANGES: dict[str, dict[str, Any]] = {
-    "paper": {"scope": "class_pair"},
-    "anchor": {"scope": "anchor"},
-    "none": {"n": "none"},
-}
-#: The names of the arms; "none" is the plain loss.
-ARMS: tuple[str, ...] = tuple(_CHANGES)
+#: The names of the arms, those of `--expansion.form`; "none" is the plain loss.
+ARMS: tuple[str, ...] = typing.get_args(FormName)
 
 
 def check_arms(arms: list[str]) -> tuple[str, ...]:
@@ -36,10 +31,17 @@ def check_arms(arms: list[str]) -> tuple[str, ...]:
 
 
 def with_arm(config: TrainConfig, arm: str) -> TrainConfig:
-    """The configuration with the form of expansion of an arm; everything else stays.
+    """The configuration with the form of expansion of an arm; everything else but its scope and balance stays.
 
     Raises:
         InvalidInput: the options contradict the arm.
     """
-    expansion = dataclasses.replace(config.expansion, **_CHANGES[arm])
+    given = config.expansion
+    expansion = dataclasses.replace(
+        given,
+        form=typing.cast(FormName, arm),
+        n=ExpansionConfig().n if given.n == "none" else given.n,
+        scope=None,
+        balance=None,
+    )
     return dataclasses.replace(config, expansion=expansion)
