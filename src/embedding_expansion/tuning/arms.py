@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, get_args
+import typing
 
 from embedding_expansion.errors import InvalidInput, UnknownName
 from embedding_expansion.forms import FormName
-from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.options import ExpansionConfig, TrainConfig
 
-#: The names of the arms; "none" is the plain loss.
-ARMS: tuple[FormName, ...] = get_args(FormName)
+#: The names of the arms, those of `--expansion.form`; "none" is the plain loss.
+ARMS: tuple[str, ...] = typing.get_args(FormName)
 
 
 def check_arms(arms: list[str]) -> tuple[str, ...]:
@@ -31,11 +31,17 @@ def check_arms(arms: list[str]) -> tuple[str, ...]:
 
 
 def with_arm(config: TrainConfig, arm: str) -> TrainConfig:
-    """The configuration with the form of expansion of an arm, its scope and its balance; everything else stays.
+    """The configuration with the form of expansion of an arm; everything else but its scope and balance stays.
 
     Raises:
         InvalidInput: the options contradict the arm.
     """
-    form: Any = arm  # check_arms has checked the name
-    expansion = dataclasses.replace(config.expansion, form=form, scope=None, balance=None)
+    given = config.expansion
+    expansion = dataclasses.replace(
+        given,
+        form=typing.cast(FormName, arm),
+        n=ExpansionConfig().n if given.n == "none" else given.n,
+        scope=None,
+        balance=None,
+    )
     return dataclasses.replace(config, expansion=expansion)
