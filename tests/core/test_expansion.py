@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest, synthesize
 from embedding_expansion.core.losses import LOSSES
+from embedding_expansion.core.pairs import compare
 from embedding_expansion.core.search import table
 
 from . import explicit, oracles
@@ -227,3 +229,26 @@ def test_a_row_given_twice_counts_as_an_anchor_twice(scope: str) -> None:
     once, twice = (loss.per_anchor(E, labels, rows=torch.tensor(rows)) for rows in ([0, 3], [0, 3, 0]))
     assert torch.equal(twice.total, once.total[..., [0, 1, 0]])
     assert torch.equal(twice.weight, once.weight[..., [0, 1, 0]])
+
+
+@pytest.mark.parametrize("normalize_synthetic", [True, False])
+@given(seed=seeds, d=st.integers(2, 6), n=st.sampled_from([1, 2, 8, math.inf]))
+def test_the_anchor_alone_is_less_hard_than_its_class_and_harder_than_without_points(
+    normalize_synthetic: bool, seed: int, d: int, n: float
+) -> None:
+    E, labels = batch(UNEQUAL, d, seed)
+
+    def negatives(scope: Any, n: float) -> Tensor:
+        pairs = expand(E, labels, n, scope=scope, normalize_synthetic=normalize_synthetic)
+        return pairs.negative[pairs.negative_mask]
+
+    mined, alone, of_class = negatives("negative", 0), negatives("negative", n), negatives("class_pair", n)
+    rounding = 1e-9
+    assert (mined <= alone + rounding).all()
+    assert (alone <= of_class + rounding).all()
+    plain = compare(E, labels)
+    for i, (row, mask) in enumerate(zip(plain.negative, plain.negative_mask, strict=True)):
+        others = labels[mask].unique()
+        hardest_of_each = torch.stack([row[labels == other].max() for other in others])
+        ours = expand(E, labels, 0, scope="negative", normalize_synthetic=normalize_synthetic)
+        torch.testing.assert_close(ours.negative[i][ours.negative_mask[i]], hardest_of_each)
