@@ -247,7 +247,7 @@ def test_a_call_of_a_loss_is_a_short_walk_through_the_files() -> None:
         for name, files, moves in re.findall(r"(\w+): (\d+) files, (\d+) moves", run.stdout)
     }
     assert walks.keys() == {"expanded", "plain"}
-    bars = {"plain": (6, 19)} | ({"expanded": (9, 23)} if native.available() else {})  # torch's search is longer
+    bars = {"plain": (6, 12)} | ({"expanded": (8, 20)} if native.available() else {})  # torch's search is longer
     for name, (most_files, most_moves) in bars.items():
         files, moves = walks[name]
         assert 0 < files <= most_files, run.stdout

@@ -1,99 +1,170 @@
-"""The checked arguments of a loss, the batch that its table is made from, and the classes of the batch."""
+"""The checked arguments of a loss, the batch that its table is made from, and what follows from its labels.
+
+Batches of a training run repeat few patterns: which rows are of one class. What follows from a pattern is kept for the
+next batch that has it. The key is the whole pattern, so that it cannot be mistaken for another.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, no_type_check
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from embedding_expansion.core.chosen import ChosenPairs, IndicesTuple
-from embedding_expansion.core.classes import (
-    LARGEST_KEPT,
-    Classes,
-    HostLabels,
-    PlainLayout,
-    everyone,
-    group,
-    group_adjacent,
-    group_values,
-    numbered,
-    plain_layout,
-)
-from embedding_expansion.core.custom_op import CustomOp
+from embedding_expansion.core.classes import Classes, group, partners, positives, rows_where
 from embedding_expansion.core.inputs import (
     LARGEST,
     Labels,
-    as_batch,
     as_memory_mask,
-    as_numbers,
+    as_numbered_batch,
     as_reference,
     as_rows,
     check_finite,
     validates,
-    values_exist,
 )
 
-
-@no_type_check  # custom_op cannot read the signature of a function checked by jaxtyping
-def _rows_where(mask: Tensor) -> Tensor:
-    """The indices (k,) at which a mask (b,) is true."""
-    return mask.nonzero().flatten()
+R = TypeVar("R")
+LAYOUTS = 4  # patterns to keep
+LARGEST_KEPT = 1 << 22  # entries of a table beyond which nothing is kept, so that it takes little memory
 
 
-@no_type_check
-def _class_of_row(labels: Tensor) -> Tensor:
-    """Computes `Classes.of_row` from labels."""
-    return torch.unique(labels, return_inverse=True)[1]
+class HostLabels(NamedTuple):
+    """The labels of a batch as plain numbers, beside the tensor that holds them."""
+
+    tensor: Int[Tensor, " b"]
+    values: tuple[int, ...]
+
+    def of(self, labels: Int[Tensor, " b"]) -> tuple[int, ...] | None:
+        """The numbers, if they are those of this very tensor."""
+        return self.values if labels is self.tensor else None
 
 
-@no_type_check
-def _positives(of_gallery: Tensor, of_anchor: Tensor, anchors: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Computes `Classes.positives` from labels."""
-    classes = group(of_gallery)
-    found = classes.of_row[anchors] if anchors is not None else classes.find(of_anchor)
-    return classes.positives(found, anchors)
+def numbered(values: Sequence[int], order: Iterable[int]) -> tuple[int, ...]:
+    """The place of every value in `order`, where each occurs once or more often."""
+    place = {value: number for number, value in enumerate(dict.fromkeys(order))}
+    return tuple(map(place.__getitem__, values))
 
 
-@no_type_check
-def _partners(index: Tensor, mask: Tensor, anchors: Tensor | None, a: int, g: int) -> tuple[Tensor, Tensor]:
-    """Computes `Batch.partners` from the positives of a batch with a anchors and g gallery rows."""
-    row_of = index.new_full((g,), -1)
-    if anchors is not None:
-        row_of[anchors] = torch.arange(a, device=index.device)
-    missing = torch.unique(index[mask & (row_of[index] < 0)])
-    row_of[missing] = torch.arange(len(missing), device=index.device) + a
-    return missing, row_of[index].clamp(min=0)  # an unused slot holds an arbitrary row
+def kept(function: Callable[..., R]) -> Callable[..., R]:
+    """Keeps the last few results of a function of numbers and a device, where there are values to keep.
+
+    A tuple of tensors of which somebody has changed one in place is made again.
+    """
+
+    @functools.lru_cache(maxsize=LAYOUTS)
+    def versioned(*given: Any) -> tuple[R, list[int]]:
+        with torch.inference_mode(False):  # an inference tensor would be of no use to autograd
+            found = function(*given)
+        return found, _versions(found)
+
+    @functools.wraps(function)
+    def call(*given: Any) -> R:
+        # Nothing is kept of tensors without values, in `FakeTensorMode`, nor of those that a CUDA graph captures.
+        captured = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        if captured or type(torch.empty(0)) is not Tensor:
+            return function(*given)
+        found, versions = versioned(*given)
+        if _versions(found) != versions:
+            versioned.cache_clear()
+            found, _ = versioned(*given)
+        return found
+
+    return call
 
 
-@no_type_check
-def _fake_rows(mask: Tensor) -> Tensor:
-    return mask.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+def _versions(found: Any) -> list[int]:
+    """How often each tensor has been changed in place; of a dataclass, its own tensors."""
+    tensors = found if isinstance(found, tuple) else vars(found).values()
+    return [tensor._version for tensor in tensors if isinstance(tensor, Tensor)]
 
 
-@no_type_check
-def _fake_class_of_row(labels: Tensor) -> Tensor:
-    return torch.empty_like(labels)
+def group_values(values: tuple[int, ...], device: torch.device) -> Classes:
+    """`group` for labels that are known as numbers: without an operation whose result depends on data."""
+    label = sorted(set(values))
+    of_row = numbered(values, label)
+    numbers = torch.tensor(label, dtype=torch.int64, device=device)
+    return Classes(numbers, *_rows_of_classes(of_row, device), runs_of_pattern(of_row))
 
 
-@no_type_check
-def _fake_positives(of_gallery: Tensor, of_anchor: Tensor, anchors: Tensor | None) -> tuple[Tensor, Tensor]:
-    shape = of_anchor.shape[0], torch.library.get_ctx().new_dynamic_size(min=1)
-    return of_anchor.new_empty(shape), of_anchor.new_empty(shape, dtype=torch.bool)
+def group_adjacent(labels: Int[Tensor, " g"], k: int) -> Classes:
+    """`group` for the labels 0, 1, 2, ..., each k times."""
+    rows = torch.arange(len(labels), device=labels.device)
+    start = rows[::k]
+    return Classes(rows[: len(start)], labels, rows, start, torch.full_like(start, k), ((k, len(start)),))
 
 
-@no_type_check
-def _fake_partners(index: Tensor, mask: Tensor, anchors: Tensor | None, a: int, g: int) -> tuple[Tensor, Tensor]:
-    return index.new_empty(torch.library.get_ctx().new_dynamic_size()), torch.empty_like(index)
+def runs_of_pattern(pattern: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """`Classes.runs` for the class of every row."""
+    return tuple(sorted(Counter(Counter(pattern).values()).items()))
 
 
-rows_where = CustomOp("rows_where", _rows_where, _fake_rows)
-class_of_row = CustomOp("class_of_row", _class_of_row, _fake_class_of_row)
-positives = CustomOp("positives", _positives, _fake_positives)
-partners = CustomOp("partners", _partners, _fake_partners)
+@kept
+def _rows_of_classes(of_row: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`of_row`, `order`, `start` and `size` of `Classes`."""
+    count = Counter(of_row)
+    size = [count[number] for number in range(len(count))]
+    start = [0] * len(size)
+    for number in range(1, len(size)):
+        start[number] = start[number - 1] + size[number - 1]
+    order = sorted(range(len(of_row)), key=of_row.__getitem__)
+    found = (torch.tensor(numbers, dtype=torch.int64, device=device) for numbers in (of_row, order, start, size))
+    return tuple(found)  # type: ignore[return-value]
+
+
+class PlainLayout(NamedTuple):
+    """The slots of positives and the mask of negatives where all rows are compared with each other."""
+
+    positive: Int[Tensor, "b p"]
+    positive_mask: Bool[Tensor, "b p"]
+    negative_mask: Bool[Tensor, "b b"]
+
+
+def plain_layout(values: tuple[int, ...], device: torch.device) -> PlainLayout:
+    """The layout of a batch with these labels. Only the pattern counts: which of the labels are equal."""
+    make = _plain_layout if len(values) ** 2 <= LARGEST_KEPT else _plain_layout.__wrapped__  # type: ignore[attr-defined]
+    found: PlainLayout = make(numbered(values, values), device)
+    return found
+
+
+@kept
+def _plain_layout(pattern: tuple[int, ...], device: torch.device) -> PlainLayout:
+    found = _rows_of_classes.__wrapped__(pattern, device)  # type: ignore[attr-defined]
+    of_row, order, start, size = found
+    numbers = torch.arange(len(size), device=device)
+    classes = Classes(numbers, of_row, order, start, size, runs_of_pattern(pattern))
+    everyone = torch.arange(len(pattern), device=device)
+    index, mask = classes.positives(classes.of_row, everyone, of_all=True)
+    return PlainLayout(index, mask, classes.of_row[:, None] != classes.of_row)
+
+
+@kept
+def _everyone(count: int, device: torch.device) -> tuple[Int[Tensor, " b"]]:
+    return (torch.arange(count, device=device),)
+
+
+@kept
+def _adjacent(classes: int, k: int, device: torch.device) -> tuple[Int[Tensor, " g"]]:
+    return (torch.arange(classes, device=device).repeat_interleave(k),)
+
+
+def adjacent(classes: int, k: int, device: torch.device) -> Int[Tensor, " g"]:
+    """The labels 0, 1, 2, ... of some classes, each k times."""
+    make = _adjacent.__wrapped__ if torch.compiler.is_compiling() else _adjacent  # type: ignore[attr-defined]
+    found: Tensor = make(classes, k, device)[0]
+    return found
+
+
+def everyone(labels: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+    """The rows of a batch with these labels, 0 to b - 1."""
+    given = len(labels), labels.device
+    return torch.arange(given[0], device=given[1]) if torch.compiler.is_compiling() else _everyone(*given)[0]
 
 
 @dataclass(frozen=True)
@@ -128,13 +199,8 @@ class Inputs:
         Raises:
             InvalidInput, InvalidType: if a shape, a type, a label or a row does not fit; the error names the argument.
         """
-        given = labels
-        embeddings, labels = as_batch(embeddings, labels)
-        on_host = (
-            None
-            if torch.compiler.is_compiling()
-            else HostLabels(labels, as_numbers(labels if given is None else given))
-        )
+        embeddings, labels, values = as_numbered_batch(embeddings, labels)
+        on_host = None if values is None else HostLabels(labels, values)
         if from_memory is not None:
             from_memory = as_memory_mask(from_memory, embeddings)
         if rows is not None:
@@ -400,7 +466,7 @@ def prepared(
     rows = widened(embeddings)
     norm = torch.linalg.vector_norm(rows.detach(), dim=1, keepdim=True)
     positive = False
-    if look and norm.shape[0] and values_exist():
+    if look and norm.shape[0] and type(norm) is Tensor:  # not in `FakeTensorMode`, where there are no values
         least, most = (bound.item() for bound in torch.aminmax(norm))
         if not most <= LARGEST:
             check_finite(embeddings, name)  # small norms imply small values, and there are fewer norms to look at

@@ -9,7 +9,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from embedding_expansion.core.adapters import adapter_of
-from embedding_expansion.core.batch import Batch, class_of_row
+from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.classes import class_of_row
 from embedding_expansion.core.inputs import validates
 from embedding_expansion.core.mining import Expansion
 from embedding_expansion.core.pair_loss import PairLoss, WrappedLoss

@@ -189,11 +189,16 @@ def as_labels(labels: Labels | None, name: str = "labels") -> Int[Tensor, " b"]:
 
 
 @validates
-def as_numbers(labels: Labels) -> tuple[int, ...]:
-    """Converts labels that `as_labels` accepts to plain numbers. It waits for a GPU only if they are there."""
+def as_numbered_batch(
+    embeddings: Float[Tensor, "b d"], labels: Labels | None
+) -> tuple[Float[Tensor, "b d"], Int[Tensor, " b"], tuple[int, ...] | None]:
+    """`as_batch`, and the labels as plain numbers; None in compiled code. It waits for a GPU only if they are there."""
+    rows, found = as_batch(embeddings, labels)
+    if torch.compiler.is_compiling():
+        return rows, found, None
     if isinstance(labels, (list, tuple)):
-        return tuple(map(int, labels))
-    return tuple(as_labels(labels).tolist())
+        return rows, found, tuple(map(int, labels))
+    return rows, found, tuple(as_labels(found if labels is None else labels).tolist())
 
 
 def values_exist() -> bool:

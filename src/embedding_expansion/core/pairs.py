@@ -216,7 +216,8 @@ def compare_batch(batch: Batch, metric: Metric, *, partners: bool) -> Pairs:
     """`compare` for a checked batch."""
     if batch.is_empty:
         return nothing_to_compare(batch.embeddings)
-    index, mask = batch.positives()
+    layout = batch.plain
+    index, mask = batch.positives() if layout is None else (layout.positive, layout.positive_mask)
     needed = batch.embeddings if batch.every_row else batch.embeddings[batch.anchors]
     labels, partner = batch.labels if batch.every_row else batch.labels[batch.anchors], None
     if partners:
@@ -226,7 +227,6 @@ def compare_batch(batch: Batch, metric: Metric, *, partners: bool) -> Pairs:
             labels = torch.cat([labels, batch.gallery_labels[missing]])
     product = batch.product if batch.keeps_product and needed is batch.embeddings and not needed.requires_grad else None
     positive, negative = similarities(needed, batch.gallery, index, metric, unit=batch.unit, product=product)
-    layout = batch.plain
     negative_mask = labels[:, None] != batch.gallery_labels if layout is None else layout.negative_mask
     speeds = None if batch.heights is None else _speeds(batch, index, mask, partners=partner is not None)
     return Pairs(positive, mask, negative, negative_mask, partner, per_class=False, speeds=speeds)

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from embedding_expansion.checks import as_whole
-from embedding_expansion.core.batch import Inputs
-from embedding_expansion.core.classes import adjacent
+from embedding_expansion.core.batch import Inputs, adjacent
 from embedding_expansion.core.inputs import check_classes, validates
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.parameters import Options

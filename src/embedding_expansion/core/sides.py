@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.batch import Batch
-from embedding_expansion.core.classes import Classes, kept, runs_of
+from embedding_expansion.core.batch import Batch, kept
+from embedding_expansion.core.classes import Classes, runs_of
 from embedding_expansion.core.inputs import values_exist
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.forms import Scope
