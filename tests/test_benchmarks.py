@@ -16,6 +16,7 @@ QUICK = {
     "memory.py": [],
     "step.py": ["--losses", "triplet"],
     "operations.py": [],
+    "balance.py": [],
     "gpu.py": ["--device", "cpu"],
     "gpu_retrieval.py": ["--device", "cpu"],
     "cross_batch.py": [],
