@@ -62,8 +62,8 @@ def stepped(loss: torch.nn.Module, E: Tensor, labels: Any, **given: Any) -> tupl
 # --- the rule ---------------------------------------------------------------------------------------------------------
 
 
-def forces(pull: float, push: float, two_sided: bool = True) -> Forces:
-    return Forces(*(torch.tensor(x, dtype=torch.float64) for x in (pull, push)), torch.tensor(two_sided))
+def forces(pull: float, push: float, has_negatives: bool = True) -> Forces:
+    return Forces(*(torch.tensor(x, dtype=torch.float64) for x in (pull, push)), torch.tensor(has_negatives))
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,9 @@ def forces(pull: float, push: float, two_sided: bool = True) -> Forces:
         (forces(4, 1), forces(4, -1), 1),
         (forces(4, 0), forces(4, 2), 0),
         (forces(4, -1), forces(4, 2), 0),
-        (forces(4, 0, two_sided=False), forces(4, 2), 1),
-        (forces(4, 1), forces(4, 2, two_sided=False), 1),
+        (forces(4, 0, has_negatives=False), forces(4, 2), 1),
+        (forces(4, 1), forces(0, 0, has_negatives=False), 1),
+        (forces(4, math.nan), forces(4, 2), 1),
         (forces(math.nan, 1), forces(4, 2), 1),
         (forces(math.inf, math.inf), forces(4, 2), 1),
     ],
@@ -137,7 +138,7 @@ def test_a_contraction_of_the_table_changes_every_loss_by_push_minus_pull(
     E, labels = numbered(seed=4)
     loss = any_loss(name) if table == "plain" else expanded(name, False, table)
     pairs, given_batch = loss.table(E.requires_grad_(), labels)
-    contraction = Contraction(E.device)
+    contraction = Contraction(E)
     pull, push, _ = contraction.forces(loss.terms(contraction.watch(pairs), given_batch), None)
 
     def value(e: float, again: Callable[[], None]) -> float:

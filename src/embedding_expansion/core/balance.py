@@ -18,6 +18,7 @@ e (x.u + y.u) (1 - s_xy) instead; "sphere" weighs pull and push by these factors
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,7 +38,7 @@ class Forces(NamedTuple):
 
     pull: Float[Tensor, ""]
     push: Float[Tensor, ""]
-    two_sided: Bool[Tensor, ""]  # whether the table has positives and negatives
+    has_negatives: Bool[Tensor, ""]
 
 
 class Contraction:
@@ -47,17 +48,16 @@ class Contraction:
         share: lambda, by which the gradient of the positives is multiplied in backward passes; None: 1.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        exact = torch.float32 if device.type == "mps" else torch.float64
-        self.along = [torch.zeros((), dtype=exact, device=device, requires_grad=True) for _ in range(2)]
-        self.there = torch.zeros(2, dtype=torch.bool, device=device)
+    def __init__(self, embeddings: Tensor) -> None:
+        self.along = _zeros(embeddings.dtype, embeddings.device)
+        self.has_negatives: Tensor | None = None
         self.share: Tensor | None = None
         self.measured = False
 
     def watch(self, pairs: Pairs) -> Pairs:
         """The table of some anchors with the same values, and with gradients that reach this contraction."""
-        masks = pairs.positive_mask, negatives_of_anchors(pairs)[1]
-        self.there = self.there | torch.stack([mask.any() for mask in masks])
+        there = negatives_of_anchors(pairs)[1].any()
+        self.has_negatives = there if self.has_negatives is None else self.has_negatives | there
         speeds = (None, None) if pairs.speeds is None else pairs.speeds
         return replace(
             pairs,
@@ -70,15 +70,27 @@ class Contraction:
 
         `across` sums over processes, each of which has the terms of its own anchors.
         """
+        assert self.has_negatives is not None
         weight = terms.weight.detach().sum(dim=1)
         weight = weight if across is None else across(weight)
-        value = (terms.total.sum(dim=1) * torch.where(weight > 0, 1 / weight, 0)).sum()
-        found = torch.autograd.grad(value, self.along, retain_graph=True, materialize_grads=True)
+        of_total = weight.reciprocal().nan_to_num(posinf=0)[:, None].expand_as(terms.total)
+        given: dict[str, Any] = {"grad_outputs": of_total, "retain_graph": True, "materialize_grads": True}
+        minus_pull, push = torch.autograd.grad(terms.total, self.along, **given)
         self.measured = True
         with torch.no_grad():
-            both = torch.stack([-found[0], found[1], *self.there.to(found[0].dtype)])
-            pull, push, *there = both if across is None else across(both)
-            return Forces(pull, push, (there[0] > 0) & (there[1] > 0))
+            found = -minus_pull, push, self.has_negatives
+            if across is None:
+                return Forces(*found)
+            pull, push, there = across(torch.stack([x.to(push.dtype) for x in found]))
+            return Forces(pull, push, there > 0)
+
+
+@functools.lru_cache(maxsize=4)
+def _zeros(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What e is in the tables of positives and of negatives. They are never changed, and never get a gradient."""
+    with torch.inference_mode(False):
+        first, second = (torch.zeros((), dtype=dtype, device=device, requires_grad=True) for _ in range(2))
+        return first, second
 
 
 class _Contracted(torch.autograd.Function):
@@ -97,24 +109,23 @@ class _Contracted(torch.autograd.Function):
         contraction = ctx.contraction
         if contraction.measured:
             scaled = ctx.positives and contraction.share is not None
-            return gradient * contraction.share.to(gradient.dtype) if scaled else gradient, None, None, None, None
+            return gradient * contraction.share if scaled else gradient, None, None, None, None
         similarity, speed = ctx.saved_tensors
-        moved = (1 - similarity) * gradient
+        moved = 1 - similarity
         moved = moved if speed is None else moved * speed
-        return None, None, moved.sum(dtype=contraction.along[0].dtype), None, None
+        return None, None, torch.dot(moved.flatten(), gradient.flatten()), None, None
 
 
 def pull_share(expanded: Forces, plain: Forces) -> Float[Tensor, ""]:
     """Lambda, from 0 to 1.
 
-    It is 1 where pull(E) <= 0, where push(C) <= 0, or where a table has no positives or no negatives; otherwise it is 0
-    where push(E) <= 0. r(C) counts as 1 where pull(C) <= 0.
+    It is 1 where pull(E) <= 0, where push(C) <= 0, or where E has no negatives; otherwise it is 0 where push(E) <= 0.
+    r(C) counts as 1 where pull(C) <= 0.
     """
     yardstick = torch.where(plain.pull > 0, plain.push / plain.pull, 1).clamp(max=1)
     share = (expanded.push / (expanded.pull * yardstick)).clamp(0, 1)
-    share = torch.where(expanded.push <= 0, 0, share)
-    whole = (expanded.pull <= 0) | (plain.push <= 0) | ~(expanded.two_sided & plain.two_sided)
-    return torch.where(whole | share.isnan(), 1, share)
+    counts = (expanded.pull > 0) & (plain.push > 0) & expanded.has_negatives & (share >= 0)  # False for NaN
+    return torch.where(counts, share, 1)
 
 
 def figures(expanded: Forces, plain: Forces, share: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:

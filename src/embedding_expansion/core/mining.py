@@ -213,9 +213,7 @@ def _rows_of_sides(
 def _of_sides(product: Float[Tensor, "b g"], plan: Plan) -> Float[Tensor, "s t"]:
     """The inner products of the left with the right rows, among those of all rows."""
     for dim, side in enumerate((plan.left, plan.right)):
-        count, rows = product.shape[dim], side.rows
-        in_order = rows.device.type == "cpu" and torch.equal(rows, torch.arange(count))
-        product = product if in_order else product.index_select(dim, rows)
+        product = product if side.in_order(product.shape[dim]) else product.index_select(dim, side.rows)
     return product
 
 

@@ -267,7 +267,7 @@ class PairLoss(nn.Module):
                 check_unit(rows, "balance compares inner products of unit vectors", remedy)
         batch = read_twice(batch, sphere=self.balance == "sphere", whole=self.chunk is None)
         device = batch.embeddings.device
-        expanded, unexpanded = Contraction(device), Contraction(device)
+        expanded, unexpanded = Contraction(batch.embeddings), Contraction(batch.embeddings)
         terms, synthetic_share = self.read(batch, lambda part: expanded.watch(self.pairs(part)), across)
         of_expanded = expanded.forces(terms, across)
         with draws_kept(self.miner, device):

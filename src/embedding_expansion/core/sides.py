@@ -147,6 +147,14 @@ class Side:
         """The number of members of each group."""
         return self.layout.size
 
+    def in_order(self, b: int) -> bool:
+        """Whether the rows are known to be all b rows in order. On an accelerator nobody looks."""
+        return self._in_order and self.rows.shape[0] == b
+
+    @cached_property
+    def _in_order(self) -> bool:
+        return self.rows.device.type == "cpu" and torch.equal(self.rows, torch.arange(self.rows.shape[0]))
+
     @cached_property
     def short_label(self) -> Int[Tensor, " g"]:
         """The class of each group as a 32-bit integer, for the C code."""
