@@ -108,6 +108,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call]]
                 ee.TripletLoss(), **{"embedding_size": 4, "size": 8} | given
             ),
             "EmbeddingExpansion": lambda **given: ee.EmbeddingExpansion(ee.TripletLoss(), **given),
+            "SyntheticSamples": lambda **given: ee.SyntheticSamples(ee.TripletLoss(), **given),
             "DistanceWeightedMiner": lambda **given: ee.DistanceWeightedMiner(**{"dimensions": 4} | given),
             "expand": lambda **given: ee.expand(embeddings, labels, **{"n": 2} | given),
             "hardest": lambda **given: ee.hardest(embeddings, labels, **{"n": 2} | given),

@@ -239,13 +239,19 @@ def killed_decoders(server: Server, tries: int, seed: int) -> Count:
     """Kill a decoder, while it decodes or is idle."""
     rng, survived = random.Random(seed), 0
     for _ in range(tries):
-        decoders = [number for number, command in children(server.process) if "inference.decoder" in command]
+        end = time.monotonic() + 10
+        while not (decoders := _decoders(server)) and time.monotonic() < end:
+            time.sleep(0.05)  # the one that follows a killed one is only just started
         if decoders:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(rng.choice(decoders), signal.SIGKILL)
         server.search(ORDINARY)  # it may be the image that was being decoded
         survived += bool(decoders) and server.is_well()
     return Count("SIGKILL of a decoder", tries, survived)
+
+
+def _decoders(server: Server) -> list[int]:
+    return [number for number, command in children(server.process) if "inference.decoder" in command]
 
 
 def children(parent: int) -> list[tuple[int, str]]:

@@ -172,6 +172,18 @@ def unread(
         ["data"],
         ["data", str(photographs), "check"],
         ["env"],
+        [
+            "tune",
+            "--data",
+            str(photographs),
+            *small.split(),
+            "--arms",
+            "none",
+            "--trials",
+            "1",
+            "--out",
+            str(folder / "t"),
+        ],
     ]
     return folder, list(zip(commands, run_each([(CLOSED, command) for command in commands]), strict=True))
 
@@ -184,7 +196,7 @@ def test_a_reader_that_leaves_changes_neither_the_exit_status_nor_the_work(
     for command, ended in commands:
         assert ended.status == 0, (command, ended.stderr)
         assert ended.stderr == "" or "/dev/stdout" in command, command
-    made = {"run", "report.html", "thresholds.json", "export", "index", "found.html", "clusters", "copies.csv"}
+    made = {"run", "report.html", "thresholds.json", "export", "index", "found.html", "clusters", "copies.csv", "t"}
     assert set(os.listdir(folder)) == made
     assert (folder / "run" / "report.html").exists()
 

@@ -41,7 +41,7 @@ def _target(pairs: Pairs) -> tuple[Float[Tensor, " a"], Bool[Tensor, " a"]]:
 
     Without a proxy the similarity is an arbitrary finite number.
     """
-    if pairs.positive.shape[1] == 1:
+    if not torch.compiler.is_compiling() and pairs.positive.shape[1] == 1:
         return pairs.positive[:, 0], pairs.positive_mask[:, 0]
     has_target = pairs.positive_mask.any(dim=1)
     nearest = torch.where(pairs.positive_mask, pairs.positive, -torch.inf).max(dim=1).values

@@ -41,22 +41,22 @@ def fast_ap(pairs: Pairs, bins: int = 10) -> Terms:
     # A squared distance from 0 to 4 is a similarity from 1 to -1.
     positives = soft_histogram(pairs.positive, pairs.positive_mask, bins, 1.0, -1.0)
     negatives = soft_histogram(negative, negative_mask, bins, 1.0, -1.0)
-    above, everything = _running_sum(torch.cat([positives, positives + negatives])).chunk(2)
+    above, everything = _running_sum(torch.stack([positives, positives + negatives], dim=1)).unbind(dim=1)
     precision = above / (everything + (everything == 0))
     count = count_of(pairs.positive_mask, pairs)
     counts = count.clamp(max=1)
     return Terms((counts - (positives * precision).sum(dim=1) / count.clamp(min=1))[None], counts[None])
 
 
-def _running_sum(histogram: Float[Tensor, "a edges"]) -> Float[Tensor, "a edges"]:
+def _running_sum(histogram: Float[Tensor, "a k edges"]) -> Float[Tensor, "a k edges"]:
     """The cumulative sum over edges.
 
     torch.compile needs a form without `torch.cumsum`, whose backward pass branches on the number of anchors.
     """
     if not torch.compiler.is_compiling():
-        return histogram.cumsum(dim=1)
-    edges = histogram.shape[1]
-    return (histogram[:, :, None] * histogram.new_ones(edges, edges).triu()).sum(dim=1)
+        return histogram.cumsum(dim=2)
+    edges = histogram.shape[2]
+    return (histogram[..., None] * histogram.new_ones(edges, edges).triu()).sum(dim=2)
 
 
 def smooth_ap(pairs: Pairs, temperature: float = 0.01, query_counts: bool = False) -> Terms:
