@@ -202,12 +202,25 @@ class _Decoder:
     def decode(self, image: bytes, seconds: float) -> Square | None:
         """Decodes an image to its square; None if that takes too long, or if the process left it to the slow one.
 
-        A process that takes too long is killed. A process that was killed or has died is replaced.
+        A process that takes too long is killed. A process that was killed or has died is replaced, and gets the image
+        once more: what ended it may have nothing to do with the image.
 
         Raises:
             Refused: the image cannot be decoded.
             RunError: no process can be started.
         """
+        try:
+            return self._decoded(image, seconds)
+        except (OSError, EOFError):
+            self._restart()
+        try:
+            return self._decoded(image, seconds)
+        except (OSError, EOFError):
+            self._restart()
+            raise Refused(422, "the decoder crashed on this image; save it again, or send another") from None
+
+    def _decoded(self, image: bytes, seconds: float) -> Square | None:
+        """`decode` by the process that runs, which may end meanwhile (OSError, EOFError)."""
         if self._process is None or self._process.poll() is not None:  # it died for another reason
             self._restart()
         self._await_start()
@@ -218,9 +231,6 @@ class _Decoder:
         except TimeoutError:
             self._restart()
             return None
-        except (OSError, EOFError):
-            self._restart()
-            raise Refused(422, "the decoder crashed on this image; save it again, or send another") from None
         if verdict is Verdict.SQUARE:
             return np.frombuffer(content, np.uint8).reshape(size, size, 3)
         if verdict is Verdict.SLOW:
