@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from embedding_expansion import TripletLoss
 from embedding_expansion.core import losses
 from embedding_expansion.core.expansion import expand
 from embedding_expansion.core.pairs import Pairs, compare
@@ -257,3 +259,16 @@ def test_no_synthetic_points_is_mining_and_not_the_plain_loss() -> None:
     E, labels = batch((3, 4, 2))
     plain, mined = losses.n_pair(compare(E, labels)).mean(), losses.n_pair(expand(E, labels, 0)).mean()
     assert abs(plain - mined) > 1e-3
+
+
+@pytest.mark.parametrize("few", [0, 16])
+@pytest.mark.parametrize("mining", ["all", "hard", "semihard", "easy_positive"])
+def test_triplets_are_counted_by_sorting_as_by_comparing(
+    mining: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[TripletLoss.__module__], "FEW", few)
+    E, labels = batch((7, 5, 1, 2), seed=3)
+    E.requires_grad_()
+    pairs, table = compare(E, labels), oracles.plain_table(E, labels.tolist())
+    parameters = {"mining": mining, "margin": 0.4}
+    assert_same_terms(FUNCTIONS["triplet"](pairs, **parameters), oracles.ORACLES["triplet"](table, **parameters), E)

@@ -27,7 +27,8 @@ from embedding_expansion.core.terms import (
     with_a_column,
 )
 
-ROWS = 256  # rows of a table to sort at a time
+ROWS = 256  # rows of a table to count at a time
+FEW = 16  # positives of an anchor up to which comparing them with all negatives is faster than sorting: 7 times with 7
 Mining: TypeAlias = Literal["all", "hard", "semihard", "easy_positive"]
 
 
@@ -41,8 +42,8 @@ def triplet(
 ) -> Terms:
     """Triplet loss: 1/|P| sum over (i, j) in P and k in N_i of [d_ij^2 - d_ik^2 + margin]_+.
 
-    The function never lists the triplets. It counts the active ones by sorting; their sum is linear in the distances.
-    It needs as much memory as the table.
+    The function never lists all triplets. It counts the active ones, by sorting if classes are large; their sum is
+    linear in the distances. It needs as much memory as the table.
 
     Args:
         pairs: from `compare` or `expand`, metric "euclidean".
@@ -114,7 +115,7 @@ def _hinges(
 
 
 def _below(upper: Tensor, away: Tensor, upper_mask: Tensor, away_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Calls `_below_in_rows` for some rows at a time, because sorting takes four times the memory of its input."""
+    """Calls `_below_in_rows` for some rows at a time, because it takes several times the memory of its input."""
     tables = upper, away, upper_mask, away_mask
     if torch.compiler.is_compiling() or len(away) <= ROWS:
         return _below_in_rows(*tables)
@@ -129,6 +130,10 @@ def _below_in_rows(
     upper: Tensor, away: Tensor, upper_mask: Tensor, away_mask: Tensor
 ) -> tuple[Float[Tensor, "a p"], Float[Tensor, "a m"]]:
     """Counts, in each row, the `away` smaller than each `upper`, and the `upper` larger than each `away`."""
+    if not torch.compiler.is_compiling() and upper.shape[1] <= FEW:
+        upper, away = upper.masked_fill(~upper_mask, -torch.inf), away.masked_fill(~away_mask, torch.inf)
+        below = away[:, None] < upper[:, :, None]
+        return below.sum(dim=2).to(away.dtype), below.sum(dim=1).to(away.dtype)
     sorted_upper = torch.where(upper_mask, upper, -torch.inf).sort(dim=1).values
     sorted_away = torch.where(away_mask, away, torch.inf).sort(dim=1).values
     smaller = torch.searchsorted(sorted_away, upper.contiguous(), right=False)
