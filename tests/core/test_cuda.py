@@ -42,6 +42,14 @@ def test_every_loss_is_the_same_on_both_devices(name: str, scope: str | None, n:
     assert_same_on_both(loss if scope is None else EmbeddingExpansion(loss, n=n, scope=scope), E, labels)
 
 
+@pytest.mark.parametrize("balance", [True, "sphere"])
+@pytest.mark.parametrize("scope", ["class_pair", "negative"])
+@pytest.mark.parametrize("name", ["triplet", "multi_similarity", "lifted_structure", "histogram"])
+def test_balance_is_the_same_on_both_devices(name: str, scope: Any, balance: Any) -> None:
+    E, labels = batch_for(scope, d=8)
+    assert_same_on_both(EmbeddingExpansion(LOSSES[name](), scope=scope, balance=balance), E, labels)
+
+
 @pytest.mark.parametrize(("name", "scope"), PROXY_CASES)
 def test_every_loss_on_proxies_is_the_same_on_both_devices(name: str, scope: str | None) -> None:
     E, labels = numbered_batch(scope)
