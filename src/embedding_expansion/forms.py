@@ -9,7 +9,15 @@ Scope: TypeAlias = Literal["class_pair", "anchor", "negative"]
 SCOPES: tuple[Scope, ...] = ("class_pair", "anchor", "negative")
 Balance: TypeAlias = Literal[False, True, "sphere"]
 FormName: TypeAlias = Literal[
-    "paper", "anchor", "balanced", "negative", "balanced_negative", "selective", "samples", "none"
+    "paper",
+    "anchor",
+    "balanced",
+    "balanced_sphere",
+    "negative",
+    "balanced_negative",
+    "selective",
+    "samples",
+    "none",
 ]
 
 
@@ -28,6 +36,7 @@ FORMS: dict[FormName, Form] = {
     "paper": Form(),
     "anchor": Form(scope="anchor"),
     "balanced": Form(balance=True),
+    "balanced_sphere": Form(balance="sphere"),
     "negative": Form(scope="negative"),
     "balanced_negative": Form(scope="negative", balance=True),
     "selective": Form(selective=True),

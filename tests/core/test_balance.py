@@ -290,6 +290,15 @@ def test_a_compiled_call_is_one_graph_break_and_gives_the_same(name: str) -> Non
     torch.testing.assert_close((value.detach(), torch.autograd.grad(value, rows)[0]), eager[:2], rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_terms_have_the_gradient_as_well() -> None:
+    E, labels = numbered(seed=3)
+    loss, rows = expanded("triplet"), E.clone().requires_grad_()
+    torch.compiler.reset()
+    value = torch.compile(loss.per_anchor, backend="eager")(rows, labels).mean()
+    torch.testing.assert_close(torch.autograd.grad(value, rows)[0], stepped(loss, E, labels)[1])
+
+
 # --- what it leaves alone, and what it refuses ------------------------------------------------------------------------
 
 
@@ -353,8 +362,9 @@ def test_a_miner_draws_once_and_leaves_the_random_state_as_without_balance(chunk
 
 def test_a_loss_on_inner_products_asks_for_unit_rows() -> None:
     E, labels = batch(UNEQUAL, unit=False)
-    with pytest.raises(InvalidInput, match="balance compares inner products of unit vectors, but row"):
-        stepped(expanded("multi_similarity", normalize=False), 3 * E, labels)
+    for name, balance in (("multi_similarity", True), ("triplet", "sphere")):
+        with pytest.raises(InvalidInput, match="this balance is defined for unit vectors, but row"):
+            stepped(expanded(name, balance, normalize=False), 3 * E, labels)
     stepped(expanded("triplet", normalize=False), 3 * E, labels)  # Euclidean distances need none
 
 
@@ -375,6 +385,42 @@ def test_what_a_loss_learns_gets_the_gradient_of_the_balanced_reading() -> None:
         loss(E.clone().requires_grad_(), labels).backward()
         found.append(loss.loss.beta.grad)
     assert torch.equal(found[0], found[1])  # beta reads values, which balance does not change
+
+
+class CountingMiner(torch.nn.Module):
+    """A miner that is a module with a buffer, and draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.draws: list[float] = []
+
+    def forward(self, pairs: Pairs) -> Pairs:
+        self.draws.append(float(torch.rand(())))
+        return pairs
+
+
+def test_the_plain_table_is_mined_from_the_same_random_state_and_the_wrapped_loss_is_not_changed() -> None:
+    E, labels = batch(UNEQUAL)
+    ours, inner = CountingMiner(), LOSSES["triplet"](miner=CountingMiner())
+    loss = EmbeddingExpansion(inner, balance=True, miner=ours)
+    before = list(loss.state_dict()), inner.miner
+    stepped(loss, E, labels)
+    assert (list(loss.state_dict()), inner.miner) == before
+    assert len(ours.draws) == 2
+    assert ours.draws[0] == ours.draws[1]
+    stepped(EmbeddingExpansion(inner, balance=True, miner=None), E, labels)
+    assert inner.miner is before[1]
+
+
+def test_the_figures_are_those_of_the_last_batch() -> None:
+    E, labels = batch(UNEQUAL)
+    loss = expanded("triplet")
+    stepped(loss, E, labels)
+    assert "balance" in loss.last_statistics
+    with torch.no_grad():
+        loss(E, labels)
+    assert loss.last_statistics.keys() == {"active_share", "synthetic_share"}
 
 
 def test_second_derivatives_hold_lambda_fixed() -> None:
@@ -410,6 +456,28 @@ def test_a_loss_of_another_library_has_the_lambda_of_ours(name: str, mined: bool
     ]
     assert found[0][2] == pytest.approx(found[1][2], rel=1e-6)
     torch.testing.assert_close(found[0][:2], found[1][:2], rtol=1e-6, atol=1e-8)
+
+
+SEPARATED = torch.eye(4, dtype=torch.float64).repeat_interleave(3, 0) + 1e-4 * torch.eye(12, 4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("labels", [[0] * 3 + [1] * 3 + [2] * 3 + [3] * 3, [0] * 12, list(range(12))], ids=str)
+@pytest.mark.parametrize(
+    "kind", ["TripletMarginLoss", "ContrastiveLoss", "MarginLoss", "MultiSimilarityLoss", "SupConLoss"]
+)
+def test_a_loss_of_another_library_with_nothing_to_do_is_balanced_with_1(kind: str, labels: list[int]) -> None:
+    loss = EmbeddingExpansion(getattr(peers, kind)(), balance=True, statistics=True)
+    value, gradient, share = stepped(loss, SEPARATED, labels)
+    unbalanced = stepped(EmbeddingExpansion(getattr(peers, kind)()), SEPARATED, labels)
+    torch.testing.assert_close((value, gradient), unbalanced[:2])
+    assert share == 1
+
+
+def test_on_the_sphere_a_loss_that_normalises_later_does_not_see_the_norms() -> None:
+    E, labels = batch(UNEQUAL, seed=8)
+    scale = torch.linspace(0.1, 10, len(E), dtype=torch.float64)[:, None]
+    loss = EmbeddingExpansion(peers.TripletMarginLoss(), balance="sphere", statistics=True)
+    assert stepped(loss, E * scale, labels)[2] == pytest.approx(stepped(loss, E, labels)[2], rel=1e-9)
 
 
 def test_the_plain_reading_of_a_loss_that_keeps_state_is_of_a_copy() -> None:
@@ -459,3 +527,14 @@ def test_on_the_sphere_the_factors_are_those_of_the_points_themselves(scope: str
         for g, s, (p, q) in zip(grads, row, pairs, strict=True):
             push += float(g * (1 - s.detach()) * (p.vector @ mean + q.vector @ mean))
     assert float(expansion.last_statistics["push"]) == pytest.approx(push, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", PROXY_NAMES)
+def test_on_the_sphere_both_tables_of_every_loss_on_proxies_are_weighed(name: str) -> None:
+    E, labels = numbered(seed=6)
+    figures = []
+    for balance in (True, "sphere"):
+        loss = EmbeddingExpansion(proxy_loss(name), balance=balance, statistics=True)
+        stepped(loss, E, labels)
+        figures.append({key: float(loss.last_statistics[key]) for key in ("pull", "push", "plain_pull", "plain_push")})
+    assert all(figures[0][key] != figures[1][key] for key in figures[0] if figures[0][key])

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.core.losses import LOSSES
+from embedding_expansion.errors import InvalidInput
 from embedding_expansion.forms import FORMS
 from embedding_expansion.runs.config import load
 from embedding_expansion.runs.options import ExpansionConfig, SamplerConfig, TrainConfig
 from embedding_expansion.training.factory import BY_NAME, make_loss
 from embedding_expansion.tuning.arms import ARMS as ALL_ARMS
 from embedding_expansion.tuning.arms import with_arm
+from embedding_expansion.tuning.plan import make_plan
 from embedding_expansion.tuning.space import Range, make_space
 from embedding_expansion.tuning.study import STARTUP
 
@@ -120,3 +123,10 @@ def test_arms_are_the_forms_of_expansion() -> None:
         assert {arm for arm in ALL_ARMS if with_arm(given, arm).expansion.is_plain} == {"none"}
         for arm, form in FORMS.items():
             assert with_arm(given, arm).expansion.search == form
+
+
+@pytest.mark.parametrize("given", [{"scope": "negative"}, {"balance": True}, {"form": "balanced"}], ids=str)
+def test_the_arms_decide_about_the_form(given: dict[str, Any]) -> None:
+    config = TrainConfig(expansion=ExpansionConfig(**given))
+    with pytest.raises(InvalidInput, match="the arms decide"):
+        make_plan(config, ["paper"], 1)

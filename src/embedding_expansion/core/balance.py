@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.pairs import Pairs
@@ -74,8 +75,11 @@ class Contraction:
         weight = terms.weight.detach().sum(dim=1)
         weight = weight if across is None else across(weight)
         of_total = weight.reciprocal().nan_to_num(posinf=0)[:, None].expand_as(terms.total)
-        given: dict[str, Any] = {"grad_outputs": of_total, "retain_graph": True, "materialize_grads": True}
-        minus_pull, push = torch.autograd.grad(terms.total, self.along, **given)
+        if terms.total.requires_grad:
+            given: dict[str, Any] = {"grad_outputs": of_total, "retain_graph": True, "materialize_grads": True}
+            minus_pull, push = torch.autograd.grad(terms.total, self.along, **given)
+        else:  # losses of other libraries return a constant if nothing is active
+            minus_pull, push = (torch.zeros_like(e) for e in self.along)
         self.measured = True
         with torch.no_grad():
             found = -minus_pull, push, self.has_negatives
@@ -143,22 +147,43 @@ def figures(expanded: Forces, plain: Forces, share: Float[Tensor, ""]) -> dict[s
 def read_twice(batch: Batch, *, sphere: bool, whole: bool) -> Batch:
     """The batch for two tables: with heights for the sphere and, if it is read as a whole, with one Gram product."""
     if sphere:
-        with torch.no_grad():
-            mean = batch.embeddings.mean(dim=0)
-            height = batch.embeddings @ mean
-            batch = replace(batch, heights=(height, batch.gallery @ mean if batch.has_reference else height))
+        with torch.no_grad(), torch.autocast(batch.embeddings.device.type, enabled=False):
+            rows = functional.normalize(batch.embeddings, dim=1)  # some losses of other libraries normalise later
+            gallery = functional.normalize(batch.gallery, dim=1) if batch.has_reference else rows
+            mean = (gallery if batch.proxies == "anchors" else rows).mean(dim=0)  # of the images, not of proxies
+            height = rows @ mean
+            batch = replace(batch, heights=(height, gallery @ mean if batch.has_reference else height))
     return replace(batch, keeps_product=whole)
 
 
-@contextmanager
-def draws_kept(miner: Any, device: torch.device) -> Iterator[None]:
-    """Restores the random state on exit, so that a miner draws as if it had not been called."""
-    if miner is None:
-        yield
-        return
-    generator = getattr(miner, "generator", None)
-    state = None if generator is None else generator.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
-    if generator is not None:
-        generator.set_state(state)
+class Draws:
+    """The random state that a miner draws from, for drawing from the same state again.
+
+    Args:
+        miner: the miner; None: nothing draws, and nothing is kept.
+        device: the device of the embeddings.
+    """
+
+    def __init__(self, miner: Any, device: torch.device) -> None:
+        self.generator = getattr(miner, "generator", None)
+        self.devices = [device] if device.type == "cuda" and miner is not None else []
+        self.state = None if miner is None else torch.get_rng_state()
+        self.of_device = [torch.cuda.get_rng_state(device) for device in self.devices]
+        self.of_generator = None if self.generator is None else self.generator.get_state()
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Goes back to that state inside the context, and to the present one on exit."""
+        if self.state is None:
+            yield
+            return
+        now = None if self.generator is None else self.generator.get_state()
+        with torch.random.fork_rng(self.devices):
+            torch.set_rng_state(self.state)
+            for device, state in zip(self.devices, self.of_device, strict=True):
+                torch.cuda.set_rng_state(state, device)
+            if self.generator is not None:
+                self.generator.set_state(self.of_generator)
+            yield
+        if self.generator is not None:
+            self.generator.set_state(now)

@@ -35,7 +35,7 @@ class EmbeddingExpansion(WrappedLoss):
         max_segments: the largest number of pairs of a class to expand; see `expand`.
         balance: reduce the pull between positives where it would collapse the embeddings. The gradient of the
             positives is multiplied by a number lambda from 0 to 1, one for each batch: the ratio of push and pull in
-            the expanded table, divided by that in the plain table of the same batch, or by 1 if that is smaller. The
+            the expanded table, divided by that in the plain table of the same batch, or by 1 if that is above 1. The
             value of the loss is unchanged. True measures push and pull by the similarities alone; "sphere" also takes
             into account how a contraction moves points of the unit sphere. The plain table is computed as well, from
             the same inner products. torch.compile breaks its graph at a balanced loss, which runs uncompiled.

@@ -350,14 +350,14 @@ def synthetic_share(plan: Plan, found: HardestPairs) -> Float[Tensor, ""]:
     return (found.is_synthetic & different[..., None]).sum() / (2 * different.sum()).clamp(min=1)
 
 
-@torch.no_grad()
 def _speeds(
     batch: Batch, plan: Plan, rules: Rules, found: HardestPairs, heights: tuple[Tensor, Tensor]
 ) -> tuple[Float[Tensor, "a p"], Float[Tensor, "g h"]]:
     """`Pairs.speeds` of the positives and of the hardest pairs: the sums of the heights of both points."""
     found = found.whole()
     left, right = plan.left, plan.right
-    grams = _grams(plan, *_rows_of_sides(batch.embeddings, batch.gallery, plan), None)
+    with torch.no_grad(), torch.autocast(batch.embeddings.device.type, enabled=False):
+        grams = _grams(plan, *_rows_of_sides(batch.embeddings, batch.gallery, plan), None)
     of_pairs = torch.zeros_like(found.value)
     for k, (side, gram, height, shape) in enumerate(
         ((left, grams[0], heights[0], (-1, 1)), (right, grams[1], heights[1], (1, -1)))

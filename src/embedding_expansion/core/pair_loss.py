@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from embedding_expansion.core.balance import Contraction, draws_kept, figures, pull_share, read_twice
+from embedding_expansion.core.balance import Contraction, Draws, figures, pull_share, read_twice
 from embedding_expansion.core.batch import Batch, Inputs
 from embedding_expansion.core.chosen import IndicesTuple
 from embedding_expansion.core.inputs import Labels, check_renamed, check_unit, one_reference, validates, warn_user
@@ -57,7 +57,9 @@ class PairLoss(nn.Module):
             the block and not with the batch. By default all anchors are computed at once.
         statistics: keep figures of the last batch in `last_statistics`, as detached scalar tensors: `active_share`, the
             share of anchors with a term above 0, and with expansion `synthetic_share`, the share of synthetic points
-            among the points of the selected hardest pairs.
+            among the points of the selected hardest pairs. A balanced expansion adds `balance`, the share of the pull
+            that is kept, `pull` and `push` of the expanded table, `plain_pull` and `plain_push` of the plain one, and
+            `no_push`, which is 1 if the push is at most 0.
 
     Shapes: embeddings (b, d), floating; labels (b,), whole numbers; the result is a float32 (or float64) scalar.
 
@@ -190,14 +192,14 @@ class PairLoss(nn.Module):
             reference_labels: (g,), the labels of the reference.
             past: the deprecated name of `from_memory`.
         """
+        if past is not None:
+            from_memory = check_renamed("past", past, "from_memory", from_memory)
         if self.balance and torch.compiler.is_compiling():  # lambda is a derivative that a graph cannot hold
             given: tuple[Any, ...] = (embeddings, labels, indices_tuple, ref_emb, ref_labels)
             uncompiled: Tensor = torch.compiler.disable(self.forward)(  # type: ignore[no-untyped-call]
                 *given, rows=rows, from_memory=from_memory, reference=reference, reference_labels=reference_labels
             )
             return uncompiled
-        if past is not None:
-            from_memory = check_renamed("past", past, "from_memory", from_memory)
         if ref_emb is not None or ref_labels is not None:
             reference, reference_labels = one_reference(ref_emb, ref_labels, reference, reference_labels)
         inputs = Inputs.checked(embeddings, labels, rows, from_memory, reference, reference_labels, indices_tuple)
@@ -237,7 +239,8 @@ class PairLoss(nn.Module):
         """Runs both steps, in blocks if `chunk` is set. `across` sums a statistic of the batch over processes."""
         trains = torch.is_grad_enabled() and (batch.embeddings.requires_grad or batch.gallery.requires_grad)
         if self.balance and trains and not batch.is_empty:
-            return self._balanced(batch, across)
+            balanced: Terms = self._balanced(batch, across)
+            return balanced
         terms, synthetic_share = self.read(batch, self.pairs, across)
         self.note(terms, synthetic_share)
         return terms
@@ -254,23 +257,25 @@ class PairLoss(nn.Module):
             statistic = across(statistic)
         return self.terms(pairs, batch, statistic), pairs.synthetic_share
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _balanced(self, batch: Batch, across: Callable[[Tensor], Tensor] | None) -> Terms:
         """The terms of the expanded table, whose gradient of the positives is multiplied by lambda; see balance.py.
 
         One reading of the expanded table serves its forces and the loss.
         """
         plain = copy.copy(self.plain())
+        plain._modules = {name: module for name, module in plain._modules.items() if name != "miner"}
         plain.normalize, plain.miner, plain.chunk = self.normalize, self.miner, self.chunk
-        if plain.metric == "inner" and not plain.normalizes:
+        if (plain.metric == "inner" or self.balance == "sphere") and not plain.normalizes:
             remedy = "normalise them, leave normalize at True, or use balance=False"
             for rows in (batch.embeddings, batch.gallery) if batch.has_reference else (batch.embeddings,):
-                check_unit(rows, "balance compares inner products of unit vectors", remedy)
+                check_unit(rows, "this balance is defined for unit vectors", remedy)
         batch = read_twice(batch, sphere=self.balance == "sphere", whole=self.chunk is None)
-        device = batch.embeddings.device
+        draws = Draws(self.miner, batch.embeddings.device)
         expanded, unexpanded = Contraction(batch.embeddings), Contraction(batch.embeddings)
         terms, synthetic_share = self.read(batch, lambda part: expanded.watch(self.pairs(part)), across)
         of_expanded = expanded.forces(terms, across)
-        with draws_kept(self.miner, device):
+        with draws.again():
             compared = plain.read(batch.detached, lambda part: unexpanded.watch(plain.pairs(part)), across)[0]
             of_plain = unexpanded.forces(compared, across)
         expanded.share = pull_share(of_expanded, of_plain)
@@ -394,6 +399,7 @@ class PairLoss(nn.Module):
     def note(self, terms: Terms, synthetic_share: Float[Tensor, ""] | None) -> None:
         """Keeps figures of the batch in `last_statistics`, if the option `statistics` is set."""
         if self.statistics:
+            self.last_statistics.clear()
             if not self.indivisible:
                 self.last_statistics["active_share"] = terms.active_share()
             if synthetic_share is not None:
@@ -537,7 +543,7 @@ def terms_in_blocks(
 
     statistic = None
     if loss.has_statistic:
-        with draws_kept(loss.miner, batch.embeddings.device):  # the terms are those of the same pairs
+        with Draws(loss.miner, batch.embeddings.device).again():  # the terms are those of the same pairs
             statistic = torch.stack([found for (found,) in of_block(statistics)]).sum(dim=0)
         statistic = statistic if across is None else across(statistic)
 

@@ -153,7 +153,8 @@ class Side:
 
     @cached_property
     def _in_order(self) -> bool:
-        return self.rows.device.type == "cpu" and torch.equal(self.rows, torch.arange(self.rows.shape[0]))
+        look = self.rows.device.type == "cpu" and values_exist()
+        return look and torch.equal(self.rows, torch.arange(self.rows.shape[0]))
 
     @cached_property
     def short_label(self) -> Int[Tensor, " g"]:

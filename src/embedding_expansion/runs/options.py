@@ -325,7 +325,8 @@ def _check_form(expansion: ExpansionConfig) -> None:
         raise InvalidInput(f"expansion.balance is {balance}, but {without}; pass another expansion.form, or no balance")
     if expansion.search is not None and expansion.search.selective and expansion.search.balance is not False:
         raise InvalidInput("expansion.balance and the form selective both reduce the pull; pass only one of them")
-    if form == "samples" and not expansion.is_plain and expansion.scope is not None:
+    # Runs that are older than the forms have a scope beside n none.
+    if (form == "samples" or (form == "none" and n != "none")) and expansion.scope is not None:
         raise InvalidInput(
             f"expansion.scope is {expansion.scope}, but {without}; pass another expansion.form, or no scope"
         )

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.forms import DEFAULT_FORM
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.factory import make_loss
 from embedding_expansion.training.fingerprint import Fingerprint, fingerprint
@@ -94,6 +95,12 @@ def make_plan(
         InvalidInput, UnknownName, DataError: an option is invalid, or the data cannot be opened.
     """
     chosen = check_arms(list(arms))
+    given = config.expansion
+    if given.form != DEFAULT_FORM or given.scope is not None or given.balance is not None:
+        raise InvalidInput(
+            "expansion.form, expansion.scope or expansion.balance is given, but the arms decide about them; pass the "
+            "forms as --arms"
+        )
     _check(config, trials, folds)
     data = located(config.data)
     weights = None if config.model.weights is None else str(Path(config.model.weights).resolve())

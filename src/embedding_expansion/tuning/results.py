@@ -115,9 +115,10 @@ def leaderboard(found: Sequence[Standing], plan: Plan) -> list[str]:
         f"  {'arm':<18}{'trials':>7}{MEASURES[plan.measure]:>10}{'first':>8}{'MAP@R':>8}{'steps':>9}{'time':>8}  best"
     ]
     for standing in found:
-        best, first = standing.best, standing.results[0]
+        best = standing.best
+        first = next((f"{result.value:.3f}" for result in standing.results if result.number == 0), "-")
         lines.append(
-            f"  {standing.arm:<18}{len(standing.results):>7}{best.value:>10.3f}{first.value:>8.3f}{best.map_at_r:>8.3f}"
+            f"  {standing.arm:<18}{len(standing.results):>7}{best.value:>10.3f}{first:>8}{best.map_at_r:>8.3f}"
             f"{standing.steps:>9}{standing.seconds:>7.0f}s  {spelt(best)}"
         )
     return lines

@@ -89,7 +89,8 @@ def curves(log: Log, kept: int | None) -> list[Chart]:
         chart("Loss", {"loss": _series(log, "loss")}, mark=kept),
         chart(f"Retrieval on {of}", quality, mark=kept),
         chart("Shares of a batch", shares, bounds=(0.0, 1.0), mark=kept),
-        chart("Share of the pull that balance keeps", {"share": _balance(log)}, bounds=(0.0, 1.0), mark=kept),
+        chart("Share of the pull that balance keeps", {"share": _balance(log, "share")}, bounds=(0.0, 1.0), mark=kept),
+        chart("Pull and push of a batch", {name: _balance(log, name) for name in ("pull", "push")}, mark=kept),
         chart("Learning rate", {"learning rate": _series(log, "lr")}, mark=kept),
     ]
     return [each for each in drawn if each is not None]
@@ -125,9 +126,9 @@ def _series(log: Log, name: str) -> list[tuple[float, float]]:
     return [(float(entry["step"]), float(entry[name])) for entry in log if _is_number(entry.get(name))]
 
 
-def _balance(log: Log) -> list[tuple[float, float]]:
+def _balance(log: Log, name: str) -> list[tuple[float, float]]:
     groups = [(entry["step"], entry["balance"]) for entry in log if isinstance(entry.get("balance"), dict)]
-    return [(float(step), float(group["share"])) for step, group in groups if _is_number(group.get("share"))]
+    return [(float(step), float(group[name])) for step, group in groups if _is_number(group.get(name))]
 
 
 def _is_number(value: object) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Unpack
 
 import torch
@@ -155,7 +156,15 @@ def nearest_center(pairs: Pairs, k: int) -> Pairs:
     Source: Deng et al., "Sub-center ArcFace: Boosting Face Recognition by Large-scale Noisy Web Faces", ECCV 2020,
     the max pooling over sub-centres. Differs from the source: nothing.
     """
-    return _one_a_class(pairs, k, lambda similarity: similarity.max(dim=-1).values)
+    found = _one_a_class(pairs, k, lambda similarity: similarity.max(dim=-1).values)
+    if pairs.speeds is None or len(pairs.positive) == 0:
+        return found
+    shapes = (-1, 1, k), (-1, found.negative.shape[1], k)
+    speeds = [
+        speed.view(shape).gather(2, similarity.view(shape).argmax(dim=2, keepdim=True))[..., 0]
+        for speed, similarity, shape in zip(pairs.speeds, (pairs.positive, pairs.negative), shapes, strict=True)
+    ]
+    return replace(found, speeds=(speeds[0], speeds[1]))
 
 
 def soft_centers(pairs: Pairs, k: int, gamma: float = 0.1) -> Pairs:
