@@ -462,9 +462,7 @@ SEPARATED = torch.eye(4, dtype=torch.float64).repeat_interleave(3, 0) + 1e-4 * t
 
 
 @pytest.mark.parametrize("labels", [[0] * 3 + [1] * 3 + [2] * 3 + [3] * 3, [0] * 12, list(range(12))], ids=str)
-@pytest.mark.parametrize(
-    "kind", ["TripletMarginLoss", "ContrastiveLoss", "MarginLoss", "MultiSimilarityLoss", "SupConLoss"]
-)
+@pytest.mark.parametrize("kind", ["TripletMarginLoss", "ContrastiveLoss", "MarginLoss"])
 def test_a_loss_of_another_library_with_nothing_to_do_is_balanced_with_1(kind: str, labels: list[int]) -> None:
     loss = EmbeddingExpansion(getattr(peers, kind)(), balance=True, statistics=True)
     value, gradient, share = stepped(loss, SEPARATED, labels)

@@ -189,7 +189,7 @@ def as_yaml(name: str, value: str) -> str:
 def test_the_plain_loss_and_the_class_pair_scope_take_an_odd_number_of_images() -> None:
     for expansion in (
         ExpansionConfig(n="none", scope="anchor"),
-        ExpansionConfig(form="none", scope="anchor"),
+        ExpansionConfig(form="none"),
         ExpansionConfig(),
         ExpansionConfig(form="anchor", scope="negative"),
         ExpansionConfig(form="samples"),
