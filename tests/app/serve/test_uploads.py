@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,7 +197,7 @@ def test_ordinary_images_are_answered_while_the_slow_process_is_busy(place: Path
         assert statuses == [503] * 3 + [200] * 3
 
 
-def test_a_process_that_dies_of_an_image_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_is_followed_by_another_that_gets_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoders, "QUICK_PROCESSES", 1)
     sent, send = list[bytes](), decoder.send
     monkeypatch.setattr(decoder, "send", lambda *given: (send(*given), sent.append(given[2])))
@@ -207,18 +208,39 @@ def test_a_process_that_dies_of_an_image_is_followed_by_another(monkeypatch: pyt
         asked = pool.submit(squared, made, FILES["JPEG"])
         wait_for(lambda: sent == [FILES["PNG"], FILES["JPEG"]])
         os.kill(quick, signal.SIGKILL)
-        with pytest.raises(
-            Refused, match="the decoder crashed on this image; save it again, or send another"
-        ) as raised:
-            asked.result(60)
-        assert raised.value.status == 422
-        squared(made, FILES["JPEG"])
+        expected = asked.result(60)
+        assert sent == [FILES["PNG"], FILES["JPEG"], FILES["JPEG"]]
+        np.testing.assert_array_equal(expected, squared(made, FILES["JPEG"]))
         idle = made.processes[0]
         assert idle != quick
         os.kill(idle, signal.SIGKILL)  # as the system does where memory is short
         wait_for(lambda: Path(f"/proc/{idle}/stat").read_text().split()[2] == "Z")
         squared(made, FILES["JPEG"])
         assert not exists(idle)
+
+
+def test_an_image_of_which_two_processes_die_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "QUICK_PROCESSES", 1)
+    ended, receive = list[int](), decoder.receive
+
+    def dies(*given: Any) -> Any:
+        if given[1] == 0:  # the message that a process has started
+            return receive(*given)
+        ended.append(made.processes[0])
+        os.kill(ended[-1], signal.SIGKILL)
+        raise EOFError
+
+    with decoding(decode_timeout=600.0) as made:
+        squared(made, FILES["PNG"])
+        with monkeypatch.context() as patch:
+            patch.setattr(decoder, "receive", dies)
+            with pytest.raises(
+                Refused, match="the decoder crashed on this image; save it again, or send another"
+            ) as raised:
+                squared(made, FILES["JPEG"])
+        assert raised.value.status == 422
+        assert len(set(ended)) == 2
+        squared(made, FILES["JPEG"])
 
 
 def test_memory_is_bounded_and_the_process_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
