@@ -116,6 +116,16 @@ def test_every_loss_on_proxies_compiles(name: str, scope: str | None) -> None:
     assert_compiles(with_scope(proxy_loss(name), scope), *numbered_batch(scope))
 
 
+def test_balanced_terms_have_the_gradient_of_eager_code() -> None:
+    E, labels = batch_for(None)
+    loss, found = EmbeddingExpansion(LOSSES["triplet"](), balance=True), []
+    for function in (loss.per_anchor, torch.compile(loss.per_anchor, backend="eager")):
+        rows = E.clone().requires_grad_()
+        found.append(torch.autograd.grad(function(rows, labels).mean(), rows)[0])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-11)
+    assert found[0].abs().max() > 0
+
+
 def test_infinitely_many_points_compile() -> None:
     assert_compiles(EmbeddingExpansion(MultiSimilarityLoss(), n=math.inf), *batch_for(None))
 

@@ -290,15 +290,6 @@ def test_a_compiled_call_is_one_graph_break_and_gives_the_same(name: str) -> Non
     torch.testing.assert_close((value.detach(), torch.autograd.grad(value, rows)[0]), eager[:2], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_compiled_terms_have_the_gradient_as_well() -> None:
-    E, labels = numbered(seed=3)
-    loss, rows = expanded("triplet"), E.clone().requires_grad_()
-    torch.compiler.reset()
-    value = torch.compile(loss.per_anchor, backend="eager")(rows, labels).mean()
-    torch.testing.assert_close(torch.autograd.grad(value, rows)[0], stepped(loss, E, labels)[1])
-
-
 # --- what it leaves alone, and what it refuses ------------------------------------------------------------------------
 
 
