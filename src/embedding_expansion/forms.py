@@ -25,6 +25,7 @@ FormName: TypeAlias = Literal[
 class Form:
     """What a form of expansion does; the parameters are those of `EmbeddingExpansion`."""
 
+    n: int = 2
     scope: Scope = "class_pair"
     balance: Balance = False
     selective: bool = False

@@ -305,6 +305,10 @@ def test_without_gradient_the_value_is_the_same_and_no_lambda_is_computed(mode: 
 BATCHES = {
     "one image in every class": (torch.eye(4, dtype=torch.float64), [0, 1, 2, 3]),
     "one class": (batch((4,))[0], [1] * 4),
+    "the same image in all classes": (
+        torch.cat([batch((2, 2, 2), seed=5)[0], torch.ones(3, 4, dtype=torch.float64)]),
+        [0, 0, 1, 1, 3, 3, 0, 1, 3],
+    ),
     "collapsed": (torch.ones(6, 4, dtype=torch.float64), [0, 0, 1, 1, 3, 3]),
     "nothing active": (torch.eye(4, dtype=torch.float64).repeat_interleave(2, 0), [0, 0, 1, 1, 3, 3, 4, 4]),
     "nearly collapsed": (1 + 1e-9 * batch((2, 2, 2))[0], [0, 0, 1, 1, 3, 3]),
@@ -316,12 +320,17 @@ BATCHES = {
 @pytest.mark.parametrize("name", OF_ALL)
 def test_degenerate_batches_have_a_finite_lambda_and_gradient(name: str, kind: str) -> None:
     E, labels = BATCHES[kind][0], torch.tensor(BATCHES[kind][1], dtype=torch.int64)
-    value, gradient, share = stepped(expanded(name), E, labels)
+    loss = expanded(name)
+    value, gradient, share = stepped(loss, E, labels)
     assert value == stepped(expanded(name, False), E, labels)[0]
     assert gradient.isfinite().all()
     assert 0 <= share <= 1 or kind == "no row"
     if kind in ("one image in every class", "one class") and name in LOSSES:
         assert share == 1
+    if kind == "the same image in all classes" and name in LOSSES:  # its hardest pairs coincide: nothing pushes
+        known = loss.last_statistics
+        assert abs(known["push"]) < 1e-9
+        assert share == pytest.approx(float(known["pull"] <= 0 or known["plain_push"] <= 0), abs=1e-6)
 
 
 def test_arcs_that_cross_leave_no_push_and_the_pull_is_dropped() -> None:

@@ -17,6 +17,7 @@ from core.explicit import points_of_class, points_of_row, rows_of_class
 from embedding_expansion import (
     DistributedLoss,
     EmbeddingExpansion,
+    HPHNTripletLoss,
     MultiSimilarityLoss,
     NTXentLoss,
     ProxyAnchorLoss,
@@ -118,6 +119,49 @@ def test_value_and_gradient_are_those_of_points_that_are_built(name: str, distan
     (gradient,), (expected,) = (torch.autograd.grad(value, E) for value in (ours, theirs))
     assert expected.abs().max() > 0.01
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
+
+
+COUNTERPARTS: dict[tuple[str, str], tuple[Callable[[], nn.Module], float]] = {  # and how much larger our value is
+    ("all", "euclidean"): (lambda: TripletLoss(MARGIN, squared=False, average="active"), 1),
+    ("all", "squared"): (lambda: TripletLoss(MARGIN, average="active"), 1),
+    ("all", "cosine"): (lambda: TripletLoss(2 * MARGIN, average="active"), 2),
+    ("hard", "euclidean"): (lambda: HPHNTripletLoss(MARGIN), 1),
+    ("soft", "euclidean"): (lambda: HPHNTripletLoss(soft_margin=True), 1),
+}
+
+
+@pytest.mark.parametrize("options", [{"balance": True}, {"balance": "sphere"}, {"selective": True}], ids=str)
+@pytest.mark.parametrize("scope", ["class_pair", "negative"])
+@pytest.mark.parametrize(("name", "distance"), COUNTERPARTS)
+def test_balance_and_the_selective_pull_are_those_of_our_losses(
+    name: str, distance: str, scope: Any, options: dict[str, Any]
+) -> None:
+    E, labels = batch((2, 3, 4), d=5, seed=3, unit=distance != "cosine")
+    ours, factor = COUNTERPARTS[name, distance]
+    loss = ExpandedBatchLoss(LOSSES[name](Stub(), distance_metric=DISTANCES[distance][0]), scope=scope, **options)
+    expansion = EmbeddingExpansion(ours(), scope=scope, statistics=True, normalize=distance == "cosine", **options)
+    rows = E.clone().requires_grad_()
+    found = [torch.autograd.grad(of(rows, labels), rows)[0] for of in (loss.of_embeddings, expansion)]
+    torch.testing.assert_close(factor * found[0], found[1], rtol=1e-5, atol=1e-7)
+    if "balance" in options:
+        share = expansion.last_statistics["balance"]
+        torch.testing.assert_close(loss.last_statistics["balance"], share, rtol=1e-5, atol=1e-9)
+        assert 0 < share < 1 or options["balance"] == "sphere"
+        with torch.no_grad():
+            unbalanced = ExpandedBatchLoss(loss.loss, scope=scope).of_embeddings(E, labels)
+            assert loss.of_embeddings(E, labels) == unbalanced
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("labels", [[0] * 6, list(range(6)), [0, 0, 1, 1, 2, 2]], ids=str)
+def test_balance_of_degenerate_batches_is_finite(name: str, labels: list[int]) -> None:
+    E = torch.eye(6, dtype=torch.float64)[torch.tensor([0, 0, 1, 1, 2, 2])].requires_grad_()
+    loss = ExpandedBatchLoss(LOSSES[name](Stub()), balance=True)
+    value = loss.of_embeddings(E, labels)
+    if value.requires_grad:
+        assert torch.autograd.grad(value, E)[0].isfinite().all()
+    assert value == ExpandedBatchLoss(LOSSES[name](Stub())).of_embeddings(E, labels)
+    assert 0 <= loss.last_statistics["balance"] <= 1
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -32,6 +32,20 @@ from torch.nn import functional
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.terms import Terms, negatives_of_anchors
+from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.forms import Balance
+
+
+def checked_balance(balance: Any, selective: Any) -> Balance:
+    """Checks the arguments `balance` and `selective` of an expansion, and returns `balance`."""
+    if not isinstance(selective, bool):
+        raise InvalidType(f"selective is {selective!r}; pass True or False")
+    if not isinstance(balance, bool) and balance != "sphere":
+        raise InvalidInput(f"balance is {balance!r}; pass True, False or 'sphere'")
+    if balance and selective:
+        raise InvalidInput("balance and selective both reduce the pull; pass one of them")
+    checked: Balance = balance
+    return checked
 
 
 class Forces(NamedTuple):
@@ -69,7 +83,7 @@ class Contraction:
     def forces(self, terms: Terms, across: Callable[[Tensor], Tensor] | None) -> Forces:
         """Pull and push of the loss with these terms, whose tables have been watched.
 
-        `across` sums over processes, each of which has the terms of its own anchors.
+        On several ranks, the terms are those of the anchors of this rank, and `across` sums over the ranks.
         """
         assert self.has_negatives is not None
         weight = terms.weight.detach().sum(dim=1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from embedding_expansion.core.adapters import adapter_of
+from embedding_expansion.core.balance import checked_balance
 from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.classes import class_of_row
 from embedding_expansion.core.inputs import validates
@@ -64,7 +65,7 @@ class EmbeddingExpansion(WrappedLoss):
     def __init__(
         self,
         loss: nn.Module,
-        n: int | float = 2,
+        n: int | float = DEFAULT.n,
         scope: Scope = DEFAULT.scope,
         normalize_synthetic: bool = True,
         max_segments: int | None = None,
@@ -89,7 +90,7 @@ class EmbeddingExpansion(WrappedLoss):
             raise InvalidInput(f"{type(loss).__name__} cannot be expanded: {loss.not_expandable}")
         expansion = Expansion.checked(n, scope, normalize_synthetic, loss.metric, max_segments)
         super().__init__(loss, **options)
-        self.expansion, self.balance, self.selective = expansion, _checked_balance(balance, selective), selective
+        self.expansion, self.balance, self.selective = expansion, checked_balance(balance, selective), selective
 
     def compare(self, batch: Batch, *, statistics: bool) -> Pairs:
         """The table of a batch with the hardest pairs as negatives."""
@@ -106,14 +107,3 @@ class EmbeddingExpansion(WrappedLoss):
         others = {"max_segments": given.max_segments, "balance": self.balance, "selective": self.selective}
         rest = "".join(f", {name}={value!r}" for name, value in others.items() if value)
         return f"n={given.n}, scope={given.scope!r}, normalize_synthetic={given.normalize_synthetic}{rest}"
-
-
-def _checked_balance(balance: Any, selective: Any) -> Balance:
-    if not isinstance(selective, bool):
-        raise InvalidType(f"selective is {selective!r}; pass True or False")
-    if not isinstance(balance, bool) and balance != "sphere":
-        raise InvalidInput(f"balance is {balance!r}; pass True, False or 'sphere'")
-    if balance and selective:
-        raise InvalidInput("balance and selective both reduce the pull; pass one of them")
-    checked: Balance = balance
-    return checked

@@ -15,11 +15,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedding_expansion.core.balance import Forces, checked_balance, figures, pull_share, read_twice
 from embedding_expansion.core.batch import Batch, Inputs, widened
 from embedding_expansion.core.inputs import Labels, as_batch, as_labels, check_unit, validates
 from embedding_expansion.core.mining import Expansion, expand_batch
 from embedding_expansion.errors import InvalidInput, InvalidType
-from embedding_expansion.forms import Scope
+from embedding_expansion.forms import DEFAULT, Balance, Scope
 
 Distance: TypeAlias = Literal["euclidean", "squared", "cosine"]
 EMBEDDING = "sentence_embedding"  # the key of the embeddings in the output of a SentenceTransformer
@@ -66,6 +67,9 @@ class ExpandedBatchLoss(nn.Module):
         normalize_synthetic: L2-normalise the synthetic points. With a Euclidean distance the embeddings must then be
             unit vectors, because the library does not normalise them. The cosine distance requires True.
         max_segments: the largest number of pairs of a class to expand.
+        balance: reduce the pull between positives where it would collapse the embeddings; see `EmbeddingExpansion`.
+            The plain loss is that of the library on its own distances. "sphere" requires unit vectors.
+        selective: a positive passes no gradient where a negative of its anchor is more similar; excludes `balance`.
         **options: not supported; any option raises an error with the alternative.
 
     Shapes: sentence_features as the library's collator makes them, of which the loss reads the first column; labels
@@ -75,6 +79,9 @@ class ExpandedBatchLoss(nn.Module):
         InvalidType: if loss is a class.
         InvalidInput: if the loss or its distance is not supported, or if the embeddings are not unit vectors although
             normalize_synthetic requires it.
+
+    Attributes:
+        last_statistics: after a balanced call, the figures of balance as in `PairLoss`, detached scalar tensors.
 
     With several processes, each process computes the loss of its texts, as the losses of the library do.
 
@@ -87,10 +94,13 @@ class ExpandedBatchLoss(nn.Module):
     def __init__(
         self,
         loss: nn.Module,
-        n: int | float = 2,
-        scope: Scope = "class_pair",
+        n: int | float = DEFAULT.n,
+        scope: Scope = DEFAULT.scope,
         normalize_synthetic: bool = True,
         max_segments: int | None = None,
+        *,
+        balance: Balance = DEFAULT.balance,
+        selective: bool = DEFAULT.selective,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -109,6 +119,8 @@ class ExpandedBatchLoss(nn.Module):
             )
         metric: Any = "inner" if self.distance == "cosine" else "euclidean"
         self.expansion = Expansion.checked(n, scope, normalize_synthetic, metric, max_segments)
+        self.balance, self.selective = checked_balance(balance, selective), selective
+        self.last_statistics: dict[str, Tensor] = {}
         # The trainer replaces `model` by a wrapped model, such as that of DistributedDataParallel.
         self.model: Any = loss.sentence_embedder
         self.loss: Any = loss
@@ -123,28 +135,88 @@ class ExpandedBatchLoss(nn.Module):
         """Computes the loss of embeddings (b, d) with labels (b,)."""
         labels = labels.flatten() if isinstance(labels, Tensor) else as_labels(labels)
         embeddings, labels = as_batch(embeddings, labels)
-        table = self.table(embeddings, labels)
+        same = labels[:, None] == labels
+        within, between, speeds = self._distances(embeddings, labels, same)
+        if self.selective:
+            nearest = between.detach().masked_fill(same, torch.inf).amin(dim=1, keepdim=True)
+            within = torch.where(nearest < within, within.detach(), within)
+        if self.balance and torch.is_grad_enabled() and within.requires_grad:
+            share = self._share(torch.where(same, within, between), embeddings, labels, speeds)
+            within.register_hook(lambda gradient: gradient * share)  # type: ignore[no-untyped-call]
+        return self._value(torch.where(same, within, between), embeddings, labels)
+
+    def table(self, embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> Float[Tensor, "b b"]:
+        """The distances that the loss reads: of the texts within a class, of the hardest pairs between classes."""
+        same = labels[:, None] == labels
+        within, between, _ = self._distances(embeddings, labels, same)
+        return torch.where(same, within, between)
+
+    def _value(self, table: Float[Tensor, "b b"], embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The value of the loss on a table of distances."""
         loss = copy.copy(self.loss)  # the caller's loss keeps its distance
         loss.distance_metric = lambda _: table
         value: Tensor = getattr(loss, self.known.method)(labels, embeddings)
         return value
 
-    def table(self, embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> Float[Tensor, "b b"]:
-        """The distances that the loss reads: of the texts within a class, of the hardest pairs between classes."""
+    def _distances(
+        self, embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"], same: Bool[Tensor, "b b"]
+    ) -> tuple[Float[Tensor, "b b"], Float[Tensor, "b b"], tuple[Tensor, Tensor] | None]:
+        """The distances of texts, those of the hardest pairs of the texts' classes, and the speeds of both on a sphere.
+
+        The loss reads the former within a class, and the latter between classes.
+        """
         embeddings = widened(embeddings)
         plain: Tensor = self.loss.distance_metric(embeddings)
+        sphere = self.balance == "sphere"
         if self.distance == "cosine":
             embeddings = functional.normalize(embeddings, dim=1)
-        elif self.expansion.normalize_synthetic and self.expansion.n > 0:
-            remedy = "end the model with Normalize(), or pass normalize_synthetic=False"
-            check_unit(embeddings, "synthetic points are normalised", remedy)
+        elif sphere or (self.expansion.normalize_synthetic and self.expansion.n > 0):
+            because = "this balance is defined for unit vectors" if sphere else "synthetic points are normalised"
+            remedy = "end the model with Normalize(), or pass " + (
+                "balance=True" if sphere else "normalize_synthetic=False"
+            )
+            check_unit(embeddings, because, remedy)
         batch = Batch.prepared(Inputs(embeddings, labels), normalize=False, check=False)
-        hardest = expand_batch(batch, self.expansion, partners=False).negative
-        between = _as_distance(hardest, self.distance)[:, torch.unique(labels, return_inverse=True)[1]]
-        same = labels[:, None] == labels
+        batch = read_twice(batch, sphere=True, whole=False) if sphere else batch
+        pairs, of_row = (
+            expand_batch(batch, self.expansion, partners=False),
+            torch.unique(labels, return_inverse=True)[1],
+        )
+        between = _as_distance(pairs.negative, self.distance)[:, of_row]
         if self.known.counts_negatives:
             between = torch.where(_repeats(same), torch.finfo(between.dtype).max / 2, between)
-        return torch.where(same, plain, between)
+        if batch.heights is None or pairs.speeds is None:
+            return plain, between, None
+        of_plain = batch.heights[0][:, None] + batch.heights[0]
+        return plain, between, (of_plain, torch.where(same, of_plain, pairs.speeds[1][:, of_row]))
+
+    def _share(
+        self, table: Tensor, embeddings: Tensor, labels: Tensor, speeds: tuple[Tensor, Tensor] | None
+    ) -> Float[Tensor, ""]:
+        """Lambda; see core/balance.py."""
+        of_plain, of_expanded = (None, None) if speeds is None else speeds
+        plain = self.loss.distance_metric(widened(embeddings.detach()))
+        expanded = self._forces(table, embeddings, labels, of_expanded)
+        unexpanded = self._forces(plain, embeddings, labels, of_plain)
+        share = pull_share(expanded, unexpanded)
+        self.last_statistics = figures(expanded, unexpanded, share)
+        return share
+
+    def _forces(self, table: Tensor, embeddings: Tensor, labels: Tensor, speeds: Tensor | None) -> Forces:
+        """Pull and push of the loss on a table of distances.
+
+        A contraction moves a similarity s by e (1 - s), hence a squared or cosine distance d by -e d, and d = sqrt(2 -
+        2s) by -e d / 2.
+        """
+        table = table.detach().requires_grad_()
+        value = self._value(table, embeddings.detach(), labels)
+        gradient = torch.zeros_like(table)
+        if value.requires_grad:
+            (gradient,) = torch.autograd.grad(value, table, allow_unused=True, materialize_grads=True)
+        moved = gradient * table.detach() * (0.5 if self.distance == "euclidean" else 1)
+        moved = moved if speeds is None else moved * speeds
+        same = labels[:, None] == labels
+        return Forces(moved[same].sum(), -moved[~same].sum(), (~same).any())
 
     def get_config_dict(self) -> dict[str, Any]:
         """The options of the loss for the model card."""
@@ -156,6 +228,8 @@ class ExpandedBatchLoss(nn.Module):
             "scope": given.scope,
             "normalize_synthetic": given.normalize_synthetic,
             "max_segments": given.max_segments,
+            "balance": self.balance,
+            "selective": self.selective,
         }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, TypeAlias
 
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.forms import DEFAULT_FORM, FORMS, Form, FormName, Scope
+from embedding_expansion.forms import DEFAULT, DEFAULT_FORM, FORMS, Form, FormName, Scope
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -85,7 +85,7 @@ class ExpansionConfig:
         int | Literal["inf", "none"],
         "synthetic points per pair; inf: the whole arc between the points; 0: only the hardest pairs; none: as form "
         "none",
-    ] = 2
+    ] = DEFAULT.n
     scope: Annotated[
         Scope | None,
         "points on the anchor's side; class_pair: those of its class; anchor: those towards its partner; negative: the "
