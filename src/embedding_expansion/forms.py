@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 Scope: TypeAlias = Literal["class_pair", "anchor", "negative"]
-SCOPES: tuple[Scope, ...] = ("class_pair", "anchor", "negative")
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 Balance: TypeAlias = Literal[False, True, "sphere"]
 FormName: TypeAlias = Literal[
     "paper",
@@ -25,7 +25,6 @@ FormName: TypeAlias = Literal[
 class Form:
     """What a form of expansion does; the parameters are those of `EmbeddingExpansion`."""
 
-    n: int = 2
     scope: Scope = "class_pair"
     balance: Balance = False
     selective: bool = False
@@ -44,3 +43,4 @@ FORMS: dict[FormName, Form] = {
 }
 DEFAULT_FORM: FormName = "paper"
 DEFAULT: Form = FORMS[DEFAULT_FORM]
+DEFAULT_N = 2

@@ -16,6 +16,7 @@ from embedding_expansion.core.losses.pairwise import LIMIT
 from embedding_expansion.core.losses.triplet import ROWS
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.search import native
+from embedding_expansion.forms import SCOPES
 
 # An older torch divides some functions into other operations, and its fake CUDA tensors end a process without CUDA.
 LOWEST = 2, 13
@@ -63,17 +64,23 @@ def test_a_plain_loss_dispatches_few_operations(name: str) -> None:
     assert len(operations.names) <= (FEW if name in LEAN else MANY), operations.names
 
 
-@pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("expanded", [False, True])
-def test_no_operation_depends_on_data(name: str, expanded: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    [
+        (name, scope)
+        for name in EVERY
+        for scope in (None, *SCOPES)
+        if scope is None or not loss_of(name, 8, 16).not_expandable
+        if not (name == "proxy_anchor" and scope == "anchor")  # its anchors are proxies, which have no partners
+    ],
+)
+def test_no_operation_depends_on_data(name: str, scope: Any) -> None:
     """On fake CUDA tensors torch itself cannot run a backward pass without CUDA: it is run on fake ones of the CPU."""
     labels = torch.arange(32) // K
     for device in ("cpu", "cuda"):
         with FakeTensorMode(allow_non_fake_inputs=device == "cpu"), native.disabled(), torch.device(device):
             loss = loss_of(name, 8, 16)
-            if loss.not_expandable and expanded:
-                return
-            whole = EmbeddingExpansion(loss) if expanded else loss
+            whole = loss if scope is None else EmbeddingExpansion(loss, scope=scope)
             rows = torch.randn(32, 16, requires_grad=True)
             assert whole(rows, labels).device.type == device
             if device == "cpu":

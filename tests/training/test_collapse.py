@@ -23,6 +23,7 @@ from embedding_expansion.runs.options import (
     SamplerConfig,
     TrainConfig,
 )
+from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training.collapse import STEPS, CollapseWatch, value_of_coinciding_points
 from embedding_expansion.training.factory import make_loss
 from embedding_expansion.training.ranks import Ranks
@@ -64,6 +65,15 @@ def test_a_run_that_collapses_warns_once_in_the_log_and_on_the_terminal(
     assert entry["warning"] in line
     assert "stayed at 1.4, its value when all embeddings coincide" in line  # 7 hinges of the margin
     assert "--expansion.form balanced_negative, or --expansion none" in line
+
+
+def test_a_run_folder_knows_whether_its_run_has_warned(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert not run.has_warned()
+    run.log({"step": 10, "loss": 1.0})
+    assert not run.has_warned()
+    run.log({"step": 20, "warning": "looks collapsed"})
+    assert run.has_warned()
 
 
 @pytest.mark.parametrize(("loss", "form"), [("triplet", "balanced"), ("contrastive", "paper")])

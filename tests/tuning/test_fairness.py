@@ -16,13 +16,15 @@ from embedding_expansion.forms import FORMS
 from embedding_expansion.runs.config import load
 from embedding_expansion.runs.options import ExpansionConfig, SamplerConfig, TrainConfig
 from embedding_expansion.training.factory import BY_NAME, make_loss
+from embedding_expansion.tuning import study as tuning_study
 from embedding_expansion.tuning.arms import ARMS as ALL_ARMS
 from embedding_expansion.tuning.arms import with_arm
 from embedding_expansion.tuning.plan import make_plan
 from embedding_expansion.tuning.space import Range, make_space
 from embedding_expansion.tuning.study import STARTUP
+from embedding_expansion.tuning.trial import best_step
 
-from .conftest import ARMS, TRIALS, draw_images
+from .conftest import ARMS, TRIALS, command, draw_images
 from .study_files import curve, stored
 
 
@@ -130,3 +132,33 @@ def test_the_arms_decide_about_the_form(given: dict[str, Any]) -> None:
     config = TrainConfig(expansion=ExpansionConfig(**given))
     with pytest.raises(InvalidInput, match="the arms decide"):
         make_plan(config, ["paper"], 1)
+
+
+def test_later_trials_learn_from_the_values_of_their_arm(
+    unreadable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning_study, "STARTUP", 1)
+    options = ["--arms", "none", "--trials", "4", "--search", "lr", "loss", "--measure", "map_at_r"]
+    for name in ("one", "two"):
+        assert main([*command(unreadable, tmp_path / name), *options]) == 0
+    first, second = (stored(tmp_path / name) for name in ("one", "two"))
+    assert [first["none", k]["values"] for k in range(4)] == [second["none", k]["values"] for k in range(4)]
+    drawn = {str(first["none", k]["values"]) for k in range(1, 4)}
+    assert len(drawn) == 3
+    monkeypatch.setattr(tuning_study, "STARTUP", 5)  # all random: other values
+    assert main([*command(unreadable, tmp_path / "three"), *options]) == 0
+    assert not drawn & {str(stored(tmp_path / "three")["none", k]["values"]) for k in range(2, 4)}
+
+
+def test_the_best_step_is_that_of_the_mean_over_the_folds() -> None:
+    curves = [
+        {10: {"recall_at_1": 0.9, "map_at_r": 0.1}, 20: {"recall_at_1": 0.6, "map_at_r": 0.5}},
+        {10: {"recall_at_1": 0.1, "map_at_r": 0.1}, 20: {"recall_at_1": 0.6, "map_at_r": 0.3}},
+    ]
+    step, means, spread = best_step(curves, "recall_at_1")
+    assert (step, means) == (20, {"recall_at_1": 0.6, "map_at_r": pytest.approx(0.4)})
+    assert spread == 0
+    curves[0][20]["recall_at_1"] = curves[1][20]["recall_at_1"] = 0.5
+    assert best_step(curves, "recall_at_1")[0] == 20  # a tie goes to the higher MAP@R
+    assert best_step([{5: curves[0][10], 10: curves[0][20]}], "recall_at_1")[::2] == (5, None)
+    assert best_step([{5: curves[0][10], 10: curves[0][20]}], "recall_at_1", only_last=True)[0] == 10

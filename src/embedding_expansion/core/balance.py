@@ -96,7 +96,7 @@ class Contraction:
             minus_pull, push = (torch.zeros_like(e) for e in self.along)
         self.measured = True
         with torch.no_grad():
-            found = -minus_pull, push, self.has_negatives
+            found = -minus_pull, push.detach(), self.has_negatives  # some releases of torch return leaves
             if across is None:
                 return Forces(*found)
             pull, push, there = across(torch.stack([x.to(push.dtype) for x in found]))
@@ -146,16 +146,14 @@ def pull_share(expanded: Forces, plain: Forces) -> Float[Tensor, ""]:
     return torch.where(counts, share, 1)
 
 
+#: The names of `figures` besides "balance", which is lambda.
+FIGURES = ("pull", "push", "plain_pull", "plain_push", "no_push")
+
+
 def figures(expanded: Forces, plain: Forces, share: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
     """The entries of `last_statistics`: lambda, pull and push of both tables, and whether the push was at most 0."""
-    return {
-        "balance": share,
-        "pull": expanded.pull,
-        "push": expanded.push,
-        "plain_pull": plain.pull,
-        "plain_push": plain.push,
-        "no_push": (expanded.push <= 0).to(share.dtype),
-    }
+    values = expanded.pull, expanded.push, plain.pull, plain.push, (expanded.push <= 0).to(share.dtype)
+    return {"balance": share, **dict(zip(FIGURES, values, strict=True))}
 
 
 def read_twice(batch: Batch, *, sphere: bool, whole: bool) -> Batch:

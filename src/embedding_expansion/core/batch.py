@@ -32,7 +32,7 @@ from embedding_expansion.core.inputs import (
 
 R = TypeVar("R")
 LAYOUTS = 4  # patterns to keep
-LARGEST_KEPT = 1 << 22  # entries of a table beyond which nothing is kept, so that it takes little memory
+LARGEST_KEPT = 1 << 20  # entries of a table beyond which nothing is kept: at most 10 MB for a layout, of two classes
 
 
 class HostLabels(NamedTuple):
@@ -105,7 +105,6 @@ def runs_of_pattern(pattern: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(Counter(Counter(pattern).values()).items()))
 
 
-@kept
 def _rows_of_classes(of_row: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`of_row`, `order`, `start` and `size` of `Classes`."""
     count = Counter(of_row)
@@ -135,8 +134,7 @@ def plain_layout(values: tuple[int, ...], device: torch.device) -> PlainLayout:
 
 @kept
 def _plain_layout(pattern: tuple[int, ...], device: torch.device) -> PlainLayout:
-    found = _rows_of_classes.__wrapped__(pattern, device)  # type: ignore[attr-defined]
-    of_row, order, start, size = found
+    of_row, order, start, size = _rows_of_classes(pattern, device)
     numbers = torch.arange(len(size), device=device)
     classes = Classes(numbers, of_row, order, start, size, runs_of_pattern(pattern))
     everyone = torch.arange(len(pattern), device=device)
@@ -350,22 +348,6 @@ class Batch:
         if not self.every_row or self.has_reference or self.values is None:
             return None
         return plain_layout(self.values, self.labels.device)
-
-    @property
-    def pattern(self) -> tuple[int, ...] | None:
-        """The class of every row, where all rows, of known labels, are compared with each other; otherwise None."""
-        values = self.values
-        if not self.every_row or self.has_reference or values is None or len(values) ** 2 > LARGEST_KEPT:
-            return None
-        return numbered(values, sorted(values))
-
-    @classmethod
-    def of_pattern(cls, pattern: tuple[int, ...], device: torch.device) -> Batch:
-        """A batch without coordinates, for what follows from its pattern alone."""
-        labels = torch.tensor(pattern, dtype=torch.int64, device=device)
-        rows = torch.empty(len(pattern), 0, device=device)
-        known = HostLabels(labels, pattern)
-        return cls.of(Inputs(rows, labels, on_host=known))
 
     @cached_property
     def classes(self) -> Classes:

@@ -5,6 +5,7 @@ Eager code calls the function directly, because an operator of `torch.library` l
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -13,6 +14,18 @@ import torch
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator that registers a function as the operator of this name, which changes none of its arguments.
+
+    Torch reads the annotations of the function, which the import hook of jaxtyping would hide behind a wrapper.
+    """
+
+    def registered(function: Callable[..., Any]) -> Any:
+        return torch.library.custom_op(f"embedding_expansion::{name}", inspect.unwrap(function), mutates_args=())
+
+    return registered
 
 
 class CustomOp(Generic[P, R]):
@@ -36,7 +49,7 @@ class CustomOp(Generic[P, R]):
         backward: Callable[..., Any] | None = None,
         back: CustomOp[Any, Any] | None = None,
     ) -> None:
-        self.compiled = torch.library.custom_op(f"embedding_expansion::{name}", function, mutates_args=())
+        self.compiled = operator(name)(function)
         self.compiled.register_fake(fake)
         self.eager: Callable[..., Any] = function
         if keep is not None and backward is not None and back is not None:

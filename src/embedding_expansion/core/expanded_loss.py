@@ -18,7 +18,7 @@ from embedding_expansion.core.pair_loss import PairLoss, WrappedLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.parameters import Options
 from embedding_expansion.errors import InvalidInput, InvalidType
-from embedding_expansion.forms import DEFAULT, Balance, Scope
+from embedding_expansion.forms import DEFAULT, DEFAULT_N, Balance, Scope
 
 
 class EmbeddingExpansion(WrappedLoss):
@@ -65,7 +65,7 @@ class EmbeddingExpansion(WrappedLoss):
     def __init__(
         self,
         loss: nn.Module,
-        n: int | float = DEFAULT.n,
+        n: int | float = DEFAULT_N,
         scope: Scope = DEFAULT.scope,
         normalize_synthetic: bool = True,
         max_segments: int | None = None,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from embedding_expansion.checks import as_limit, check_name
 from embedding_expansion.core.batch import Batch, Inputs
+from embedding_expansion.core.custom_op import operator
 from embedding_expansion.core.inputs import Labels, as_count, check_unit, validates
 from embedding_expansion.core.pairs import (
     Metric,
@@ -419,7 +420,7 @@ def _rules(n: int, normalize: bool, metric: Any) -> Rules:
     return Rules(math.inf if n == INFINITY else n, normalize, metric)
 
 
-@torch.library.custom_op("embedding_expansion::mine", mutates_args=())
+@operator("mine")
 @no_type_check  # custom_op cannot read the signature of a function checked by jaxtyping
 def _mine_operator(
     embeddings: Tensor,
@@ -504,7 +505,7 @@ def _(  # type: ignore[no-untyped-def]
     )
 
 
-@torch.library.custom_op("embedding_expansion::mine_back", mutates_args=())
+@operator("mine_back")
 @no_type_check  # custom_op cannot read the signature of a function checked by jaxtyping
 def _mine_operator_backward(
     of_positive: Tensor,

@@ -220,6 +220,7 @@ def compare_batch(batch: Batch, metric: Metric, *, partners: bool) -> Pairs:
     index, mask = batch.positives() if layout is None else (layout.positive, layout.positive_mask)
     needed = batch.embeddings if batch.every_row else batch.embeddings[batch.anchors]
     labels, partner = batch.labels if batch.every_row else batch.labels[batch.anchors], None
+    missing = batch.anchors[:0]
     if partners:
         missing, partner = batch.partners(index, mask)
         if torch.compiler.is_compiling() or len(missing):
@@ -228,19 +229,17 @@ def compare_batch(batch: Batch, metric: Metric, *, partners: bool) -> Pairs:
     product = batch.product if batch.keeps_product and needed is batch.embeddings and not needed.requires_grad else None
     positive, negative = similarities(needed, batch.gallery, index, metric, unit=batch.unit, product=product)
     negative_mask = labels[:, None] != batch.gallery_labels if layout is None else layout.negative_mask
-    speeds = None if batch.heights is None else _speeds(batch, index, mask, partners=partner is not None)
+    speeds = None if batch.heights is None else _speeds(batch, index, missing)
     return Pairs(positive, mask, negative, negative_mask, partner, per_class=False, speeds=speeds)
 
 
-def _speeds(batch: Batch, index: Tensor, mask: Tensor, *, partners: bool) -> tuple[Tensor, Tensor]:
-    """`Pairs.speeds` of a plain table whose positives are `index` where `mask` is True."""
+def _speeds(batch: Batch, index: Int[Tensor, "a p"], missing: Int[Tensor, " k"]) -> tuple[Tensor, Tensor]:
+    """`Pairs.speeds` of a plain table with these positives, and with rows for the positives that are not anchors."""
     assert batch.heights is not None
     of_rows, of_gallery = batch.heights
-    of_needed = of_rows[batch.anchors]
-    positive = of_needed[:, None] + of_gallery[index]
-    if partners:
-        of_needed = torch.cat([of_needed, of_gallery[batch.partners(index, mask)[0]]])
-    return positive, of_needed[:, None] + of_gallery
+    of_anchors = of_rows[batch.anchors][:, None]
+    of_needed = torch.cat([of_anchors, of_gallery[missing][:, None]])
+    return of_anchors + of_gallery[index], of_needed + of_gallery
 
 
 def nothing_to_compare(embeddings: Float[Tensor, "b d"]) -> Pairs:

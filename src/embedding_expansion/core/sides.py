@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.batch import Batch, kept
+from embedding_expansion.core.batch import Batch
 from embedding_expansion.core.classes import Classes, runs_of
 from embedding_expansion.core.inputs import values_exist
 from embedding_expansion.errors import InvalidInput
@@ -294,21 +294,6 @@ def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: b
         InvalidInput: if the batch does not support the scope.
     """
     _check_scope(batch, scope, partners=partners)
-    pattern = batch.pattern
-    if pattern is None:
-        return _plan_of(batch, scope, max_segments, partners)
-    return _plan_of_pattern(pattern, scope, max_segments, partners, batch.labels.device)
-
-
-@kept
-def _plan_of_pattern(
-    pattern: tuple[int, ...], scope: Scope, max_segments: int | None, partners: bool, device: torch.device
-) -> Plan:
-    """The plan of a batch whose rows are of these classes, all compared with each other."""
-    return _plan_of(Batch.of_pattern(pattern, device), scope, max_segments, partners)
-
-
-def _plan_of(batch: Batch, scope: Scope, max_segments: int | None, partners: bool) -> Plan:
     index, mask = batch.positives()
     needed, of_needed, partner = batch.anchors, batch.of_anchor, None
     if partners and scope != "class_pair":
@@ -341,7 +326,7 @@ def _check_scope(batch: Batch, scope: Scope, *, partners: bool) -> None:
     if scope == "anchor":
         if batch.proxies == "anchors":
             raise InvalidInput("proxies are the anchors of this loss and have no partners; use scope='class_pair'")
-        check_paired(batch.labels, None if batch.has_reference else batch.values)
+        check_paired(batch.labels, None if batch.on_host is None else batch.on_host.of(batch.labels))
         if against_others:
             check_paired(batch.gallery_labels)
     if scope != "class_pair" and partners and against_others:
@@ -364,7 +349,9 @@ def _left(
     """The anchors' side, and the group of each needed row (None: row i is group i)."""
     classes = batch.own_classes
     if scope != "class_pair":
-        every_row = right.rows if needed.shape[0] == batch.labels.shape[0] and not batch.has_reference else None
+        every_row = None
+        if needed.shape[0] == batch.labels.shape[0]:
+            every_row = right.rows if not batch.has_reference else batch.anchors if batch.every_row else None
         side = (anchor_side if scope == "anchor" else single_side)(classes, needed, every_row)
         return (replace(side, label=batch.of_anchor) if batch.has_reference else side), None
     whole = class_side(classes, scope=scope, max_segments=max_segments) if batch.has_reference else right

@@ -20,7 +20,7 @@ from embedding_expansion.core.batch import Batch, Inputs, widened
 from embedding_expansion.core.inputs import Labels, as_batch, as_labels, check_unit, validates
 from embedding_expansion.core.mining import Expansion, expand_batch
 from embedding_expansion.errors import InvalidInput, InvalidType
-from embedding_expansion.forms import DEFAULT, Balance, Scope
+from embedding_expansion.forms import DEFAULT, DEFAULT_N, Balance, Scope
 
 Distance: TypeAlias = Literal["euclidean", "squared", "cosine"]
 EMBEDDING = "sentence_embedding"  # the key of the embeddings in the output of a SentenceTransformer
@@ -94,7 +94,7 @@ class ExpandedBatchLoss(nn.Module):
     def __init__(
         self,
         loss: nn.Module,
-        n: int | float = DEFAULT.n,
+        n: int | float = DEFAULT_N,
         scope: Scope = DEFAULT.scope,
         normalize_synthetic: bool = True,
         max_segments: int | None = None,

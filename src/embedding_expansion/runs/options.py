@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, TypeAlias
 
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.forms import DEFAULT, DEFAULT_FORM, FORMS, Form, FormName, Scope
+from embedding_expansion.forms import DEFAULT_FORM, DEFAULT_N, FORMS, Form, FormName, Scope
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -78,6 +78,7 @@ class ExpansionConfig:
         FormName,
         "paper: the hardest points of every two classes; anchor: as in the released program; negative: the anchor "
         "against the hardest points of other classes; balanced, balanced_negative: paper and negative with balance; "
+        "balanced_sphere: a variant of it for unit rows; "
         "selective: a positive does not pull where a negative is closer; samples: synthetic points join the batch; "
         "none: no expansion",
     ] = DEFAULT_FORM
@@ -85,7 +86,7 @@ class ExpansionConfig:
         int | Literal["inf", "none"],
         "synthetic points per pair; inf: the whole arc between the points; 0: only the hardest pairs; none: as form "
         "none",
-    ] = DEFAULT.n
+    ] = DEFAULT_N
     scope: Annotated[
         Scope | None,
         "points on the anchor's side; class_pair: those of its class; anchor: those towards its partner; negative: the "

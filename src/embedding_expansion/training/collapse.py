@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedding_expansion.core.memory import CrossBatchMemory
-from embedding_expansion.core.pair_loss import PairLoss, WrappedLoss
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.proxy_loss import ProxyLoss
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.ranks import Ranks
@@ -42,7 +42,7 @@ class CollapseWatch:
 
     def __init__(self, loss: PairLoss, config: TrainConfig, *, has_warned: bool) -> None:
         self._loss, self._config = loss, config
-        self._watches = config.expansion.search is not None and not isinstance(_innermost(loss), ProxyLoss)
+        self._watches = config.expansion.search is not None and not isinstance(loss.plain(), ProxyLoss)
         self._has_warned = has_warned
         #: In scope "negative" the anchor's side is always an image, so that at most half of the points are synthetic.
         is_negative = config.expansion.search is not None and config.expansion.search.scope == "negative"
@@ -62,6 +62,7 @@ class CollapseWatch:
         """
         if not self._watches:
             return ""
+        value = ranks.average(value)  # the loss of the whole batch
         if self._coinciding is None:
             if not self._is_filled():
                 return ""
@@ -112,9 +113,3 @@ def value_of_coinciding_points(loss: PairLoss, labels: Tensor, dimensions: int) 
         tried.rows[:] = point
     value: Tensor = tried(point.expand(len(labels), dimensions), labels)
     return value.item()
-
-
-def _innermost(loss: PairLoss) -> PairLoss:
-    while isinstance(loss, WrappedLoss):
-        loss = loss.loss
-    return loss

@@ -10,10 +10,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from embedding_expansion.core.balance import FIGURES
 from embedding_expansion.runs.run_folder import RunFolder
-
-#: What `last_statistics` holds of a balanced loss besides `balance` itself.
-BALANCE = ("pull", "push", "plain_pull", "plain_push", "no_push")
 
 
 class Journal:
@@ -55,7 +53,7 @@ class Journal:
         figures: dict[str, Any] = {name: value.item() for name, value in self._statistics.items()}
         if "balance" in figures:
             inner = {"share": figures.pop("balance")}
-            inner |= {name: figures.pop(name) for name in BALANCE if name in figures}
+            inner |= {name: figures.pop(name) for name in FIGURES if name in figures}
             figures["balance"] = inner | {"no_push": float(self._without_push) / max(self._steps, 1)}
         figures["images_per_second"] = round(self._images / self._seconds if self._seconds else 0.0, 1)
         self._steps, self._images, self._seconds, self._without_push = 0, 0, 0.0, 0.0

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import shutil
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,16 +60,19 @@ def run_trial(
     steps, seconds, curves = config.steps, 0.0, list[dict[int, dict[str, float]]]()
     for fold, (split, cached) in enumerate(zip(plan.splits, features, strict=True), start=1):
         run = RunFolder(folder / f"fold-{fold}" if len(plan.splits) > 1 else folder)
+        began = time.perf_counter()
         try:
             stopped_by = _run(dataclasses.replace(config, out=str(run.path)), run, split, cached)
         except RunError as error:
             if not isinstance(error.__cause__, NotFinite):
                 raise
-            trained, reason = fold * steps, str(error.__cause__)
+            seconds, reason = seconds + time.perf_counter() - began, str(error.__cause__)
+            # The steps that were planned: the budget that this trial had, as the others had theirs.
+            trained = len(plan.splits) * steps
             return Result(arm, number, 0.0, 0.0, 0.0, None, 0, steps, trained, round(seconds, 1), shown, reason)
         if stopped_by:
             return Stopped(stopped_by)
-        seconds += (run.read_metrics() or {})["wall_seconds"]
+        seconds += (run.read_metrics() or {})["wall_seconds"]  # with those of an earlier process
         curves.append(_curve(run))
     step, means, spread = best_step(curves, plan.measure, only_last=config.optimizer.schedule == "cosine")
     trained = len(curves) * steps

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from embedding_expansion.core.expansion import hardest
 from embedding_expansion.core.mining import Winners
-from embedding_expansion.core.pair_loss import PairLoss, WrappedLoss
+from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Metric
 from embedding_expansion.forms import Scope
 from embedding_expansion.training.evaluation import embed_images, model_embedder
@@ -129,10 +129,8 @@ def _pairs_of(job: Job, vectors: Float[Tensor, "b d"], rows: Int[np.ndarray, " b
 
 
 def _metric(loss: PairLoss) -> Metric:
-    """The metric of the wrapped loss. For SNR, which has no hardest points, it is the cosine."""
-    while isinstance(loss, WrappedLoss):
-        loss = loss.loss
-    return "euclidean" if loss.metric == "euclidean" else "inner"
+    """The metric of the innermost loss. For SNR, which has no hardest points, it is the cosine."""
+    return "euclidean" if loss.plain().metric == "euclidean" else "inner"
 
 
 def _point(label: int, winners: Winners, at: tuple[int, int, int], rows: Int[np.ndarray, " b"]) -> Point:

@@ -147,8 +147,10 @@ class MarginLoss(PairLoss, function=margin, metric="euclidean", positive=("beta"
         if self.beta is None:
             return super().terms(pairs, batch)
         anchor_labels = batch.anchor_labels
-        check_classes(anchor_labels, len(self.beta), "num_classes") if len(self.beta) > 1 else None
-        beta = self.beta[anchor_labels if len(self.beta) > 1 else torch.zeros_like(anchor_labels)]
+        per_class = len(self.beta) > 1
+        if per_class:
+            check_classes(batch.labels, len(self.beta), "num_classes", batch.values)
+        beta = self.beta[anchor_labels if per_class else torch.zeros_like(anchor_labels)]
         found = margin(pairs, **{**self.parameters_of_function, "beta": beta})
         if self.nu == 0:
             return found

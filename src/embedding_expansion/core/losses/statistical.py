@@ -17,7 +17,7 @@ from embedding_expansion.core.losses.soft_histogram import soft_histogram
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.parameters import Options
-from embedding_expansion.core.terms import Terms, count_of, masked_sum, negatives_of_anchors, square, two_means
+from embedding_expansion.core.terms import Terms, count_of, negatives_of_anchors, square, two_means
 
 
 def pair_sums(pairs: Pairs) -> Float[Tensor, " 4"]:
@@ -70,13 +70,6 @@ def positive_histogram(pairs: Pairs, bins: int = 100) -> Float[Tensor, " edges"]
     return soft_histogram(every, mask, bins, -1.0, 1.0)[0]
 
 
-def _place(similarity: Float[Tensor, "a k"], bins: int) -> tuple[Tensor, Tensor]:
-    """The edge below each similarity, and its fractional position between this edge and the next."""
-    place = (similarity.clamp(-1, 1) + 1) * (bins / 2)
-    edge = place.detach().floor().clamp(max=bins - 1)
-    return edge.long(), place - edge
-
-
 def histogram(pairs: Pairs, bins: int = 100, *, statistic: Float[Tensor, " edges"] | None = None) -> Terms:
     """Histogram loss: the probability that a random negative is more similar than a random positive.
 
@@ -91,14 +84,14 @@ def histogram(pairs: Pairs, bins: int = 100, *, statistic: Float[Tensor, " edges
         Terms (1, a). The weight of an anchor is its number of negative pairs.
 
     Source: Ustinova & Lempitsky, "Learning Deep Embeddings with Histogram Loss", NIPS 2016, equations 2 to 4. Differs
-    from the source: the histogram of the negatives is not built; summing over the pairs gives the same value.
+    from the source: each anchor has a histogram of its negatives; their sum gives the same value.
     """
     negative, negative_mask = negatives_of_anchors(pairs)
     found = positive_histogram(pairs, bins) if statistic is None else statistic
     below = found.cumsum(dim=0) / found.detach().sum().round().clamp(min=1)
-    edge, share = _place(negative, bins)
-    reverse = (1 - share) * below[edge] + share * below[edge + 1]
-    return Terms(masked_sum(reverse, negative_mask)[None], count_of(negative_mask, pairs)[None])
+    # Not a product of matrices, which autocast would compute in half precision.
+    reverse = (soft_histogram(negative, negative_mask, bins, -1.0, 1.0) * below).sum(dim=1)
+    return Terms(reverse[None], count_of(negative_mask, pairs)[None])
 
 
 class IntraPairVarianceLoss(
