@@ -15,7 +15,7 @@ COMMON = {
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 }
 # The same few cases every time, so that a change is to blame where a test fails.
-settings.register_profile("stable", max_examples=8, derandomize=True, database=None, **COMMON)
+settings.register_profile("stable", max_examples=5, derandomize=True, database=None, **COMMON)
 # New cases each time, and the failing ones kept in .hypothesis/: HYPOTHESIS_PROFILE=long, on a schedule.
 settings.register_profile("long", max_examples=200, print_blob=True, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "stable"))

@@ -108,7 +108,7 @@ def test_gradcheck(scope: str, normalize: bool, metric: str) -> None:
 def test_every_loss_has_its_gradient(name: str) -> None:
     E, labels = batch_for("class_pair", 2, d=3)
     loss = EmbeddingExpansion(LOSSES[name](), n=math.inf)
-    assert torch.autograd.gradcheck(lambda rows: loss(rows, labels), E.requires_grad_(), atol=1e-4)
+    assert torch.autograd.gradcheck(lambda rows: loss(rows, labels), E.requires_grad_(), atol=1e-4, fast_mode=True)
 
 
 @every_scope

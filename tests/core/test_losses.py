@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -111,11 +112,20 @@ def test_plain_loss_equals_its_formula(name: str, unit: bool) -> None:
         assert_same_terms(FUNCTIONS[name](pairs), oracles.ORACLES[name](table), E)
 
 
-@pytest.mark.parametrize("normalize_synthetic", [True, False])
-@pytest.mark.parametrize("unit", [True, False])
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 8])
+# A loss reads only the table, however it was made: two losses are tried on all kinds of tables, the others on some.
+TABLES = list(itertools.product([0, 1, 2, 3, 8], [True, False], [True, False]))  # n, unit, normalize_synthetic
+SOME_TABLES = [(0, True, True), (2, True, True), (3, False, False)]
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "unit", "normalize_synthetic"),
+    [
+        (name, *table)
+        for name in oracles.EXPANDABLE
+        for table in (TABLES if name in ("triplet", "multi_similarity") else SOME_TABLES)
+    ],
+)
 @pytest.mark.parametrize("scope", ["class_pair", "anchor", "negative"])
-@pytest.mark.parametrize("name", oracles.EXPANDABLE)
 def test_expanded_loss_equals_its_formula(name: str, scope: str, n: int, unit: bool, normalize_synthetic: bool) -> None:
     E, pairs, table = expanded_case(scope, n, normalize_synthetic, unit, oracles.METRICS[name])
     assert_same_terms(FUNCTIONS[name](pairs), oracles.ORACLES[name](table), E)
