@@ -69,6 +69,11 @@ class ModelConfig:
         bool, "cache the backbone's features once and train only the head, without augmentation"
     ] = False
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether the backbone starts from given weights, not from random ones."""
+        return self.pretrained or self.weights is not None
+
 
 @dataclass(frozen=True)
 class ExpansionConfig:
@@ -192,12 +197,18 @@ class TrainConfig:
         "which weights are kept: the best on held-out training classes (validation), the last (last), or the best on "
         "the test classes, as in the paper (paper; the reported numbers are then optimistic)",
     ] = "validation"
-    validation_share: Annotated[float, "share of the training classes held out by --protocol validation"] = 0.1
+    validation_share: Annotated[
+        float | None,
+        "share of the training classes held out by --protocol validation; default: a fifth, and at least 5 classes if "
+        "as many are left to train on",
+    ] = None
     eval_every: Annotated[int, "steps between evaluations"] = 50
     patience: Annotated[int | None, "stop after this many evaluations without improvement; default: never"] = None
     checkpoint_every: Annotated[int, "steps between checkpoints"] = 50
     log_every: Annotated[int, "steps between lines of log.jsonl"] = 10
-    measure_before: Annotated[bool, "evaluate raw pixels and the untrained network first"] = True
+    measure_before: Annotated[
+        bool, "first evaluate raw pixels and the untrained network, or the backbone as it comes if it is pretrained"
+    ] = True
     measure_test: Annotated[
         bool, "measure the test classes; false: they are never read, and the final metrics are of the held-out classes"
     ] = True
@@ -279,7 +290,7 @@ def check_numbers(config: TrainConfig) -> None:
             f"measure_test is false, but --protocol {config.protocol} holds out no classes to measure instead; pass "
             "--protocol validation"
         )
-    if not 0 < config.validation_share < 1:
+    if config.validation_share is not None and not 0 < config.validation_share < 1:
         raise InvalidInput(f"validation_share is {config.validation_share}; pass a number between 0 and 1")
     for name, values in (("model.mean", model.mean), ("model.std", model.std)):
         if values is not None and not all(math.isfinite(value) for value in values):

@@ -14,6 +14,9 @@ from typing import Any
 from embedding_expansion.errors import RunError
 from embedding_expansion.runs.options import TrainConfig
 
+#: Number of evaluations below the value of the start that get a warning.
+FALLS = 3
+
 
 @dataclass
 class State:
@@ -70,6 +73,11 @@ class State:
             self.best_step, self.best_value, self.evaluations_since_best = self.step, value, 0
         else:
             self.evaluations_since_best += 1
+
+    @property
+    def has_only_fallen(self) -> bool:
+        """Whether this is the evaluation, the third, up to which none has reached the value of the start."""
+        return self.best_step == 0 and self.evaluations_since_best == FALLS
 
     def stops_early(self, config: TrainConfig) -> bool:
         """Whether patience has run out."""
