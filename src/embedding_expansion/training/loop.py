@@ -242,7 +242,7 @@ def _evaluate(job: Job, judged: ImageSet, state: State, journal: Journal) -> dic
 
 
 def _save(job: Job, state: State, scaler: torch.amp.GradScaler, run: RunFolder, processes: int) -> None:
-    """Writes the checkpoint of this step, and removes all checkpoints except for the newest two and the best one."""
+    """Writes the checkpoint of this step, and removes all except for the newest two and the best one of each."""
     state.processes = processes
     state.scaler = scaler.state_dict()
     state.broken = {str(path): reason for path, reason in job.broken.items()}
@@ -250,7 +250,9 @@ def _save(job: Job, state: State, scaler: torch.amp.GradScaler, run: RunFolder, 
     if not all_finite(tensors.values()):
         raise NotFinite("the weights are NaN or infinite")
     save_tensors(checkpoint.checkpoint_path(run.checkpoints, state.step), tensors, state.as_json())
-    checkpoint.prune(run.checkpoints, keep=set() if state.best_step is None else {state.best_step})
+    # With that of the checkpoint before, so that the run can be resumed from there.
+    checkpoint.prune(run.checkpoints, keep={step for step in (state.best_step, state.saved_best) if step is not None})
+    state.saved_best = state.best_step
 
 
 @torch.no_grad()
