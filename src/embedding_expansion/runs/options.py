@@ -54,6 +54,11 @@ class ModelConfig:
         str, "conv4, a torchvision model (googlenet, resnet50, ...) or timm/NAME; for vectors: linear or mlp"
     ] = "conv4"
     dim: Annotated[int, "dimensions of the embedding"] = 128
+    head_init: Annotated[
+        Literal["random", "pca"],
+        "initial weights of the head: random, or the projection onto the principal components of the training "
+        "features, with which a pretrained backbone keeps its neighbours",
+    ] = "random"
     pooling: Annotated[Literal["avg", "gem"], "global pooling: average (avg) or generalised mean (gem)"] = "avg"
     pretrained: Annotated[bool, "download ImageNet weights with the library of the backbone"] = False
     weights: Annotated[str | None, "local .safetensors file with the backbone's state dict"] = None
@@ -157,6 +162,7 @@ class OptimizerConfig:
     schedule: Annotated[
         Literal["none", "cosine", "step"], "cosine: decays to 0; step: multiplies by gamma at milestones"
     ] = "none"
+    warmup: Annotated[int, "number of initial steps in which the learning rate grows linearly"] = 0
     milestones: Annotated[list[int], "steps at which the schedule step multiplies by gamma"] = field(
         default_factory=list
     )
@@ -250,6 +256,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "memory.start": (0, 10**9),
     "memory.size": (1, 2**24),
     "optimizer.weight_decay": (0, 1),
+    "optimizer.warmup": (0, 10**9),
     "optimizer.backbone_lr_factor": (0, 1000),
     "optimizer.loss_lr_factor": (0, 1000),
 }

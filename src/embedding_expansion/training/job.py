@@ -165,18 +165,25 @@ class Job:
         transform = self.test_transform if transform is None else transform
         return embed_images(function, images, transform, workers=self.workers, broken=self.broken)
 
+    def features_of(self, images: ImageSet) -> tuple[Tensor, ImageSet]:
+        """The pooled features of an image set with the current backbone, not normalised: what the head gets."""
+        return self._cached(images) if self.config.model.freeze_backbone else self._features(images, mirrored=False)
+
     def _cached(self, images: ImageSet, mirrored: bool = False) -> tuple[Tensor, ImageSet]:
         """The cached features of an image set or of its mirror images. The identity of the set is the key."""
         key = (id(images), mirrored)
         if key not in self.features:
-            self.model.eval()
-
-            @torch.no_grad()
-            def features(pixels: Tensor) -> Tensor:
-                return self.model.features((pixels.flip(-1) if mirrored else pixels).to(self.device))
-
-            self.features[key] = self.run_over(images, features)
+            self.features[key] = self._features(images, mirrored)
         return self.features[key]
+
+    def _features(self, images: ImageSet, mirrored: bool) -> tuple[Tensor, ImageSet]:
+        self.model.eval()
+
+        @torch.no_grad()
+        def features(pixels: Tensor) -> Tensor:
+            return self.model.features((pixels.flip(-1) if mirrored else pixels).to(self.device))
+
+        return self.run_over(images, features)
 
 
 @dataclass(frozen=True)

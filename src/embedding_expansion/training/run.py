@@ -21,6 +21,7 @@ from embedding_expansion.training.baselines import measure_baselines, title, ver
 from embedding_expansion.training.environment import environment
 from embedding_expansion.training.evaluation import measure
 from embedding_expansion.training.fingerprint import Fingerprint, changed_options, fingerprint
+from embedding_expansion.training.head import start_head
 from embedding_expansion.training.job import Features, Job, Tested, prepare
 from embedding_expansion.training.loop import run_steps
 from embedding_expansion.training.ranks import Ranks
@@ -86,6 +87,7 @@ def train_on(
             run.create(dataclasses.replace(job.config, out=None))
             fingerprint(run.read_config(), dataset, sides).write(run.fingerprint)
             run.write_environment(environment(job.config, list(command)))
+            start_head(job)
 
         ranks.on_first(begin)
         return _continue(job, State(config.optimizer.name, since=start), run, ranks)
@@ -142,6 +144,8 @@ def resume(path: Path, *, changed: bool = False, command: tuple[str, ...] = ()) 
             resumption.now.write(run.fingerprint)
             surroundings = environment(job.config, list(command))
             run.note_resumption(state.step, surroundings, [*options, *resumption.changes])
+            if step is None:
+                start_head(job)
 
         ranks.on_first(begin)
         return _continue(job, state, run, ranks)
