@@ -12,7 +12,7 @@ import torch
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.transforms import test_transform
 from embedding_expansion.errors import DataError
-from embedding_expansion.training.evaluation import embed_images, hold_out_classes, raw_pixels
+from embedding_expansion.training.evaluation import can_be_measured, embed_images, hold_out_classes, raw_pixels
 
 
 def labelled(labels: list[int]) -> ImageSet:
@@ -36,6 +36,24 @@ def test_at_least_two_classes_are_held_out_and_two_are_left() -> None:
     assert (len(train.classes), len(held.classes)) == (2, 2)
     with pytest.raises(DataError, match="3 classes, too few"):
         hold_out_classes(labelled([0, 1, 2]), 0.5, seed=0)
+
+
+@pytest.mark.parametrize(("classes", "held"), [(4, 2), (5, 2), (9, 4), (10, 5), (24, 5), (28, 6), (100, 20)])
+def test_by_default_a_fifth_and_at_least_five_classes_are_held_out(classes: int, held: int) -> None:
+    images = labelled([k // 2 for k in range(2 * classes)])
+    assert len(hold_out_classes(images, None, seed=0)[1].classes) == held
+
+
+def test_classes_of_one_image_are_held_out_last() -> None:
+    images = labelled([0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 7, 7])
+    for seed in range(5):
+        held = hold_out_classes(images, 0.4, seed)[1]
+        assert len(held.classes) == 3
+        assert min(held.classes) >= 4
+    only_single = hold_out_classes(labelled([0, 1, 2, 3, 4]), None, 0)[1]
+    assert not can_be_measured(only_single)
+    assert not can_be_measured(labelled([0, 0, 0]))
+    assert can_be_measured(labelled([0, 0, 1]))
 
 
 def test_raw_pixels_compare_by_their_cosine() -> None:

@@ -246,6 +246,9 @@ def test_the_schedules_are_functions_of_the_step_alone_and_keep_the_factors() ->
     for step in range(7):
         expected = 0.1 * 0.5 * (1 + math.cos(math.pi * step / 6))
         assert set_learning_rate(optimizer, cosine, step, 6) == pytest.approx(expected)
+    warm = dataclasses.replace(settings, schedule="none", warmup=3)
+    rates = [set_learning_rate(optimizer, warm, step, 6) for step in range(6)]
+    assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
 
 
 def test_every_parameter_is_in_one_group_and_frozen_ones_in_none() -> None:

@@ -71,7 +71,7 @@ def test_other_errors_are_left_alone(error: BaseException) -> None:
 
 def test_a_process_that_loads_images_is_killed(small: TrainConfig, tmp_path: Path) -> None:
     run, data = tmp_path / "run", dataclasses.replace(small.data, workers=1)
-    long = dataclasses.replace(small, data=data, out=str(run), steps=3000, eval_every=3000, measure_before=False)
+    long = dataclasses.replace(small, data=data, out=str(run), steps=3000, protocol="last", measure_before=False)
     process = subprocess.Popen(
         [*EMBEX, "train", *arguments(long)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

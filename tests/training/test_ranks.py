@@ -140,7 +140,7 @@ def test_torchrun_writes_one_run_and_says_everything_once(small: TrainConfig, tm
     assert finished.stdout.count("2 processes") == finished.stdout.count("run folder") == 1
     first, second = steps(one), steps(two)
     assert [entry["step"] for entry in first] == [entry["step"] for entry in second]
-    assert second[0]["loss"] == pytest.approx(first[0]["loss"], rel=1e-4)  # before Adam has moved anything
+    assert second[1]["loss"] == pytest.approx(first[1]["loss"], rel=1e-4)  # before Adam has moved anything
     last = "checkpoints/step-00000006.safetensors"  # which has what the loss remembers
     for file in ("model.safetensors", last):
         assert load_file(one / file).keys() == load_file(two / file).keys()

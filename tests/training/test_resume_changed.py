@@ -57,6 +57,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Pat
         sampler=SamplerConfig(classes_per_batch=4, images_per_class=2),
         model=ModelConfig(dim=8),
         loss={"name": "proxy_anchor"},
+        validation_share=0.1,
         steps=6,
         threads=1,
         device="cpu",

@@ -39,6 +39,6 @@ def untimed(study: Path, arms: Collection[str]) -> dict[tuple[str, int], dict[st
 
 
 def curve(run: Path) -> dict[int, dict[str, float]]:
-    """Step -> measures on the held-out classes."""
+    """Step -> measures on the held-out classes, after the start."""
     entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return {entry["step"]: entry["validation"] for entry in entries if "validation" in entry}
+    return {entry["step"]: entry["validation"] for entry in entries if "validation" in entry and entry["step"] > 0}

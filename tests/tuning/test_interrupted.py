@@ -24,7 +24,7 @@ from .study_files import stored, untimed
 ONE = ["none"]  # arm; its results do not depend on the others
 TWO = ["none", "paper"]
 
-# Ends the process at its 7th checkpoint, in the second trial.
+# Ends the process at its 9th checkpoint, in the second trial.
 KILLED = """
 import os, signal, sys
 from embedding_expansion.app.cli import main
@@ -33,7 +33,7 @@ saved, save = [], loop._save
 def ending(*given):
     save(*given)
     saved.append(1)
-    if len(saved) == 7:
+    if len(saved) == 9:
         os.kill(os.getpid(), signal.SIGKILL)
 loop._save = ending
 main(sys.argv[1:])
@@ -55,7 +55,7 @@ def test_a_study_that_is_asked_to_stop_saves_first(
     def stopping(*given: Any) -> None:
         save(*given)
         saved.append(1)
-        if len(saved) == 6:
+        if len(saved) == 8:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:

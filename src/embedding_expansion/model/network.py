@@ -7,7 +7,7 @@ The output is not normalised: the losses do that themselves, and `EmbeddingModel
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -124,11 +124,19 @@ class EmbeddingModel(nn.Module):
     @torch.no_grad()
     def embed(self, images: Tensor) -> Float[Tensor, "b d"]:
         """L2-normalised embeddings of uint8 images, in evaluation mode and without gradient."""
+        return self._in_evaluation(self, images)
+
+    @torch.no_grad()
+    def embed_with_backbone(self, images: Tensor) -> Float[Tensor, "b w"]:
+        """L2-normalised features of uint8 images, in evaluation mode and without gradient."""
+        return self._in_evaluation(self.features, images)
+
+    def _in_evaluation(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         training = self.training
         self.eval()
-        embeddings = functional.normalize(self(images).float(), dim=1)
+        vectors = functional.normalize(function(images).float(), dim=1)
         self.train(training)
-        return embeddings
+        return vectors
 
     def train(self, mode: bool = True) -> EmbeddingModel:
         """Training mode, except for what is frozen."""

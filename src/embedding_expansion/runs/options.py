@@ -54,6 +54,11 @@ class ModelConfig:
         str, "conv4, a torchvision model (googlenet, resnet50, ...) or timm/NAME; for vectors: linear or mlp"
     ] = "conv4"
     dim: Annotated[int, "dimensions of the embedding"] = 128
+    head_init: Annotated[
+        Literal["random", "pca"],
+        "initial weights of the head: random, or the projection onto the principal components of the training "
+        "features, with which a pretrained backbone keeps its neighbours",
+    ] = "random"
     pooling: Annotated[Literal["avg", "gem"], "global pooling: average (avg) or generalised mean (gem)"] = "avg"
     pretrained: Annotated[bool, "download ImageNet weights with the library of the backbone"] = False
     weights: Annotated[str | None, "local .safetensors file with the backbone's state dict"] = None
@@ -68,6 +73,11 @@ class ModelConfig:
     freeze_backbone: Annotated[
         bool, "cache the backbone's features once and train only the head, without augmentation"
     ] = False
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the backbone starts from given weights, not from random ones."""
+        return self.pretrained or self.weights is not None
 
 
 @dataclass(frozen=True)
@@ -152,6 +162,7 @@ class OptimizerConfig:
     schedule: Annotated[
         Literal["none", "cosine", "step"], "cosine: decays to 0; step: multiplies by gamma at milestones"
     ] = "none"
+    warmup: Annotated[int, "number of initial steps in which the learning rate grows linearly"] = 0
     milestones: Annotated[list[int], "steps at which the schedule step multiplies by gamma"] = field(
         default_factory=list
     )
@@ -192,12 +203,18 @@ class TrainConfig:
         "which weights are kept: the best on held-out training classes (validation), the last (last), or the best on "
         "the test classes, as in the paper (paper; the reported numbers are then optimistic)",
     ] = "validation"
-    validation_share: Annotated[float, "share of the training classes held out by --protocol validation"] = 0.1
+    validation_share: Annotated[
+        float | None,
+        "share of the training classes held out by --protocol validation; default: a fifth, and at least 5 classes if "
+        "as many are left to train on",
+    ] = None
     eval_every: Annotated[int, "steps between evaluations"] = 50
     patience: Annotated[int | None, "stop after this many evaluations without improvement; default: never"] = None
     checkpoint_every: Annotated[int, "steps between checkpoints"] = 50
     log_every: Annotated[int, "steps between lines of log.jsonl"] = 10
-    measure_before: Annotated[bool, "evaluate raw pixels and the untrained network first"] = True
+    measure_before: Annotated[
+        bool, "first evaluate raw pixels and the untrained network, or the backbone as it comes if it is pretrained"
+    ] = True
     measure_test: Annotated[
         bool, "measure the test classes; false: they are never read, and the final metrics are of the held-out classes"
     ] = True
@@ -239,6 +256,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "memory.start": (0, 10**9),
     "memory.size": (1, 2**24),
     "optimizer.weight_decay": (0, 1),
+    "optimizer.warmup": (0, 10**9),
     "optimizer.backbone_lr_factor": (0, 1000),
     "optimizer.loss_lr_factor": (0, 1000),
 }
@@ -279,7 +297,7 @@ def check_numbers(config: TrainConfig) -> None:
             f"measure_test is false, but --protocol {config.protocol} holds out no classes to measure instead; pass "
             "--protocol validation"
         )
-    if not 0 < config.validation_share < 1:
+    if config.validation_share is not None and not 0 < config.validation_share < 1:
         raise InvalidInput(f"validation_share is {config.validation_share}; pass a number between 0 and 1")
     for name, values in (("model.mean", model.mean), ("model.std", model.std)):
         if values is not None and not all(math.isfinite(value) for value in values):

@@ -213,9 +213,9 @@ class RunFolder:
             raise RunError(f"line {number} of {self._log} is not the entry of a step; remove it to continue without it")
         return entry
 
-    def has_warned(self) -> bool:
-        """Whether log.jsonl holds a warning."""
-        return any("warning" in entry for entry in self.read_log())
+    def has_warned(self, words: str) -> bool:
+        """Whether log.jsonl holds a warning with these words."""
+        return any(words in str(entry.get("warning", "")) for entry in self.read_log())
 
     def cut_log(self, step: int) -> None:
         """Removes entries after a step, and an incomplete last line."""

@@ -25,6 +25,7 @@ NEAR = 0.02  # how far the loss may be from its value for coinciding points, as 
 #: 8 x 4 and 32 x 4 that had collapsed had 0.89 to 0.96. Multi-similarity with 32 x 4, which learns although its loss is
 #: near that of coinciding points for a while, had 0.86.
 SYNTHETIC = 0.88
+COINCIDE = "its value when all embeddings coincide"  # the words that tell this warning from others
 
 
 class CollapseWatch:
@@ -93,7 +94,7 @@ class CollapseWatch:
         is_balanced = search is not None and search.balance is not False
         others = "--expansion none" if is_balanced else "--expansion.form balanced_negative, or --expansion none"
         return (
-            f"for {STEPS} steps the loss has stayed at {self._coinciding:.4g}, its value when all embeddings coincide, "
+            f"for {STEPS} steps the loss has stayed at {self._coinciding:.4g}, {COINCIDE}, "
             f"with mostly synthetic points in the hardest pairs; if it stays there, train with {others}"
         )
 

@@ -24,6 +24,9 @@ from embedding_expansion.retrieval.metrics import retrieval_metrics
 from embedding_expansion.retrieval.rerank.chain import post_processed_lists
 from embedding_expansion.retrieval.rerank.steps import Steps
 
+#: The share of the training classes that are held out by default, and their least number: on fewer classes the measure
+#: says little about others.
+SHARE, LEAST = 0.2, 5
 RAW_SIZE = 32  # size for comparing raw pixels: 12 kB per image, so that the largest data sets fit into memory
 
 
@@ -61,12 +64,13 @@ def embed_images(
 
 
 def model_embedder(
-    model: EmbeddingModel, device: torch.device, precision: str, *, flip: bool = False
+    model: EmbeddingModel, device: torch.device, precision: str, *, flip: bool = False, head: bool = True
 ) -> Callable[[Tensor], Tensor]:
     """Returns a function from images to the L2-normalised embeddings of the model.
 
     Args:
         model: the model.
+        head: whether to apply the head; False gives the features of the backbone.
         device: the device of the model.
         precision: the precision of training.
         flip: whether to average the embeddings of each image and its mirror image, and normalise again.
@@ -75,10 +79,12 @@ def model_embedder(
         The function. It raises NotFinite if an embedding is NaN or infinite.
     """
 
+    function = model.embed if head else model.embed_with_backbone
+
     def embed(images: Tensor) -> Tensor:
         with autocast(device, precision):
-            embeddings = check_embeddings(model.embed(images.to(device)))
-            return average_flips(embeddings, model.embed(images.flip(-1).to(device))) if flip else embeddings
+            embeddings = check_embeddings(function(images.to(device)))
+            return average_flips(embeddings, function(images.flip(-1).to(device))) if flip else embeddings
 
     return embed
 
@@ -137,8 +143,19 @@ def measure_post_processed(
     return measures | {"steps": given}
 
 
-def hold_out_classes(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
+def can_be_measured(images: ImageSet) -> bool:
+    """Whether retrieval on these images says anything: a class has two images, and there is another class."""
+    counts = np.bincount(images.labels)
+    return len(images.classes) > 1 and bool((counts > 1).any())
+
+
+def hold_out_classes(images: ImageSet, share: float | None, seed: int) -> tuple[ImageSet, ImageSet]:
     """Splits the classes of a training set: a share (at least 2 classes) is held out for validation.
+
+    Args:
+        images: the training set.
+        share: the share of the classes; None: a fifth, and at least 5 classes if as many are left to train on.
+        seed: the seed that draws the classes.
 
     Returns:
         The images to train on and the held-out images.
@@ -152,7 +169,12 @@ def hold_out_classes(images: ImageSet, share: float, seed: int) -> tuple[ImageSe
             f"the training set has {len(classes)} classes, too few to hold some out for validation; "
             "use --protocol last, or a set with 4 classes or more"
         )
-    count = min(max(2, round(share * len(classes))), len(classes) - 2)
-    held = np.random.default_rng(seed).permutation(classes)[:count]
+    wanted = round((SHARE if share is None else share) * len(classes))
+    least = min(LEAST, len(classes) // 2) if share is None else 2
+    count = min(max(least, wanted), len(classes) - 2)
+    drawn = np.random.default_rng(seed).permutation(classes)
+    # Classes of one image come last: as there is nothing to find for it, they measure nothing.
+    is_single = np.bincount(images.labels)[drawn] < 2
+    held = drawn[np.argsort(is_single, kind="stable")][:count]
     is_held = np.isin(images.labels, held)
     return images.subset(np.flatnonzero(~is_held)), images.subset(np.flatnonzero(is_held))

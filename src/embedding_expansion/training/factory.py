@@ -206,7 +206,7 @@ def make_optimizer(config: OptimizerConfig, model: EmbeddingModel, loss: nn.Modu
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int, steps: int) -> float:
     """Sets the scheduled learning rate, a function of the step alone; returns it without the factors of the groups."""
-    lr = config.lr
+    lr = config.lr * min(1.0, (step + 1) / (config.warmup + 1))
     if config.schedule == "cosine":
         lr *= (1 + math.cos(math.pi * step / steps)) / 2
     elif config.schedule == "step":

@@ -25,7 +25,7 @@ from embedding_expansion.errors import InvalidInput
 from embedding_expansion.model.network import EmbeddingModel, check_embeddings
 from embedding_expansion.model.trained import find_device
 from embedding_expansion.runs.options import CLASSES_PER_BATCH, DataConfig, Precision, TrainConfig
-from embedding_expansion.training.evaluation import average_flips, embed_images, model_embedder
+from embedding_expansion.training.evaluation import average_flips, can_be_measured, embed_images, model_embedder
 from embedding_expansion.training.factory import check_size, make_loss, make_network, make_optimizer, suited
 from embedding_expansion.training.split import Split, draw, located, open_data
 
@@ -58,7 +58,10 @@ class Job:
     @property
     def selects_on(self) -> ImageSet | None:
         """The images that select the weights to keep; None if the last weights are kept."""
-        return self.dataset.test if self.config.protocol == "paper" else self.validation
+        if self.config.protocol == "paper":
+            return self.dataset.test
+        held = self.validation
+        return held if held is not None and can_be_measured(held) else None
 
     @property
     def held_out_classes(self) -> list[str]:
@@ -123,16 +126,29 @@ class Job:
         Raises:
             NotFinite: an embedding is NaN or infinite.
         """
-        flip = self.config.flip
         if self.config.model.freeze_backbone:
-            embeddings, kept = self._through_head(images, mirrored=False)
-            return average_flips(embeddings, self._through_head(images, mirrored=True)[0]) if flip else embeddings, kept
-        return self.run_over(images, model_embedder(self.shown, self.device, self.precision, flip=flip))
+            return self._from_features(images, self.shown.head)
+        embedder = model_embedder(self.shown, self.device, self.precision, flip=self.config.flip)
+        return self.run_over(images, embedder)
+
+    def embed_with_backbone(self, images: ImageSet, transform: ImageTransform | None = None) -> tuple[Tensor, ImageSet]:
+        """As `embed`, with the current backbone alone: the L2-normalised features that the head would get.
+
+        Args:
+            images: the image set.
+            transform: the transform of the images; default: the test transform.
+        """
+        if self.config.model.freeze_backbone and transform is None:
+            return self._from_features(images, nn.Identity())
+        embedder = model_embedder(self.shown, self.device, self.precision, flip=self.config.flip, head=False)
+        return self.run_over(images, embedder, transform)
 
     @torch.no_grad()
-    def _through_head(self, images: ImageSet, mirrored: bool) -> tuple[Tensor, ImageSet]:
-        features, kept = self._cached(images, mirrored)
-        return check_embeddings(functional.normalize(self.shown.head(features).float(), dim=1)), kept
+    def _from_features(self, images: ImageSet, head: nn.Module) -> tuple[Tensor, ImageSet]:
+        """Embeds the cached features of an image set, and those of its mirror images if `flip` is set."""
+        sides = [self._cached(images, mirrored) for mirrored in (False, *([True] if self.config.flip else []))]
+        vectors = [check_embeddings(functional.normalize(head(features).float(), dim=1)) for features, _ in sides]
+        return average_flips(*vectors) if len(vectors) > 1 else vectors[0], sides[0][1]
 
     def tested(self) -> Tested:
         """Embeds the test images with the current model.
@@ -149,18 +165,25 @@ class Job:
         transform = self.test_transform if transform is None else transform
         return embed_images(function, images, transform, workers=self.workers, broken=self.broken)
 
+    def features_of(self, images: ImageSet) -> tuple[Tensor, ImageSet]:
+        """The pooled features of an image set with the current backbone, not normalised: what the head gets."""
+        return self._cached(images) if self.config.model.freeze_backbone else self._features(images, mirrored=False)
+
     def _cached(self, images: ImageSet, mirrored: bool = False) -> tuple[Tensor, ImageSet]:
         """The cached features of an image set or of its mirror images. The identity of the set is the key."""
         key = (id(images), mirrored)
         if key not in self.features:
-            self.model.eval()
-
-            @torch.no_grad()
-            def features(pixels: Tensor) -> Tensor:
-                return self.model.features((pixels.flip(-1) if mirrored else pixels).to(self.device))
-
-            self.features[key] = self.run_over(images, features)
+            self.features[key] = self._features(images, mirrored)
         return self.features[key]
+
+    def _features(self, images: ImageSet, mirrored: bool) -> tuple[Tensor, ImageSet]:
+        self.model.eval()
+
+        @torch.no_grad()
+        def features(pixels: Tensor) -> Tensor:
+            return self.model.features((pixels.flip(-1) if mirrored else pixels).to(self.device))
+
+        return self.run_over(images, features)
 
 
 @dataclass(frozen=True)

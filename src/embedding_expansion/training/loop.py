@@ -19,7 +19,7 @@ from embedding_expansion.model.network import EmbeddingModel, NotFinite, all_fin
 from embedding_expansion.model.weights import save_tensors
 from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training import checkpoint
-from embedding_expansion.training.collapse import CollapseWatch
+from embedding_expansion.training.collapse import COINCIDE, CollapseWatch
 from embedding_expansion.training.evaluation import autocast, measure_retrieval
 from embedding_expansion.training.factory import set_learning_rate
 from embedding_expansion.training.job import Job
@@ -28,6 +28,10 @@ from embedding_expansion.training.ranks import Ranks
 from embedding_expansion.training.state import State, step_seed
 
 _CAUGHT = (signal.SIGINT, signal.SIGTERM)
+_FALLING = (
+    "the held-out classes have been below their value at the start in every evaluation so far; if it stays so, train "
+    "with a smaller --optimizer.lr or, with a pretrained backbone, --optimizer.backbone_lr_factor 0.03"
+)
 
 
 class StopSignal:
@@ -85,7 +89,8 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
     job.cache_features()
     ranks.broadcast(None)  # waits for the first rank, which may evaluate first
     with StopSignal() as stop, Journal(run if ranks.is_first else None, state.step, config.steps) as journal:
-        watch = CollapseWatch(job.loss, config, has_warned=ranks.is_first and run.has_warned())
+        watch = CollapseWatch(job.loss, config, has_warned=ranks.is_first and run.has_warned(COINCIDE))
+        _begin(job, state, run, ranks, journal, scaler)
         began, share = time.perf_counter(), ranks.share(job.batch_size)
         for step, inputs, labels in job.batches(state.step, share):
             _check_share(len(labels), share, job, ranks)
@@ -118,6 +123,17 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
                 return stopped_by
             began = time.perf_counter()
     return 0
+
+
+def _begin(
+    job: Job, state: State, run: RunFolder, ranks: Ranks, journal: Journal, scaler: torch.amp.GradScaler
+) -> None:
+    """Evaluates and saves the weights of the start, so that they are kept unless training improves them."""
+    held_out = None if job.config.protocol == "paper" else job.selects_on
+    if ranks.is_first and state.step == 0 and state.best_step is None and held_out is not None:
+        journal.write({"step": 0} | _evaluate(job, held_out, state, journal))
+        _save(job, state, scaler, run, ranks.world)
+    ranks.broadcast(None)
 
 
 def _freeze_batch_norm(job: Job, step: int) -> None:
@@ -196,11 +212,14 @@ def _between_steps(
     judged = job.selects_on if state.is_due(config.eval_every, config) else None
     saves = judged is not None or state.is_due(config.checkpoint_every, config)
     if ranks.is_first:
-        if warning:
-            entry["warning"] = warning
-            journal.print(f"warning: step {state.step}: {warning}")
+        warnings = [warning] if warning else []
         if judged is not None:
             entry |= _evaluate(job, judged, state, journal)
+            warnings += [_FALLING] if state.has_only_fallen else []
+        for found in warnings:
+            journal.print(f"warning: step {state.step}: {found}")
+        if warnings:
+            entry["warning"] = "; ".join(warnings)
         journal.write(entry)
         if saves:
             _save(job, state, scaler, run, ranks.world)
@@ -223,7 +242,7 @@ def _evaluate(job: Job, judged: ImageSet, state: State, journal: Journal) -> dic
 
 
 def _save(job: Job, state: State, scaler: torch.amp.GradScaler, run: RunFolder, processes: int) -> None:
-    """Writes the checkpoint of this step, and removes all checkpoints except for the newest two and the best one."""
+    """Writes the checkpoint of this step, and removes all except for the newest two and the best one of each."""
     state.processes = processes
     state.scaler = scaler.state_dict()
     state.broken = {str(path): reason for path, reason in job.broken.items()}
@@ -231,7 +250,9 @@ def _save(job: Job, state: State, scaler: torch.amp.GradScaler, run: RunFolder, 
     if not all_finite(tensors.values()):
         raise NotFinite("the weights are NaN or infinite")
     save_tensors(checkpoint.checkpoint_path(run.checkpoints, state.step), tensors, state.as_json())
-    checkpoint.prune(run.checkpoints, keep=set() if state.best_step is None else {state.best_step})
+    # With that of the checkpoint before, so that the run can be resumed from there.
+    checkpoint.prune(run.checkpoints, keep={step for step in (state.best_step, state.saved_best) if step is not None})
+    state.saved_best = state.best_step
 
 
 @torch.no_grad()

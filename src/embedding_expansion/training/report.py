@@ -14,13 +14,6 @@ from embedding_expansion.training.job import Job
 from embedding_expansion.training.ranks import batch_norm_warning
 from embedding_expansion.training.state import State
 
-_TITLES = {
-    "raw_vectors": "before, raw vectors",
-    "raw_pixels": "before, raw pixels",
-    "untrained": "before, untrained net",
-    "after": "after training",
-}
-
 
 def print_setup(job: Job, state: State, world: int) -> None:
     """Prints data, loss, model, training and machine."""
@@ -51,6 +44,8 @@ def print_setup(job: Job, state: State, world: int) -> None:
         print(
             "note: the weights are selected on the TEST classes (the paper's protocol), so the numbers are optimistic"
         )
+    for warning in _warnings_about(job):
+        print(f"warning: {warning}")
     if warning := batch_norm_warning(job.network, job.device, world, job.batch_size):
         print(warning)
     if state.step:
@@ -59,11 +54,23 @@ def print_setup(job: Job, state: State, world: int) -> None:
         print(f"resuming after step {state.step}{other if state.processes != world else ''}", flush=True)
 
 
-def print_metrics(name: str, measures: dict[str, Any]) -> None:
-    """Prints a line of metrics."""
+def _warnings_about(job: Job) -> list[str]:
+    """What makes the measures of a run say little."""
+    found = []
+    if len(job.dataset.test.classes) < 2 and job.config.measure_test:
+        found.append("the test set has only one class, so that any model finds it; add other classes")
+    if job.validation is not None and job.selects_on is None:
+        found.append(
+            "the held-out training classes cannot be measured, because none has two images; the last weights are kept"
+        )
+    return found
+
+
+def print_metrics(title: str, measures: dict[str, Any]) -> None:
+    """Prints a line of metrics under a title."""
     recalls = [f"Recall@{key.rsplit('_', 1)[1]} {value:.3f}" for key, value in measures.items() if "recall_at" in key]
     clusters = f"NMI {measures['nmi']:.3f}, F1 {measures['f1']:.3f}"
-    print(f"{_TITLES.get(name, name)}: {', '.join(recalls)}, {clusters}", flush=True)
+    print(f"{title}: {', '.join(recalls)}, {clusters}", flush=True)
 
 
 def print_comparison(title: str, before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -83,8 +90,12 @@ def _spelt(name: str) -> str:
 
 def print_result(metrics: dict[str, Any], run: RunFolder) -> None:
     """Prints the final metrics and the run folder."""
-    print_metrics("after", metrics)
-    print(f"on {metrics['data']}; weights of step {metrics['selected_step']}, selected by {metrics['selected_by']}")
+    print_metrics("after training", metrics)
+    step = metrics["selected_step"]
+    which = f"weights of step {step}" if step else "the weights of the start (step 0), as no later ones were better"
+    print(f"on {metrics['data']}; {which}, selected by {metrics['selected_by']}")
+    if sentence := metrics.get("verdict", {}).get("sentence"):
+        print(sentence)
     print(f"{metrics['images_per_second']:.0f} images per second in training, {metrics['wall_seconds']:.0f} s in all")
     if metrics["broken_images"]:
         print(broken_sentence(dict.fromkeys(map(Path, metrics["broken_images"]), "")))

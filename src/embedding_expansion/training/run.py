@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedding_expansion.data.transforms import test_transform
 from embedding_expansion.errors import ResourceError, RunError
 from embedding_expansion.failures import failure
 from embedding_expansion.model.network import NotFinite
@@ -18,9 +17,11 @@ from embedding_expansion.model.weights import save_tensors
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.runs.run_folder import RunFolder, default_path
 from embedding_expansion.training import checkpoint, report
+from embedding_expansion.training.baselines import measure_baselines, title, verdict
 from embedding_expansion.training.environment import environment
-from embedding_expansion.training.evaluation import RAW_SIZE, measure, raw_pixels
+from embedding_expansion.training.evaluation import measure
 from embedding_expansion.training.fingerprint import Fingerprint, changed_options, fingerprint
+from embedding_expansion.training.head import start_head
 from embedding_expansion.training.job import Features, Job, Tested, prepare
 from embedding_expansion.training.loop import run_steps
 from embedding_expansion.training.ranks import Ranks
@@ -86,6 +87,7 @@ def train_on(
             run.create(dataclasses.replace(job.config, out=None))
             fingerprint(run.read_config(), dataset, sides).write(run.fingerprint)
             run.write_environment(environment(job.config, list(command)))
+            start_head(job)
 
         ranks.on_first(begin)
         return _continue(job, State(config.optimizer.name, since=start), run, ranks)
@@ -138,10 +140,12 @@ def resume(path: Path, *, changed: bool = False, command: tuple[str, ...] = ()) 
 
         def begin() -> None:
             run.remove_metrics()
-            run.cut_log(state.step if state.step else -1)
+            run.cut_log(-1 if step is None else step)
             resumption.now.write(run.fingerprint)
             surroundings = environment(job.config, list(command))
             run.note_resumption(state.step, surroundings, [*options, *resumption.changes])
+            if step is None:
+                start_head(job)
 
         ranks.on_first(begin)
         return _continue(job, state, run, ranks)
@@ -168,7 +172,7 @@ def _restore(job: Job, run: RunFolder, step: int) -> State:
             f"{path} contains the state of {state.optimizer}, but optimizer.name in config.yaml is "
             f"{job.config.optimizer.name}; set it back to {state.optimizer}, or start a new run"
         )
-    if not any(name.startswith("optimizer.") for name in tensors):
+    if step and not any(name.startswith("optimizer.") for name in tensors):
         raise RunError(f"{path} has no state of the optimiser; restore it, or start a new run")
     best = state.best_step
     if best is not None and best not in checkpoint.saved_steps(run.checkpoints):
@@ -201,37 +205,29 @@ def _continue(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
 
 
 def _train_and_measure(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
-    before = _before(job, run) if ranks.is_first else {}
+    before = _before(job, state, run) if ranks.is_first else {}
     stopped_by = run_steps(job, state, run, ranks)
     if stopped_by or not ranks.is_first:
         return Outcome(run.path, None, stopped_by)
     tested = _keep(job, state, run)
     metrics = _final(tested, state) | {"before": before, "wall_seconds": round(state.clock(), 1)}
+    metrics["verdict"] = verdict(before, metrics, job.config)
     run.write_metrics(metrics)
     report.print_result(metrics, run)
     return Outcome(run.path, metrics, tested=tested if job.config.measure_test else None)
 
 
-def _before(job: Job, run: RunFolder) -> dict[str, Any]:
-    """Metrics of raw pixels and of the untrained network: from the log, or computed now and logged as step 0."""
+def _before(job: Job, state: State, run: RunFolder) -> dict[str, Any]:
+    """Metrics of the baselines: from the log, or measured now and logged as step 0."""
     for entry in run.read_log():
         if "before" in entry:
             found: dict[str, Any] = entry["before"]
             return found
-    if not (job.config.measure_before and job.config.measure_test):
+    if state.step or not (job.config.measure_before and job.config.measure_test):
         return {}
-    test, config = job.dataset.test, job.config
-    small = test_transform(min(job.test_transform.size, RAW_SIZE), "none")
-    ways = {
-        "raw_vectors" if test.holds_vectors else "raw_pixels": job.run_over(
-            test, lambda images: raw_pixels(images.to(job.device)), small
-        ),
-        "untrained": job.embed(test),
-    }
     before = {}
-    for name, (vectors, images) in ways.items():
-        before[name] = measure(vectors, images, job.dataset.recall_at, seed=config.seed)
-        report.print_metrics(name, before[name])
+    for name, before[name] in measure_baselines(job):
+        report.print_metrics(f"before, {title(name, before[name])}", before[name])
     run.log({"step": 0, "before": before})
     return before
 
@@ -259,7 +255,7 @@ def _final(tested: Tested, state: State) -> dict[str, Any]:
     measures: dict[str, Any] = measure(tested.vectors, tested.images, job.dataset.recall_at, seed=job.config.seed)
     return measures | {
         "data": job.dataset.name + ("" if job.config.measure_test else ", held-out training classes"),
-        "selected_by": SELECTED_BY[job.config.protocol],
+        "selected_by": SELECTED_BY["last" if job.selects_on is None else job.config.protocol],
         "selected_step": _selected(state),
         "steps": state.step,
         "images_per_second": round(state.step * job.batch_size / max(state.training_seconds, 1e-9), 1),
@@ -273,7 +269,7 @@ def _selected(state: State) -> int:
 
 
 SELECTED_BY = {
-    "validation": "held-out training classes",
+    "validation": "MAP@R on held-out training classes",
     "last": "the last step",
-    "paper": "the test classes (the paper's protocol: these numbers are optimistic)",
+    "paper": "Recall@1 on the test classes (the paper's protocol: these numbers are optimistic)",
 }

@@ -14,6 +14,10 @@ from typing import Any
 from embedding_expansion.errors import RunError
 from embedding_expansion.runs.options import TrainConfig
 
+#: Number of evaluations below the value of the start that get a warning.
+FALLS = 3
+_OF_THE_PROCESS = ("since", "saved_best")  # fields that checkpoints do not hold
+
 
 @dataclass
 class State:
@@ -30,11 +34,12 @@ class State:
     scaler: dict[str, Any] = field(default_factory=dict)  # of float16 gradients
     broken: dict[str, str] = field(default_factory=dict)  # unreadable images -> reason
     since: float = field(default_factory=time.perf_counter)  # last update of wall_seconds
+    saved_best: int | None = None  # `best_step` as of the last checkpoint
 
     def as_json(self) -> dict[str, Any]:
         """The state as JSON values, with the current wall time."""
         self.clock()
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "since"}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in _OF_THE_PROCESS}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], source: Path) -> State:
@@ -47,7 +52,7 @@ class State:
         Raises:
             RunError: a field is missing, unknown or of the wrong type.
         """
-        kinds = {name: kind for name, kind in typing.get_type_hints(cls).items() if name != "since"}
+        kinds = {name: kind for name, kind in typing.get_type_hints(cls).items() if name not in _OF_THE_PROCESS}
         odd = sorted(kinds.keys() ^ values.keys())
         odd += [name for name, value in values.items() if name in kinds and not _is(value, kinds[name])]
         if odd:
@@ -55,7 +60,7 @@ class State:
                 f"{source} has no valid progress of the run: {', '.join(odd)} missing, unknown or of the wrong type; "
                 "restore it, or start a new run"
             )
-        return cls(**values)
+        return cls(**values, saved_best=values["best_step"])
 
     def clock(self) -> float:
         """The total time of the run in seconds."""
@@ -70,6 +75,11 @@ class State:
             self.best_step, self.best_value, self.evaluations_since_best = self.step, value, 0
         else:
             self.evaluations_since_best += 1
+
+    @property
+    def has_only_fallen(self) -> bool:
+        """Whether this is the evaluation, the third, up to which none has reached the value of the start."""
+        return self.best_step == 0 and self.evaluations_since_best == FALLS
 
     def stops_early(self, config: TrainConfig) -> bool:
         """Whether patience has run out."""

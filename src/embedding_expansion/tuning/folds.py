@@ -10,14 +10,14 @@ from embedding_expansion.training.evaluation import hold_out_classes
 from embedding_expansion.training.split import Split
 
 
-def class_folds(dataset: Dataset, folds: int, share: float, seed: int) -> list[Split]:
+def class_folds(dataset: Dataset, folds: int, share: float | None, seed: int) -> list[Split]:
     """Splits the training classes.
 
     Args:
         dataset: the data set; its test split is passed on and not read.
         folds: 1 holds out a share of the training classes; a larger number cross-validates, so that every training
             class is held out once.
-        share: the share of the classes that one fold holds out.
+        share: the share of the classes that one fold holds out; None: as in `hold_out_classes`.
         seed: the seed of the classes' order.
 
     Raises:

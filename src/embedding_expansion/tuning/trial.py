@@ -127,8 +127,8 @@ def _begun(config: TrainConfig, run: RunFolder, split: Split, features: Features
 
 
 def _curve(run: RunFolder) -> dict[int, dict[str, float]]:
-    """Step -> the measures on the held-out classes."""
-    return {entry["step"]: entry["validation"] for entry in run.read_log() if "validation" in entry}
+    """Step -> the measures on the held-out classes, without those of the start, which are the same for all arms."""
+    return {entry["step"]: entry["validation"] for entry in run.read_log() if "validation" in entry and entry["step"]}
 
 
 def best_step(

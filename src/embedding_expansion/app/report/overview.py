@@ -10,29 +10,33 @@ from typing import Any
 from embedding_expansion.app.pages.charts import Chart, chart, thin
 from embedding_expansion.data.finding import is_vector_file
 from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.training import baselines
 from embedding_expansion.training.factory import BY_NAME
 
 Log = list[dict[str, Any]]
+TRAINED = "trained"
 ROWS = 40  # maximum number of rows in the table of the curves
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric on the test classes before and after training. A value is None if it was not measured."""
+    """A metric on the test classes before and after training.
+
+    Attributes:
+        name: its name.
+        meaning: a sentence that explains it.
+        values: its value for each baseline and for the trained network, with the name of each; None if it was not
+            measured.
+    """
 
     name: str
     meaning: str
-    raw: float | None  # of the raw pixels or vectors
-    untrained: float | None
-    trained: float | None
-
-    raw_name: str  # "raw pixels" or "raw vectors"
+    values: list[tuple[str, float | None]]
 
     @property
     def bars(self) -> list[tuple[str, float]]:
         """The measured values with their names."""
-        named = ((self.raw_name, self.raw), ("untrained net", self.untrained), ("trained", self.trained))
-        return [(name, value) for name, value in named if value is not None]
+        return [(name, value) for name, value in self.values if value is not None]
 
 
 _MEANINGS = {
@@ -47,19 +51,17 @@ _MEANINGS = {
 
 def measures(before: dict[str, Any], after: dict[str, Any]) -> list[Measure]:
     """All metrics: Recall@1, MAP@R, NMI and F1 first, then the others."""
-    raw = "raw_vectors" if "raw_vectors" in before else "raw_pixels"
-    taken = first, untrained, trained = [_figures(group) for group in (before.get(raw), before.get("untrained"), after)]
-    present = {name for group in taken for name in group}
+    known = {key: before[key] for key in baselines.TITLES if isinstance(before.get(key), dict)}
+    groups = {baselines.title(key, group): _figures(group) for key, group in known.items()}
+    groups[TRAINED] = _figures(after)
+    present = {name for group in groups.values() for name in group}
     recalls = sorted(
         (name for name in present if re.fullmatch(r"recall_at_[1-9][0-9]{0,6}", name)),
         key=lambda name: int(name.rsplit("_", 1)[1]),
     )
     order = [*recalls[:1], *(name for name in ("map_at_r", "nmi", "f1") if name in present), *recalls[1:]]
     order += [name for name in _MEANINGS if name in present and name not in order]
-    return [
-        Measure(*_named(name), first.get(name), untrained.get(name), trained.get(name), raw.replace("_", " "))
-        for name in order
-    ]
+    return [Measure(*_named(name), [(who, group.get(name)) for who, group in groups.items()]) for name in order]
 
 
 def _figures(group: object) -> dict[str, float]:
