@@ -37,7 +37,7 @@ def describe_run(path: Path, trained: Trained, kind: str) -> Manifest:
             "that was trained on images"
         )
     preprocessing = trained.preprocessing
-    dimensions = model.head.out_features
+    dimensions = model.dimensions
     metrics = RunFolder(path).read_metrics() or {}
     content = {
         "version": VERSION,
