@@ -83,9 +83,9 @@ def build_backbone(name: str, *, channels: int = 3, pretrained: bool = False, we
         name: "conv4", a torchvision name or "timm/NAME"; for vectors "linear" or "mlp".
         channels: colour channels of the input; conv4 and timm take any, torchvision 3.
         pretrained: fetch ImageNet weights through the library that has the backbone.
-        weights: a local .safetensors file with the network's own state dict, loaded strictly, except that its classifier
-            may be missing or of another size. What it says about its input (see `input_convention`) replaces what the
-            library says.
+        weights: a local .safetensors file with the network's own state dict, loaded strictly, except that its
+            classifier may be missing or of another size. What it says about its input (see `input_convention`) replaces
+            what the library says.
 
     Raises:
         UnknownName: there is no such backbone; says the nearest.
@@ -198,22 +198,41 @@ def _timm(name: str, channels: int, pretrained: bool, weights: str | None) -> Ba
         reason = str(error).splitlines()[0]
         raise DataError(f"{name} cannot be made ({reason}); go online or pass a local file of weights") from error
     entries, whole = model.pretrained_cfg, model.state_dict().keys()
-    model.reset_classifier(0)
+    if hasattr(model, "reset_classifier"):  # encoders of language models have none
+        model.reset_classifier(0)
     heads = entries.get("classifier") or ()
     layers = {heads} if isinstance(heads, str) else set(heads)
     _load(model, weights, name, layers | _prefixes(whole - model.state_dict().keys()), _converter(model))
     convention = convention_of_timm(entries)
     known = ".".join(filter(None, (short.split(".")[0], entries.get("tag"))))
     shape = _shape(model, channels, convention.image_size or 224)
+    if len(shape) == 2:
+        return _backbone(TokensAsMap(model), (shape[1], shape[0], 1), convention, weights, f"timm's {known}")
     return _backbone(model, shape, convention, weights, f"timm's {known}")
+
+
+class TokensAsMap(nn.Module):
+    """A network whose output is a sequence of tokens, (b, t, width), as one with a feature map (b, width, t, 1)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Gives the tokens as a map."""
+        tokens: Tensor = self.network(images)
+        return tokens.transpose(1, 2).unsqueeze(-1)
 
 
 def _created(create: Callable[..., Any]) -> Any:
     """Makes a model of timm that takes images of any size, as far as its kind can."""
     try:
-        return create(dynamic_img_size=True)
+        model = create(dynamic_img_size=True)
     except TypeError:  # convolutions, which take any size anyway, and some transformers
         return create()
+    size = model.pretrained_cfg["input_size"][-1]
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
+    return model if size % patch[0] == 0 else create()  # an odd size, which such a model takes only as its own
 
 
 #: Turns the state dict of the original authors' program into timm's.
@@ -229,9 +248,12 @@ def _shape(trunk: nn.Module, channels: int, size: int) -> tuple[int, ...]:
     """The shape of the output for one image, found by running an empty one through."""
     trunk.eval()
     with torch.no_grad():
-        shape = trunk(torch.zeros(1, channels, size, size)).shape
+        found = trunk(torch.zeros(1, channels, size, size))
     trunk.train()
-    return tuple(shape[1:])
+    if not isinstance(found, Tensor) or found.ndim not in (2, 3, 4):
+        kind = f"the shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"the type {type(found).__name__}"
+        raise InvalidInput(f"the features of this backbone have {kind}, which cannot be pooled; pass another backbone")
+    return tuple(found.shape[1:])
 
 
 def _backbone(

@@ -56,8 +56,8 @@ class InputConvention:
 def preprocessing_of(size: int, crop: Crop | None) -> Preprocessing:
     """The preprocessing of images of a size: resizes the short side and cuts the square from the middle, or squashes.
 
-    As in timm, the length of the short side is rounded down. A crop above 1, for which timm pads the image, counts as 1.
-    If the crop is not known, it is that of the transform "crop_flip".
+    As in timm, the length of the short side is rounded down. A crop above 1, for which timm pads the image, counts as
+    1. If the crop is not known, it is that of the transform "crop_flip".
     """
     if crop is None:
         return Preprocessing.of(size, "crop_flip")

@@ -27,14 +27,15 @@ class EmbeddingModel(nn.Module):
     Args:
         backbone: "conv4" (four blocks of 64 channels, for 32 x 32 images), a torchvision name such as
             "googlenet", or "timm/NAME"; "linear" or "mlp" for vectors.
-        dim: dimensions of the embedding; "none" for no head: the pooled features of the backbone are the embedding.
+        dim: dimensions of the embedding; "none" for no head, so that the pooled features of the backbone are the
+            embedding.
         pooling: "avg" (mean over the feature map) or "gem" (generalised mean with a learnt exponent, 3 at first).
         channels: colour channels of the backbone's input, or dimensions of the vectors. Grey images are repeated for a
             backbone of 3 channels, and colour images averaged for a backbone of 1.
         pretrained: fetch ImageNet weights through the library that has the backbone.
         weights: path of a .safetensors file with the backbone's own state dict, loaded strictly.
-        mean, std: of the pixels in 0..1, one per channel; by default what the weights file or a file beside it says (see
-            `model.input_convention`), else what the backbone's library has for this name.
+        mean, std: of the pixels in 0..1, one per channel; by default what the weights file or a file beside it says
+            (see `model.input_convention`), else what the backbone's library has for this name.
         freeze_batch_norm: batch norm keeps its statistics and its scale.
         freeze_backbone: only the head learns.
 
@@ -42,7 +43,8 @@ class EmbeddingModel(nn.Module):
         dimensions: number of dimensions of the embedding.
         image_size: the side of the square images that the backbone is made for, in pixels.
         crop: how such a square is made of an image; None if that is not known.
-        assumed: what had to be assumed about the normalisation of a weights file, in one sentence; empty if nothing was.
+        assumed: what had to be assumed about the normalisation of a weights file, in one sentence; empty if nothing
+            was.
 
     Raises:
         UnknownName: no backbone has that name.

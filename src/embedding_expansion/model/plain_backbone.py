@@ -11,9 +11,9 @@ from typing import Literal
 
 import torch
 
-from embedding_expansion.checks import as_limit
+from embedding_expansion.checks import as_limit, shown, validates
 from embedding_expansion.data.preprocessing import Preprocessing
-from embedding_expansion.errors import InvalidInput
+from embedding_expansion.errors import InvalidInput, InvalidType
 from embedding_expansion.model.backbones import OF_VECTORS
 from embedding_expansion.model.input_convention import preprocessing_of
 from embedding_expansion.model.network import EmbeddingModel, make_model
@@ -42,6 +42,7 @@ class PlainBackbone:
         return self.config.weights is None and not self.config.pretrained
 
 
+@validates
 def open_backbone(
     name: str,
     *,
@@ -62,8 +63,8 @@ def open_backbone(
         pooling=pooling,
         pretrained=pretrained,
         weights=None if weights is None else os.fspath(weights),
-        mean=None if mean is None else [*mean],
-        std=None if std is None else [*std],
+        mean=_floats("mean", mean),
+        std=_floats("std", std),
         channels=3,
     )
     with torch.random.fork_rng(devices=[]):
@@ -82,6 +83,16 @@ def open_backbone(
         random = f"{name} has random weights, because neither weights nor pretrained is given"
         return dataclasses.replace(found, assumed=f"{random}; pass one of them")
     return found
+
+
+@validates
+def _floats(name: str, values: Sequence[float] | None) -> list[float] | None:
+    if values is None:
+        return None
+    try:
+        return [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise InvalidType(f"{name} is {shown(values)}; pass a list of numbers, one per channel") from error
 
 
 def _check_size(model: EmbeddingModel, size: int, name: str) -> None:

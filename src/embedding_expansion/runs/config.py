@@ -116,7 +116,7 @@ def dump(config: TrainConfig) -> str:
 def dump_model(model: ModelConfig) -> str:
     """Writes the options of a network alone as YAML, for `load`."""
     given = {name: value for name, value in dataclasses.asdict(model).items() if value is not None}
-    text: str = yaml.safe_dump({"model": given}, sort_keys=False)
+    text: str = yaml.safe_dump({"model": given}, sort_keys=False)  # type: ignore[no-untyped-call]
     return text
 
 

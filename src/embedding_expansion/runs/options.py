@@ -66,7 +66,8 @@ class ModelConfig:
     weights: Annotated[str | None, "local .safetensors file with the backbone's state dict"] = None
     mean: Annotated[
         list[float] | None,
-        "mean of the pixels in 0..1; default: as the weights file, a JSON file beside it or the backbone's library says",
+        "mean of the pixels in 0..1; default: as the weights file, a JSON file beside it or the backbone's library "
+        "says",
     ] = None
     std: Annotated[list[float] | None, "standard deviation of the pixels; default: as for the mean"] = None
     channels: Annotated[
@@ -275,8 +276,8 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 #: The sentences on options that leave nothing to learn.
 NOTHING_LEARNS = (
-    "dim is none, so that there is no head, and freeze_backbone freezes all the rest, so that nothing would learn; pass "
-    "only one of them"
+    "dim is none, so that there is no head, and freeze_backbone freezes all the rest, so that nothing would learn; "
+    "pass only one of them"
 )
 _NOTHING_WARMS_UP = "warmup_head trains only the head for some steps, but model.dim none has no head; pass only one"
 #: Maximum number of bytes of the images of a batch, of a cross-batch memory and of a table of similarities.
