@@ -312,6 +312,10 @@ def check_numbers(config: TrainConfig) -> None:
         raise InvalidInput(
             "warmup_head freezes the backbone for some steps, and model.freeze_backbone for all; pass only one"
         )
+    if model.dim == "none" and model.head_init != "random":
+        raise InvalidInput(
+            f"model.head_init is {model.head_init}, but model.dim none has no head; pass only one of them"
+        )
     if model.dim == "none" and (model.freeze_backbone or config.warmup_head):
         raise InvalidInput(NOTHING_LEARNS if model.freeze_backbone else _NOTHING_WARMS_UP)
     if not config.measure_test and config.protocol != "validation":
