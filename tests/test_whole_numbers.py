@@ -19,9 +19,7 @@ import torch
 
 import embedding_expansion as ee
 from embedding_expansion.core.parameters import Options
-from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, InvalidType, RunError, StoreError
-from embedding_expansion.inference.manifest import Manifest
 from embedding_expansion.retrieval.index.index import Index
 
 Call: TypeAlias = Callable[..., Any]
@@ -46,7 +44,7 @@ NOT_PASSED = {
     "PairLoss.chunk": "abstract; every loss below has it",
 }
 
-_WHOLE = {"int", "int | None", "int | float", "int | float | None", "float | int"}
+_WHOLE = {"int", "int | None", "int | float", "int | float | None", "float | int", "int | Literal['none']"}
 _SEVERAL = re.compile(r"(Sequence|Iterable|list|tuple)\[int(, \.\.\.)?\]")
 
 
@@ -142,6 +140,9 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call]]
             "Index.batches": lambda **given: list(index.batches(**given)),
             "Index.items": lambda **given: list(index.items(**given)),
             "Embedder": lambda **given: _embedder(**given),
+            "Embedder.from_backbone": lambda **given: ee.Embedder.from_backbone(
+                "mobilenet_v3_small", device="cpu", **given
+            ),
             "Embedder.load": lambda **given: _reached(ee.Embedder.load, folder / "none", **given),
             "Embedder.embed": lambda **given: embedder.embed([image], **given),
             "Embedder.square": lambda **given: embedder.square(image, **given),
@@ -177,10 +178,7 @@ def _of(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _embedder(**given: Any) -> ee.Embedder:
-    def network(batch: np.ndarray) -> np.ndarray:
-        return np.full((len(batch), 4), 0.5, np.float32)
-
-    return ee.Embedder(network, Manifest(Preprocessing(8, None), 4, {}), "cpu", {}, **given)
+    return ee.Embedder(torch.nn.Flatten(), lambda image: torch.ones(1, 2, 2), device="cpu", **given)
 
 
 def _reached(call: Call, *given: Any, **named: Any) -> None:

@@ -147,7 +147,7 @@ def test_mistakes_are_one_line_and_make_no_index(
         ([onnx, str(photos), "--out", out, "--batch_size", "0"], "batch_size is 0"),
         ([str(exports / "torch"), str(photos), "--out", out], "can execute code"),
         ([str(photos), str(photos), "--out", out], "config.yaml"),
-        ([str(tmp_path / "gone"), str(photos), "--out", out], "gone does not exist"),
+        ([str(tmp_path / "gone"), str(photos), "--out", out], "gone, and no backbone is named so; pass a run folder, "),
     ):
         assert main(["index", *given]) == 2, sentence
         complaint = said(capsys)[1]

@@ -141,10 +141,10 @@ def test_a_backbone_is_measured_as_it_comes(photographs: Path, tmp_path: Path) -
     ("given", "sentence"),
     [
         (["{vectors}", "--data", "glyphs"], "is vectors; omit it"),
-        (["{vectors}", "--pretrained", "true"], "--pretrained has no effect"),
-        (["{folder}", "--weights", "some.safetensors"], "--weights has no effect"),
-        (["conv5"], "conv5 is not a run folder, and there is no backbone named 'conv5'; did you mean 'conv4'"),
-        (["runs/gone"], "there is no run folder runs/gone"),
+        (["{vectors}", "--pretrained", "true"], "--pretrained is for backbones, but "),
+        (["{folder}", "--weights", "some.safetensors"], "is a run folder or an export; omit it"),
+        (["conv5"], "there is no folder conv5, and there is no backbone named 'conv5'; did you mean 'conv4'"),
+        (["runs/gone"], "there is no folder runs/gone, and no backbone is named so"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.backbone_options import MODEL, add_backbone_options, opened_model, refuse_backbone_options
 
 if TYPE_CHECKING:
     from embedding_expansion.inference.calibration import Calibration, Labelled
@@ -27,7 +28,7 @@ def run(arguments: list[str]) -> int:
         "classes that a run held out, of another data set, or the labelled images of an index. The thresholds are "
         "written to thresholds.json beside the model, or into the index.",
     )
-    options.add_argument("model", type=str, help="a run folder, an export folder, or an index")
+    options.add_argument("model", type=str, help=f"an index, {MODEL}")
     options.add_argument(
         "--precision",
         type=float | None,
@@ -56,6 +57,7 @@ def run(arguments: list[str]) -> int:
         help="JSON file to write the thresholds to, instead of the default place",
     )
     options.add_argument("--device", type=str, default="auto", help="device of the model: auto, cpu, cuda, cuda:1, ...")
+    add_backbone_options(options)
     given = parse(options, arguments)
 
     from embedding_expansion.app.outputs import outputs
@@ -77,19 +79,28 @@ def run(arguments: list[str]) -> int:
 
 def _labelled(given: jsonargparse.Namespace) -> Labelled:
     from embedding_expansion.errors import InvalidInput
-    from embedding_expansion.inference.labelled import labelled_of_export, labelled_of_index, labelled_of_run
+    from embedding_expansion.inference.labelled import labelled_of_embedder, labelled_of_index, labelled_of_run
     from embedding_expansion.inference.manifest import MANIFEST
     from embedding_expansion.retrieval.index import is_index, open_index
 
     if is_index(given.model):
+        refuse_backbone_options(given, given.model, "an index, which has its own model")
         unused = [f"--{name}" for name in ("data", "root", "part", "flip") if given[name]]
         if unused:
             raise InvalidInput(f"{unused[0]} has no effect, because an index is calibrated on its own items; omit it")
         with open_index(given.model) as index:
             return labelled_of_index(index)
     data = _data(given)
-    of = labelled_of_export if (Path(given.model) / MANIFEST).exists() else labelled_of_run
-    return of(given.model, data, flip=given.flip, device=given.device)
+    folder = Path(given.model)
+    if folder.is_dir() and not (folder / MANIFEST).exists():
+        refuse_backbone_options(given, given.model, "a run folder")
+        return labelled_of_run(folder, data, flip=given.flip, device=given.device)
+    if not folder.is_dir() and given.out is None:
+        raise InvalidInput(
+            f"{given.model} is no folder to store the thresholds in; pass --out FILE, or store the backbone with embex "
+            "export or embex index first"
+        )
+    return labelled_of_embedder(opened_model(given.model, given), given.model, data, flip=given.flip)
 
 
 def _data(given: jsonargparse.Namespace) -> DataConfig | None:

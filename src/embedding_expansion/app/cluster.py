@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.backbone_options import MODEL, add_backbone_options, opened_model, refuse_backbone_options
 from embedding_expansion.app.tables import MARKED, table
 from embedding_expansion.errors import DataError, InvalidInput
 
@@ -86,9 +87,7 @@ def _options() -> jsonargparse.ArgumentParser:
         "of links for each cluster.",
     )
     options.add_argument("source", type=str, nargs="+", help="an index, or image files and folders")
-    options.add_argument(
-        "--model", type=str | None, default=None, help="for image files: a run folder or an export folder"
-    )
+    options.add_argument("--model", type=str | None, default=None, help=f"for image files: {MODEL}")
     options.add_argument(
         "--method",
         type=str | None,
@@ -109,6 +108,7 @@ def _options() -> jsonargparse.ArgumentParser:
     options.add_argument("--out", type=str, default="clusters", help=f"folder to write; in its clusters.csv {MARKED}")
     options.add_argument("--links", type=bool, default=True, help="make a folder of symbolic links for each cluster")
     options.add_argument("--device", type=str, default="auto", help="device of the model: auto, cpu, cuda, cuda:1, ...")
+    add_backbone_options(options)
     return options
 
 
@@ -125,6 +125,7 @@ def _of_index(given: jsonargparse.Namespace, opened: ExitStack) -> _ClusterInput
 
     if given.model is not None:
         raise InvalidInput(f"{given.source[0]} is an index, which already has its vectors; omit --model")
+    refuse_backbone_options(given, given.source[0], "an index, which already has its vectors")
     index = opened.enter_context(open_index(given.source[0]))
     items, vectors = gathered(index)
     return _ClusterInput(index.location, items, vectors, thresholds_of(index), index, {})
@@ -132,13 +133,12 @@ def _of_index(given: jsonargparse.Namespace, opened: ExitStack) -> _ClusterInput
 
 def _of_images(given: jsonargparse.Namespace) -> _ClusterInput:
     from embedding_expansion.data.finding import find_images
-    from embedding_expansion.inference.embedder import Embedder
     from embedding_expansion.retrieval.index import Item
 
     if given.model is None:
         raise InvalidInput(
-            f"{', '.join(given.source)} is not an index, and image files need a model to embed them; pass --model RUN, "
-            "a run folder or an export folder"
+            f"{', '.join(given.source)} is not an index, and image files need a model to embed them; pass "
+            "--model with a run folder, an export folder or a backbone"
         )
     found = find_images(given.source)
     # Images in subfolders of a named folder are labelled by their folder. Each image is taken once.
@@ -146,7 +146,7 @@ def _of_images(given: jsonargparse.Namespace) -> _ClusterInput:
     for file in found.files:
         labels.setdefault(os.path.abspath(file.path), file.folder)
     items = [Item(path, label) for path, label in labels.items()]
-    embedder, failed = Embedder.load(given.model, device=given.device), dict[int, str]()
+    embedder, failed = opened_model(given.model, given), dict[int, str]()
     vectors = embedder.embed([item.path for item in items], broken=failed)
     if len(failed) == len(items):
         raise DataError(f"none of {len(items)} images can be read; the first error: {failed[0]}")

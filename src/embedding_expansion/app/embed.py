@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.backbone_options import MODEL, add_backbone_options, opened_model, refuse_backbone_options
 from embedding_expansion.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from embedding_expansion.inference.embedder import Embedder
 
 
 def run(arguments: list[str]) -> int:
@@ -21,17 +24,19 @@ def run(arguments: list[str]) -> int:
         prog="embex embed",
         exit_on_error=False,
         allow_abbrev=False,
-        description="Embeds images. The .npz file contains `embeddings` (n, d), L2-normalised float32, and `paths` "
+        description="Embeds images with a trained model or a backbone as it comes. The .npz "
+        "file contains `embeddings` (n, d), L2-normalised float32, and `paths` "
         "(n). A run that was trained on vectors embeds a file of vectors; the .npz file then contains the labels, "
         "names and split of that file instead of paths.",
     )
-    options.add_argument("run", type=str, help="a run folder or an export folder")
+    options.add_argument("run", type=str, help=MODEL)
     options.add_argument("images", type=str, nargs="+", help="image files and folders, or one file of vectors")
     options.add_argument("--out", type=str, default="embeddings.npz", help="file to write")
     options.add_argument(
         "--flip", type=bool, default=False, help="average the embeddings of an image and its mirror image"
     )
     options.add_argument("--device", type=str, default="auto", help="device of the model: auto, cpu, cuda, cuda:1, ...")
+    add_backbone_options(options)
     given = parse(options, arguments)
     out, broken = Path(given.out), dict[Path, str]()
 
@@ -42,10 +47,11 @@ def run(arguments: list[str]) -> int:
 
     with outputs(out=given.out):
         if is_vector_file(*given.images):
+            refuse_backbone_options(given, given.images[0], "a file of vectors")
             return _embed_vectors(Path(given.run), Path(given.images[0]), out, given.device)
         found = find_images(given.images)
         files = [file.path for file in found.files]
-        embeddings, paths = _embed(Path(given.run), files, given.device, given.flip, broken)
+        embeddings, paths = _embed(opened_model(given.run, given), files, given.flip, broken)
         _write(out, embeddings=embeddings, paths=np.array([str(name) for name in paths]))
         print(f"{len(paths)} images embedded into {embeddings.shape[1]} dimensions: {given.out}")
     if str(found.left_out):
@@ -56,12 +62,10 @@ def run(arguments: list[str]) -> int:
 
 
 def _embed(
-    folder: Path, files: list[Path], device: str, flip: bool, broken: dict[Path, str]
+    embedder: Embedder, files: list[Path], flip: bool, broken: dict[Path, str]
 ) -> tuple[np.ndarray, tuple[Path, ...]]:
-    from embedding_expansion.inference.embedder import Embedder
-
     failed = dict[int, str]()
-    vectors = Embedder.load(folder, device=device).embed(files, flip=flip, broken=failed)
+    vectors = embedder.embed(files, flip=flip, broken=failed)
     broken |= {files[position]: reason for position, reason in failed.items()}
     if len(failed) == len(files):
         raise DataError(f"none of {len(files)} images can be read; the first error: {failed[0]}")

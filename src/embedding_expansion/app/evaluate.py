@@ -7,14 +7,24 @@ import sys
 import typing
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
-from embedding_expansion.errors import InvalidInput, UnknownName
+from embedding_expansion.app.backbone_options import (
+    add_backbone_options,
+    is_backbone,
+    plain_backbone,
+    refuse_backbone_options,
+)
+from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.rerank.steps import Steps
 from embedding_expansion.runs.options import DataConfig
+
+if TYPE_CHECKING:
+    from embedding_expansion.data.preprocessing import Preprocessing
+    from embedding_expansion.model.network import EmbeddingModel
 
 
 def run(arguments: list[str]) -> int:
@@ -26,10 +36,16 @@ def run(arguments: list[str]) -> int:
         description="Evaluates a trained run, embeddings from another program, or a backbone without training.",
     )
     options.add_argument(
-        "run", type=str, help="a run folder, an .npz or .parquet file with vectors and labels, or a backbone"
+        "run",
+        type=str,
+        help="a run folder, an .npz or .parquet file with vectors and labels, or a backbone as it comes: a torchvision "
+        "name or timm/NAME",
     )
     options.add_argument(
-        "--data", type=str | None, default=None, help="another data set, by name or path; default: that of the run"
+        "--data",
+        type=str | None,
+        default=None,
+        help="another data set, by name or path; default: that of the run, for a backbone glyphs",
     )
     options.add_argument("--root", type=str | None, default=None, help="folder that contains the data set")
     options.add_argument("--part", type=bool | None, default=None, help="accept an incomplete data set")
@@ -39,13 +55,8 @@ def run(arguments: list[str]) -> int:
         default=None,
         help="average the embeddings of an image and its mirror image; default: as configured in the run",
     )
-    options.add_argument(
-        "--pretrained", type=bool, default=False, help="backbone only: download its pretrained weights"
-    )
-    options.add_argument(
-        "--weights", type=str | None, default=None, help="backbone only: its weights, a .safetensors file"
-    )
     options.add_argument("--out", type=str | None, default=None, help="JSON file to write the metrics to")
+    add_backbone_options(options)
     _add_steps(options)
     given = parse(options, arguments)
     steps = Steps(**given.rerank.as_dict())
@@ -92,22 +103,40 @@ def _measure(given: jsonargparse.Namespace, steps: Steps | None) -> dict[str, An
     from embedding_expansion.training import outside
     from embedding_expansion.training.trained import evaluate
 
-    path = Path(given.run)
+    path, flip = Path(given.run), bool(given.flip)
     changes = {name: given[name] for name in ("root", "part") if given[name] is not None}
     if is_vector_file(path):
-        _refuse(given, "vectors", "data", "root", "part", "pretrained", "weights", "flip")
+        _refuse(given, "vectors", "data", "root", "part", "flip")
+        refuse_backbone_options(given, given.run, "a file of vectors")
         return outside.evaluate_vectors(path, steps)
-    if path.exists() or (len(path.parts) > 1 and not given.run.startswith("timm/")):
-        _refuse(given, "a run", "pretrained", "weights")
-        data = RunFolder(path).read_config().data if given.data is None else DataConfig(name=given.data)
-        return evaluate(path, dataclasses.replace(data, **changes), steps, flip=given.flip)
-    _refuse(given, "a backbone", "flip")
-    data = DataConfig() if given.data is None else DataConfig(name=given.data)
-    chosen = {"pretrained": given.pretrained, "weights": given.weights}
-    try:
-        return outside.evaluate_backbone(given.run, dataclasses.replace(data, **changes), steps, **chosen)
-    except UnknownName as error:
-        raise InvalidInput(f"{given.run} is not a run folder, and {error}") from error
+    if is_backbone(given.run, given):
+        backbone = plain_backbone(given.run, given)
+        return outside.evaluate_model(backbone.model, backbone.preprocessing, _data(given, changes), steps, flip=flip)
+    if stored := _stored_backbone(path):
+        return outside.evaluate_model(*stored, _data(given, changes), steps, flip=flip)
+    data = RunFolder(path).read_config().data if given.data is None else DataConfig(name=given.data)
+    return evaluate(path, dataclasses.replace(data, **changes), steps, flip=given.flip)
+
+
+def _data(given: jsonargparse.Namespace, changes: dict[str, Any]) -> DataConfig:
+    return dataclasses.replace(DataConfig() if given.data is None else DataConfig(name=given.data), **changes)
+
+
+def _stored_backbone(path: Path) -> tuple[EmbeddingModel, Preprocessing] | None:
+    """The network and preprocessing of the export of a backbone as it comes; None for a run and its exports."""
+    from embedding_expansion.inference.manifest import MANIFEST, read_manifest
+    from embedding_expansion.model.trained import load_network
+
+    if not (path / MANIFEST).exists():
+        return None
+    manifest = read_manifest(path)
+    if manifest.content.get("training") is not None:
+        return None
+    if manifest.format != "safetensors":
+        raise InvalidInput(
+            f"{path} is a backbone in the format {manifest.format}; export it as safetensors to evaluate it"
+        )
+    return load_network(path), manifest.preprocessing
 
 
 def _refuse(given: jsonargparse.Namespace, what: str, *names: str) -> None:

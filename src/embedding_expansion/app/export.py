@@ -7,6 +7,7 @@ from pathlib import Path
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.backbone_options import add_backbone_options, chosen_model
 
 
 def run(arguments: list[str]) -> int:
@@ -15,18 +16,24 @@ def run(arguments: list[str]) -> int:
         prog="embex export",
         exit_on_error=False,
         allow_abbrev=False,
-        description="Exports a trained model for use in other programs. Writes a folder with the model, model.json and "
+        description="Exports a model for use in other programs. Writes a folder with the model, model.json and "
         "a model card.",
     )
-    options.add_argument("run", type=str, help="the run folder")
+    options.add_argument(
+        "run", type=str, help="a run folder, or a backbone as it comes: a torchvision name or timm/NAME"
+    )
     options.add_argument(
         "--format", type=str, default="onnx", help="onnx, torch (a program of torch.export) or safetensors"
     )
     options.add_argument("--out", type=str, required=True, help="folder to write")
+    add_backbone_options(options)
     given = parse(options, arguments)
+
+    given.device = "cpu"
+    model = chosen_model(given.run, given)
 
     from embedding_expansion.inference.export import export
 
-    difference = export(Path(given.run), given.format, Path(given.out))
+    difference = export(model, given.format, Path(given.out))
     print(f"exported to {given.out}; its embeddings differ from PyTorch's by at most {difference:.1e}")
     return 0

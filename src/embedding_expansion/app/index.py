@@ -7,6 +7,7 @@ from pathlib import Path
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.backbone_options import MODEL, add_backbone_options, chosen_model, refuse_backbone_options
 from embedding_expansion.errors import InvalidInput
 
 LABELS = (
@@ -24,7 +25,7 @@ def run(arguments: list[str]) -> int:
         description="Embeds images into a searchable index and stores the model in it. If the command is interrupted, "
         "the index is as it was before; run the same command again to continue.",
     )
-    options.add_argument("run", type=str, help="a run folder or an export folder")
+    options.add_argument("run", type=str, help=MODEL)
     options.add_argument("images", type=str, nargs="+", help="image files and folders, or one file of vectors")
     options.add_argument("--out", type=str, required=True, help="the index: a folder, or a postgresql:// URL")
     options.add_argument(
@@ -42,6 +43,7 @@ def run(arguments: list[str]) -> int:
     )
     options.add_argument("--device", type=str, default="auto", help="device of the model: auto, cpu, cuda, cuda:1, ...")
     options.add_argument("--batch_size", type=int, default=64, help="images per batch")
+    add_backbone_options(options)
     given = parse(options, arguments)
 
     from embedding_expansion.data.finding import is_vector_file
@@ -52,9 +54,10 @@ def run(arguments: list[str]) -> int:
     from embedding_expansion.app.loading import print_report, progress_bar
     from embedding_expansion.inference.indexing import index_images
 
+    model = chosen_model(given.run, given, batch_size=given.batch_size)
     with progress_bar() as progress:
         report = index_images(
-            given.run,
+            model,
             given.images,
             given.out,
             kind=given.kind,
@@ -73,6 +76,7 @@ def _index_vectors(given: jsonargparse.Namespace) -> int:
     from embedding_expansion.inference.indexing import IndexingReport
     from embedding_expansion.inference.vector_index import index_vectors
 
+    refuse_backbone_options(given, given.images[0], "a file of vectors")
     if given.flip or given.labels != "folder":
         raise InvalidInput(
             "--flip and --labels are for images only; a file of vectors contains its own labels, so omit them"

@@ -56,7 +56,12 @@ def _print_model(index: Index) -> None:
         return
     about = _manifest(index)
     backbone, data = about.entry("model", "backbone"), about.entry("training", "data")
-    print(f"model: {backbone} trained on {data}, {about.format}, digest {note or 'unknown'}")
+    made = (
+        f"as it comes, weights: {about.entry('weights_came_from', 'start')}" if data is None else f"trained on {data}"
+    )
+    print(f"model: {backbone} {made}, {about.format}, digest {note or 'unknown'}")
+    if assumed := about.entry("assumed"):
+        print(f"model: {assumed}")
 
 
 def _manifest(index: Index) -> Manifest:

@@ -79,11 +79,16 @@ def test_transform(size: int, name: str) -> ImageTransform:
     Its pixels are exactly those of `Preprocessing.of(size, name)`. The arguments and errors are those of
     `train_transform`.
     """
-    preprocessing = Preprocessing.of(size, name)
-    return ImageTransform(size, False, _in_torch(preprocessing) if _torch_agrees() else _InNumPy(preprocessing))
+    return transform_of(Preprocessing.of(size, name))
 
 
 test_transform.__test__ = False  # type: ignore[attr-defined]  # its name would make pytest collect it
+
+
+def transform_of(preprocessing: Preprocessing) -> ImageTransform:
+    """The transform of tensors that gives exactly the pixels of a preprocessing."""
+    module = _in_torch(preprocessing) if _torch_agrees() else _InNumPy(preprocessing)
+    return ImageTransform(preprocessing.size, False, module)
 
 
 def _squash(size: int) -> nn.Module:

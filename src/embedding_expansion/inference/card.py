@@ -15,16 +15,17 @@ def card(about: dict[str, Any], thresholds: Thresholds) -> str:
         about: the content of model.json.
         thresholds: the thresholds calibrated for the model.
     """
-    training, embedding = about["training"], about["embedding"]
-    started = about["weights_came_from"]
+    embedding, training = about["embedding"], about["training"]
+    made = "as it comes" if training is None else f"trained on {training['data']}"
+    alike = "similar images" if training is None else "images of one class"
     return f"""---
 library_name: embedding-expansion
 pipeline_tag: image-feature-extraction
 tags: [deep-metric-learning, image-retrieval]
 ---
-# {about["model"]["backbone"]} trained on {training["data"]}
+# {about["model"]["backbone"]} {made}
 
-Maps an image to an L2-normalised embedding of {embedding["dimensions"]} dimensions, so that images of one class are
+Maps an image to an L2-normalised embedding of {embedding["dimensions"]} dimensions, so that {alike} are
 close to each other: the inner product of two embeddings is the similarity of their images.
 
 {_use(about["format"])}
@@ -34,28 +35,59 @@ close to each other: the inner product of two embeddings is the similarity of th
 uint8, RGB, {" x ".join(map(str, about["input"]["shape"]))}, prepared in these steps:
 {"; ".join(about["preprocessing"]["steps"])}.
 Resizing is {about["preprocessing"]["interpolation"]}. The model itself divides by 255 and normalises with mean
-{about["preprocessing"]["mean"]} and standard deviation {about["preprocessing"]["std"]}.
+{about["preprocessing"]["mean"]} and standard deviation {about["preprocessing"]["std"]}.{_assumed(about.get("assumed"))}
 
-## Training
+{_of_backbone(about) if training is None else _of_training(about)}
+
+## Limits
+
+{_valid_for(training)}
+- A similarity is not a probability. {_thresholds(thresholds)}
+- This card states no licence for the weights. The terms of the data and of the initial weights (see above) may apply to
+  them; if you distribute the model, you are responsible for its use.
+"""
+
+
+def _of_training(about: dict[str, Any]) -> str:
+    training, started = about["training"], about["weights_came_from"]
+    return f"""## Training
 
 - data: {training["data"]}{_licence(training["licence_of_the_data"])}
 - loss: {training["loss"]["name"]}, {_expansion(training["expansion"])}
 - {training["steps"]} steps, seed {training["seed"]}
 - initial weights: {started["start"]}{_licence(started["licence"])}
-- versions: {", ".join(f"{name} {number}" for name, number in about["versions"].items())}
+- versions: {_versions(about)}
 
 ## Metrics
 
-{_measures(about)}
+{_measures(about)}"""
 
-## Limits
 
-- The metrics are valid for images like those of {training["data"]}; evaluate the model on other images with
-  `embex evaluate`.
-- A similarity is not a probability. {_thresholds(thresholds)}
-- This card states no licence for the weights. The terms of the data and of the initial weights (see above) may apply to
-  them; if you distribute the model, you are responsible for its use.
-"""
+def _of_backbone(about: dict[str, Any]) -> str:
+    model, started = about["model"], about["weights_came_from"]
+    return f"""## Origin
+
+This model was not trained for retrieval: there was no training, no loss and no data besides those of its weights. An
+embedding is the pooled features of the backbone before its classifier.
+
+- backbone: {model["backbone"]}, pooling {model["pooling"]}
+- weights: {started["start"]}{_licence(started["licence"])}
+- versions: {_versions(about)}"""
+
+
+def _assumed(sentence: str | None) -> str:
+    return f"\n\n**Assumed**: {sentence}." if sentence else ""
+
+
+def _valid_for(training: dict[str, Any] | None) -> str:
+    if training is None:
+        return "- Nothing was measured; evaluate the model on labelled images with `embex evaluate`."
+    where = f"images like those of {training['data']}; evaluate the model on other images with"
+    return f"- The metrics are valid for {where}\n  `embex evaluate`."
+
+
+def _versions(about: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in about["versions"].items())
 
 
 def _thresholds(thresholds: Thresholds) -> str:

@@ -1,18 +1,21 @@
-"""Describes the model of a run: the content of model.json."""
+"""Describes the model of a run, or a backbone as it comes: the content of model.json."""
 
 from __future__ import annotations
 
 import dataclasses
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from embedding_expansion import __version__
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.data.sources import SOURCES
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.inference.manifest import VERSION, Manifest
+from embedding_expansion.model.network import EmbeddingModel
+from embedding_expansion.model.plain_backbone import PlainBackbone
 from embedding_expansion.model.trained import Trained
-from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.options import ModelConfig, TrainConfig
 from embedding_expansion.runs.run_folder import RunFolder
 
 _TIMES = ("images_per_second", "wall_seconds")
@@ -36,10 +39,47 @@ def describe_run(path: Path, trained: Trained, kind: str) -> Manifest:
             f"{path} embeds vectors, not images; embed vectors with embex embed {path} FEATURES.npz, or pass a run "
             "that was trained on images"
         )
-    preprocessing = trained.preprocessing
-    dimensions = model.head.out_features
     metrics = RunFolder(path).read_metrics() or {}
-    content = {
+    content = _of_model(model, trained.preprocessing, kind) | {
+        "model": dataclasses.asdict(config.model),
+        "training": {
+            "data": str(metrics.get("data", config.data.name)),
+            "licence_of_the_data": SOURCES[config.data.name].licence if config.data.name in SOURCES else None,
+            "loss": config.loss,
+            "expansion": dataclasses.asdict(config.expansion),
+            "steps": config.steps,
+            "seed": config.seed,
+        },
+        "weights_came_from": weights_came_from(trained.config.model),
+        "measures": {name: value for name, value in metrics.items() if isinstance(value, float) and name not in _TIMES},
+        "selected_by": metrics.get("selected_by"),
+        "measured_with_flip": config.flip,
+    }
+    return Manifest(trained.preprocessing, model.dimensions, content)
+
+
+def describe_backbone(backbone: PlainBackbone, kind: str) -> Manifest:
+    """Describes a backbone as it comes: there is no training, and what was assumed about its weights is an entry.
+
+    Args:
+        backbone: the backbone.
+        kind: the format of the model.
+    """
+    content = _of_model(backbone.model, backbone.preprocessing, kind) | {
+        "model": dataclasses.asdict(public_model(backbone.config)),
+        "training": None,
+        "weights_came_from": weights_came_from(backbone.config),
+        "assumed": backbone.assumed or None,
+        "measures": {},
+        "selected_by": None,
+        "measured_with_flip": False,
+    }
+    return Manifest(backbone.preprocessing, backbone.model.dimensions, content)
+
+
+def _of_model(model: EmbeddingModel, preprocessing: Preprocessing, kind: str) -> dict[str, Any]:
+    """What model.json says about input and output."""
+    return {
         "version": VERSION,
         "format": kind,
         "input": {
@@ -57,23 +97,9 @@ def describe_run(path: Path, trained: Trained, kind: str) -> Manifest:
             "normalised_by": "the model",
             "channels_of_the_network": model.channels,
         },
-        "embedding": {"name": "embeddings", "dtype": "float32", "dimensions": dimensions, "l2_normalised": True},
-        "model": dataclasses.asdict(config.model),
-        "training": {
-            "data": str(metrics.get("data", config.data.name)),
-            "licence_of_the_data": SOURCES[config.data.name].licence if config.data.name in SOURCES else None,
-            "loss": config.loss,
-            "expansion": dataclasses.asdict(config.expansion),
-            "steps": config.steps,
-            "seed": config.seed,
-        },
-        "weights_came_from": weights_came_from(trained.config),
-        "measures": {name: value for name, value in metrics.items() if isinstance(value, float) and name not in _TIMES},
-        "selected_by": metrics.get("selected_by"),
-        "measured_with_flip": config.flip,
+        "embedding": {"name": "embeddings", "dtype": "float32", "dimensions": model.dimensions, "l2_normalised": True},
         "versions": {"embedding-expansion": __version__, "torch": version("torch")},
     }
-    return Manifest(preprocessing, dimensions, content)
 
 
 def public(config: TrainConfig) -> TrainConfig:
@@ -81,14 +107,18 @@ def public(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, name=Path(config.data.name).name, root=None),
-        model=dataclasses.replace(config.model, pretrained=False, weights=None),
+        model=public_model(config.model),
         out=None,
     )
 
 
-def weights_came_from(config: TrainConfig) -> dict[str, str | None]:
-    """The initial weights of the training, and their licence as far as it is known."""
-    model = config.model
+def public_model(model: ModelConfig) -> ModelConfig:
+    """The options of the network without weights to load, because those of the folder replace them."""
+    return dataclasses.replace(model, pretrained=False, weights=None)
+
+
+def weights_came_from(model: ModelConfig) -> dict[str, str | None]:
+    """The weights of the backbone before any training, and their licence as far as it is known."""
     if model.weights is not None:
         return {"start": f"a file {Path(model.weights).name}", "licence": None}
     if not model.pretrained:

@@ -1,12 +1,15 @@
-"""Exports a run for other programs: a folder with the model in a common format, its description and a model card."""
+"""Exports a model for other programs: a folder with the model in a common format, its description and a model card."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
+import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +21,14 @@ from torch.nn import functional
 from embedding_expansion.errors import InvalidInput, RunError, UnknownName
 from embedding_expansion.files import check_free, make_folder, write_atomically, write_json
 from embedding_expansion.inference.card import card
-from embedding_expansion.inference.describe import describe_run, public
-from embedding_expansion.inference.manifest import CARD, FILES, MANIFEST, read_manifest
+from embedding_expansion.inference.describe import describe_backbone, describe_run, public, public_model
+from embedding_expansion.inference.embedder import Embedder, source_of
+from embedding_expansion.inference.manifest import CARD, FILES, MANIFEST, Manifest, read_manifest
 from embedding_expansion.inference.networks import Network, onnx_network
 from embedding_expansion.inference.thresholds import Thresholds, read_thresholds, write_thresholds
 from embedding_expansion.model.network import EmbeddingModel
-from embedding_expansion.model.trained import Trained, load_trained
+from embedding_expansion.model.plain_backbone import PlainBackbone
+from embedding_expansion.model.trained import load_network, load_trained
 from embedding_expansion.model.weights import save_tensors
 from embedding_expansion.runs import config as configuration
 
@@ -31,13 +36,42 @@ from embedding_expansion.runs import config as configuration
 TOLERANCE = 1e-4
 
 
-def export(run: Path, kind: str, out: Path) -> float:
-    """Exports the model of a run together with its calibrated thresholds.
+@dataclass(frozen=True)
+class _Exportable:
+    """A model to export.
+
+    Attributes:
+        model: the network, on the CPU.
+        manifest: the content of model.json.
+        options: the content of config.yaml.
+        data: what it was trained on.
+        thresholds: the calibrated thresholds.
+    """
+
+    model: EmbeddingModel
+    manifest: Manifest
+    options: str
+    data: str | None
+    thresholds: Thresholds
+
+    @property
+    def backbone(self) -> str:
+        """The name of the backbone."""
+        return str(self.manifest.entry("model", "backbone"))
+
+    @property
+    def size(self) -> int:
+        """The side of the images in pixels."""
+        return self.manifest.preprocessing.size
+
+
+def export(model: str | os.PathLike[str] | Embedder, kind: str, out: Path) -> float:
+    """Exports the model of a run together with its calibrated thresholds, or a backbone as it comes.
 
     The folder is written atomically after the exported model has been checked.
 
     Args:
-        run: the run folder.
+        model: a run folder, or an `Embedder` of a run folder or of `Embedder.from_backbone`.
         kind: the format: "onnx", "torch" (`torch.export`) or "safetensors".
         out: the folder to write.
 
@@ -46,31 +80,45 @@ def export(run: Path, kind: str, out: Path) -> float:
 
     Raises:
         UnknownName: the format is unknown.
-        InvalidInput: the format needs a library that is not installed, or does not support the network.
-        RunError: `run` is not a run, `out` is not empty, or the exported model does not agree with PyTorch.
+        InvalidInput: the format needs a library that is not installed, or does not support the network; or the
+            embedder is one of a module of yours.
+        RunError: `model` is not a run, `out` is not empty, or the exported model does not agree with PyTorch.
     """
     if kind not in FILES:
         raise UnknownName("format", kind, FILES)
     if kind == "onnx":
         _check_installed()
     check_free(out)
-    trained = load_trained(run)
-    manifest, thresholds = describe_run(run, trained, kind), read_thresholds(run)
+    source = source_of(model)
+    found = _of_run(source, kind) if isinstance(source, Path) else _of_backbone(source, kind)
     difference = 0.0
 
     def fill(folder: Path) -> None:
         nonlocal difference
-        found = _WRITERS[kind](trained, folder)
-        difference = disagreement(trained.model, found, manifest.preprocessing.size)
-        check_agreement(difference, trained.config.model.backbone, kind)
-        content = manifest.content | {"checked": {"largest_difference": difference, "tolerance": TOLERANCE}}
+        written = _WRITERS[kind](found, folder)
+        difference = disagreement(found.model, written, found.size)
+        check_agreement(difference, found.backbone, kind)
+        content = found.manifest.content | {"checked": {"largest_difference": difference, "tolerance": TOLERANCE}}
         write_json(folder / MANIFEST, content)
-        if thresholds:
-            write_thresholds(folder, thresholds)
-        write_card(folder, thresholds)
+        if found.thresholds:
+            write_thresholds(folder, found.thresholds)
+        write_card(folder, found.thresholds)
 
     make_folder(out, fill)
     return difference
+
+
+def _of_run(path: Path, kind: str) -> _Exportable:
+    trained, thresholds = load_trained(path), read_thresholds(path)
+    config = public(trained.config)
+    manifest = describe_run(path, trained, kind)
+    return _Exportable(trained.model, manifest, configuration.dump(config), config.data.name, thresholds)
+
+
+def _of_backbone(backbone: PlainBackbone, kind: str) -> _Exportable:
+    model = backbone.model if backbone.model.mean.device.type == "cpu" else copy.deepcopy(backbone.model).cpu()
+    options = configuration.dump_model(public_model(backbone.config))
+    return _Exportable(model, describe_backbone(backbone, kind), options, None, {})
 
 
 def write_card(folder: Path, thresholds: Thresholds) -> None:
@@ -103,7 +151,7 @@ def check_agreement(difference: float, backbone: str, kind: str) -> None:
     if not difference <= TOLERANCE:
         raise RunError(
             f"{backbone} in the format {kind} differs from PyTorch by {difference:.1e}, more than {TOLERANCE:.0e}, so "
-            "nothing was written; export with --format safetensors, or train another backbone"
+            "nothing was written; export with --format safetensors, or take another backbone"
         )
 
 
@@ -118,11 +166,11 @@ class _NormalizedModel(nn.Module):
         return functional.normalize(self.model(images), dim=1)
 
 
-def _write_onnx(trained: Trained, folder: Path) -> Network:
+def _write_onnx(found: _Exportable, folder: Path) -> Network:
     path = folder / FILES["onnx"]
     _quietly(
         lambda example, shapes: torch.onnx.export(
-            _NormalizedModel(trained.model).eval(),
+            _NormalizedModel(found.model).eval(),
             (example,),
             path,
             dynamo=True,
@@ -132,20 +180,20 @@ def _write_onnx(trained: Trained, folder: Path) -> Network:
             external_data=False,
             verbose=False,
         ),
-        trained,
+        found,
     )
     return onnx_network(path, "cpu")[0]
 
 
-def _write_torch(trained: Trained, folder: Path) -> Network:
+def _write_torch(found: _Exportable, folder: Path) -> Network:
     path = folder / FILES["torch"]
 
     def write(example: Tensor, shapes: dict[str, object]) -> None:
         torch.export.save(
-            torch.export.export(_NormalizedModel(trained.model).eval(), (example,), dynamic_shapes=shapes), path
+            torch.export.export(_NormalizedModel(found.model).eval(), (example,), dynamic_shapes=shapes), path
         )
 
-    _quietly(write, trained)
+    _quietly(write, found)
     program = torch.export.load(path).module()  # safe: the file is the one just written
 
     def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -156,24 +204,24 @@ def _write_torch(trained: Trained, folder: Path) -> Network:
     return run
 
 
-def _write_safetensors(trained: Trained, folder: Path) -> Network:
+def _write_safetensors(found: _Exportable, folder: Path) -> Network:
     path = folder / FILES["safetensors"]
-    save_tensors(path, trained.model.state_dict(), {"data": public(trained.config).data.name})
-    (folder / "config.yaml").write_text(configuration.dump(public(trained.config)), encoding="utf-8")
-    again = load_trained(folder).model
+    save_tensors(path, found.model.state_dict(), {"data": found.data})
+    (folder / "config.yaml").write_text(found.options, encoding="utf-8")
+    again = load_network(folder)
     return lambda images: again.embed(torch.from_numpy(images)).numpy()
 
 
-_WRITERS: dict[str, Callable[[Trained, Path], Network]] = {
+_WRITERS: dict[str, Callable[[_Exportable, Path], Network]] = {
     "onnx": _write_onnx,
     "torch": _write_torch,
     "safetensors": _write_safetensors,
 }
 
 
-def _quietly(write: Callable[[Tensor, dict[str, object]], object], trained: Trained) -> None:
+def _quietly(write: Callable[[Tensor, dict[str, object]], object], found: _Exportable) -> None:
     """Runs an exporter with an example input and a free batch dimension, and suppresses its warnings."""
-    size = trained.preprocessing.size
+    size = found.size
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     shapes: dict[str, object] = {"images": {0: torch.export.Dim("batch", min=1)}}
     level = logging.root.manager.disable
@@ -185,8 +233,8 @@ def _quietly(write: Callable[[Tensor, dict[str, object]], object], trained: Trai
     except Exception as error:  # unsupported operators raise various errors
         reason = " ".join(str(error).split())[:200]
         raise InvalidInput(
-            f"{trained.config.model.backbone} cannot be exported to this format ({reason}); "
-            "export with --format safetensors, or train another backbone"
+            f"{found.backbone} cannot be exported to this format ({reason}); "
+            "export with --format safetensors, or take another backbone"
         ) from error
     finally:
         logging.disable(level)

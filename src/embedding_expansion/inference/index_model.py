@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from embedding_expansion.errors import RunError, StoreError
+from embedding_expansion.inference.embedder import Embedder, source_of
 from embedding_expansion.inference.manifest import CARD, FILES, MANIFEST, Manifest, read_manifest
 from embedding_expansion.inference.thresholds import THRESHOLDS
 from embedding_expansion.retrieval.index import Index
@@ -37,23 +38,23 @@ class IndexModel:
 
 
 @contextmanager
-def exported(model: str | os.PathLike[str]) -> Iterator[Path]:
-    """The folder of an export: the given one, or a temporary `safetensors` export of a run folder.
+def exported(model: str | os.PathLike[str] | Embedder) -> Iterator[Path]:
+    """The folder of an export: the given one, or a temporary `safetensors` export of a run folder or a backbone.
 
     Raises:
         RunError: `model` is neither a run nor an export, or one of its files is missing or broken.
-        InvalidInput: the run embeds vectors.
+        InvalidInput: the run embeds vectors, or the embedder is one of a module.
     """
-    path = Path(model)
-    if not path.is_dir():
-        raise RunError(f"the folder {path} does not exist; pass a run folder or an export folder")
-    if (path / MANIFEST).exists():
-        yield path
+    source = source_of(model)
+    if isinstance(source, Path) and not source.is_dir():
+        raise RunError(f"the folder {source} does not exist; pass a run folder or an export folder")
+    if isinstance(source, Path) and (source / MANIFEST).exists():
+        yield source
         return
     from embedding_expansion.inference.export import export  # torch
 
     with tempfile.TemporaryDirectory(prefix="embex-model-") as folder:
-        export(path, "safetensors", Path(folder) / "model")
+        export(model, "safetensors", Path(folder) / "model")
         yield Path(folder) / "model"
 
 

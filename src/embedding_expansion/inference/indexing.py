@@ -61,7 +61,7 @@ class IndexingReport:
 
 @validates
 def index_images(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Embedder,
     images: Iterable[str | os.PathLike[str]],
     location: str | os.PathLike[str],
     *,
@@ -81,7 +81,7 @@ def index_images(
     the same path, size and modification time as in the index are not embedded again.
 
     Args:
-        model: a run folder, or an export (`onnx` or `safetensors`).
+        model: a run folder, an export (`onnx` or `safetensors`), or an `Embedder` of one or of a backbone as it comes.
         images: image files, and folders to search for images; see `finding.find_images`.
         location: the index: a folder or a postgresql:// URL; created if it does not exist.
         kind: the structure of the index, see `create_index`; None means "auto", or that of an existing index.
@@ -89,18 +89,19 @@ def index_images(
         labels: "folder" for the name of the image's folder, if it is a subfolder of a named folder; "none"; or a CSV or
             TSV file, see `read_labels`. Images in the index get the new labels.
         flip: whether to average the embeddings of each image and its mirror image.
-        device: the device of the model.
-        batch_size: the number of images per batch.
+        device: the device of the model; an `Embedder` has its own.
+        batch_size: the number of images per batch; an `Embedder` has its own.
         progress: called after each batch.
 
     Raises:
         DataError: there are no readable images, a folder cannot be read, or the table of labels is invalid.
-        RunError, InvalidInput: the model cannot be used.
+        RunError, InvalidInput: the model cannot be used, or cannot be stored because it is a module of yours.
         StoreError: `location` contains something else or vectors of another model, or another process is writing.
     """
     load = _Load(images, read_labels(labels), keep=False, progress=progress)
     with exported(model) as folder:
-        embedder = Embedder.load(folder, device=device, batch_size=batch_size)
+        own = model if isinstance(model, Embedder) else None
+        embedder = own or Embedder.load(folder, device=device, batch_size=batch_size)
         used = IndexModel(digest_of(folder), flip)
         with opened(location, embedder.dimensions, kind, precision) as index:
 

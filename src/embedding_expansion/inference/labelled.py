@@ -67,34 +67,33 @@ def labelled_of_run(
     return Labelled(vectors.cpu().numpy(), images.labels, what, broken, job.changes)
 
 
-def labelled_of_export(
-    path: str | os.PathLike[str], data: DataConfig | None, *, flip: bool = False, device: str = "auto"
+def labelled_of_embedder(
+    embedder: Embedder, name: str | os.PathLike[str], data: DataConfig | None, *, flip: bool = False
 ) -> Labelled:
-    """Embeds the training split of a data set with an exported model.
+    """Embeds the training split of a data set with an exported model or a backbone as it comes.
 
     Args:
-        path: the folder of the export.
+        embedder: the model.
+        name: its name, for errors.
         data: the data set.
         flip: whether to average the embeddings of each image and its mirror image.
-        device: the device: "auto", "cpu", "cuda", ...
 
     Raises:
         InvalidInput: no data set is given, the model was trained on it, or it holds vectors.
-        RunError, DataError: the export or the data cannot be opened.
+        DataError: the data cannot be opened.
     """
     if data is None:
-        raise InvalidInput(f"{path} is an export, which contains no images; pass --data with labelled images")
-    embedder = Embedder.load(path, device=device)
+        raise InvalidInput(f"{name} contains no images; pass --data with labelled images")
     root = None if data.root is None else Path(data.root)
     dataset = open_dataset(data.name, root=root, part=data.part, train_classes=data.train_classes)
     trained_on = embedder.entry("training", "data")
     if dataset.name == trained_on:
         raise InvalidInput(
-            f"{path} was trained on {trained_on}, so the thresholds would be too optimistic; pass --data with other "
+            f"{name} was trained on {trained_on}, so the thresholds would be too optimistic; pass --data with other "
             "classes"
         )
     if dataset.train.holds_vectors:
-        raise InvalidInput(f"{data.name} holds vectors, but {path} embeds images; pass images")
+        raise InvalidInput(f"{data.name} holds vectors, but {name} embeds images; pass images")
     failed = dict[int, str]()
     vectors = embedder.embed(_pictures(dataset.train), flip=flip, broken=failed)
     if not len(vectors):

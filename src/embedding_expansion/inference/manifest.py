@@ -50,10 +50,15 @@ class Manifest:
 
     def entry(self, *keys: str) -> str | None:
         """An optional entry of model.json as text, such as `entry("training", "data")`; None if it is missing."""
-        found: Any = self.content
-        for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        return None if found is None else str(found)
+        return entry_of(self.content, *keys)
+
+
+def entry_of(content: dict[str, Any], *keys: str) -> str | None:
+    """An optional entry of nested JSON objects as text; None if it is missing."""
+    found: Any = content
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return None if found is None else str(found)
 
 
 def read_manifest(folder: Path) -> Manifest:

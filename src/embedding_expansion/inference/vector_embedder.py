@@ -50,7 +50,7 @@ class VectorEmbedder:
     @property
     def dimensions(self) -> int:
         """Number of dimensions of the embedding."""
-        return int(self._model.head.out_features)
+        return self._model.dimensions
 
     def describe(self) -> dict[str, Any]:
         """Describes the model as JSON values: its dimensions, device and thresholds."""

@@ -11,17 +11,20 @@ torchvision and timm take longer to import than torch does, so each is imported 
 from __future__ import annotations
 
 import difflib
+import sys
 from collections import OrderedDict
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from embedding_expansion.errors import DataError, InvalidInput, UnknownName
+from embedding_expansion.model.input_convention import Crop, InputConvention, convention_of_timm, read_convention
 
 #: The backbones for vectors, and the units of the hidden layer of "mlp".
 OF_VECTORS, HIDDEN = ("linear", "mlp"), 256
@@ -31,14 +34,46 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network without its classifier, and the input that it is made for."""
+    """A network without its classifier, and the input that it is made for.
 
-    trunk: nn.Module  # normalised images (b, c, h, w) -> feature map (b, width, h', w'), or (b, width)
+    Attributes:
+        trunk: normalised images (b, c, h, w) -> feature map (b, width, h', w'), or (b, width).
+        width: the number of features.
+        spatial: whether the output is a feature map.
+        image_size: the side of the square images in pixels.
+        mean: of the pixels in 0..1.
+        std: their standard deviation.
+        crop: how the square is made of an image; None if that is not known.
+        weights: the file of the weights; None if they are random or were fetched.
+        unsaid: "mean" and "std", if they are neither known from the file nor from a file beside it.
+        library: where a value comes from that the file does not say.
+    """
+
+    trunk: nn.Module
     width: int
-    spatial: bool  # whether the output is a feature map
+    spatial: bool
     image_size: int
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    crop: Crop | None = None
+    weights: str | None = None
+    unsaid: tuple[str, ...] = ()
+    library: str = "ImageNet"
+
+    def assumed(self, given: Set[str]) -> str:
+        """What had to be assumed about the input, in one sentence; empty if nothing was.
+
+        Args:
+            given: which of mean and std the user has passed.
+        """
+        names = [name for name in self.unsaid if name not in given]
+        if self.weights is None or not names:
+            return ""
+        values = " and ".join(f"{name} {[round(value, 4) for value in getattr(self, name)]}" for name in names)
+        return (
+            f"{Path(self.weights).name} does not say how its images are normalised; assumed {values} of "
+            f"{self.library}; pass {' and '.join(names)} if that is wrong"
+        )
 
 
 def build_backbone(name: str, *, channels: int = 3, pretrained: bool = False, weights: str | None = None) -> Backbone:
@@ -48,7 +83,9 @@ def build_backbone(name: str, *, channels: int = 3, pretrained: bool = False, we
         name: "conv4", a torchvision name or "timm/NAME"; for vectors "linear" or "mlp".
         channels: colour channels of the input; conv4 and timm take any, torchvision 3.
         pretrained: fetch ImageNet weights through the library that has the backbone.
-        weights: a local .safetensors file with the network's own state dict (classifier included), loaded strictly.
+        weights: a local .safetensors file with the network's own state dict, loaded strictly, except that its
+            classifier may be missing or of another size. What it says about its input (see `input_convention`) replaces
+            what the library says.
 
     Raises:
         UnknownName: there is no such backbone; says the nearest.
@@ -62,7 +99,7 @@ def build_backbone(name: str, *, channels: int = 3, pretrained: bool = False, we
             raise InvalidInput("conv4 has no pretrained weights; train it from scratch, or name another backbone")
         trunk = conv4(channels)
         _load(trunk, weights, name)
-        return Backbone(trunk, width=64, spatial=True, image_size=32)
+        return _backbone(trunk, (64, 2, 2), InputConvention(IMAGENET_MEAN, IMAGENET_STD, 32), weights, "ImageNet")
     if name in OF_VECTORS:
         return _of_vectors(name, channels, pretrained, weights)
     if name.startswith("timm/"):
@@ -95,6 +132,8 @@ def _of_vectors(name: str, dimensions: int, pretrained: bool, weights: str | Non
 # What stands behind the feature map in torchvision's models; everything before it runs in the order it is defined in.
 _BEHIND = ("avgpool", "classifier", "fc", "dropout", "flatten", "head", "heads")
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")
+#: Models whose weights torchvision has from TensorFlow. Its own forward converts the input, which is taken off here.
+_FROM_TENSORFLOW, _TENSORFLOW = ("googlenet", "inception_v3"), (0.5, 0.5, 0.5)
 
 
 def _torchvision(name: str, channels: int, pretrained: bool, weights: str | None) -> Backbone:
@@ -106,20 +145,25 @@ def _torchvision(name: str, channels: int, pretrained: bool, weights: str | None
     if channels != 3:
         raise InvalidInput(f"channels is {channels}, but torchvision's {name} takes 3; leave channels out")
     entry: Any = models.get_model_weights(name)
-    settings: dict[str, bool] = {}
-    if name in ("googlenet", "inception_v3"):  # their side outputs are taken off below; the fetched weights have them
+    preset = entry.DEFAULT.transforms()
+    size = preset.crop_size[0]
+    settings: dict[str, Any] = {}
+    if name in _FROM_TENSORFLOW:  # their side outputs are taken off below; the fetched weights have them
         settings = {"aux_logits": True} if pretrained else {"aux_logits": False, "init_weights": True}
+    elif name.startswith("vit_"):
+        settings = {"image_size": size}
     try:
         model = models.get_model(name, weights=entry.DEFAULT if pretrained else None, **settings)
     except OSError as error:
         raise DataError(f"the weights of {name} cannot be fetched ({error}); go online or pass a local file") from error
-    _load(model, weights, name)
-    preset = entry.DEFAULT.transforms()
+    whole = model.state_dict().keys()
+    trunk = _without_classifier(model)
+    _load(trunk, weights, name, _prefixes(whole - trunk.state_dict().keys()))
     mean, std = tuple(preset.mean), tuple(preset.std)
-    if pretrained and getattr(model, "transform_input", False):
-        mean = std = (0.5, 0.5, 0.5)  # these weights come from TensorFlow; their own forward converts the input
-    size = preset.crop_size[0]
-    return _measured(_without_classifier(model), size, channels, mean, std)
+    if name in _FROM_TENSORFLOW and (pretrained or weights is not None):
+        mean = std = _TENSORFLOW
+    convention = InputConvention(mean, std, size, crop=min(1.0, size / preset.resize_size[0]))
+    return _backbone(trunk, _shape(trunk, channels, size), convention, weights, f"torchvision's {name}")
 
 
 def _without_classifier(model: nn.Module) -> nn.Module:
@@ -149,23 +193,87 @@ def _timm(name: str, channels: int, pretrained: bool, weights: str | None) -> Ba
     if short.split(".")[0] not in timm.list_models():
         raise UnknownName("timm backbone", short, _nearest(short, timm.list_models()))
     try:
-        model: Any = timm.create_model(short, pretrained=pretrained, in_chans=channels)
+        model = _created(lambda **settings: timm.create_model(short, pretrained, in_chans=channels, **settings))
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{name} cannot be made ({reason}); go online or pass a local file of weights") from error
-    _load(model, weights, name)
-    wanted = model.pretrained_cfg
-    model.reset_classifier(0)
-    return _measured(model, wanted["input_size"][-1], channels, tuple(wanted["mean"]), tuple(wanted["std"]))
+    entries, whole = model.pretrained_cfg, model.state_dict().keys()
+    if hasattr(model, "reset_classifier"):  # encoders of language models have none
+        model.reset_classifier(0)
+    heads = entries.get("classifier") or ()
+    layers = {heads} if isinstance(heads, str) else set(heads)
+    _load(model, weights, name, layers | _prefixes(whole - model.state_dict().keys()), _converter(model))
+    convention = convention_of_timm(entries)
+    known = ".".join(filter(None, (short.split(".")[0], entries.get("tag"))))
+    shape = _shape(model, channels, convention.image_size or 224)
+    if len(shape) == 2:
+        return _backbone(TokensAsMap(model), (shape[1], shape[0], 1), convention, weights, f"timm's {known}")
+    return _backbone(model, shape, convention, weights, f"timm's {known}")
 
 
-def _measured(trunk: nn.Module, size: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Backbone:
-    """Finds the shape of the output by running one empty image through."""
+class TokensAsMap(nn.Module):
+    """A network whose output is a sequence of tokens, (b, t, width), as one with a feature map (b, width, t, 1)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Gives the tokens as a map."""
+        tokens: Tensor = self.network(images)
+        return tokens.transpose(1, 2).unsqueeze(-1)
+
+
+def _created(create: Callable[..., Any]) -> Any:
+    """Makes a model of timm that takes images of any size, as far as its kind can."""
+    try:
+        model = create(dynamic_img_size=True)
+    except TypeError:  # convolutions, which take any size anyway, and some transformers
+        return create()
+    size = model.pretrained_cfg["input_size"][-1]
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
+    return model if size % patch[0] == 0 else create()  # an odd size, which such a model takes only as its own
+
+
+#: Turns the state dict of the original authors' program into timm's.
+_Converter: TypeAlias = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+def _converter(model: nn.Module) -> _Converter | None:
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    return None if convert is None else lambda state: convert(state, model)
+
+
+def _shape(trunk: nn.Module, channels: int, size: int) -> tuple[int, ...]:
+    """The shape of the output for one image, found by running an empty one through."""
     trunk.eval()
     with torch.no_grad():
-        shape = trunk(torch.zeros(1, channels, size, size)).shape
+        found = trunk(torch.zeros(1, channels, size, size))
     trunk.train()
-    return Backbone(trunk, width=shape[1], spatial=len(shape) == 4, image_size=size, mean=mean, std=std)
+    if not isinstance(found, Tensor) or found.ndim not in (2, 3, 4):
+        kind = f"the shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"the type {type(found).__name__}"
+        raise InvalidInput(f"the features of this backbone have {kind}, which cannot be pooled; pass another backbone")
+    return tuple(found.shape[1:])
+
+
+def _backbone(
+    trunk: nn.Module, shape: tuple[int, ...], convention: InputConvention, weights: str | None, library: str
+) -> Backbone:
+    """Puts a backbone together. What its weights say about their input comes before what its library says."""
+    said = InputConvention() if weights is None else read_convention(Path(weights))
+    found = said.completed_by(convention)
+    return Backbone(
+        trunk,
+        width=shape[0],
+        spatial=len(shape) == 3,
+        image_size=found.image_size or 224,
+        mean=found.mean or IMAGENET_MEAN,
+        std=found.std or IMAGENET_STD,
+        crop=found.crop,
+        weights=weights,
+        unsaid=tuple(name for name in ("mean", "std") if getattr(said, name) is None),
+        library=library,
+    )
 
 
 def _nearest(name: str, known: list[str]) -> list[str]:
@@ -173,18 +281,57 @@ def _nearest(name: str, known: list[str]) -> list[str]:
     return difflib.get_close_matches(name, known, n=4, cutoff=0.4) or ["conv4", "googlenet", "resnet50"]
 
 
-def _load(model: nn.Module, weights: str | None, name: str) -> None:
+def _prefixes(keys: Set[str]) -> set[str]:
+    """The names of the layers to which entries of a state dict belong."""
+    return {key.rpartition(".")[0] for key in keys} - {""}
+
+
+def _load(
+    trunk: nn.Module,
+    weights: str | None,
+    name: str,
+    classifier: Set[str] = frozenset(),
+    convert: _Converter | None = None,
+) -> None:
+    """Loads weights strictly into a network whose classifier was taken off.
+
+    Args:
+        trunk: the network.
+        weights: a .safetensors file, or None to keep the weights as they are.
+        name: the name of the backbone, for errors.
+        classifier: the names of the classifier's layers; the file may have entries of them.
+        convert: is tried on weights that do not fit.
+    """
     if weights is None:
         return
     if not Path(weights).is_file():
         raise DataError(f"there is no file {weights}; pass a .safetensors file with the state dict of {name}")
     try:
-        state = {key: tensor for key, tensor in load_file(weights).items() if not key.startswith(_AUXILIARY)}
+        whole = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{weights} cannot be read as safetensors ({error})") from error
-    expected = model.state_dict()
-    odd = sorted(state.keys() ^ expected.keys())
-    odd += [key for key in sorted(state.keys() & expected.keys()) if state[key].shape != expected[key].shape]
+    expected = trunk.state_dict()
+    state = _of_trunk(whole, expected, classifier)
+    odd = _odd(state, expected)
+    if odd and convert is not None:
+        try:
+            converted = _of_trunk(convert(dict(whole)), expected, classifier)
+        except Exception:  # of entries that are not what a converter expects, each fails in its own way
+            converted = {}
+        if not _odd(converted, expected):
+            state, odd = converted, []
     if odd:
         raise InvalidInput(f"{weights} does not fit {name}: {len(odd)} entries differ, the first is {odd[0]!r}")
-    model.load_state_dict(state)
+    trunk.load_state_dict(state)
+
+
+def _of_trunk(state: dict[str, Tensor], expected: dict[str, Tensor], classifier: Set[str]) -> dict[str, Tensor]:
+    """The entries of a state dict without those of side outputs and of the classifier."""
+    others = (*_AUXILIARY, *(f"{layer}." for layer in classifier))
+    return {key: tensor for key, tensor in state.items() if key in expected or not key.startswith(others)}
+
+
+def _odd(state: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    """The entries that only one of two state dicts has, or that differ in their shape."""
+    differ = [key for key in sorted(state.keys() & expected.keys()) if state[key].shape != expected[key].shape]
+    return sorted(state.keys() ^ expected.keys()) + differ

@@ -1,4 +1,4 @@
-"""The embedding model: uint8 images -> normalisation -> backbone -> global pooling -> linear head.
+"""The embedding model: uint8 images -> normalisation -> backbone -> global pooling -> linear head, or no head.
 
 The normalisation of the input is stored in buffers, so that the weights always come with the right input convention.
 The output is not normalised: the losses do that themselves, and `EmbeddingModel.embed` does it for retrieval.
@@ -18,7 +18,7 @@ from torch.nn import functional
 from embedding_expansion.checks import as_whole, check_name, validates
 from embedding_expansion.errors import InvalidInput, InvalidType, RunError
 from embedding_expansion.model.backbones import OF_VECTORS, Backbone, build_backbone
-from embedding_expansion.runs.options import ModelConfig
+from embedding_expansion.runs.options import NOTHING_LEARNS, ModelConfig
 
 
 class EmbeddingModel(nn.Module):
@@ -27,15 +27,24 @@ class EmbeddingModel(nn.Module):
     Args:
         backbone: "conv4" (four blocks of 64 channels, for 32 x 32 images), a torchvision name such as
             "googlenet", or "timm/NAME"; "linear" or "mlp" for vectors.
-        dim: dimensions of the embedding.
+        dim: dimensions of the embedding; "none" for no head, so that the pooled features of the backbone are the
+            embedding.
         pooling: "avg" (mean over the feature map) or "gem" (generalised mean with a learnt exponent, 3 at first).
         channels: colour channels of the backbone's input, or dimensions of the vectors. Grey images are repeated for a
             backbone of 3 channels, and colour images averaged for a backbone of 1.
         pretrained: fetch ImageNet weights through the library that has the backbone.
         weights: path of a .safetensors file with the backbone's own state dict, loaded strictly.
-        mean, std: of the pixels in 0..1, one per channel; by default the weights' own, else ImageNet's.
+        mean, std: of the pixels in 0..1, one per channel; by default what the weights file or a file beside it says
+            (see `model.input_convention`), else what the backbone's library has for this name.
         freeze_batch_norm: batch norm keeps its statistics and its scale.
         freeze_backbone: only the head learns.
+
+    Attributes:
+        dimensions: number of dimensions of the embedding.
+        image_size: the side of the square images that the backbone is made for, in pixels.
+        crop: how such a square is made of an image; None if that is not known.
+        assumed: what had to be assumed about the normalisation of a weights file, in one sentence; empty if nothing
+            was.
 
     Raises:
         UnknownName: no backbone has that name.
@@ -57,7 +66,7 @@ class EmbeddingModel(nn.Module):
     def __init__(
         self,
         backbone: str = "conv4",
-        dim: int = 128,
+        dim: int | Literal["none"] = 128,
         *,
         pooling: Literal["avg", "gem"] = "avg",
         channels: int = 3,
@@ -69,16 +78,19 @@ class EmbeddingModel(nn.Module):
         freeze_backbone: bool = False,
     ) -> None:
         super().__init__()
-        dim, channels = as_whole(dim, "dim", least=1), as_whole(channels, "channels", least=1)
+        dim = dim if dim == "none" else as_whole(dim, "dim", least=1)
+        channels = as_whole(channels, "channels", least=1)
+        if dim == "none" and freeze_backbone:
+            raise InvalidInput(NOTHING_LEARNS)
         found: Backbone = build_backbone(backbone, channels=channels, pretrained=pretrained, weights=weights)
         self.trunk = found.trunk
         self.pooling = _pooling(pooling, found.spatial)
-        self.head = nn.Linear(found.width, dim)
-        nn.init.xavier_uniform_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.dimensions = found.width if dim == "none" else dim
+        self.head = nn.Identity() if dim == "none" else _head(found.width, dim)
         self.channels = channels
         self.takes_vectors = backbone in OF_VECTORS
-        self.image_size = found.image_size
+        self.image_size, self.crop = found.image_size, found.crop
+        self.assumed = found.assumed({name for name, value in (("mean", mean), ("std", std)) if value is not None})
         self.register_buffer("mean", _per_channel("mean", found.mean if mean is None else mean, channels))
         self.register_buffer("std", _per_channel("std", found.std if std is None else std, channels))
         self.freeze_batch_norm = freeze_batch_norm
@@ -185,6 +197,13 @@ class AveragePooling(nn.Module):
     def forward(self, features: Float[Tensor, "b w h v"]) -> Float[Tensor, "b w"]:
         """Pools a feature map."""
         return features.mean(dim=(2, 3))
+
+
+def _head(width: int, dim: int) -> nn.Linear:
+    head = nn.Linear(width, dim)
+    nn.init.xavier_uniform_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def _pooling(name: str, spatial: bool) -> nn.Module:

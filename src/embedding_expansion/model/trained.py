@@ -61,9 +61,22 @@ def load_trained(path: Path) -> Trained:
             f"{path / 'config.yaml'} lacks data.image_size or data.transform; restore the file that the run wrote"
         )
     preprocessing = Preprocessing.of(size, name)
-    model = make_model(config.model, fetch_weights=False)
+    return Trained(config, load_network(path), preprocessing)
+
+
+def load_network(path: Path) -> EmbeddingModel:
+    """Loads the network alone, in evaluation mode. The export of a backbone as it comes has nothing else of a run.
+
+    Args:
+        path: a run folder, or an export in the format safetensors.
+
+    Raises:
+        RunError: as `load_trained`.
+    """
+    run = RunFolder(path)
+    model = make_model(run.read_config().model, fetch_weights=False)
     load_weights(run, model)
-    return Trained(config, model.eval(), preprocessing)
+    return model.eval()
 
 
 def load_weights(run: RunFolder, model: EmbeddingModel) -> None:

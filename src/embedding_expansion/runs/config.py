@@ -19,7 +19,7 @@ import yaml
 
 from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.runs.option_errors import hint, sentence
-from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.options import ModelConfig, TrainConfig
 
 #: Sections with arbitrary entries.
 _FREE = ("loss",)
@@ -110,6 +110,13 @@ def dump(config: TrainConfig) -> str:
         for inner in _options(option.default):
             namespace[f"{option.name}.{inner.name}"] = inner.default
     text: str = command_line.dump(namespace)
+    return text
+
+
+def dump_model(model: ModelConfig) -> str:
+    """Writes the options of a network alone as YAML, for `load`."""
+    given = {name: value for name, value in dataclasses.asdict(model).items() if value is not None}
+    text: str = yaml.safe_dump({"model": given}, sort_keys=False)  # type: ignore[no-untyped-call]
     return text
 
 

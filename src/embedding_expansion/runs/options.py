@@ -53,7 +53,9 @@ class ModelConfig:
     backbone: Annotated[
         str, "conv4, a torchvision model (googlenet, resnet50, ...) or timm/NAME; for vectors: linear or mlp"
     ] = "conv4"
-    dim: Annotated[int, "dimensions of the embedding"] = 128
+    dim: Annotated[
+        int | Literal["none"], "dimensions of the embedding; none: no head, the backbone's pooled features"
+    ] = 128
     head_init: Annotated[
         Literal["random", "pca"],
         "initial weights of the head: random, or the projection onto the principal components of the training "
@@ -63,7 +65,9 @@ class ModelConfig:
     pretrained: Annotated[bool, "download ImageNet weights with the library of the backbone"] = False
     weights: Annotated[str | None, "local .safetensors file with the backbone's state dict"] = None
     mean: Annotated[
-        list[float] | None, "mean of the pixels in 0..1; default: that of the weights, otherwise ImageNet's"
+        list[float] | None,
+        "mean of the pixels in 0..1; default: as the weights file, a JSON file beside it or the backbone's library "
+        "says",
     ] = None
     std: Annotated[list[float] | None, "standard deviation of the pixels; default: as for the mean"] = None
     channels: Annotated[
@@ -78,6 +82,16 @@ class ModelConfig:
     def has_weights(self) -> bool:
         """Whether the backbone starts from given weights, not from random ones."""
         return self.pretrained or self.weights is not None
+
+    @property
+    def dimensions(self) -> int:
+        """`dim` as a number; 128 without a head, as long as nobody has replaced it by the width of the backbone."""
+        return 128 if self.dim == "none" else self.dim
+
+    def __str__(self) -> str:
+        """The backbone and the head in words."""
+        head = "its own features, without a head" if self.dim == "none" else f"{self.dim} dimensions"
+        return f"{self.backbone}, {head}"
 
 
 @dataclass(frozen=True)
@@ -260,6 +274,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "optimizer.backbone_lr_factor": (0, 1000),
     "optimizer.loss_lr_factor": (0, 1000),
 }
+#: The sentences on options that leave nothing to learn.
+NOTHING_LEARNS = (
+    "dim is none, so that there is no head, and freeze_backbone freezes all the rest, so that nothing would learn; "
+    "pass only one of them"
+)
+_NOTHING_WARMS_UP = "warmup_head trains only the head for some steps, but model.dim none has no head; pass only one"
 #: Maximum number of bytes of the images of a batch, of a cross-batch memory and of a table of similarities.
 MOST_BYTES = 10**10
 #: Maximum of integer parameters of a loss, such as bins and centres per class.
@@ -277,7 +297,7 @@ def check_numbers(config: TrainConfig) -> None:
         section, _, field = name.rpartition(".")
         value = getattr(getattr(config, section) if section else config, field)
         if isinstance(value, int | float) and not low <= value <= high:
-            none = ", or none" if name == "memory.size" else ""
+            none = ", or none" if name in ("memory.size", "model.dim") else ""
             raise InvalidInput(f"{name} is {value}; pass a number of {low:,} to {high:,}{none}")
     for name, positive in (
         ("optimizer.lr", optimizer.lr),
@@ -292,6 +312,12 @@ def check_numbers(config: TrainConfig) -> None:
         raise InvalidInput(
             "warmup_head freezes the backbone for some steps, and model.freeze_backbone for all; pass only one"
         )
+    if model.dim == "none" and model.head_init != "random":
+        raise InvalidInput(
+            f"model.head_init is {model.head_init}, but model.dim none has no head; pass only one of them"
+        )
+    if model.dim == "none" and (model.freeze_backbone or config.warmup_head):
+        raise InvalidInput(NOTHING_LEARNS if model.freeze_backbone else _NOTHING_WARMS_UP)
     if not config.measure_test and config.protocol != "validation":
         raise InvalidInput(
             f"measure_test is false, but --protocol {config.protocol} holds out no classes to measure instead; pass "
@@ -381,6 +407,7 @@ def _check_bytes(config: TrainConfig) -> None:
     batch = (sampler.classes_per_batch or CLASSES_PER_BATCH) * sampler.images_per_class
     remembered = 0 if config.memory.size == "none" else config.memory.size
     anchors = min(batch, config.chunk or batch)
+    dim = config.model.dimensions  # without a head, this is checked again once the width of the backbone is known
     for what, count, remedy in (
         (f"a batch of {batch:,} images of {size:,} x {size:,} pixels", 3 * batch * size**2, "data.image_size"),
         (
@@ -389,8 +416,8 @@ def _check_bytes(config: TrainConfig) -> None:
             "chunk",
         ),
         (
-            f"a memory of {remembered:,} x {config.model.dim:,} numbers",
-            4 * remembered * config.model.dim,
+            f"a memory of {remembered:,} x {dim:,} numbers",
+            4 * remembered * dim,
             "memory.size",
         ),
     ):

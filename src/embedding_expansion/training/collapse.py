@@ -69,7 +69,7 @@ class CollapseWatch:
                 return ""
             of_all = [label for part in ranks.gather(labels.tolist()) for label in part]
             whole = torch.tensor(of_all, device=labels.device)
-            self._coinciding = value_of_coinciding_points(self._loss, whole, self._config.model.dim)
+            self._coinciding = value_of_coinciding_points(self._loss, whole, self._config.model.dimensions)
         share = None
         if self._coinciding != 0 and abs(value - self._coinciding) <= NEAR * abs(self._coinciding):
             share = self._loss.last_statistics.get("synthetic_share")

@@ -39,7 +39,7 @@ MINERS: dict[str, Callable[[TrainConfig], Miner | None]] = {
     "multi_similarity": lambda config: MultiSimilarityMiner(config.miner.epsilon),
     "easy_positive": lambda config: EasyPositiveMiner(),
     "batch_hard": lambda config: BatchHardMiner(),
-    "distance_weighted": lambda config: DistanceWeightedMiner(config.model.dim),
+    "distance_weighted": lambda config: DistanceWeightedMiner(config.model.dimensions),
 }
 
 
@@ -60,7 +60,7 @@ def make_loss(config: TrainConfig, num_classes: int) -> PairLoss:
     if name not in BY_NAME:
         raise UnknownName("loss", name, BY_NAME)
     known = inspect.signature(BY_NAME[name]).parameters
-    sizes: dict[str, Any] = {"num_classes": num_classes, "embedding_size": config.model.dim}
+    sizes: dict[str, Any] = {"num_classes": num_classes, "embedding_size": config.model.dimensions}
     own = {key for key, parameter in known.items() if parameter.kind is not parameter.VAR_KEYWORD} - sizes.keys()
     for parameter in given:
         if parameter not in own:
@@ -109,7 +109,7 @@ def _with_memory(loss: PairLoss, config: TrainConfig) -> PairLoss:
     memory = config.memory
     if memory.size == "none":
         return loss
-    return CrossBatchMemory(loss, config.model.dim, size=memory.size, start=memory.start)
+    return CrossBatchMemory(loss, config.model.dimensions, size=memory.size, start=memory.start)
 
 
 def suited(config: TrainConfig, images: ImageSet) -> ModelConfig:
@@ -134,6 +134,11 @@ def suited(config: TrainConfig, images: ImageSet) -> ModelConfig:
             f"{data.name} holds vectors of {images.channels} dimensions, but model.channels is {model.channels}; omit "
             "model.channels"
         )
+    backbone = "linear" if model.backbone == "conv4" else model.backbone
+    if backbone == "linear" and model.dim == "none":
+        raise InvalidInput(
+            "linear has no layer besides its head, so that nothing would learn with model.dim none; pass mlp"
+        )
     if data.image_size not in (None, 1) or data.transform not in (None, "none"):
         raise InvalidInput(
             f"{data.name} holds vectors, which have neither image_size nor transform; omit these options"
@@ -142,7 +147,6 @@ def suited(config: TrainConfig, images: ImageSet) -> ModelConfig:
         raise InvalidInput(f"{data.name} holds vectors, which have no mirror images; omit flip")
     if model.freeze_backbone:
         raise InvalidInput("freeze_backbone is for images, but the data holds vectors; omit it")
-    backbone = "linear" if model.backbone == "conv4" else model.backbone
     return dataclasses.replace(model, backbone=backbone, channels=images.channels)
 
 
@@ -172,6 +176,15 @@ def _standardize(model: EmbeddingModel, train: ImageSet) -> None:
     deviation = rows.std(axis=0)
     model.mean.copy_(torch.from_numpy(rows.mean(axis=0)))
     model.std.copy_(torch.from_numpy(np.where(deviation > 1e-6 * np.abs(rows).max(axis=0), deviation, 1)))
+
+
+def sized(config: TrainConfig, model: EmbeddingModel) -> TrainConfig:
+    """The configuration with the number of dimensions in place of a `model.dim` of none.
+
+    Raises:
+        InvalidInput: a memory of so many dimensions would be too large.
+    """
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, dim=model.dimensions))
 
 
 def check_size(model: EmbeddingModel, size: int, backbone: str) -> None:

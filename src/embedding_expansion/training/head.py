@@ -21,10 +21,11 @@ def start_head(job: Job) -> None:
         NotFinite: a feature is NaN or infinite.
         DataError: no training image can be read.
     """
-    if job.config.model.head_init == "random":
+    head = job.model.head
+    if job.config.model.head_init == "random" or not isinstance(head, nn.Linear):
         return
     features = check_embeddings(job.features_of(job.train)[0])
-    project_onto_principal_components(job.model.head, features)
+    project_onto_principal_components(head, features)
     if job.average is not None:
         job.average.load_state_dict(job.model.state_dict())
 

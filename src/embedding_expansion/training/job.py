@@ -26,7 +26,7 @@ from embedding_expansion.model.network import EmbeddingModel, check_embeddings
 from embedding_expansion.model.trained import find_device
 from embedding_expansion.runs.options import CLASSES_PER_BATCH, DataConfig, Precision, TrainConfig
 from embedding_expansion.training.evaluation import average_flips, can_be_measured, embed_images, model_embedder
-from embedding_expansion.training.factory import check_size, make_loss, make_network, make_optimizer, suited
+from embedding_expansion.training.factory import check_size, make_loss, make_network, make_optimizer, sized, suited
 from embedding_expansion.training.split import Split, draw, located, open_data
 
 #: The features of image sets and the readable images of each, by the identity of the set and whether it is mirrored.
@@ -216,9 +216,12 @@ def prepare(config: TrainConfig, split: Split | None = None, *, fetch_weights: b
     dataset, train, validation = split.dataset, split.train, split.validation
     sampler = make_sampler(train, config)  # reports too few classes before the first evaluation
     torch.manual_seed(config.seed)
-    loss = make_loss(config, len(split.classes)).to(device)
+    loss = make_loss(config, len(split.classes)).to(device)  # reports a wrong option before weights are fetched
     config = dataclasses.replace(config, model=suited(config, dataset.train))
     model, model_config = make_network(config, train, device, fetch_weights)
+    if config.model.dim == "none":
+        torch.manual_seed(config.seed)
+        loss = make_loss(sized(config, model), len(split.classes)).to(device)
     size = model.image_size if config.data.image_size is None else config.data.image_size
     transform = dataset.transform if config.data.transform is None else config.data.transform
     check_size(model, size, config.model.backbone)

@@ -21,7 +21,7 @@ from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training import checkpoint
 from embedding_expansion.training.collapse import COINCIDE, CollapseWatch
 from embedding_expansion.training.evaluation import autocast, measure_retrieval
-from embedding_expansion.training.factory import set_learning_rate
+from embedding_expansion.training.factory import set_learning_rate, sized
 from embedding_expansion.training.job import Job
 from embedding_expansion.training.journal import Journal
 from embedding_expansion.training.ranks import Ranks
@@ -89,7 +89,9 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
     job.cache_features()
     ranks.broadcast(None)  # waits for the first rank, which may evaluate first
     with StopSignal() as stop, Journal(run if ranks.is_first else None, state.step, config.steps) as journal:
-        watch = CollapseWatch(job.loss, config, has_warned=ranks.is_first and run.has_warned(COINCIDE))
+        watch = CollapseWatch(
+            job.loss, sized(config, job.model), has_warned=ranks.is_first and run.has_warned(COINCIDE)
+        )
         _begin(job, state, run, ranks, journal, scaler)
         began, share = time.perf_counter(), ranks.share(job.batch_size)
         for step, inputs, labels in job.batches(state.step, share):

@@ -1,22 +1,26 @@
-"""Evaluates models other than runs: files of vectors, and backbones without training."""
+"""Evaluates what is no run: files of vectors, and models that this package has not trained."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from embedding_expansion.data.images import ImageSet
+from embedding_expansion.data.preprocessing import Preprocessing
+from embedding_expansion.data.transforms import transform_of
 from embedding_expansion.data.vectors import read_vectors
-from embedding_expansion.errors import DataError
-from embedding_expansion.model.network import check_embeddings
+from embedding_expansion.errors import DataError, InvalidInput
+from embedding_expansion.model.network import EmbeddingModel
+from embedding_expansion.model.trained import find_device
 from embedding_expansion.retrieval.rerank.steps import Steps
-from embedding_expansion.runs.options import DataConfig, ModelConfig, SamplerConfig, TrainConfig
-from embedding_expansion.training.evaluation import measure, measure_post_processed
-from embedding_expansion.training.job import prepare
+from embedding_expansion.runs.options import DataConfig
+from embedding_expansion.training.evaluation import embed_images, measure, measure_post_processed, model_embedder
+from embedding_expansion.training.split import located, open_data
 
 
 def evaluate_vectors(path: Path, steps: Steps | None = None) -> dict[str, Any]:
@@ -46,37 +50,48 @@ def evaluate_vectors(path: Path, steps: Steps | None = None) -> dict[str, Any]:
     return measures | {"data": f"{path.name}, {len(rows)} vectors of {rows.shape[1]} dimensions", "broken_images": []}
 
 
-def evaluate_backbone(
-    name: str, data: DataConfig, steps: Steps | None = None, *, pretrained: bool = False, weights: str | None = None
+def evaluate_model(
+    model: EmbeddingModel,
+    preprocessing: Preprocessing,
+    data: DataConfig,
+    steps: Steps | None = None,
+    *,
+    device: str = "auto",
+    flip: bool = False,
 ) -> dict[str, Any]:
-    """Evaluates the pooled, L2-normalised features of a backbone without a head on the test classes of a data set.
+    """Evaluates a model that no run has trained, such as a backbone as it comes, on the test classes of a data set.
 
     Args:
-        name: the name of the backbone.
+        model: the model, without a head if its features are to be measured.
+        preprocessing: the preprocessing of images. For data sets whose images are not cropped in training, such as
+            drawn characters, whole images are resized to its size instead.
         data: the data set.
         steps: post-processing steps; a whitening is fitted on the training classes.
-        pretrained: whether to download pretrained weights; otherwise the weights are random with seed 0.
-        weights: a local .safetensors file with the backbone's state dict.
+        device: the device: "auto", "cpu", "cuda", ...
+        flip: whether to average the embeddings of each image and its mirror image.
 
     Returns:
         The retrieval and clustering metrics, and `data`, the name of the data set; with steps also `reranked`, the
         retrieval metrics after post-processing.
 
     Raises:
-        UnknownName, InvalidInput, DataError: the backbone, its weights or the data set cannot be opened.
+        InvalidInput, UnknownName, DataError: the device does not exist, or the data set cannot be opened or holds
+            vectors.
     """
-    model = ModelConfig(backbone=name, pretrained=pretrained, weights=weights)
-    sampler = SamplerConfig(classes_per_batch=1, images_per_class=1)  # nothing is trained, so one class is enough
-    job = prepare(TrainConfig(data=data, model=model, sampler=sampler, protocol="last"))
-    job.model.eval()
+    place = find_device(device)
+    dataset = open_data(located(data))
+    if dataset.test.holds_vectors:
+        raise InvalidInput(f"{data.name} holds vectors, but the model embeds images; pass the file instead of a model")
+    transform = transform_of(Preprocessing(preprocessing.size) if dataset.transform == "none" else preprocessing)
+    workers, broken = 0 if dataset.test.pixels is not None else min(4, os.cpu_count() or 1), dict[Path, str]()
+    embed = model_embedder(model.to(place).eval(), place, "float32", flip=flip)
 
-    @torch.no_grad()
-    def features(images: Tensor) -> Tensor:
-        return check_embeddings(functional.normalize(job.model.features(images.to(job.device)).float(), dim=1))
+    def embedded(images: ImageSet) -> tuple[Tensor, ImageSet]:
+        return embed_images(embed, images, transform, workers=workers, broken=broken)
 
-    vectors, images = job.run_over(job.dataset.test, features)
-    measures: dict[str, Any] = measure(vectors, images, job.dataset.recall_at, seed=0)
+    vectors, images = embedded(dataset.test)
+    measures: dict[str, Any] = measure(vectors, images, dataset.recall_at, seed=0)
     if steps is not None:
-        training = None if steps.whiten is None else job.run_over(job.dataset.train, features)[0]
-        measures["reranked"] = measure_post_processed(vectors, images, job.dataset.recall_at, steps, training)
-    return measures | {"data": job.dataset.name, "broken_images": sorted(map(str, job.broken))}
+        training = None if steps.whiten is None else embedded(dataset.train)[0]
+        measures["reranked"] = measure_post_processed(vectors, images, dataset.recall_at, steps, training)
+    return measures | {"data": dataset.name, "broken_images": sorted(map(str, broken))}

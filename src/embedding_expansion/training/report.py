@@ -26,7 +26,9 @@ def print_setup(job: Job, state: State, world: int) -> None:
     more = "" if config.miner.name == "none" else f", miner {config.miner.name}"
     more += "" if config.memory.size == "none" else f", memory of {config.memory.size} embeddings"
     print(f"loss: {config.loss['name']}{given}; {_expansion(config.expansion)}{more}")
-    print(f"model: {config.model.backbone}, {config.model.dim} dimensions, {_input(job)}")
+    print(f"model: {config.model.backbone}, {job.model.dimensions} dimensions, {_input(job)}")
+    if job.model.assumed:
+        print(f"assumed: {job.model.assumed}")
     batch = f"{config.sampler.classes_per_batch} classes x {config.sampler.images_per_class} images"
     optimizer = f"{config.optimizer.name} at {config.optimizer.lr}"
     print(f"training: {config.steps} steps of {batch}, {optimizer}, seed {config.seed}")

@@ -78,11 +78,8 @@ def evaluate(
     """
     run = RunFolder(path)
     config = run.read_config()
-    if steps is not None and isinstance(steps.whiten, int) and steps.whiten > config.model.dim:
-        raise InvalidInput(
-            f"rerank.whiten is {steps.whiten}, but the embeddings of {path} have {config.model.dim} dimensions; pass "
-            f"at most {config.model.dim}, or all"
-        )
+    if config.model.dim != "none":
+        _check_whitening(path, steps, config.model.dim)
     if data is not None:
         data = dataclasses.replace(data, image_size=config.data.image_size, transform=config.data.transform)
         config = dataclasses.replace(config, data=data)
@@ -90,6 +87,7 @@ def evaluate(
     one = SamplerConfig(classes_per_batch=1, images_per_class=2)
     flip = config.flip if flip is None else flip
     job = reopen(path, dataclasses.replace(config, protocol="last", sampler=one, flip=flip))
+    _check_whitening(path, steps, job.model.dimensions)
     vectors, images = job.embed(job.dataset.test)
     measures: dict[str, Any] = measure(vectors, images, job.dataset.recall_at, seed=config.seed)
     if steps is not None:
@@ -97,6 +95,14 @@ def evaluate(
         measures["reranked"] = measure_post_processed(vectors, images, job.dataset.recall_at, steps, training)
     measures |= {"data": job.dataset.name, "broken_images": sorted(str(path) for path in job.broken)}
     return measures | ({"data_changes": job.changes} if job.changes else {})
+
+
+def _check_whitening(path: Path, steps: Steps | None, dimensions: int) -> None:
+    if steps is not None and isinstance(steps.whiten, int) and steps.whiten > dimensions:
+        raise InvalidInput(
+            f"rerank.whiten is {steps.whiten}, but the embeddings of {path} have {dimensions} dimensions; pass at most "
+            f"{dimensions}, or all"
+        )
 
 
 def __getattr__(name: str) -> Any:

@@ -42,7 +42,7 @@ def write_tuning_page(plan: Plan, results: Sequence[Result], path: Path) -> None
     facts = [
         ("data", plan.data),
         ("loss", loss),
-        ("network", f"{plan.config.model.backbone}, {plan.config.model.dim} dimensions"),
+        ("network", str(plan.config.model)),
         ("trials", f"{sum(len(standing.results) for standing in found)} of {plan.trials * len(plan.arms)}"),
         ("held-out training classes", _held_out(plan)),
         ("seed", str(plan.config.seed)),

@@ -160,7 +160,7 @@ def facts(config: TrainConfig, metrics: dict[str, Any] | None, log: Log) -> list
         else max((entry["step"] for entry in log), default=0)
     )
     result = [
-        ("network", f"{config.model.backbone}, {config.model.dim} dimensions"),
+        ("network", str(config.model)),
         ("batches", f"{sampler.classes_per_batch} classes × {sampler.images_per_class} {kind}"),
         ("steps", str(done) if done == config.steps else f"{done} of {config.steps}"),
         ("optimiser", f"{config.optimizer.name} at {config.optimizer.lr:g}"),
