@@ -38,7 +38,7 @@ toc_object_entries = False
 nitpick_ignore_regex = [
     (
         "py:class",
-        r"(np|npt|numpy|torch|nn|jaxtyping|os|pathlib|collections\.abc)\..+|ndarray|Tensor|Float|Int|Bool|Path",
+        r"(np|npt|numpy|torch|nn|jaxtyping|os|pathlib|collections\.abc|Image)\..+|ndarray|Tensor|Float|Int|Bool|Path",
     ),
     ("py:class", r"'[a-z0-9_ ]+'"),  # the shape in an annotation
     (

@@ -93,7 +93,7 @@ def test_it_is_not_stored(embedder: Embedder, photographs: Path, tmp_path: Path)
     with pytest.raises(InvalidInput, match="a transform of yours"):
         _ = embedder.image_size
     assert embedder.describe()["format"] == "module"
-    assert (embedder.assumed, embedder.source, embedder.thresholds) == ("", None, {})
+    assert (embedder.assumed, embedder.thresholds) == ("", {})
 
 
 def no_transform(image: Image.Image) -> Tensor:

@@ -222,11 +222,6 @@ class Embedder:
         return self._model.manifest.preprocessing
 
     @property
-    def source(self) -> Path | PlainBackbone | None:
-        """What the model was opened from: a folder or a backbone; None for a module of yours."""
-        return self._model.source if isinstance(self._model, StoredModel) else None
-
-    @property
     def assumed(self) -> str:
         """What had to be assumed about the weights of a backbone, in one sentence; empty if nothing was."""
         return self.entry("assumed") or ""
@@ -339,14 +334,15 @@ def source_of(model: str | os.PathLike[str] | Embedder) -> Path | PlainBackbone:
     Raises:
         InvalidInput: it is an embedder of a module.
     """
-    source = model.source if isinstance(model, Embedder) else Path(model)
-    if source is None:
+    if not isinstance(model, Embedder):
+        return Path(model)
+    if not isinstance(model._model, StoredModel):
         raise InvalidInput(
             "an Embedder of a module and a transform cannot be stored, because a file of them would run code when it "
             "is opened; add its vectors to an Index yourself, open the network by name with Embedder.from_backbone, or "
             "pass a run folder or an export"
         )
-    return source
+    return model._model.source
 
 
 def _exported(folder: Path, manifest: Manifest, device: str) -> tuple[Network, str]:
