@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedding_expansion import __version__
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.data.sources import SOURCES
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.inference.manifest import VERSION, Manifest
-from embedding_expansion.model.network import EmbeddingModel
-from embedding_expansion.model.plain_backbone import PlainBackbone
 from embedding_expansion.model.trained import Trained
 from embedding_expansion.runs.options import ModelConfig, TrainConfig
 from embedding_expansion.runs.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from embedding_expansion.model.network import EmbeddingModel
+    from embedding_expansion.model.plain_backbone import PlainBackbone
 
 _TIMES = ("images_per_second", "wall_seconds")
 

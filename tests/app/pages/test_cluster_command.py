@@ -200,7 +200,7 @@ def test_what_cannot_be_is_one_sentence_before_anything_is_embedded(
         pass
     folder, with_model = str(photographs), ["--model", str(model)]
     for given, sentence in (
-        ([folder], f"{folder} is not an index, and image files need a model to embed them; pass --model RUN"),
+        ([folder], f"{folder} is not an index, and image files need a model to embed them; pass --model with a run"),
         ([place, *with_model], "is an index, which already has its vectors"),
         ([str(tmp_path / "nowhere"), *with_model], "there is no file or folder"),
         ([str(tmp_path / "empty")], "holds no images"),
