@@ -150,7 +150,11 @@ def main() -> None:
     options = harness.parser(__doc__)
     options.add_argument("--items", type=int, default=10_000)
     options.add_argument("--duration", type=float, default=10.0, help="minimum duration of each measurement in seconds")
-    options.add_argument("--train", default="--data.image_size 32", help="options of embex train, such as the backbone")
+    options.add_argument(
+        "--train",
+        default="--model.backbone conv4 --data.image_size 32",
+        help="options of embex train, such as the backbone",
+    )
     given = options.parse_args()
     if given.quick:
         given.items, given.duration = 20, 0.5

@@ -150,7 +150,11 @@ def main() -> None:
     options.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     options.add_argument("--duration", type=float, default=8.0, help="duration of each measurement in seconds")
     options.add_argument("--side", type=int, default=256, help="side of the sent images in pixels")
-    options.add_argument("--train", default="--data.image_size 32", help="options of embex train, such as the backbone")
+    options.add_argument(
+        "--train",
+        default="--model.backbone conv4 --data.image_size 32",
+        help="options of embex train, such as the backbone",
+    )
     given = options.parse_args()
     if given.quick:
         given.items, given.clients, given.duration, given.side = 20, [2], 0.5, 32

@@ -15,7 +15,14 @@ from pathlib import Path
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from embedding_expansion.runs.options import DataConfig, ModelConfig, OptimizerConfig, SamplerConfig, TrainConfig
+from embedding_expansion.runs.options import (
+    DataConfig,
+    ExpansionConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SamplerConfig,
+    TrainConfig,
+)
 from embedding_expansion.training.run import train
 
 TOPICS, TEXTS, WORDS = 60, 20, 40
@@ -48,6 +55,7 @@ def main(steps: int = 100) -> tuple[float, float]:
             data=DataConfig(name=f"{folder}/texts.npz"),
             model=ModelConfig(backbone="linear", dim=64),
             sampler=SamplerConfig(classes_per_batch=12, images_per_class=4),
+            expansion=ExpansionConfig(n=2),
             optimizer=OptimizerConfig(lr=3e-3),
             steps=steps,
             out=f"{folder}/run",

@@ -28,6 +28,7 @@ FLOORS = {
     "failures": 1,
     "checks": 1,
     "forms": 1,
+    "allocator": 1,
     "files": 1,
     "interop": 3,
     "core": 2,

@@ -29,7 +29,9 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of three steps."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    options = "--sampler.classes_per_batch 2 --sampler.images_per_class 2 --steps 3 --threads 1 --device cpu"
+    options = (
+        "--expansion 2 --sampler.classes_per_batch 2 --sampler.images_per_class 2 --steps 3 --threads 1 --device cpu"
+    )
     sizes = "--data.image_size 16 --data.workers 0 --model.dim 6"
     given = ["--data", str(photographs), *options.split(), *sizes.split(), "--out", str(run)]
     assert main(["train", *given]) == 0

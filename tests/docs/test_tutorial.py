@@ -25,10 +25,10 @@ TEXT = (DOCS / "tutorial.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, flags=re.DOTALL) for line in block.splitlines()]
 (PROGRAM,) = re.findall(r"```py\n(.*?)```", TEXT, flags=re.DOTALL)
 PORT = re.search(r"--port (\d+)", TEXT)[1]  # type: ignore[index]
-IMAGES = 114 * 4
+IMAGES = 114 * 6
 # What is added to a command, so that it takes seconds.
 SMALLER = {
-    "python examples/glyph_photos.py": " 114 4",
+    "python examples/glyph_photos.py": " 114 6",
     "embex train": " --steps 6 --eval_every 6 --model.dim 16 --threads 1 --device cpu --measure_before false",
 }
 

@@ -49,7 +49,7 @@ def test_null_in_letters_is_a_value_where_the_program_chooses(name: str, tmp_pat
         parsed(lines(name, " ~"), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["steps", "optimizer.lr", "expansion.n", "seed", "data.part"])
+@pytest.mark.parametrize("name", ["steps", "optimizer.lr", "sampler.images_per_class", "seed", "data.part"])
 def test_null_on_the_command_line_is_refused_alike(name: str) -> None:
     with pytest.raises(InvalidInput, match=f"--{name} is 'None'"):
         from_namespace(parse(parser(), [f"--{name}", "null"]))

@@ -7,13 +7,12 @@ import math
 import re
 import typing
 from pathlib import Path
-from typing import Any
 
 import jsonargparse
 import pytest
 
 from embedding_expansion.errors import InvalidInput, RunError
-from embedding_expansion.forms import DEFAULT_FORM, FORMS, SCOPES, Form, FormName
+from embedding_expansion.forms import DEFAULT_FORM, DEFAULT_N, FORMS, SCOPES, Form, FormName
 from embedding_expansion.runs.config import dump, from_namespace, load, may_be_null, parser
 from embedding_expansion.runs.options import (
     DataConfig,
@@ -30,7 +29,7 @@ UNUSUAL = TrainConfig(
     data=DataConfig(name="a: b # c", root="/x y", part=True, train_classes=3, workers=2, image_size=64),
     model=ModelConfig(backbone="timm/resnet18", mean=[0.5, 0.25, 0.125], std=[1.0, 2.0, 3.0], freeze_batch_norm=True),
     loss={"name": "hphn_triplet", "margin": 0.3, "soft_margin": True},
-    expansion=ExpansionConfig(n="none", scope="anchor", normalize_synthetic=False, max_segments=5),
+    expansion=ExpansionConfig(form="paper", n="none", scope="anchor", normalize_synthetic=False, max_segments=5),
     miner=MinerConfig("multi_similarity", epsilon=0.25),
     memory=MemoryConfig(size=100, start=7),
     chunk=16,
@@ -56,7 +55,7 @@ def test_options_override_the_file_and_leave_the_rest_of_it(tmp_path: Path) -> N
     (tmp_path / "mine.yaml").write_text("steps: 7\nloss: {name: triplet, margin: 0.5}\nmodel: {dim: 9}\n")
     given = ["--config", str(tmp_path / "mine.yaml"), "--model.dim", "10", "--loss.margin", "0.75"]
     config = from_namespace(parser().parse_args(given))
-    assert (config.steps, config.model.dim, config.model.backbone) == (7, 10, "conv4")
+    assert (config.steps, config.model.dim, config.model.backbone) == (7, 10, None)
     assert config.loss == {"name": "triplet", "margin": 0.75}
 
 
@@ -65,9 +64,9 @@ def test_infinity_is_read_from_the_command_line_and_from_yaml_and_written_as_it_
     path.write_text("expansion: {n: inf}\n")
     given = [load(path), from_namespace(parser().parse_args(["--expansion.n", "inf"]))]
     for config in given:
-        assert config.expansion == ExpansionConfig(n="inf")
+        assert config.expansion.resolved == ExpansionConfig(form="paper", n="inf")
         path.write_text(dump(config), encoding="utf-8")
-        assert load(path) == config
+        assert load(path).expansion == config.expansion.resolved
 
 
 def test_every_option_says_in_the_help_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +208,9 @@ def test_a_file_that_is_no_configuration_is_an_error_that_names_it(tmp_path: Pat
 
 
 def test_a_form_is_what_it_says_and_scope_and_balance_override_it() -> None:
-    assert ExpansionConfig().form == DEFAULT_FORM
+    assert (ExpansionConfig(n=2).resolved.form, ExpansionConfig(form="anchor").resolved.n) == (DEFAULT_FORM, DEFAULT_N)
+    for given in (ExpansionConfig(n=0), ExpansionConfig(scope="anchor"), ExpansionConfig(balance=True)):
+        assert not given.is_plain  # one of them turns the expansion on
     for name, form in FORMS.items():
         assert ExpansionConfig(form=name).search == form
         assert not ExpansionConfig(form=name).is_plain
@@ -218,7 +219,12 @@ def test_a_form_is_what_it_says_and_scope_and_balance_override_it() -> None:
         for balance in (False, True, "sphere"):
             changed = ExpansionConfig(form=name, balance=balance).search  # type: ignore[arg-type]
             assert changed == dataclasses.replace(form, balance=balance)  # type: ignore[arg-type]
-    for plain in (ExpansionConfig(form="none"), ExpansionConfig(n="none"), ExpansionConfig(n="none", form="none")):
+    for plain in (
+        ExpansionConfig(),
+        ExpansionConfig(form="none"),
+        ExpansionConfig(n="none"),
+        ExpansionConfig(n="none", form="none"),
+    ):
         assert plain.is_plain
         assert plain.search is None
     assert not ExpansionConfig(form="samples").is_plain
@@ -247,7 +253,6 @@ def test_every_form_is_an_option_and_survives_its_file(tmp_path: Path) -> None:
         ("expansion: {n: inf, scope: anchor, normalize_synthetic: false}", FORMS["anchor"]),
         ("expansion: {n: none, scope: class_pair, normalize_synthetic: true}", None),
         ("expansion: {n: none, scope: anchor}", None),
-        ("steps: 3", FORMS["paper"]),
     ],
 )
 def test_a_file_older_than_the_forms_means_what_it_meant(
@@ -257,14 +262,5 @@ def test_a_file_older_than_the_forms_means_what_it_meant(
     path.write_text(text, encoding="utf-8")
     assert load(path).expansion.search == search
     # even when another form becomes the default
-    monkeypatch.setattr(ExpansionConfig, "__init__", _with_default(ExpansionConfig.__init__))
+    monkeypatch.setattr("embedding_expansion.runs.options.DEFAULT_FORM", "balanced_negative")
     assert load(path).expansion.search == search
-
-
-def _with_default(init: Any) -> Any:
-    """The constructor of ExpansionConfig with another default form."""
-
-    def changed(self: ExpansionConfig, **given: Any) -> None:
-        init(self, **({"form": "balanced_negative"} | given))
-
-    return changed

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedding_expansion.runs.options import DataConfig, ModelConfig, SamplerConfig, TrainConfig
+from embedding_expansion.runs.options import DataConfig, ExpansionConfig, ModelConfig, SamplerConfig, TrainConfig
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +38,7 @@ def small_config(photographs: Path, out: Path) -> TrainConfig:
         data=DataConfig(name=str(photographs), image_size=16, workers=0),
         sampler=SamplerConfig(classes_per_batch=4, images_per_class=2),
         model=ModelConfig(dim=8),
+        expansion=ExpansionConfig(n=2),
         validation_share=0.1,  # the least, 2 classes: 4 are left
         steps=6,
         eval_every=2,

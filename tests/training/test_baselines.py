@@ -91,10 +91,14 @@ def test_a_pretrained_backbone_is_measured_as_it_comes(
         assert before[name]["image_size"] == size
 
 
-def test_at_its_own_size_the_backbone_is_measured_once(started: TrainConfig) -> None:
-    outcome = train(dataclasses.replace(started, data=dataclasses.replace(started.data, image_size=32)))
+@pytest.mark.parametrize(("transform", "names"), [("crop_flip", []), ("paper", ["backbone_own_size"])])
+def test_with_its_own_preprocessing_the_backbone_is_measured_once(
+    transform: str, names: list[str], started: TrainConfig
+) -> None:
+    data = dataclasses.replace(started.data, image_size=32, transform=transform)
+    outcome = train(dataclasses.replace(started, data=data))
     assert outcome.metrics is not None
-    assert list(outcome.metrics["before"]) == ["raw_pixels", "backbone"]
+    assert list(outcome.metrics["before"]) == ["raw_pixels", "backbone", *names]
 
 
 def test_weights_that_training_makes_worse_are_not_handed_over(
@@ -156,9 +160,13 @@ FINE_TUNED = TrainConfig(
         (
             BEFORE,
             0.95,
-            "helped: Recall@1 0.950 is 0.050 above that of the backbone at its own size, 224 pixels",
+            "helped: Recall@1 0.950 is 0.050 above that of the backbone with its own preprocessing, 224 pixels",
         ),
-        (BEFORE, 0.85, "training did not help: Recall@1 0.850 is 0.050 below that of the backbone at its own size"),
+        (
+            BEFORE,
+            0.85,
+            "training did not help: Recall@1 0.850 is 0.050 below that of the backbone with its own preprocessing",
+        ),
         (["raw_pixels", "backbone"], 0.7, "0.100 below that of the backbone as it comes, 128 pixels (0.800); try"),
         (["raw_pixels", "backbone"], 0.8004, "training changed little: Recall@1 0.800 is that of the backbone as it"),
         (["raw_pixels"], 0.3, "below that of the raw pixels (0.400); try more --steps"),
@@ -177,7 +185,7 @@ def test_the_verdict_compares_with_the_best_baseline(names: Any, value: float, e
     [
         (
             "backbone",
-            TrainConfig(model=ModelConfig(pretrained=True)),
+            TrainConfig(model=ModelConfig(pretrained=True), expansion=ExpansionConfig(n=2)),
             ["--expansion none", "factor 0.03", "norm true"],
             [],
         ),
@@ -188,10 +196,15 @@ def test_the_verdict_compares_with_the_best_baseline(names: Any, value: float, e
             ["smaller --optimizer.lr", "use the backbone without training"],
             ["factor"],
         ),
-        ("backbone_own_size", FINE_TUNED, ["omit --data.image_size"], ["--optimizer"]),
-        ("raw_pixels", TrainConfig(), ["--expansion none", "more --steps", "a pretrained backbone"], []),
+        ("backbone_own_size", FINE_TUNED, ["omit --data.image_size"], ["--optimizer", "crop_flip"]),
+        (
+            "raw_pixels",
+            TrainConfig(expansion=ExpansionConfig(n=2)),
+            ["--expansion none", "more --steps", "a pretrained backbone"],
+            [],
+        ),
         ("raw_vectors", TrainConfig(), ["more --steps"], ["pretrained"]),
-        ("untrained", TrainConfig(expansion=ExpansionConfig(n="none")), ["more --steps"], ["--expansion", "backbone"]),
+        ("untrained", TrainConfig(), ["more --steps"], ["--expansion", "backbone"]),
     ],
 )
 def test_the_advice_names_options_that_the_run_has_not_used(
@@ -200,6 +213,14 @@ def test_the_advice_names_options_that_the_run_has_not_used(
     sentence = verdict({baseline: {"recall_at_1": 0.5}}, {"recall_at_1": 0.4}, config)["sentence"]
     assert all(option in sentence for option in named)
     assert not any(option in sentence.partition("; ")[2] for option in unnamed)
+
+
+def test_a_centre_crop_that_is_better_is_advised() -> None:
+    config = dataclasses.replace(FINE_TUNED, data=DataConfig(image_size=224, transform="paper"))
+    before = {"backbone_own_size": {"recall_at_1": 0.5, "image_size": 224}}
+    sentence = verdict(before, {"recall_at_1": 0.4}, config)["sentence"]
+    assert "--data.transform crop_flip" in sentence
+    assert "image_size" not in sentence
 
 
 def test_without_a_baseline_there_is_no_verdict() -> None:

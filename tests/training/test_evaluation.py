@@ -12,7 +12,13 @@ import torch
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.transforms import test_transform
 from embedding_expansion.errors import DataError
-from embedding_expansion.training.evaluation import can_be_measured, embed_images, hold_out_classes, raw_pixels
+from embedding_expansion.training.evaluation import (
+    can_be_measured,
+    consecutive_classes,
+    embed_images,
+    hold_out_classes,
+    raw_pixels,
+)
 
 
 def labelled(labels: list[int]) -> ImageSet:
@@ -29,6 +35,17 @@ def test_held_out_classes_are_whole_disjoint_and_decided_by_the_seed() -> None:
     again = hold_out_classes(images, 0.2, seed=1)[1]
     other = hold_out_classes(images, 0.2, seed=2)[1]
     assert again.classes.tolist() == held.classes.tolist() != other.classes.tolist()
+
+
+def test_held_out_classes_are_neighbours_by_name() -> None:
+    images = labelled([k // 3 for k in range(60)])
+    firsts = set()
+    for seed in range(30):
+        order = consecutive_classes(images, seed).tolist()
+        assert order == [(order[0] + k) % 20 for k in range(20)]
+        assert set(hold_out_classes(images, 0.2, seed)[1].classes.tolist()) == set(order[:4])
+        firsts.add(order[0])
+    assert len(firsts) > 10
 
 
 def test_at_least_two_classes_are_held_out_and_two_are_left() -> None:

@@ -106,7 +106,8 @@ def test_names_lists_and_whole_numbers_reach_the_loss_from_the_command_line_and_
     name: str, parameter: str, given: object, taken: object, tmp_path: Path
 ) -> None:
     text = f"{str(given).lower() if isinstance(given, bool) else given}"
-    typed = from_namespace(parser().parse_args(["--loss.name", name, f"--loss.{parameter}", text]))
+    given_options = ["--expansion.n", "2", "--loss.name", name, f"--loss.{parameter}", text]
+    typed = from_namespace(parser().parse_args(given_options))
     (tmp_path / "config.yaml").write_text(dump(typed), encoding="utf-8")
     for described in (typed, load(tmp_path / "config.yaml")):
         assert described.loss == {"name": name, parameter: given}

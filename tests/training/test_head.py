@@ -35,12 +35,12 @@ def test_the_head_projects_onto_the_principal_components(rows: int, width: int, 
 
 @pytest.fixture
 def principal(small: TrainConfig) -> TrainConfig:
-    model = dataclasses.replace(small.model, head_init="pca", dim=64)
+    model = dataclasses.replace(small.model, head_init="pca", dim=16)
     return dataclasses.replace(small, model=model, steps=1, ema=0.9)
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_run_starts_with_the_neighbours_of_the_centred_features(principal: TrainConfig, frozen: bool) -> None:
+def test_a_run_starts_with_the_principal_components_of_the_features(principal: TrainConfig, frozen: bool) -> None:
     model = dataclasses.replace(principal.model, freeze_backbone=frozen)
     run = train(dataclasses.replace(principal, model=model)).run
     tensors, _ = checkpoint.load(checkpoint.checkpoint_path(run / "checkpoints", 0))
@@ -52,12 +52,12 @@ def test_a_run_starts_with_the_neighbours_of_the_centred_features(principal: Tra
         train_features, test_features = (
             job.features_of(images)[0].double() for images in (job.train, job.dataset.test)
         )
-        centred = test_features - train_features.mean(dim=0)
-        centred = centred / centred.norm(dim=1, keepdim=True)
+        projected = torch.from_numpy(PCA(16).fit(train_features.numpy()).transform(test_features.numpy()))
+        projected = projected / projected.norm(dim=1, keepdim=True)
         embedded = job.model.embed(
             torch.stack([job.test_transform(job.dataset.test.load(k)) for k in range(36)])
         ).double()
-        torch.testing.assert_close(embedded @ embedded.T, centred @ centred.T, atol=1e-4, rtol=0)
+        torch.testing.assert_close(embedded @ embedded.T, projected @ projected.T, atol=1e-3, rtol=0)
 
 
 def test_a_run_that_is_killed_before_its_first_checkpoint_starts_with_the_same_head(principal: TrainConfig) -> None:

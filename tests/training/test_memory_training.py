@@ -137,7 +137,7 @@ def test_fewer_segments_are_another_run_until_all_are_allowed(small: TrainConfig
     sampler = dataclasses.replace(small.sampler, images_per_class=4)
     losses = {}
     for limit in (None, 1, 100):
-        expansion = ExpansionConfig(max_segments=limit)
+        expansion = ExpansionConfig(n=2, max_segments=limit)
         config = quick(small, sampler=sampler, expansion=expansion, steps=3, out=str(tmp_path / str(limit)))
         losses[limit] = [line["loss"] for line in log(train(config).run)]
     assert losses[None] == losses[100] != losses[1]

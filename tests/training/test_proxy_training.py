@@ -23,7 +23,7 @@ def with_loss(config: TrainConfig, name: str) -> TrainConfig:
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_batches_number_the_classes_that_train_from_zero(small: TrainConfig, frozen: bool) -> None:
-    job = prepare(dataclasses.replace(small, model=ModelConfig(dim=8, freeze_backbone=frozen), seed=3))
+    job = prepare(dataclasses.replace(small, model=ModelConfig(dim=8, freeze_backbone=frozen), seed=1))
     classes = torch.from_numpy(job.train.classes)
     assert classes.tolist() != list(range(len(classes)))  # two of the six are held out, and leave gaps
     numbers = []

@@ -48,7 +48,7 @@ def stopped(config: TrainConfig, folder: Path) -> Stopped:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
-    from embedding_expansion.runs.options import DataConfig, ModelConfig, SamplerConfig
+    from embedding_expansion.runs.options import DataConfig, ExpansionConfig, ModelConfig, SamplerConfig
 
     folder = tmp_path_factory.mktemp("original")
     shutil.copytree(photographs, folder / "data")
@@ -56,6 +56,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Pat
         data=DataConfig(image_size=16, workers=0),
         sampler=SamplerConfig(classes_per_batch=4, images_per_class=2),
         model=ModelConfig(dim=8),
+        expansion=ExpansionConfig(n=2),
         loss={"name": "proxy_anchor"},
         validation_share=0.1,
         steps=6,
@@ -144,7 +145,7 @@ def test_an_unchanged_run_goes_on_in_silence_to_the_very_same_bytes(
 def test_a_run_that_is_older_than_the_forms_of_expansion_goes_on(
     state: Stopped, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    option("  form: paper\n  n: 2\n", "  n: 2\n  scope: class_pair\n")(state)
+    option("  form: paper\n  n: 2\n  scope: null\n", "  n: 2\n  scope: class_pair\n")(state)
     path = state.run / "fingerprint.json"
     before = json.loads(path.read_text())
     for name in ("form", "balance"):

@@ -15,6 +15,7 @@ from embedding_expansion.errors import InvalidInput
 from embedding_expansion.forms import FORMS
 from embedding_expansion.runs.config import load
 from embedding_expansion.runs.options import ExpansionConfig, SamplerConfig, TrainConfig
+from embedding_expansion.training.cross_validation import best_step
 from embedding_expansion.training.factory import BY_NAME, make_loss
 from embedding_expansion.tuning import study as tuning_study
 from embedding_expansion.tuning.arms import ARMS as ALL_ARMS
@@ -22,7 +23,6 @@ from embedding_expansion.tuning.arms import with_arm
 from embedding_expansion.tuning.plan import make_plan
 from embedding_expansion.tuning.space import Range, make_space
 from embedding_expansion.tuning.study import STARTUP
-from embedding_expansion.tuning.trial import best_step
 
 from .conftest import ARMS, TRIALS, command, draw_images
 from .study_files import curve, stored

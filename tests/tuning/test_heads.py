@@ -15,11 +15,11 @@ from embedding_expansion.app.cli import main
 from embedding_expansion.model.network import EmbeddingModel
 from embedding_expansion.runs.config import load
 from embedding_expansion.runs.options import ExpansionConfig
+from embedding_expansion.training.cross_validation import class_folds
 from embedding_expansion.training.job import prepare
 from embedding_expansion.training.run import train_on
 from embedding_expansion.training.split import open_data
 from embedding_expansion.tuning.features import cached_features
-from embedding_expansion.tuning.folds import class_folds
 from embedding_expansion.tuning.plan import make_plan
 
 from .conftest import command

@@ -70,7 +70,7 @@ MISTAKES = [
     (["--trials", "0"], "trials is 0; pass a number of 1 to 10,000"),
     (["--trials", "many"], "--trials is 'many'; pass a whole number"),
     (["--folds", "0"], "folds is 0"),
-    (["--folds", "5"], "8 classes, too few for 5 folds"),
+    (["--folds", "5"], "8 classes of two images or more, too few for 5 folds"),
     (["--search", "lrr"], "did you mean 'lr'"),
     (["--search", "backbone", "--model.freeze_backbone", "true"], "the backbone is frozen"),
     (["--search", "loss", "--loss", "fast_ap"], "the loss has no margin"),

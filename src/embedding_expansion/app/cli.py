@@ -11,6 +11,7 @@ import signal
 import sys
 
 from embedding_expansion import __version__
+from embedding_expansion.allocator import keep_freed_memory
 from embedding_expansion.app.streams import tolerant_stream
 from embedding_expansion.errors import EmbeddingExpansionError, UnknownName
 from embedding_expansion.failures import failure
@@ -75,6 +76,8 @@ def _dispatch(given: list[str]) -> int:
     # (measured on two busy cores: a quarter of the images per second). torch reads this variable when it loads its
     # thread pool.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if given[0] != "serve":  # which runs for long, and shares its machine
+        keep_freed_memory()
     command = importlib.import_module(f"embedding_expansion.app.{given[0]}")
     status: int = command.run(given[1:])
     return status

@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jsonargparse
+
 from embedding_expansion.app.arguments import parse
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs.config import from_namespace, parser
 
 if TYPE_CHECKING:
+    from embedding_expansion.data.images import Dataset
+    from embedding_expansion.runs.options import TrainConfig
     from embedding_expansion.training.job import Tested
 
 # Short forms of options.
@@ -34,7 +38,8 @@ def run(arguments: list[str]) -> int:
         help="with --resume: resume although images, options in config.yaml or checkpoints have changed since the run "
         "was started; every class keeps its split, new classes are ignored, and environment.json records the changes",
     )
-    given = parse(options, [long_option(argument) for argument in arguments])
+    full = [long_option(argument) for argument in arguments]
+    given = parse(options, full)
     path, changed = given.pop("resume"), given.pop("resume_changed")
     if path is None:
         if changed:
@@ -44,10 +49,12 @@ def run(arguments: list[str]) -> int:
         raise InvalidInput("--resume continues a run as it was configured; omit the other options")
 
     from embedding_expansion.training import run as training  # imports torch, so only after the arguments are validated
+    from embedding_expansion.training.split import draw
 
     command = ("embex", "train", *arguments)
     if path is None:
-        outcome = training.train(config, command=command)
+        config, dataset, chosen = with_recipe(options, full, config)
+        outcome = training.train_on(config, draw(dataset, config), command=command, headline=chosen)
     else:
         outcome = training.resume(Path(path), changed=changed, command=command)
     if outcome.signal:
@@ -56,6 +63,29 @@ def run(arguments: list[str]) -> int:
     if outcome.metrics is not None:
         _report(outcome.run, outcome.tested)
     return 0
+
+
+def with_recipe(
+    options: jsonargparse.ArgumentParser, arguments: list[str], given: TrainConfig, *, timed: bool = True
+) -> tuple[TrainConfig, Dataset, str]:
+    """Opens the data and chooses the recipe, whose defaults replace those of the options.
+
+    Args:
+        options: the parser of the command.
+        arguments: its arguments, with full names.
+        given: the configuration that they give without a recipe.
+        timed: whether the time of fine-tuning on the CPU decides.
+
+    Returns:
+        The configuration with the recipe, the data set, and a line that says which recipe it is and why.
+    """
+    from embedding_expansion.training.recipe import choose_recipe
+    from embedding_expansion.training.split import located, open_data
+
+    dataset = open_data(located(given.data))
+    recipe = choose_recipe(given, dataset, timed=timed)
+    options.set_defaults(recipe.defaults)
+    return from_namespace(parse(options, arguments)), dataset, f"recipe: {recipe.name}, {recipe.reason}"
 
 
 def _report(path: Path, tested: Tested | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
-from embedding_expansion.app.train import long_option
+from embedding_expansion.app.train import long_option, with_recipe
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs.config import from_namespace, parser
 
@@ -21,6 +23,23 @@ _DESCRIPTION = (
     "The test classes are never read. The same command continues a study that was interrupted, and several processes "
     "can run it at once. The other options are those of embex train; their values are those of the first trial."
 )
+#: Texts that differ from those of embex train. Options that tuning decides about are not shown.
+_HELP = {
+    "out": "folder of the study (default: runs/tune-DATA-LOSS)",
+    "validation_share": "share of the training classes held out, where there is one fold",
+    "steps": "training steps of the first trial of each arm",
+} | dict.fromkeys(
+    (
+        "expansion.form",
+        "expansion.scope",
+        "expansion.balance",
+        "protocol",
+        "patience",
+        "measure_before",
+        "measure_test",
+    ),
+    argparse.SUPPRESS,
+)
 SHARE = 0.25  # of the training classes; a training run holds out fewer, as it needs them for one choice only
 
 
@@ -30,8 +49,8 @@ def _options() -> jsonargparse.ArgumentParser:
         "--arms",
         nargs="+",
         type=str,
-        default=["paper", "balanced", "none"],
-        help="forms of expansion to compare; none is the plain loss (default: paper balanced none)",
+        default=["none", "paper", "balanced_negative"],
+        help="forms of expansion to compare; none is the plain loss (default: none paper balanced_negative)",
     )
     options.add_argument("--trials", type=int, default=12, help="trials of each arm, the given options first")
     options.add_argument(
@@ -53,16 +72,16 @@ def _options() -> jsonargparse.ArgumentParser:
         "--measure", type=Literal["recall_at_1", "map_at_r"], default="recall_at_1", help="measure to maximise"
     )
     options.set_defaults({"validation_share": SHARE})
+    for action in options._actions:
+        action.help = _HELP.get(action.dest, action.help)
     return options
 
 
 def run(arguments: list[str]) -> int:
     """Tunes; returns the exit status."""
-    given = parse(_options(), [long_option(argument) for argument in arguments])
-    arms, trials, search, folds, measure = (
-        given.pop(name) for name in ("arms", "trials", "search", "folds", "measure")
-    )
-    config = from_namespace(given)
+    options, full = _options(), [long_option(argument) for argument in arguments]
+    parsed = parse(options, full)
+    given = from_namespace(parsed)
     if importlib.util.find_spec("optuna") is None:
         raise InvalidInput("embex tune needs Optuna; run pip install 'embedding-expansion[tune]'")
 
@@ -70,7 +89,13 @@ def run(arguments: list[str]) -> int:
     from embedding_expansion.tuning.plan import make_plan
     from embedding_expansion.tuning.tune import tune
 
-    plan = make_plan(config, arms, trials, search=search, folds=folds, measure=measure)
+    config, _, chosen = with_recipe(options, full, given, timed=False)  # all processes of a study get the same
+    # How a recipe selects the weights and when it stops is not for trials, which all get their whole budget.
+    config = dataclasses.replace(config, protocol=given.protocol, patience=given.patience)
+    plan = make_plan(
+        config, parsed.arms, parsed.trials, search=parsed.search, folds=parsed.folds, measure=parsed.measure
+    )
+    print(chosen)
     out = Path(config.out or f"runs/tune-{Path(config.data.name).stem}-{config.loss['name']}")
     _print_plan(plan, out)
     stopped_by = tune(plan, out, lambda study, results: write_tuning_page(study.plan, results, study.report))

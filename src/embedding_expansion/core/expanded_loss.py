@@ -22,7 +22,7 @@ from embedding_expansion.forms import DEFAULT, DEFAULT_N, Balance, Scope
 
 
 class EmbeddingExpansion(WrappedLoss):
-    """A pair loss whose negatives are the hardest pairs of original and synthetic points of every two classes.
+    """A pair loss whose negatives are the hardest pairs of original and synthetic points of each pair of classes.
 
     Args:
         loss: an instance of one of the pair losses, or a loss of pytorch-metric-learning;

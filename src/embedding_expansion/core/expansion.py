@@ -1,4 +1,4 @@
-"""Embedding expansion: synthetic points between embeddings of a class, and the hardest pair of every two classes.
+"""Embedding expansion: synthetic points between embeddings of a class, and the hardest pair of each pair of classes.
 
 This is the method of the paper. `expand` replaces `compare`, and any pair loss reads its table. Training never builds
 a synthetic point (see mining.py); `synthesize` returns the points for inspection.
@@ -100,7 +100,7 @@ def hardest(
     from_memory: Bool[Tensor, " b"] | None = None,
     max_segments: int | None = None,
 ) -> Winners:
-    """Finds the hardest pair of points of every two classes, without gradient.
+    """Finds the hardest pair of points of each pair of classes, without gradient.
 
     Arguments and errors are as in `expand`.
 

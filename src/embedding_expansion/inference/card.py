@@ -122,7 +122,8 @@ def _licence(text: str | None) -> str:
 
 
 def _expansion(expansion: dict[str, Any]) -> str:
-    return "plain" if expansion["n"] == "none" else f"with embedding expansion, n = {expansion['n']}"
+    is_plain = "none" in (expansion["form"], expansion["n"])
+    return "plain" if is_plain else f"with embedding expansion, n = {expansion['n']}"
 
 
 def _measures(about: dict[str, Any]) -> str:

@@ -123,7 +123,7 @@ def weights_came_from(model: ModelConfig) -> dict[str, str | None]:
     """The weights of the backbone before any training, and their licence as far as it is known."""
     if model.weights is not None:
         return {"start": f"a file {Path(model.weights).name}", "licence": None}
-    if not model.pretrained:
+    if not model.pretrained or model.backbone is None:
         return {"start": "random weights", "licence": "none to regard"}
     if not model.backbone.startswith("timm/"):
         return {

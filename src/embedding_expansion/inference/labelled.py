@@ -44,7 +44,7 @@ def labelled_of_run(
     if data is None and not held_out:
         raise InvalidInput(
             f"{path} was trained with --protocol {config.protocol}, which holds out no classes; pass --data with "
-            "images of classes that it was not trained on"
+            "images of classes that it was not trained on, or train with --protocol validation"
         )
     if data is not None:
         _check_other(str(path), data.name, config.data.name, held_out)

@@ -50,7 +50,7 @@ def adapted(loss: object, scope: str, options: dict[str, Any]) -> NoReturn:
 
 
 class ExpandedBatchLoss(nn.Module):
-    """A batch loss of sentence-transformers whose negatives are the hardest pairs of points of every two classes.
+    """A batch loss of sentence-transformers whose negatives are the hardest pairs of points of each pair of classes.
 
     The loss reads its distances through `distance_metric`. This module replaces the distance of two texts of different
     classes with that of the hardest pair of original and synthetic points of the two classes. Distances within a class

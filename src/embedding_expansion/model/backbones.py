@@ -129,6 +129,20 @@ def _of_vectors(name: str, dimensions: int, pretrained: bool, weights: str | Non
     return Backbone(trunk, width, spatial=False, image_size=1, mean=(0.0,) * dimensions, std=(1.0,) * dimensions)
 
 
+#: The backbones that a run takes if no other is named and their weights are in torch's cache, the preferred one first.
+PREFERRED = ("resnet50", "resnet18", "mobilenet_v2")
+
+
+def cached_backbone() -> str | None:
+    """The first of `PREFERRED` whose ImageNet weights torchvision has fetched before; None without one."""
+    from torchvision import models
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    entries: dict[str, Any] = {name: models.get_model_weights(name) for name in PREFERRED}
+    files = {name: entry.DEFAULT.url.rpartition("/")[2] for name, entry in entries.items()}
+    return next((name for name, file in files.items() if (folder / file).is_file()), None)
+
+
 # What stands behind the feature map in torchvision's models; everything before it runs in the order it is defined in.
 _BEHIND = ("avgpool", "classifier", "fc", "dropout", "flatten", "head", "heads")
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")

@@ -27,8 +27,8 @@ class EmbeddingModel(nn.Module):
     Args:
         backbone: "conv4" (four blocks of 64 channels, for 32 x 32 images), a torchvision name such as
             "googlenet", or "timm/NAME"; "linear" or "mlp" for vectors.
-        dim: dimensions of the embedding; "none" for no head, so that the pooled features of the backbone are the
-            embedding.
+        dim: dimensions of the embedding; "width" for as many as the backbone has features; "none" for no head, so that
+            the pooled features of the backbone are the embedding.
         pooling: "avg" (mean over the feature map) or "gem" (generalised mean with a learnt exponent, 3 at first).
         channels: colour channels of the backbone's input, or dimensions of the vectors. Grey images are repeated for a
             backbone of 3 channels, and colour images averaged for a backbone of 1.
@@ -66,7 +66,7 @@ class EmbeddingModel(nn.Module):
     def __init__(
         self,
         backbone: str = "conv4",
-        dim: int | Literal["none"] = 128,
+        dim: int | Literal["none", "width"] = 128,
         *,
         pooling: Literal["avg", "gem"] = "avg",
         channels: int = 3,
@@ -78,15 +78,15 @@ class EmbeddingModel(nn.Module):
         freeze_backbone: bool = False,
     ) -> None:
         super().__init__()
-        dim = dim if dim == "none" else as_whole(dim, "dim", least=1)
+        dim = dim if dim in ("none", "width") else as_whole(dim, "dim", least=1)
         channels = as_whole(channels, "channels", least=1)
         if dim == "none" and freeze_backbone:
             raise InvalidInput(NOTHING_LEARNS)
         found: Backbone = build_backbone(backbone, channels=channels, pretrained=pretrained, weights=weights)
         self.trunk = found.trunk
         self.pooling = _pooling(pooling, found.spatial)
-        self.dimensions = found.width if dim == "none" else dim
-        self.head = nn.Identity() if dim == "none" else _head(found.width, dim)
+        self.dimensions = found.width if isinstance(dim, str) else dim
+        self.head = nn.Identity() if dim == "none" else _head(found.width, self.dimensions)
         self.channels = channels
         self.takes_vectors = backbone in OF_VECTORS
         self.image_size, self.crop = found.image_size, found.crop
@@ -228,7 +228,7 @@ def _per_channel(name: str, values: list[float] | tuple[float, ...], channels: i
 def make_model(config: ModelConfig, *, fetch_weights: bool = True) -> EmbeddingModel:
     """Builds the model. Without `fetch_weights`, its weights are random, to be replaced by those of a checkpoint."""
     return EmbeddingModel(
-        config.backbone,
+        "conv4" if config.backbone is None else config.backbone,
         config.dim,
         pooling=config.pooling,
         channels=3 if config.channels is None else config.channels,

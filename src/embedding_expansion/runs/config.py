@@ -24,8 +24,6 @@ from embedding_expansion.runs.options import ModelConfig, TrainConfig
 #: Sections with arbitrary entries.
 _FREE = ("loss",)
 _WRITE = "write options as steps: 300"
-#: Options that a run folder may lack because it is older than they are, and what they mean there.
-BEFORE_FORMS = {"expansion.form": "paper"}
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -100,16 +98,8 @@ def from_namespace(parsed: jsonargparse.Namespace) -> TrainConfig:
 
 
 def dump(config: TrainConfig) -> str:
-    """Writes the configuration as YAML, for `load`. Options with the value None are omitted."""
-    command_line = parser()
-    namespace = command_line.get_defaults()
-    for option in _options(config):
-        if option.section is None:
-            namespace[option.name] = option.default
-            continue
-        for inner in _options(option.default):
-            namespace[f"{option.name}.{inner.name}"] = inner.default
-    text: str = command_line.dump(namespace)
+    """Writes the configuration as YAML, for `load`; None is null, so that no recipe replaces it."""
+    text: str = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)  # type: ignore[no-untyped-call]
     return text
 
 
@@ -131,11 +121,17 @@ def load(path: Path) -> TrainConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path} cannot be read ({error}); pass a run folder made by embex train") from error
     try:
-        command_line = parser()
-        command_line.set_defaults(BEFORE_FORMS)
-        return from_namespace(command_line.parse_string(text))
+        return _as_it_meant(from_namespace(parser().parse_string(text)))
     except (jsonargparse.ArgumentError, InvalidInput) as error:
         raise RunError(f"{path} is not the configuration of a run: {sentence(str(error), [*may_be_null()])}") from error
+
+
+def _as_it_meant(config: TrainConfig) -> TrainConfig:
+    """The configuration of a run that may be older than the forms of expansion, when there was only the paper's."""
+    expansion = config.expansion
+    if expansion.form is not None or expansion.n is None:
+        return config
+    return dataclasses.replace(config, expansion=dataclasses.replace(expansion, form="paper"))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from embedding_expansion.errors import InvalidInput
 from embedding_expansion.forms import DEFAULT_FORM, DEFAULT_N, FORMS, Form, FormName, Scope
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+RecipeName: TypeAlias = Literal["scratch", "head", "finetune"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,10 @@ class DataConfig:
 class SamplerConfig:
     """How batches are sampled: P classes with K images each."""
 
-    classes_per_batch: Annotated[int | None, "classes per batch; default: 32, or all classes if there are fewer"] = None
+    classes_per_batch: Annotated[
+        int | None,
+        "classes per batch; default: 32, with the recipes head and finetune 16, or all classes if there are fewer",
+    ] = None
     images_per_class: Annotated[int, "images per class"] = 4
 
 
@@ -51,15 +55,19 @@ class ModelConfig:
     """The network."""
 
     backbone: Annotated[
-        str, "conv4, a torchvision model (googlenet, resnet50, ...) or timm/NAME; for vectors: linear or mlp"
-    ] = "conv4"
+        str | None,
+        "conv4, a torchvision model (googlenet, resnet50, ...) or timm/NAME; for vectors: linear or mlp; default: "
+        "conv4 for small images, linear for vectors",
+    ] = None
     dim: Annotated[
-        int | Literal["none"], "dimensions of the embedding; none: no head, the backbone's pooled features"
+        int | Literal["none", "width"],
+        "dimensions of the embedding; width: as many as the backbone has features; none: no head, the features "
+        "themselves",
     ] = 128
     head_init: Annotated[
         Literal["random", "pca"],
-        "initial weights of the head: random, or the projection onto the principal components of the training "
-        "features, with which a pretrained backbone keeps its neighbours",
+        "initial weights of the head: random, or those with which a pretrained backbone keeps its neighbours: the "
+        "projection onto the principal components of the training features (pca), or the identity if dim is width",
     ] = "random"
     pooling: Annotated[Literal["avg", "gem"], "global pooling: average (avg) or generalised mean (gem)"] = "avg"
     pretrained: Annotated[bool, "download ImageNet weights with the library of the backbone"] = False
@@ -85,12 +93,13 @@ class ModelConfig:
 
     @property
     def dimensions(self) -> int:
-        """`dim` as a number; 128 without a head, as long as nobody has replaced it by the width of the backbone."""
-        return 128 if self.dim == "none" else self.dim
+        """`dim` as a number; 128 instead of the width of the backbone, as long as that is not known."""
+        return 128 if isinstance(self.dim, str) else self.dim
 
     def __str__(self) -> str:
         """The backbone and the head in words."""
-        head = "its own features, without a head" if self.dim == "none" else f"{self.dim} dimensions"
+        heads = {"none": "its own features, without a head", "width": "a head as wide as its features"}
+        head = heads[self.dim] if isinstance(self.dim, str) else f"{self.dim} dimensions"
         return f"{self.backbone}, {head}"
 
 
@@ -99,18 +108,18 @@ class ExpansionConfig:
     """Embedding expansion."""
 
     form: Annotated[
-        FormName,
-        "paper: the hardest points of every two classes; anchor: as in the released program; negative: the anchor "
+        FormName | None,
+        "paper: the hardest points of each pair of classes; anchor: as in the released program; negative: the anchor "
         "against the hardest points of other classes; balanced, balanced_negative: paper and negative with balance; "
         "balanced_sphere: a variant of it for unit rows; "
         "selective: a positive does not pull where a negative is closer; samples: synthetic points join the batch; "
-        "none: no expansion",
-    ] = DEFAULT_FORM
+        "none: no expansion; default: paper if another of these options is given, otherwise none",
+    ] = None
     n: Annotated[
-        int | Literal["inf", "none"],
+        int | Literal["inf", "none"] | None,
         "synthetic points per pair; inf: the whole arc between the points; 0: only the hardest pairs; none: as form "
-        "none",
-    ] = DEFAULT_N
+        f"none; default: {DEFAULT_N} if a form is given",
+    ] = None
     scope: Annotated[
         Scope | None,
         "points on the anchor's side; class_pair: those of its class; anchor: those towards its partner; negative: the "
@@ -127,14 +136,23 @@ class ExpansionConfig:
     @property
     def is_plain(self) -> bool:
         """Whether the loss is trained without expansion."""
-        return "none" in (self.form, self.n)
+        return "none" in (self.form, self.n) or self == ExpansionConfig()
+
+    @property
+    def resolved(self) -> ExpansionConfig:
+        """The same with the form and the number of points in place of None."""
+        if self.is_plain:
+            return replace(self, form="none" if self.form is None else self.form)
+        form = DEFAULT_FORM if self.form is None else self.form
+        return replace(self, form=form, n=DEFAULT_N if self.n is None else self.n)
 
     @property
     def search(self) -> Form | None:
         """The form with the given scope and balance; None for the forms that do not search for hardest pairs."""
-        if self.is_plain or self.form not in FORMS:
+        name = self.resolved.form
+        if self.is_plain or name not in FORMS:
             return None
-        form = FORMS[self.form]
+        form = FORMS[name]
         scope, balance = self.scope, self.balance
         return replace(
             form,
@@ -188,6 +206,11 @@ class OptimizerConfig:
 class TrainConfig:
     """One training run."""
 
+    recipe: Annotated[
+        RecipeName | None,
+        "defaults of the other options: scratch (small images, vectors), head (on the frozen features of a pretrained "
+        "backbone) or finetune; default: the one that suits the data, the backbone and the machine",
+    ] = None
     data: Annotated[DataConfig, "data"] = field(default_factory=DataConfig)
     sampler: Annotated[SamplerConfig, "batches"] = field(default_factory=SamplerConfig)
     model: Annotated[ModelConfig, "model"] = field(default_factory=ModelConfig)
@@ -197,7 +220,8 @@ class TrainConfig:
     ] = field(default_factory=lambda: {"name": "multi_similarity"})
     expansion: Annotated[
         ExpansionConfig,
-        "expansion (a training from scratch can collapse with the form paper: compare balanced_negative and none)",
+        "expansion (off by default; a training from scratch can collapse with the form paper: compare "
+        "balanced_negative and none)",
     ] = field(default_factory=ExpansionConfig)
     miner: Annotated[MinerConfig, "miner"] = field(default_factory=MinerConfig)
     memory: Annotated[MemoryConfig, "cross-batch memory (not with proxy losses)"] = field(default_factory=MemoryConfig)
@@ -213,9 +237,11 @@ class TrainConfig:
     ] = None
     flip: Annotated[bool, "average the embeddings of each image and its mirror image in evaluations"] = False
     protocol: Annotated[
-        Literal["validation", "last", "paper"],
-        "which weights are kept: the best on held-out training classes (validation), the last (last), or the best on "
-        "the test classes, as in the paper (paper; the reported numbers are then optimistic)",
+        Literal["validation", "folds", "last", "paper"],
+        "which weights are kept: those with the best MAP@R on held-out training classes (validation), those of the "
+        "number of steps with the best MAP@R in a cross-validation over the training classes (folds), the last (last), "
+        "or those with the best Recall@1 on the test classes, as in the paper (paper; the reported numbers are then "
+        "optimistic)",
     ] = "validation"
     validation_share: Annotated[
         float | None,
@@ -238,13 +264,20 @@ class TrainConfig:
     threads: Annotated[int | None, "CPU threads per process; default: torch's choice"] = None
     out: Annotated[str | None, "run folder; default: runs/DATA-LOSS-TIME"] = None
 
+    @property
+    def classes_per_batch(self) -> int:
+        """The classes per batch if there are as many."""
+        default = CLASSES_PER_BATCH if self.recipe in (None, "scratch") else CLASSES_OF_PRETRAINED
+        return default if self.sampler.classes_per_batch is None else self.sampler.classes_per_batch
+
     def __post_init__(self) -> None:
         """Validates all numbers."""
         check_numbers(self)
 
 
-#: Default number of classes per batch, if there are as many.
-CLASSES_PER_BATCH = 32
+#: Default number of classes per batch, if there are as many; with a recipe that starts from a pretrained backbone,
+#: whose steps take long, half of it.
+CLASSES_PER_BATCH, CLASSES_OF_PRETRAINED = 32, 16
 
 #: Minimum and maximum of each option. The maxima are far beyond practical values; they keep a typing error from using
 #: up all memory.
@@ -360,7 +393,7 @@ def _check_form(expansion: ExpansionConfig) -> None:
     """Checks that the form does not contradict the options that override a part of it."""
     n, form = expansion.n, expansion.form
     # With n none the form may be the default, or that of a run that is older than the forms.
-    if n == "none" and form not in ("none", "paper", DEFAULT_FORM):
+    if n == "none" and form not in (None, "none", "paper", DEFAULT_FORM):
         raise InvalidInput(
             f"expansion.n is none, which trains without expansion, but expansion.form is {form}; pass only one of them"
         )
@@ -371,7 +404,7 @@ def _check_form(expansion: ExpansionConfig) -> None:
     if expansion.search is not None and expansion.search.selective and expansion.search.balance is not False:
         raise InvalidInput("expansion.balance and the form selective both reduce the pull; pass only one of them")
     # Runs that are older than the forms have a scope beside n none.
-    if (form == "samples" or (form == "none" and n != "none")) and expansion.scope is not None:
+    if (form == "samples" or (expansion.is_plain and n != "none")) and expansion.scope is not None:
         raise InvalidInput(
             f"expansion.scope is {expansion.scope}, but {without}; pass another expansion.form, or no scope"
         )
@@ -404,7 +437,7 @@ def _check_memory(config: TrainConfig) -> None:
 def _check_bytes(config: TrainConfig) -> None:
     """Checks sizes that are valid on their own, but too large together."""
     sampler, size = config.sampler, config.data.image_size or 1
-    batch = (sampler.classes_per_batch or CLASSES_PER_BATCH) * sampler.images_per_class
+    batch = config.classes_per_batch * sampler.images_per_class
     remembered = 0 if config.memory.size == "none" else config.memory.size
     anchors = min(batch, config.chunk or batch)
     dim = config.model.dimensions  # without a head, this is checked again once the width of the backbone is known

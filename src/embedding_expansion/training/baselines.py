@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from embedding_expansion.data.images import ImageSet
-from embedding_expansion.data.transforms import test_transform
+from embedding_expansion.data.preprocessing import Preprocessing
+from embedding_expansion.data.transforms import test_transform, transform_of
+from embedding_expansion.model.input_convention import preprocessing_of
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.evaluation import RAW_SIZE, measure, raw_pixels
 from embedding_expansion.training.job import Job
@@ -19,7 +21,7 @@ TITLES = {
     "raw_pixels": "raw pixels",
     "untrained": "untrained net",
     "backbone": "backbone as it comes",
-    "backbone_own_size": "backbone at its own size",
+    "backbone_own_size": "backbone with its own preprocessing",
 }
 NEAR = 5e-4  # a difference that three decimals do not show
 SMALL_FACTOR = 0.03  # of the learning rate, for a pretrained backbone
@@ -29,8 +31,9 @@ def measure_baselines(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measures the test classes before training, one baseline after the other.
 
     A network with random weights is measured as it is. For a pretrained one the baseline is the backbone as it comes:
-    the pooled, L2-normalised features, without the head, whose weights are random. They are measured at the image size
-    of the run and, if that differs, at the size that the weights were made for.
+    the pooled, L2-normalised features, without the head, whose weights are random. They are measured with the image
+    size and the test transform of the run and, if that differs, with the size and the crop that the weights were made
+    for.
 
     Yields:
         The key of each baseline in `TITLES`, and its metrics. Those of a backbone also have `image_size`.
@@ -47,9 +50,10 @@ def measure_baselines(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "untrained", _measured(job, job.embed(test))
         return
     yield "backbone", _measured(job, job.embed_with_backbone(test)) | {"image_size": size}
-    if job.model.image_size != size:
-        own = test_transform(job.model.image_size, str(job.config.data.transform))
-        yield "backbone_own_size", _measured(job, job.embed_with_backbone(test, own)) | {"image_size": own.size}
+    own = preprocessing_of(job.model.image_size, job.model.crop)
+    if own != Preprocessing.of(size, str(job.config.data.transform)):
+        embedded = job.embed_with_backbone(test, transform_of(own))
+        yield "backbone_own_size", _measured(job, embedded) | {"image_size": own.size}
 
 
 def _measured(job: Job, embedded: tuple[Tensor, ImageSet]) -> dict[str, Any]:
@@ -80,18 +84,22 @@ def verdict(before: dict[str, dict[str, Any]], after: dict[str, Any], config: Tr
     value, bar = after["recall_at_1"], before[best]["recall_at_1"]
     change = value - bar
     than = f"that of the {title(best, before[best])} ({bar:.3f})"
+    same_size = before[best].get("image_size", 0) == config.data.image_size
     if change >= NEAR:
         sentence = f"training helped: Recall@1 {value:.3f} is {change:.3f} above {than}"
     elif change > -NEAR:
-        sentence = f"training changed little: Recall@1 {value:.3f} is {than}; {_advice(best, config)}"
+        sentence = f"training changed little: Recall@1 {value:.3f} is {than}; {_advice(best, config, same_size)}"
     else:
-        sentence = f"training did not help: Recall@1 {value:.3f} is {-change:.3f} below {than}; {_advice(best, config)}"
+        sentence = f"training did not help: Recall@1 {value:.3f} is {-change:.3f} below {than}; "
+        sentence += _advice(best, config, same_size)
     return {"baseline": best, "gain": change, "sentence": sentence}
 
 
-def _advice(best: str, config: TrainConfig) -> str:
+def _advice(best: str, config: TrainConfig, same_size: bool) -> str:
     """What to change, where the best baseline is at least as good as the trained network."""
     model = config.model
+    if best == "backbone_own_size" and same_size:
+        return "train with --data.transform crop_flip, which crops as the weights expect, or use the backbone as it is"
     if best == "backbone_own_size":
         return "train at that size (omit --data.image_size), or use the backbone without training"
     if best == "backbone":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -149,13 +150,23 @@ def can_be_measured(images: ImageSet) -> bool:
     return len(images.classes) > 1 and bool((counts > 1).any())
 
 
+def consecutive_classes(images: ImageSet, seed: int) -> npt.NDArray[np.int64]:
+    """The classes in the order of their names, from one that the seed draws, as if the first came after the last.
+
+    Classes are held out in this order. Neighbours are often alike, such as the species of a family or the models of a
+    make. If one of them is trained on, another is no longer unlike what was seen, as the test classes are.
+    """
+    classes = images.classes
+    return np.roll(classes, -int(np.random.default_rng(seed).integers(len(classes))))
+
+
 def hold_out_classes(images: ImageSet, share: float | None, seed: int) -> tuple[ImageSet, ImageSet]:
     """Splits the classes of a training set: a share (at least 2 classes) is held out for validation.
 
     Args:
         images: the training set.
         share: the share of the classes; None: a fifth, and at least 5 classes if as many are left to train on.
-        seed: the seed that draws the classes.
+        seed: the seed of `consecutive_classes`, whose first ones are held out.
 
     Returns:
         The images to train on and the held-out images.
@@ -172,7 +183,7 @@ def hold_out_classes(images: ImageSet, share: float | None, seed: int) -> tuple[
     wanted = round((SHARE if share is None else share) * len(classes))
     least = min(LEAST, len(classes) // 2) if share is None else 2
     count = min(max(least, wanted), len(classes) - 2)
-    drawn = np.random.default_rng(seed).permutation(classes)
+    drawn = consecutive_classes(images, seed)
     # Classes of one image come last: as there is nothing to find for it, they measure nothing.
     is_single = np.bincount(images.labels)[drawn] < 2
     held = drawn[np.argsort(is_single, kind="stable")][:count]

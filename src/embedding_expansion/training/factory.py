@@ -90,7 +90,7 @@ def make_miner(config: TrainConfig) -> Miner | None:
 
 
 def _expanded(loss: PairLoss, name: str, expansion: ExpansionConfig) -> PairLoss:
-    n, search = expansion.n, expansion.search
+    n, search = expansion.resolved.n, expansion.search
     points: dict[str, Any] = {
         "n": math.inf if n == "inf" else n,
         "normalize_synthetic": expansion.normalize_synthetic,
@@ -113,7 +113,7 @@ def _with_memory(loss: PairLoss, config: TrainConfig) -> PairLoss:
 
 
 def suited(config: TrainConfig, images: ImageSet) -> ModelConfig:
-    """Resolves the channels of the model, and the backbone for vectors.
+    """Resolves the backbone and its channels.
 
     Raises:
         InvalidInput: the backbone, the number of channels or another option does not fit the data.
@@ -125,16 +125,18 @@ def suited(config: TrainConfig, images: ImageSet) -> ModelConfig:
                 f"{model.backbone} is for vectors, but {data.name} holds images; pass a backbone for images, such as "
                 "conv4"
             )
-        default = images.channels if model.backbone == "conv4" else 3
-        return dataclasses.replace(model, channels=default if model.channels is None else model.channels)
-    if model.backbone not in ("conv4", *OF_VECTORS):  # conv4 is the default, so it need not be the user's choice
+        backbone = "conv4" if model.backbone is None else model.backbone
+        default = images.channels if backbone == "conv4" else 3
+        channels = default if model.channels is None else model.channels
+        return dataclasses.replace(model, backbone=backbone, channels=channels)
+    if model.backbone not in (None, "conv4", *OF_VECTORS):  # older runs have conv4, the former default
         raise InvalidInput(f"{model.backbone} is for images, but {data.name} holds vectors; pass --model linear or mlp")
     if model.channels not in (None, images.channels):
         raise InvalidInput(
             f"{data.name} holds vectors of {images.channels} dimensions, but model.channels is {model.channels}; omit "
             "model.channels"
         )
-    backbone = "linear" if model.backbone == "conv4" else model.backbone
+    backbone = "linear" if model.backbone in (None, "conv4") else model.backbone
     if backbone == "linear" and model.dim == "none":
         raise InvalidInput(
             "linear has no layer besides its head, so that nothing would learn with model.dim none; pass mlp"
@@ -158,6 +160,8 @@ def make_network(
     given = config.model
     model = make_model(given, fetch_weights=fetch_weights).to(device)
     model.to(memory_format=torch.channels_last)
+    if given.dim == "width":
+        given = dataclasses.replace(given, dim=model.dimensions)
     if model.takes_vectors:
         _standardize(model, train)
         return model, given
@@ -179,7 +183,7 @@ def _standardize(model: EmbeddingModel, train: ImageSet) -> None:
 
 
 def sized(config: TrainConfig, model: EmbeddingModel) -> TrainConfig:
-    """The configuration with the number of dimensions in place of a `model.dim` of none.
+    """The configuration with the number of dimensions in place of a `model.dim` of none or width.
 
     Raises:
         InvalidInput: a memory of so many dimensions would be too large.

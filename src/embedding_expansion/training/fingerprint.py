@@ -23,7 +23,6 @@ from embedding_expansion.data.datasets import DATASETS
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.errors import RunError
 from embedding_expansion.files import read_json, write_atomically
-from embedding_expansion.runs.config import BEFORE_FORMS
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.split import Sides
 
@@ -84,7 +83,8 @@ def fingerprint(config: TrainConfig, dataset: Dataset, sides: Sides) -> Fingerpr
 
 def changed_options(before: Fingerprint, config: TrainConfig) -> list[str]:
     """Describes options that were added, removed or changed."""
-    now, defaults = _flat(dataclasses.asdict(config)), _flat(dataclasses.asdict(TrainConfig())) | BEFORE_FORMS
+    now, defaults = _flat(dataclasses.asdict(config)), _flat(dataclasses.asdict(TrainConfig()))
+    defaults["expansion.form"] = "paper"  # of runs that are older than the forms
     added = [name for name in now if name not in before.options and now[name] != defaults.get(name)]
     found = [f"the option {name} was added to config.yaml with {now[name]!r}" for name in added]
     for name, was in before.options.items():

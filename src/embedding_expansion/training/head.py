@@ -1,4 +1,4 @@
-"""The head's initial weights: the principal components of the training features."""
+"""The head's initial weights: the identity, or the principal components of the training features."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from embedding_expansion.training.job import Job
 def start_head(job: Job) -> None:
     """Sets the head of a new run as `model.head_init` says; with "random" it is left as it is.
 
-    With "pca", the embedding of an image is at first the projection of its features onto the principal components of
-    the training features, so that it has nearly the neighbours that its features have. Their mean is subtracted: all
-    images share it, and it hides what differs between them.
+    With "pca", the embedding of an image begins with the neighbours of its features. If the head is as wide as they
+    are, it begins as the identity. Otherwise it begins as the projection onto the first principal components of the
+    training features, with nearly the same neighbours. The mean is subtracted: all images share it, and among few
+    components it hides what differs between them.
 
     Raises:
         NotFinite: a feature is NaN or infinite.
@@ -24,8 +25,11 @@ def start_head(job: Job) -> None:
     head = job.model.head
     if job.config.model.head_init == "random" or not isinstance(head, nn.Linear):
         return
-    features = check_embeddings(job.features_of(job.train)[0])
-    project_onto_principal_components(head, features)
+    if head.out_features == head.in_features:
+        nn.init.eye_(head.weight)
+        nn.init.zeros_(head.bias)
+    else:
+        project_onto_principal_components(head, check_embeddings(job.features_of(job.train)[0]))
     if job.average is not None:
         job.average.load_state_dict(job.model.state_dict())
 

@@ -24,7 +24,7 @@ from embedding_expansion.data.transforms import ImageTransform, test_transform, 
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.model.network import EmbeddingModel, check_embeddings
 from embedding_expansion.model.trained import find_device
-from embedding_expansion.runs.options import CLASSES_PER_BATCH, DataConfig, Precision, TrainConfig
+from embedding_expansion.runs.options import DataConfig, Precision, TrainConfig
 from embedding_expansion.training.evaluation import average_flips, can_be_measured, embed_images, model_embedder
 from embedding_expansion.training.factory import check_size, make_loss, make_network, make_optimizer, sized, suited
 from embedding_expansion.training.split import Split, draw, located, open_data
@@ -219,17 +219,18 @@ def prepare(config: TrainConfig, split: Split | None = None, *, fetch_weights: b
     loss = make_loss(config, len(split.classes)).to(device)  # reports a wrong option before weights are fetched
     config = dataclasses.replace(config, model=suited(config, dataset.train))
     model, model_config = make_network(config, train, device, fetch_weights)
-    if config.model.dim == "none":
+    if isinstance(config.model.dim, str):
         torch.manual_seed(config.seed)
         loss = make_loss(sized(config, model), len(split.classes)).to(device)
     size = model.image_size if config.data.image_size is None else config.data.image_size
     transform = dataset.transform if config.data.transform is None else config.data.transform
-    check_size(model, size, config.model.backbone)
+    check_size(model, size, str(model_config.backbone))
     resolved = dataclasses.replace(
         config,
         sampler=dataclasses.replace(config.sampler, classes_per_batch=sampler.classes_per_batch),
         data=_resolved_data(config.data, size, transform, dataset.train.pixels is not None),
         model=model_config,
+        expansion=config.expansion.resolved,
         device=device.type if config.device == "auto" else config.device,
         precision=precision,
         threads=torch.get_num_threads(),
@@ -260,7 +261,7 @@ def make_sampler(images: ImageSet, config: TrainConfig) -> ClassBalancedSampler:
     """
     classes = config.sampler.classes_per_batch
     if classes is None:
-        classes = min(CLASSES_PER_BATCH, len(images.classes))
+        classes = min(config.classes_per_batch, len(images.classes))
     return ClassBalancedSampler(images.labels, classes, config.sampler.images_per_class, config.seed)
 
 

@@ -88,7 +88,7 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
         return 0
     job.cache_features()
     ranks.broadcast(None)  # waits for the first rank, which may evaluate first
-    with StopSignal() as stop, Journal(run if ranks.is_first else None, state.step, config.steps) as journal:
+    with StopSignal() as stop, Journal(run if ranks.is_first else None, state.step, state.end(config)) as journal:
         watch = CollapseWatch(
             job.loss, sized(config, job.model), has_warned=ranks.is_first and run.has_warned(COINCIDE)
         )
@@ -237,7 +237,7 @@ def _evaluate(job: Job, judged: ImageSet, state: State, journal: Journal) -> dic
     state.record_evaluation(figures["recall_at_1"] if by_paper else figures["map_at_r"])
     side = "test" if by_paper else "validation"
     journal.print(
-        f"  step {state.step} of {job.config.steps}: Recall@1 {figures['recall_at_1']:.3f}, "
+        f"  step {state.step} of {state.end(job.config)}: Recall@1 {figures['recall_at_1']:.3f}, "
         f"MAP@R {figures['map_at_r']:.3f} on {'TEST' if by_paper else 'held-out training'} classes"
     )
     return {side: figures}

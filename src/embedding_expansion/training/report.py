@@ -18,7 +18,7 @@ from embedding_expansion.training.state import State
 def print_setup(job: Job, state: State, world: int) -> None:
     """Prints data, loss, model, training and machine."""
     config = job.config
-    held = f"; {_size(job.validation)} held out to select the weights" if job.validation is not None else ""
+    held = f"; {_size(job.validation)} held out to select the weights by MAP@R" if job.validation is not None else ""
     print(f"data: {job.dataset.name}; {_size(job.train)} train{held}; {_size(job.dataset.test)} test")
     if job.dataset.left_out:
         print(job.dataset.left_out)
@@ -31,7 +31,12 @@ def print_setup(job: Job, state: State, world: int) -> None:
         print(f"assumed: {job.model.assumed}")
     batch = f"{config.sampler.classes_per_batch} classes x {config.sampler.images_per_class} images"
     optimizer = f"{config.optimizer.name} at {config.optimizer.lr}"
-    print(f"training: {config.steps} steps of {batch}, {optimizer}, seed {config.seed}")
+    if config.optimizer.backbone_lr_factor != 1 and not config.model.freeze_backbone:
+        optimizer += f" ({config.optimizer.lr * config.optimizer.backbone_lr_factor:.3g} for the backbone)"
+    if config.model.freeze_backbone:
+        optimizer += ", only the head, on the frozen features of the backbone"
+    most = "up to " if config.protocol == "folds" else ""
+    print(f"training: {most}{config.steps} steps of {batch}, {optimizer}, seed {config.seed}")
     extras = [f"average of the weights with decay {config.ema}"] if config.ema is not None else []
     extras += [f"only the head for {config.warmup_head} steps"] if config.warmup_head else []
     extras += ["evaluated with mirror images"] if config.flip else []
@@ -75,6 +80,15 @@ def print_metrics(title: str, measures: dict[str, Any]) -> None:
     print(f"{title}: {', '.join(recalls)}, {clusters}", flush=True)
 
 
+def print_folds(found: dict[str, Any]) -> None:
+    """Prints what a cross-validation has chosen."""
+    start, best = (found["curve"][str(step)]["map_at_r"] for step in (0, found["step"]))
+    chosen = (
+        f"{best:.3f} after {found['step']} steps, the best" if found["step"] else "and not higher after any training"
+    )
+    print(f"cross-validation over the training classes: MAP@R {start:.3f} at the start, {chosen}", flush=True)
+
+
 def print_comparison(title: str, before: dict[str, Any], after: dict[str, Any]) -> None:
     """Prints a table of the metrics that both dictionaries contain."""
     print(title)
@@ -105,6 +119,7 @@ def print_result(metrics: dict[str, Any], run: RunFolder) -> None:
 
 
 def _expansion(expansion: ExpansionConfig) -> str:
+    expansion = expansion.resolved
     kind, search = "normalised" if expansion.normalize_synthetic else "not normalised", expansion.search
     if expansion.is_plain:
         return "plain"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedding_expansion.errors import ResourceError, RunError
+from embedding_expansion.errors import InvalidInput, ResourceError, RunError
 from embedding_expansion.failures import failure
 from embedding_expansion.model.network import NotFinite
 from embedding_expansion.model.trained import find_device
@@ -18,6 +18,7 @@ from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.runs.run_folder import RunFolder, default_path
 from embedding_expansion.training import checkpoint, report
 from embedding_expansion.training.baselines import measure_baselines, title, verdict
+from embedding_expansion.training.cross_validation import cross_validate
 from embedding_expansion.training.environment import environment
 from embedding_expansion.training.evaluation import measure
 from embedding_expansion.training.fingerprint import Fingerprint, changed_options, fingerprint
@@ -60,7 +61,12 @@ def train(config: TrainConfig, *, command: tuple[str, ...] = ()) -> Outcome:
 
 
 def train_on(
-    config: TrainConfig, split: Split | None, features: Features | None = None, *, command: tuple[str, ...] = ()
+    config: TrainConfig,
+    split: Split | None,
+    features: Features | None = None,
+    *,
+    command: tuple[str, ...] = (),
+    headline: str = "",
 ) -> Outcome:
     """As `train`, on data that is already open.
 
@@ -69,11 +75,17 @@ def train_on(
         split: the data; None opens the data set of the configuration and draws the held-out classes by its seed.
         features: the features of the images of `split`, if the backbone is frozen; None computes them.
         command: the command line, for environment.json.
+        headline: the first line to print.
     """
     start = time.perf_counter()
     with ExitStack() as stack:
         ranks = Ranks.start(find_device(config.device))
         stack.callback(ranks.stop)
+        if ranks.world > 1 and config.protocol == "folds":
+            raise InvalidInput(
+                f"--protocol folds trains its folds in one process, but there are {ranks.world}; pass --protocol "
+                "validation"
+            )
         config = dataclasses.replace(config, data=located(config.data))
         split = draw(open_data(config.data), config) if split is None else split
         dataset, sides = split.dataset, split.sides
@@ -90,6 +102,8 @@ def train_on(
             start_head(job)
 
         ranks.on_first(begin)
+        if headline and ranks.is_first:
+            print(headline, flush=True)
         return _continue(job, State(config.optimizer.name, since=start), run, ranks)
 
 
@@ -206,12 +220,18 @@ def _continue(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
 
 def _train_and_measure(job: Job, state: State, run: RunFolder, ranks: Ranks) -> Outcome:
     before = _before(job, state, run) if ranks.is_first else {}
+    folds = _folds(job, run) if job.config.protocol == "folds" else {}
+    if isinstance(folds, int):
+        return Outcome(run.path, None, folds)
+    state.last_step = folds.get("step")
     stopped_by = run_steps(job, state, run, ranks)
     if stopped_by or not ranks.is_first:
         return Outcome(run.path, None, stopped_by)
     tested = _keep(job, state, run)
     metrics = _final(tested, state) | {"before": before, "wall_seconds": round(state.clock(), 1)}
     metrics["verdict"] = verdict(before, metrics, job.config)
+    if folds:
+        metrics["folds"] = folds
     run.write_metrics(metrics)
     report.print_result(metrics, run)
     return Outcome(run.path, metrics, tested=tested if job.config.measure_test else None)
@@ -230,6 +250,19 @@ def _before(job: Job, state: State, run: RunFolder) -> dict[str, Any]:
         report.print_metrics(f"before, {title(name, before[name])}", before[name])
     run.log({"step": 0, "before": before})
     return before
+
+
+def _folds(job: Job, run: RunFolder) -> dict[str, Any] | int:
+    """The outcome of a cross-validation, from the log or computed now; or the signal that stopped it."""
+    for entry in run.read_log():
+        if "folds" in entry:
+            known: dict[str, Any] = entry["folds"]
+            return known
+    found = cross_validate(job, run, train_on)
+    if not isinstance(found, int):
+        report.print_folds(found)
+        run.log({"step": 0, "folds": found})
+    return found
 
 
 def _keep(job: Job, state: State, run: RunFolder) -> Tested:
@@ -255,7 +288,7 @@ def _final(tested: Tested, state: State) -> dict[str, Any]:
     measures: dict[str, Any] = measure(tested.vectors, tested.images, job.dataset.recall_at, seed=job.config.seed)
     return measures | {
         "data": job.dataset.name + ("" if job.config.measure_test else ", held-out training classes"),
-        "selected_by": SELECTED_BY["last" if job.selects_on is None else job.config.protocol],
+        "selected_by": SELECTED_BY[_selection(job)],
         "selected_step": _selected(state),
         "steps": state.step,
         "images_per_second": round(state.step * job.batch_size / max(state.training_seconds, 1e-9), 1),
@@ -264,12 +297,18 @@ def _final(tested: Tested, state: State) -> dict[str, Any]:
     }
 
 
+def _selection(job: Job) -> str:
+    protocol = job.config.protocol
+    return protocol if protocol == "folds" or job.selects_on is not None else "last"
+
+
 def _selected(state: State) -> int:
     return state.step if state.best_step is None else state.best_step
 
 
 SELECTED_BY = {
     "validation": "MAP@R on held-out training classes",
+    "folds": "MAP@R on training classes that were held out in turn",
     "last": "the last step",
     "paper": "Recall@1 on the test classes (the paper's protocol: these numbers are optimistic)",
 }

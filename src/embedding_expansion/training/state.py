@@ -16,7 +16,7 @@ from embedding_expansion.runs.options import TrainConfig
 
 #: Number of evaluations below the value of the start that get a warning.
 FALLS = 3
-_OF_THE_PROCESS = ("since", "saved_best")  # fields that checkpoints do not hold
+_OF_THE_PROCESS = ("since", "saved_best", "last_step")  # fields that checkpoints do not hold
 
 
 @dataclass
@@ -35,6 +35,7 @@ class State:
     broken: dict[str, str] = field(default_factory=dict)  # unreadable images -> reason
     since: float = field(default_factory=time.perf_counter)  # last update of wall_seconds
     saved_best: int | None = None  # `best_step` as of the last checkpoint
+    last_step: int | None = None  # the number of steps that a cross-validation has chosen
 
     def as_json(self) -> dict[str, Any]:
         """The state as JSON values, with the current wall time."""
@@ -81,13 +82,18 @@ class State:
         """Whether this is the evaluation, the third, up to which none has reached the value of the start."""
         return self.best_step == 0 and self.evaluations_since_best == FALLS
 
+    def end(self, config: TrainConfig) -> int:
+        """The step after which training ends, unless patience runs out before."""
+        return config.steps if self.last_step is None else min(config.steps, self.last_step)
+
     def stops_early(self, config: TrainConfig) -> bool:
-        """Whether patience has run out."""
-        return config.patience is not None and self.evaluations_since_best >= config.patience
+        """Whether patience has run out, or the chosen number of steps is reached."""
+        is_patient = config.patience is None or self.evaluations_since_best < config.patience
+        return not is_patient or self.step >= self.end(config)
 
     def is_due(self, every: int, config: TrainConfig) -> bool:
         """Whether something that happens every `every` steps and at the last step is due."""
-        return self.step % every == 0 or self.step == config.steps
+        return self.step % every == 0 or self.step == self.end(config)
 
 
 def _is(value: object, kind: Any) -> bool:

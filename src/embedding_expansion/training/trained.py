@@ -78,7 +78,7 @@ def evaluate(
     """
     run = RunFolder(path)
     config = run.read_config()
-    if config.model.dim != "none":
+    if isinstance(config.model.dim, int):
         _check_whitening(path, steps, config.model.dim)
     if data is not None:
         data = dataclasses.replace(data, image_size=config.data.image_size, transform=config.data.transform)

@@ -7,7 +7,7 @@ import typing
 
 from embedding_expansion.errors import InvalidInput, UnknownName
 from embedding_expansion.forms import FormName
-from embedding_expansion.runs.options import ExpansionConfig, TrainConfig
+from embedding_expansion.runs.options import TrainConfig
 
 #: The names of the arms, those of `--expansion.form`; "none" is the plain loss.
 ARMS: tuple[str, ...] = typing.get_args(FormName)
@@ -40,7 +40,7 @@ def with_arm(config: TrainConfig, arm: str) -> TrainConfig:
     expansion = dataclasses.replace(
         given,
         form=typing.cast(FormName, arm),
-        n=ExpansionConfig().n if given.n == "none" else given.n,
+        n=None if given.n == "none" else given.n,
         scope=None,
         balance=None,
     )

@@ -7,22 +7,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.forms import DEFAULT_FORM
 from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.training.cross_validation import Measure, class_folds
 from embedding_expansion.training.factory import make_loss
 from embedding_expansion.training.fingerprint import Fingerprint, fingerprint
 from embedding_expansion.training.job import make_sampler
 from embedding_expansion.training.split import Sides, Split, located, open_data
 from embedding_expansion.tuning.arms import check_arms, with_arm
-from embedding_expansion.tuning.folds import class_folds
 from embedding_expansion.tuning.space import Space, make_space
 
-Measure: TypeAlias = Literal["recall_at_1", "map_at_r"]
 MEASURES: dict[Measure, str] = {"recall_at_1": "Recall@1", "map_at_r": "MAP@R"}
 #: Folds where only the head learns, and a training takes seconds.
 HEAD_FOLDS = 3
@@ -96,7 +94,7 @@ def make_plan(
     """
     chosen = check_arms(list(arms))
     given = config.expansion
-    if given.form != DEFAULT_FORM or given.scope is not None or given.balance is not None:
+    if given.form is not None or given.scope is not None or given.balance is not None:
         raise InvalidInput(
             "expansion.form, expansion.scope or expansion.balance is given, but the arms decide about them; pass the "
             "forms as --arms"

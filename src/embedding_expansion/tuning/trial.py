@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ from embedding_expansion.model.network import NotFinite
 from embedding_expansion.model.trained import find_device
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.runs.run_folder import RunFolder
+from embedding_expansion.training.cross_validation import Curve, best_step, curve
 from embedding_expansion.training.job import Features
 from embedding_expansion.training.run import Outcome, resume, train_on
 from embedding_expansion.training.split import Split
 from embedding_expansion.tuning.arms import with_arm
 from embedding_expansion.tuning.features import on_device
-from embedding_expansion.tuning.plan import Measure, Plan
+from embedding_expansion.tuning.plan import Plan
 from embedding_expansion.tuning.results import Result
 from embedding_expansion.tuning.space import Value
 
@@ -57,7 +57,7 @@ def run_trial(
     """
     config = plan.space.apply(with_arm(plan.config, arm), values, number)
     shown = {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in values.items()}
-    steps, seconds, curves = config.steps, 0.0, list[dict[int, dict[str, float]]]()
+    steps, seconds, curves = config.steps, 0.0, list[Curve]()
     for fold, (split, cached) in enumerate(zip(plan.splits, features, strict=True), start=1):
         run = RunFolder(folder / f"fold-{fold}" if len(plan.splits) > 1 else folder)
         began = time.perf_counter()
@@ -73,7 +73,7 @@ def run_trial(
         if stopped_by:
             return Stopped(stopped_by)
         seconds += (run.read_metrics() or {})["wall_seconds"]  # with those of an earlier process
-        curves.append(_curve(run))
+        curves.append(_after_start(curve(run)))
     step, means, spread = best_step(curves, plan.measure, only_last=config.optimizer.schedule == "cosine")
     trained = len(curves) * steps
     return Result(
@@ -126,30 +126,6 @@ def _begun(config: TrainConfig, run: RunFolder, split: Split, features: Features
     return train_on(config, split, on_its_device, command=_COMMAND)
 
 
-def _curve(run: RunFolder) -> dict[int, dict[str, float]]:
-    """Step -> the measures on the held-out classes, without those of the start, which are the same for all arms."""
-    return {entry["step"]: entry["validation"] for entry in run.read_log() if "validation" in entry and entry["step"]}
-
-
-def best_step(
-    curves: Sequence[dict[int, dict[str, float]]], measure: Measure, *, only_last: bool = False
-) -> tuple[int, dict[str, float], float | None]:
-    """The step with the best mean over the folds, since one number of steps has to serve all of them.
-
-    Args:
-        curves: for each fold, step -> measures.
-        measure: the measure to maximise; a tie goes to the higher MAP@R, then to the earlier step.
-        only_last: whether only the last step counts, because the learning rate of the others belongs to more steps.
-
-    Returns:
-        The step, its measures as means over the folds, and the standard deviation of the measure over the folds (None
-        for one fold).
-    """
-    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-    means = {
-        step: {name: statistics.fmean(curve[step][name] for curve in curves) for name in ("recall_at_1", "map_at_r")}
-        for step in (steps[-1:] if only_last else steps)
-    }
-    step = max(means, key=lambda at: (means[at][measure], means[at]["map_at_r"], -at))
-    spread = statistics.stdev(curve[step][measure] for curve in curves) if len(curves) > 1 else None
-    return step, means[step], spread
+def _after_start(measured: Curve) -> Curve:
+    """A curve without the measures of the start, which are the same for all arms."""
+    return {step: measures for step, measures in measured.items() if step}

@@ -1,4 +1,4 @@
-"""The hard negatives of a few training batches: the hardest pair of points of every two classes."""
+"""The hard negatives of a few training batches: the hardest pair of points of each pair of classes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class HardPair:
 class Selection:
     """The hard negatives selected in a few batches."""
 
-    pairs: list[HardPair]  # the hardest pairs, at most one for every two classes
+    pairs: list[HardPair]  # the hardest pairs, at most one for each pair of classes
     counts: tuple[int, int, int]  # number of selected pairs with 0, 1 and 2 synthetic points
     images: int  # number of images looked at
 
@@ -92,13 +92,13 @@ def _batch(job: Job, step: int) -> tuple[Float[Tensor, "b d"], Int[np.ndarray, "
 
 
 def _pairs_of(job: Job, vectors: Float[Tensor, "b d"], rows: Int[np.ndarray, " b"]) -> list[HardPair]:
-    """The hardest pairs of a batch: for every two classes in class-pair scope, otherwise for every anchor and class."""
+    """The hardest pairs of a batch: for each pair of classes in class-pair scope, else for each anchor and class."""
     labels = job.train.labels[rows]
     classes = np.unique(labels)
     if len(classes) < 2:
         return []
-    expansion = job.config.expansion
-    n: float = math.inf if expansion.n == "inf" else 0 if expansion.n == "none" else expansion.n
+    expansion = job.config.expansion.resolved
+    n: float = math.inf if expansion.n == "inf" else expansion.n if isinstance(expansion.n, int) else 0
     scope: Scope = "class_pair"
     if expansion.search is None:
         n = 0

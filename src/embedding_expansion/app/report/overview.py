@@ -143,9 +143,9 @@ def _short(value: object) -> str:
 
 def title(config: TrainConfig, data: str) -> str:
     """The title of the report: loss and data set."""
-    expansion, name = config.expansion, str(config.loss["name"])
+    expansion, name = config.expansion.resolved, str(config.loss["name"])
     loss = BY_NAME[name].__name__ if name in BY_NAME else name
-    form = "" if expansion.form == "paper" else f"{expansion.form.replace('_', ' ')}, "
+    form = "" if expansion.form == "paper" else f"{str(expansion.form).replace('_', ' ')}, "
     expanded = "" if expansion.is_plain else f" with embedding expansion ({form}n = {expansion.n})"
     return f"{loss}{expanded} on {data}"
 
