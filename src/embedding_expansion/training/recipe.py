@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from embedding_expansion.data.decoding import FORMATS
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.model.backbones import OF_VECTORS, cached_backbone
@@ -166,7 +167,7 @@ def _short_side(images: ImageSet) -> float:
     sides = []
     for index in np.linspace(0, len(images) - 1, min(_SAMPLE, len(images))).round().astype(int).tolist():
         try:
-            with Image.open(images.path(index)) as image:
+            with Image.open(images.path(index), formats=FORMATS) as image:
                 sides.append(min(image.size))
         except (OSError, ValueError, Image.DecompressionBombError):
             continue
