@@ -74,6 +74,7 @@ def test_the_folder_says_what_the_model_takes_and_how_good_it_is(trained: Path, 
         assert about["preprocessing"]["size"] == 16
         assert about["input"]["shape"] == ["batch", 3, 16, 16]
         card = (folder / "README.md").read_text()
+        assert "- loss: multi_similarity, plain\n" in card  # the run has no expansion
         assert f"| recall_at_1 | {metrics['recall_at_1']:.4f} |" in card
         assert "initial weights: random weights" in card
         assert "cut 16 x 16 from the middle" in card

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from embedding_expansion.model.backbones import conv4
 from embedding_expansion.runs.options import DataConfig, ExpansionConfig, ModelConfig, SamplerConfig, TrainConfig
 
 
@@ -24,6 +27,17 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             noisy = np.clip(pattern + rng.normal(0, 40, pattern.shape), 0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(folder / f"class_{number:02d}" / f"{image}.png")
     return folder
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Weights of conv4 with statistics of batch norm that are not those of a new network."""
+    torch.manual_seed(7)
+    trunk = conv4(3)
+    trunk.train()
+    trunk(torch.randn(8, 3, 32, 32))
+    save_file(trunk.state_dict(), tmp_path / "conv4.safetensors")
+    return tmp_path / "conv4.safetensors"
 
 
 @pytest.fixture

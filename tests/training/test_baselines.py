@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from embedding_expansion.data.transforms import test_transform
@@ -29,17 +29,6 @@ from embedding_expansion.training.job import prepare
 from embedding_expansion.training.run import resume, train
 
 from .test_run import log
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    """Weights of conv4 with statistics of batch norm that are not those of a new network."""
-    torch.manual_seed(7)
-    trunk = conv4(3)
-    trunk.train()
-    trunk(torch.randn(8, 3, 32, 32))
-    save_file(trunk.state_dict(), tmp_path / "conv4.safetensors")
-    return tmp_path / "conv4.safetensors"
 
 
 @pytest.fixture

@@ -13,32 +13,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.data.datasets import open_dataset
 from embedding_expansion.data.images import Dataset
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.model.backbones import conv4
 from embedding_expansion.runs import config as configuration
 from embedding_expansion.runs.options import DataConfig, ModelConfig, TrainConfig
 from embedding_expansion.runs.recipes import RECIPES, finetuning_steps
 from embedding_expansion.training import cross_validation, recipe
 from embedding_expansion.training.cross_validation import FOLDS, class_folds
 from embedding_expansion.training.recipe import choose_recipe
-from embedding_expansion.training.run import resume, train
+from embedding_expansion.training.run import resume, train, train_on
 
 from .test_run import log
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    torch.manual_seed(7)
-    trunk = conv4(3)
-    trunk.train()
-    trunk(torch.randn(8, 3, 32, 32))
-    save_file(trunk.state_dict(), tmp_path / "conv4.safetensors")
-    return tmp_path / "conv4.safetensors"
 
 
 @pytest.fixture
@@ -207,11 +196,25 @@ def test_a_head_is_trained_on_all_classes_for_the_best_number_of_steps(folded: T
     assert metrics["selected_by"] == "MAP@R on training classes that were held out in turn"
     assert metrics["held_out_classes"] == []
     assert not (run / "folds").exists()
-    # The same as a run of so many steps on all training classes.
-    same = train(dataclasses.replace(folded, protocol="last", steps=max(best, 1), out=str(tmp_path / "last")))
-    if best:
-        kept, other = (load_file(path / "model.safetensors") for path in (run, same.run))
-        assert all(torch.equal(kept[name], other[name]) for name in kept)
+
+
+@pytest.mark.parametrize("chosen", [0, 4])
+def test_the_weights_are_those_of_a_run_of_so_many_steps_on_all_classes(
+    chosen: int, folded: TrainConfig, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cross_validation, "best_step", lambda curves, measure: (chosen, {}, None))
+    outcome = train(dataclasses.replace(folded, out=str(tmp_path / "chosen")))
+    assert outcome.metrics is not None
+    assert (outcome.metrics["steps"], outcome.metrics["selected_step"]) == (chosen, chosen)
+    kept = load_file(outcome.run / "model.safetensors")
+    if chosen:
+        same = train(dataclasses.replace(folded, protocol="last", steps=chosen, out=str(tmp_path / "last")))
+        expected = load_file(same.run / "model.safetensors")
+    else:  # the backbone as it comes, and a head that changes nothing
+        expected = {f"trunk.{name}": tensor for name, tensor in load_file(weights).items()}
+        expected |= {"head.weight": torch.eye(64), "head.bias": torch.zeros(64)}
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+    assert set(expected) <= set(kept)
 
 
 def test_the_curve_is_the_mean_of_a_run_for_each_fold(folded: TrainConfig, tmp_path: Path) -> None:
@@ -225,19 +228,12 @@ def test_the_curve_is_the_mean_of_a_run_for_each_fold(folded: TrainConfig, tmp_p
             folded, protocol="validation", out=str(tmp_path / f"fold{number}"), measure_before=False, measure_test=False
         )
         config = dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, classes_per_batch=4))
-        outcome = cross_validation_free(config, split)
-        values.append({line["step"]: line["validation"]["map_at_r"] for line in log(outcome) if "validation" in line})
+        lines = log(train_on(config, split).run)  # without the features of the run
+        values.append({line["step"]: line["validation"]["map_at_r"] for line in lines if "validation" in line})
     (noted,) = [line["folds"]["curve"] for line in log(Path(str(folded.out))) if "folds" in line]
     for step in (0, 2, 4, 6):
         expected = np.mean([value[step] for value in values])
         assert noted[str(step)]["map_at_r"] == pytest.approx(expected, abs=1e-12)
-
-
-def cross_validation_free(config: TrainConfig, split: Any) -> Path:
-    """Trains a fold as a run of its own, whose features are computed anew."""
-    from embedding_expansion.training.run import train_on
-
-    return train_on(config, split).run
 
 
 def test_an_interrupted_cross_validation_goes_on_with_the_next_fold(

@@ -44,7 +44,7 @@ SHARE = 0.25  # of the training classes; a training run holds out fewer, as it n
 
 
 def _options() -> jsonargparse.ArgumentParser:
-    options = parser("embex tune", _DESCRIPTION)
+    options = parser("embex tune", _DESCRIPTION, _HELP)
     options.add_argument(
         "--arms",
         nargs="+",
@@ -72,8 +72,6 @@ def _options() -> jsonargparse.ArgumentParser:
         "--measure", type=Literal["recall_at_1", "map_at_r"], default="recall_at_1", help="measure to maximise"
     )
     options.set_defaults({"validation_share": SHARE})
-    for action in options._actions:
-        action.help = _HELP.get(action.dest, action.help)
     return options
 
 

@@ -56,13 +56,16 @@ def may_be_null() -> dict[str, bool]:
 def parser(
     prog: str = "embex train",
     description: str = "Trains an embedding model and evaluates it before and after training.",
+    texts: Mapping[str, str] | None = None,
 ) -> jsonargparse.ArgumentParser:
     """The parser of `embex train`: an option for every field of `TrainConfig`, and `--config FILE`.
 
     Args:
         prog: the command, for a command that takes the same options.
         description: what it does.
+        texts: full name of an option -> its help, where the command needs another one; `argparse.SUPPRESS` hides it.
     """
+    other = {} if texts is None else texts
     result = _Parser(prog=prog, exit_on_error=False, allow_abbrev=False, description=description)
     result.add_argument(
         "--config",
@@ -71,12 +74,14 @@ def parser(
     )
     for option in _options(TrainConfig()):
         if option.section is None:
-            result.add_argument(f"--{option.name}", type=option.kind, default=option.default, help=option.text)
+            text = other.get(option.name, option.text)
+            result.add_argument(f"--{option.name}", type=option.kind, default=option.default, help=text)
             continue
         group = result.add_argument_group(option.text)
         for field_ in _options(option.default):
-            name = f"--{option.name}.{field_.name}"
-            group.add_argument(name, type=field_.kind, default=field_.default, help=field_.text)
+            name = f"{option.name}.{field_.name}"
+            text = other.get(name, field_.text)
+            group.add_argument(f"--{name}", type=field_.kind, default=field_.default, help=text)
     return result
 
 

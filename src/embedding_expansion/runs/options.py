@@ -35,7 +35,10 @@ class DataConfig:
     image_size: Annotated[
         int | None, "side of the images in pixels; default: 32 for conv4, otherwise the size that the backbone expects"
     ] = None
-    transform: Annotated[str | None, "augmentation of training images; default: the one that suits the data set"] = None
+    transform: Annotated[
+        str | None,
+        "augmentation of training images; default: that of the recipe, or else the one that suits the data set",
+    ] = None
     workers: Annotated[int | None, "processes that load images; default: up to 4, and 0 for data sets in memory"] = None
 
 
@@ -249,7 +252,9 @@ class TrainConfig:
         "as many are left to train on",
     ] = None
     eval_every: Annotated[int, "steps between evaluations"] = 50
-    patience: Annotated[int | None, "stop after this many evaluations without improvement; default: never"] = None
+    patience: Annotated[
+        int | None, "stop after this many evaluations without improvement; default: that of the recipe"
+    ] = None
     checkpoint_every: Annotated[int, "steps between checkpoints"] = 50
     log_every: Annotated[int, "steps between lines of log.jsonl"] = 10
     measure_before: Annotated[
@@ -330,7 +335,7 @@ def check_numbers(config: TrainConfig) -> None:
         section, _, field = name.rpartition(".")
         value = getattr(getattr(config, section) if section else config, field)
         if isinstance(value, int | float) and not low <= value <= high:
-            none = ", or none" if name in ("memory.size", "model.dim") else ""
+            none = {"memory.size": ", or none", "model.dim": ", width or none"}.get(name, "")
             raise InvalidInput(f"{name} is {value}; pass a number of {low:,} to {high:,}{none}")
     for name, positive in (
         ("optimizer.lr", optimizer.lr),
