@@ -176,7 +176,7 @@ def _short_side(images: ImageSet) -> float:
 
 def _three_ways(dataset: Dataset) -> str:
     return (
-        f"{dataset.name} holds photographs, which need a pretrained backbone; pass --model.backbone resnet50 "
-        "--model.pretrained true to download weights, --model.backbone NAME --model.weights FILE.safetensors to use a "
-        "file, or --model.backbone conv4 to train a small network from scratch"
+        f"the images of {dataset.name} are photographs, which need a pretrained backbone; pass --model.backbone "
+        "resnet50 --model.pretrained true to download weights, --model.backbone NAME --model.weights FILE.safetensors "
+        "to use a file, or --model.backbone conv4 to train a small network from scratch"
     )
