@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import os
+import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +23,25 @@ settings.register_profile("stable", max_examples=5, derandomize=True, database=N
 # New cases each time, and the failing ones kept in .hypothesis/: HYPOTHESIS_PROFILE=long, on a schedule.
 settings.register_profile("long", max_examples=200, print_blob=True, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "stable"))
+
+
+def parse_one_at_a_time() -> None:
+    """Makes `ast.parse` wait for its turn.
+
+    pytest, jaxtyping and hypothesis parse what they import or draw, in a server's threads as well. CPython 3.11 counts
+    the depth of a syntax tree once for all threads, and fails with "recursion depth mismatch" where two of them parse.
+    """
+    parse, turn = ast.parse, threading.RLock()
+
+    @functools.wraps(parse)
+    def parse_in_turn(*args: Any, **named: Any) -> ast.AST:
+        with turn:
+            return parse(*args, **named)
+
+    ast.parse = parse_in_turn
+
+
+parse_one_at_a_time()
 
 
 #: The files that take long, the longest first: in parallel they start first, or one worker would end alone with them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import shutil
@@ -30,17 +29,6 @@ from embedding_expansion.inference.export import export
 from embedding_expansion.inference.thresholds import thresholds_json
 from embedding_expansion.retrieval.index import Index, Item, create_index
 from embedding_expansion.retrieval.threshold import Threshold
-
-# What the server's threads would import. pytest and jaxtyping parse what is imported, and of two threads that do so at
-# once CPython 3.11 fails one ("recursion depth mismatch").
-for module in (
-    "sklearn.decomposition",
-    "embedding_expansion.retrieval.kmeans",
-    "embedding_expansion.retrieval.rerank.query_expansion",
-    "schemathesis.python.asgi",
-    "schemathesis.specs.openapi.schemas",
-):
-    importlib.import_module(module)
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MUST_RUN = "browser" in os.environ.get("EMBEX_MUST_RUN", "").split()
