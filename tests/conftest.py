@@ -6,10 +6,13 @@ import ast
 import functools
 import os
 import threading
+import zlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -80,6 +83,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return LONG.index(name) if name in LONG else len(LONG), -count[item.path], str(item.path)
 
     items.sort(key=place)
+
+
+jaxtyping.config.update("jaxtyping_disable", True)
+
+
+@pytest.fixture(autouse=True)
+def checked_types(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Has jaxtyping check the shapes and types of all calls: in each test, and in a quarter of a test's many cases.
+
+    The checks take longer than what they check; fixtures go without them. The scheduled profile checks all cases.
+    """
+    is_one_of_many = hasattr(request.node, "callspec") and os.environ.get("HYPOTHESIS_PROFILE") != "long"
+    jaxtyping.config.update("jaxtyping_disable", is_one_of_many and zlib.crc32(request.node.nodeid.encode()) % 4 != 0)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", True)
 
 
 @pytest.fixture(autouse=True)

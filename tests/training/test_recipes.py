@@ -16,12 +16,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from embedding_expansion.app.cli import main
+from embedding_expansion.app.report.page import write_report
 from embedding_expansion.data.datasets import open_dataset
 from embedding_expansion.data.images import Dataset
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs import config as configuration
-from embedding_expansion.runs.options import DataConfig, ModelConfig, TrainConfig
+from embedding_expansion.runs.options import ModelConfig, TrainConfig
 from embedding_expansion.runs.recipes import RECIPES, finetuning_steps
+from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training import cross_validation, recipe
 from embedding_expansion.training.cross_validation import FOLDS, class_folds
 from embedding_expansion.training.recipe import choose_recipe
@@ -93,9 +95,9 @@ def test_the_limit_between_small_images_and_photographs_is_64_pixels(large: Path
 
 def test_weights_in_the_cache_of_torch_are_taken(large: Path, no_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "_steps_in_time", lambda given: 1000)
-    from torchvision.models import ResNet18_Weights
+    from torchvision.models import ResNet18_Weights, resnet18
 
-    (no_cache / ResNet18_Weights.DEFAULT.url.rpartition("/")[2]).touch()
+    torch.save(resnet18().state_dict(), no_cache / ResNet18_Weights.DEFAULT.url.rpartition("/")[2])
     found = choose_recipe(TrainConfig(), opened(large))
     assert found.name == "finetune"
     assert (found.defaults["model.backbone"], found.defaults["model.pretrained"]) == ("resnet18", True)
@@ -147,7 +149,10 @@ def test_given_options_win_and_config_yaml_repeats_the_run(
 ) -> None:
     given = "--steps 3 --eval_every 2 --optimizer.lr 2e-3 --model.head_init random --sampler.images_per_class 2"
     assert run_of(photographs, weights, tmp_path / "a", "--recipe", "finetune", *given.split()) == 0
-    assert "recipe: finetune, as asked for\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "recipe: finetune, as asked for\n" in printed
+    (images,) = [line for line in printed.splitlines() if line.startswith("images: ")]
+    assert images.startswith(("images: cropped at the centre, as MAP@R", "images: squashed, as MAP@R"))
     used = configuration.load(tmp_path / "a" / "config.yaml")
     assert (used.recipe, used.steps, used.optimizer.lr, used.model.head_init) == ("finetune", 3, 2e-3, "random")
     assert (used.ema, used.patience, used.model.dim, used.sampler.classes_per_batch) == (0.98, 6, 64, 3)
@@ -203,6 +208,8 @@ def test_the_weights_are_those_of_a_run_of_so_many_steps_on_all_classes(
     chosen: int, folded: TrainConfig, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cross_validation, "best_step", lambda curves, measure: (chosen, {}, None))
+    # The cosine of a run of 4 steps is not that of 6 of which 4 are made.
+    folded = dataclasses.replace(folded, optimizer=dataclasses.replace(folded.optimizer, schedule="none"))
     outcome = train(dataclasses.replace(folded, out=str(tmp_path / "chosen")))
     assert outcome.metrics is not None
     assert (outcome.metrics["steps"], outcome.metrics["selected_step"]) == (chosen, chosen)
@@ -217,7 +224,11 @@ def test_the_weights_are_those_of_a_run_of_so_many_steps_on_all_classes(
     assert set(expected) <= set(kept)
 
 
-def test_the_curve_is_the_mean_of_a_run_for_each_fold(folded: TrainConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_curve_is_the_mean_of_a_run_for_each_fold(flip: bool, folded: TrainConfig, tmp_path: Path) -> None:
+    if flip:
+        folded = dataclasses.replace(folded, flip=True, out=str(tmp_path / "flipped"))
+        train(folded)
     dataset = open_dataset(folded.data.name)
     splits = class_folds(dataset, FOLDS, None, folded.seed)
     held = [name for split in splits if split.validation for name in split.validation.classes.tolist()]
@@ -230,10 +241,15 @@ def test_the_curve_is_the_mean_of_a_run_for_each_fold(folded: TrainConfig, tmp_p
         config = dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, classes_per_batch=4))
         lines = log(train_on(config, split).run)  # without the features of the run
         values.append({line["step"]: line["validation"]["map_at_r"] for line in lines if "validation" in line})
-    (noted,) = [line["folds"]["curve"] for line in log(Path(str(folded.out))) if "folds" in line]
+    run = Path(str(folded.out))
+    (noted,) = [line["folds"]["curve"] for line in log(run) if "folds" in line]
     for step in (0, 2, 4, 6):
         expected = np.mean([value[step] for value in values])
         assert noted[str(step)]["map_at_r"] == pytest.approx(expected, abs=1e-12)
+    page = write_report(RunFolder(run)).read_text()
+    assert "Retrieval on training classes held out in turn" in page
+    best = json.loads((run / "metrics.json").read_text())["steps"]
+    assert best == 6 or f"{best}, the best of up to 6" in page
 
 
 def test_an_interrupted_cross_validation_goes_on_with_the_next_fold(
@@ -271,9 +287,7 @@ def test_the_start_of_a_recipe_has_the_neighbours_of_the_backbone(
 ) -> None:
     assert run_of(photographs, weights, tmp_path / "run", "--recipe", "finetune", "--steps", "1") == 0
     config = configuration.load(tmp_path / "run" / "config.yaml")
-    assert config.data == DataConfig(
-        name=str(photographs), image_size=16, transform="paper", workers=0
-    )  # nothing is cut off in tests
+    assert config.data.transform in ("paper", "center_crop")
     start = load_file(tmp_path / "run" / "checkpoints" / "step-00000000.safetensors")
     assert torch.equal(start["model.head.weight"], torch.eye(64))
     assert not start["model.head.bias"].any()

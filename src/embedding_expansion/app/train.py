@@ -77,7 +77,7 @@ def with_recipe(
         timed: whether the time of fine-tuning on the CPU decides.
 
     Returns:
-        The configuration with the recipe, the data set, and a line that says which recipe it is and why.
+        The configuration with the recipe, the data set, and lines that say which recipe it is and why.
     """
     from embedding_expansion.training.recipe import choose_recipe
     from embedding_expansion.training.split import located, open_data
@@ -85,7 +85,7 @@ def with_recipe(
     dataset = open_data(located(given.data))
     recipe = choose_recipe(given, dataset, timed=timed)
     options.set_defaults(recipe.defaults)
-    return from_namespace(parse(options, arguments)), dataset, f"recipe: {recipe.name}, {recipe.reason}"
+    return from_namespace(parse(options, arguments)), dataset, str(recipe)
 
 
 def _report(path: Path, tested: Tested | None) -> None:

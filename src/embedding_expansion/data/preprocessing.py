@@ -16,7 +16,9 @@ from embedding_expansion.data.resizing import Pixels, resize
 from embedding_expansion.errors import InvalidInput
 
 #: The names of transforms of images, which `transforms` describes.
-TRANSFORMS = ("none", "crop", "crop_flip", "paper")
+TRANSFORMS = ("none", "crop", "crop_flip", "center_crop", "paper")
+#: Those that cut the square from the middle of a test image.
+CENTER_CROPPED = ("crop_flip", "center_crop")
 
 #: The largest ratio of the sides of an image; resizing a thinner one to its short side would make a huge image.
 THINNEST = 100
@@ -45,7 +47,7 @@ class Preprocessing:
         """
         check_name("transform", name, TRANSFORMS)
         size = as_whole(size, "size", least=1)
-        return cls(size, round(size * 256 / 224) if name == "crop_flip" else None)
+        return cls(size, round(size * 256 / 224) if name in CENTER_CROPPED else None)
 
     def __call__(self, pixels: Pixels) -> npt.NDArray[np.uint8]:
         """Transforms one image, (h, w, 3) to (size, size, 3).

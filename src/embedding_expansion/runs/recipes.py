@@ -21,6 +21,8 @@ RECIPES: dict[RecipeName, dict[str, Any]] = {
         "data.transform": "paper",
         "optimizer.lr": 3e-4,
         "optimizer.warmup": 20,
+        "optimizer.schedule": "cosine",
+        "ema": 0.98,
         "protocol": "folds",
         "eval_every": 25,
         "steps": 400,

@@ -121,7 +121,7 @@ def cross_validate(job: Job, run: RunFolder, train_on: Callable[..., _Outcome]) 
         RunError, ResourceError: the run of a fold failed.
     """
     folder = run.path / "folds"
-    features, images = job.features_of(job.train) if job.config.model.freeze_backbone else (None, job.train)
+    known, images = _known_features(job)
     splits = class_folds(dataclasses.replace(job.dataset, train=images), FOLDS, None, job.config.seed)
     curves = []
     for number, split in enumerate(splits, start=1):
@@ -129,10 +129,10 @@ def cross_validate(job: Job, run: RunFolder, train_on: Callable[..., _Outcome]) 
         if not fold.path.exists() or fold.read_metrics() is None:
             shutil.rmtree(fold.path, ignore_errors=True)
             config = _of_fold(job.config, split, fold)
-            known = None if features is None else _features_of(split, images, features)
+            of_fold = _features_of(split, images, known) if known else None
             try:
                 with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
-                    outcome = train_on(config, split, known)
+                    outcome = train_on(config, split, of_fold)
             except (RunError, ResourceError) as error:
                 raise type(error)(
                     f"fold {number} of the cross-validation failed ({error.__cause__ or error}); continue with "
@@ -160,11 +160,19 @@ def _of_fold(config: TrainConfig, split: Split, fold: RunFolder) -> TrainConfig:
     )
 
 
-def _features_of(split: Split, images: ImageSet, features: torch.Tensor) -> Features:
+def _known_features(job: Job) -> tuple[dict[bool, torch.Tensor], ImageSet]:
+    """The features of a frozen backbone, of the training images and of their mirror images, and the readable images."""
+    if not job.config.model.freeze_backbone:
+        return {}, job.train
+    found = {mirrored: job.features_of(job.train, mirrored) for mirrored in {False, job.config.flip}}
+    return {mirrored: features for mirrored, (features, _) in found.items()}, found[False][1]
+
+
+def _features_of(split: Split, images: ImageSet, known: dict[bool, torch.Tensor]) -> Features:
     """The features of a fold's training and held-out images, by the identity of the sets."""
     found: Features = {}
     for part in (split.train, split.validation):
         if part is not None:
-            rows = np.flatnonzero(np.isin(images.labels, part.classes))
-            found[id(part), False] = (features[torch.from_numpy(rows)], part)
+            rows = torch.from_numpy(np.flatnonzero(np.isin(images.labels, part.classes)))
+            found |= {(id(part), mirrored): (features[rows], part) for mirrored, features in known.items()}
     return found

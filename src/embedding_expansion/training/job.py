@@ -165,9 +165,9 @@ class Job:
         transform = self.test_transform if transform is None else transform
         return embed_images(function, images, transform, workers=self.workers, broken=self.broken)
 
-    def features_of(self, images: ImageSet) -> tuple[Tensor, ImageSet]:
+    def features_of(self, images: ImageSet, mirrored: bool = False) -> tuple[Tensor, ImageSet]:
         """The pooled features of an image set with the current backbone, not normalised: what the head gets."""
-        return self._cached(images) if self.config.model.freeze_backbone else self._features(images, mirrored=False)
+        return (self._cached if self.config.model.freeze_backbone else self._features)(images, mirrored)
 
     def _cached(self, images: ImageSet, mirrored: bool = False) -> tuple[Tensor, ImageSet]:
         """The cached features of an image set or of its mirror images. The identity of the set is the key."""

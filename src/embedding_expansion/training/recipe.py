@@ -18,10 +18,11 @@ from embedding_expansion.data.decoding import FORMATS
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.model.backbones import OF_VECTORS, cached_backbone
-from embedding_expansion.model.network import make_model
+from embedding_expansion.model.network import EmbeddingModel, make_model
 from embedding_expansion.model.trained import find_device
 from embedding_expansion.runs.options import CLASSES_OF_PRETRAINED, RecipeName, TrainConfig
 from embedding_expansion.runs.recipes import FEWEST_STEPS, MOST_STEPS, defaults, finetuning_steps
+from embedding_expansion.training.cropping import SQUASHED, better_transform
 from embedding_expansion.training.evaluation import hold_out_classes
 from embedding_expansion.training.factory import check_size
 
@@ -42,11 +43,17 @@ class Recipe:
         name: its name.
         reason: why, as the rest of a sentence.
         defaults: full name of an option -> its default.
+        images: how images are made square and why; empty where this was not measured.
     """
 
     name: RecipeName
     reason: str
     defaults: dict[str, Any]
+    images: str = ""
+
+    def __str__(self) -> str:
+        """What is printed at the start of a run."""
+        return f"recipe: {self.name}, {self.reason}" + (f"\nimages: {self.images}" if self.images else "")
 
 
 def choose_recipe(given: TrainConfig, dataset: Dataset, *, timed: bool = True) -> Recipe:
@@ -73,7 +80,7 @@ def choose_recipe(given: TrainConfig, dataset: Dataset, *, timed: bool = True) -
     model = dataclasses.replace(given.model, backbone=name, pretrained=True)
     found = _chosen(dataclasses.replace(given, model=model), dataset, timed)
     reason = f"{found.reason}; {name}'s ImageNet weights are in torch's cache"
-    return Recipe(found.name, reason, found.defaults | own)
+    return dataclasses.replace(found, reason=reason, defaults=found.defaults | own)
 
 
 def _chosen(given: TrainConfig, dataset: Dataset, timed: bool) -> Recipe:
@@ -93,7 +100,30 @@ def _chosen(given: TrainConfig, dataset: Dataset, timed: bool) -> Recipe:
         values.pop("protocol", None)
     if dataset.transform != "crop_flip":  # the images of this set must not be cropped or mirrored
         values.pop("data.transform", None)
-    return Recipe(name, reason, values)
+    if processes > 1 or "data.transform" not in values or given.data.transform is not None:
+        return Recipe(name, reason, values)
+    transform, images = _transform(given, dataset.train)
+    return Recipe(name, reason, values | {"data.transform": transform}, images)
+
+
+def _transform(given: TrainConfig, images: ImageSet) -> tuple[str, str]:
+    """The transform that suits the images, and why."""
+    with torch.random.fork_rng(devices=[]):
+        model = make_model(given.model).to(find_device(given.device)).to(memory_format=torch.channels_last)
+    size = _image_size(given, model)
+    found = better_transform(model, images, size, workers=0 if given.data.workers is None else given.data.workers)
+    if found is None:
+        return SQUASHED, ""
+    name, measured = found
+    does, other = ("squashed", "cropped") if name == SQUASHED else ("cropped at the centre", "squashed")
+    figures = f"{measured[name]:.3f} on a sample of the training images, against {min(measured.values()):.3f} {other}"
+    return name, f"{does}, as MAP@R of the backbone is then {figures}"
+
+
+def _image_size(given: TrainConfig, model: EmbeddingModel) -> int:
+    size = model.image_size if given.data.image_size is None else given.data.image_size
+    check_size(model, size, str(given.model.backbone))
+    return size
 
 
 def _check_asked(given: TrainConfig, has_start: bool) -> None:
@@ -132,8 +162,7 @@ def _steps_in_time(given: TrainConfig) -> int:
     with torch.random.fork_rng(devices=[]):
         model = make_model(given.model, fetch_weights=not given.model.pretrained)
     model.to(memory_format=torch.channels_last)
-    size = model.image_size if given.data.image_size is None else given.data.image_size
-    check_size(model, size, str(given.model.backbone))
+    size = _image_size(given, model)
     images = torch.zeros(_TIMED, model.channels, size, size, dtype=torch.uint8)
     took = []
     for _ in range(3):  # the first one is slower

@@ -75,7 +75,7 @@ def train_on(
         split: the data; None opens the data set of the configuration and draws the held-out classes by its seed.
         features: the features of the images of `split`, if the backbone is frozen; None computes them.
         command: the command line, for environment.json.
-        headline: the first line to print.
+        headline: the first lines to print.
     """
     start = time.perf_counter()
     with ExitStack() as stack:

@@ -82,20 +82,30 @@ def curves(log: Log, kept: int | None) -> list[Chart]:
     side = "test" if any("test" in entry for entry in log) else "validation"
     of = "test classes" if side == "test" else "held-out training classes"
     judged = [(entry["step"], entry[side]) for entry in log if isinstance(entry.get(side), dict)]
-    quality = {
-        title: [(float(step), float(figures[name])) for step, figures in judged if _is_number(figures.get(name))]
-        for title, name in (("Recall@1", "recall_at_1"), ("MAP@R", "map_at_r"))
-    }
     shares = {"anchors with a loss": _series(log, "active_share"), "synthetic points": _series(log, "synthetic_share")}
     drawn = [
         chart("Loss", {"loss": _series(log, "loss")}, mark=kept),
-        chart(f"Retrieval on {of}", quality, mark=kept),
+        chart(f"Retrieval on {of}", _quality(judged), mark=kept),
+        chart("Retrieval on training classes held out in turn", _quality(_of_folds(log)), mark=kept),
         chart("Shares of a batch", shares, bounds=(0.0, 1.0), mark=kept),
         chart("Share of the pull that balance keeps", {"share": _balance(log, "share")}, bounds=(0.0, 1.0), mark=kept),
         chart("Pull and push of a batch", {name: _balance(log, name) for name in ("pull", "push")}, mark=kept),
         chart("Learning rate", {"learning rate": _series(log, "lr")}, mark=kept),
     ]
     return [each for each in drawn if each is not None]
+
+
+def _quality(judged: list[tuple[int, dict[str, Any]]]) -> dict[str, list[tuple[float, float]]]:
+    return {
+        title: [(float(step), float(figures[name])) for step, figures in judged if _is_number(figures.get(name))]
+        for title, name in (("Recall@1", "recall_at_1"), ("MAP@R", "map_at_r"))
+    }
+
+
+def _of_folds(log: Log) -> list[tuple[int, dict[str, Any]]]:
+    """The mean measures of a cross-validation at each step."""
+    found: dict[str, Any] = next((entry["folds"] for entry in log if isinstance(entry.get("folds"), dict)), {})
+    return [(int(step), figures) for step, figures in found.get("curve", {}).items()]
 
 
 def warnings(log: Log) -> list[tuple[int, str]]:
@@ -162,7 +172,7 @@ def facts(config: TrainConfig, metrics: dict[str, Any] | None, log: Log) -> list
     result = [
         ("network", str(config.model)),
         ("batches", f"{sampler.classes_per_batch} classes × {sampler.images_per_class} {kind}"),
-        ("steps", str(done) if done == config.steps else f"{done} of {config.steps}"),
+        ("steps", _steps(done, config)),
         ("optimiser", f"{config.optimizer.name} at {config.optimizer.lr:g}"),
         ("seed", str(config.seed)),
     ]
@@ -174,6 +184,12 @@ def facts(config: TrainConfig, metrics: dict[str, Any] | None, log: Log) -> list
             ("speed", f"{metrics['images_per_second']:.0f} {kind} a second"),
         ]
     return result
+
+
+def _steps(done: int, config: TrainConfig) -> str:
+    if done == config.steps:
+        return str(done)
+    return f"{done}, the best of up to {config.steps}" if config.protocol == "folds" else f"{done} of {config.steps}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,65 @@
+"""Chooses between squashing images to a square and cutting the square from the middle, on training classes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from embedding_expansion.data.images import ImageSet
+from embedding_expansion.data.transforms import test_transform
+from embedding_expansion.errors import DataError
+from embedding_expansion.model.network import EmbeddingModel
+from embedding_expansion.training.evaluation import can_be_measured, embed_images, measure_retrieval, model_embedder
+
+#: The two transforms, both with little augmentation. The first one, which cuts nothing off, wins a tie.
+SQUASHED, CROPPED = "paper", "center_crop"
+_MOST, _OF_A_CLASS = 400, 10  # images that are embedded with each; of a class at least, if it has them
+
+
+def better_transform(
+    model: EmbeddingModel, images: ImageSet, size: int, *, workers: int
+) -> tuple[str, dict[str, float]] | None:
+    """The transform with which the backbone as it comes finds more images of the same class.
+
+    The features of a sample of the training images are measured with the test side of both transforms. Photographs of
+    birds or products, whose object is in the middle, are often better cropped, and images that are already cropped to
+    their object are better squashed.
+
+    Args:
+        model: the model with its pretrained weights; its head is not used.
+        images: the training images.
+        size: the side of the square in pixels.
+        workers: the number of decoding processes.
+
+    Returns:
+        The name of the transform, and the MAP@R of each. None if there are too few images to measure anything, or none
+        that can be read.
+    """
+    sample = _sample(images)
+    if not can_be_measured(sample):
+        return None
+    device = next(model.parameters()).device
+    embed = model_embedder(model.eval(), device, "float32", head=False)
+    found = {}
+    for name in (SQUASHED, CROPPED):
+        try:
+            embedded = embed_images(embed, sample, test_transform(size, name), workers=workers, broken={})
+        except DataError:
+            return None  # which the run itself reports
+        found[name] = measure_retrieval(*embedded, (1,))["map_at_r"]
+    return max(found, key=lambda name: found[name]), found
+
+
+def _sample(images: ImageSet) -> ImageSet:
+    """Up to `_MOST` images: classes at equal distances by name, and images at equal distances in each."""
+    counts = np.bincount(images.labels)
+    classes = np.flatnonzero(counts > 1)
+    classes = classes[_spread(len(classes), _MOST // _OF_A_CLASS)]
+    of_each = max(_OF_A_CLASS, _MOST // max(1, len(classes)))
+    members = [np.flatnonzero(images.labels == label) for label in classes]
+    rows = [rows[_spread(len(rows), of_each)] for rows in members]
+    return images.subset(np.sort(np.concatenate(rows)) if rows else np.zeros(0, dtype=np.int64))
+
+
+def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
