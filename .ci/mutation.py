@@ -140,7 +140,8 @@ def _run_tests(copy: Path, tests: Sequence[str], log: Path) -> None:
         os.chdir(ROOT)
         sys.path.insert(0, str(copy))
         os.environ["PYTHONPATH"] = str(copy)
-        code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--durations=0", *tests])
+        # Without the checks of types by jaxtyping, which take most of the time of the quick tests.
+        code = pytest.main(["-q", "-x", "-o", "addopts=", "-p", "no:cacheprovider", *tests])
     except BaseException:
         traceback.print_exc()
     finally:

@@ -1,11 +1,7 @@
-"""Groups of processes for the tests of several ranks.
-
-They are forked from a server that has already imported torch and this package: importing is what takes the time.
-"""
+"""Groups of processes for the tests of several ranks."""
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +10,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-IMPORTED = ["torch.distributed", "embedding_expansion.training.run", "pytorch_metric_learning.losses", "pytest"]
+from forked import fork_server
 
 
 def results_of_ranks(world: int, folder: Path, work: Callable[..., Any], *given: Any) -> list[Any]:
     """What `work(rank, *given)` returns on each rank of a group of processes on gloo, each with one thread."""
-    multiprocessing.set_forkserver_preload(IMPORTED)
+    fork_server()
     mp.start_processes(_run, args=(world, str(folder), work, given), nprocs=world, start_method="forkserver")
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
 

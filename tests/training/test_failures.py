@@ -22,6 +22,7 @@ from embedding_expansion.errors import InvalidInput
 from embedding_expansion.failures import failure
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.ranks import Ranks
+from forked import Forked
 
 from .conftest import arguments
 from .test_run_lock import EMBEX, children, wait_for
@@ -165,10 +166,7 @@ def test_ranks_wait_for_an_evaluation_and_give_up_on_silence_and_death(happens: 
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "EMBEX_RANK_PATIENCE": "2"}
-    command, both = [sys.executable, "-c", PATIENCE, happens], []
-    for rank in ("0", "1"):
-        surroundings = {**os.environ, **group, "RANK": rank, "OMP_NUM_THREADS": "1"}
-        both.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings))
+    both = [Forked(PATIENCE, happens, **group, RANK=rank) for rank in ("0", "1")]
     try:
         assert said in both[survivor].communicate(timeout=60)[0]
     finally:

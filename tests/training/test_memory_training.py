@@ -25,7 +25,7 @@ from embedding_expansion.training.run import resume, train
 
 from .conftest import arguments
 from .exactly import assert_equal, trained
-from .test_resume import EMBEX, log, stop_at
+from .test_resume import log, stop_at
 
 LAST = "checkpoints/step-00000006.safetensors"
 
@@ -66,7 +66,7 @@ def test_a_killed_run_with_a_memory_and_draws_equals_one_that_never_stopped(
     )
     whole = train(dataclasses.replace(config, out=str(tmp_path / "whole"))).run
     run = tmp_path / "stopped"
-    killed = stop_at(5, run, [*EMBEX, "train", *arguments(dataclasses.replace(config, out=str(run)))], signal.SIGKILL)
+    killed = stop_at(5, run, arguments(dataclasses.replace(config, out=str(run))), signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
     assert not (run / "metrics.json").exists()
     assert resume(run).metrics is not None

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from safetensors.torch import load_file
 from embedding_expansion.errors import RunError
 from embedding_expansion.runs.options import DataConfig, ModelConfig, TrainConfig
 from embedding_expansion.training.run import resume, train
+from forked import EMBEX, Forked
 
 from .conftest import arguments
-
-EMBEX = [sys.executable, "-m", "embedding_expansion"]
 
 
 def log(run: Path) -> list[dict[str, Any]]:
@@ -29,9 +27,9 @@ def log(run: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
 
 
-def stop_at(step: int, run: Path, command: list[str], sent: signal.Signals) -> subprocess.CompletedProcess[str]:
-    """Starts a command and sends it a signal once its log has reached a step."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def stop_at(step: int, run: Path, arguments: list[str], sent: signal.Signals) -> subprocess.CompletedProcess[str]:
+    """Starts `embex train` and sends it a signal once its log has reached a step."""
+    process = Forked(EMBEX, "train", *arguments)
     deadline = time.monotonic() + 120
     while not ((run / "log.jsonl").exists() and log(run) and log(run)[-1]["step"] >= step):
         assert process.poll() is None, process.communicate()
@@ -39,7 +37,8 @@ def stop_at(step: int, run: Path, command: list[str], sent: signal.Signals) -> s
         time.sleep(0.02)
     process.send_signal(sent)
     out, err = process.communicate(timeout=60)
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 def test_a_run_that_is_terminated_and_killed_and_resumed_equals_one_that_never_stopped(
@@ -59,14 +58,14 @@ def test_a_run_that_is_terminated_and_killed_and_resumed_equals_one_that_never_s
     run = tmp_path / "stopped"
     stopped = dataclasses.replace(config, out=str(run), data=dataclasses.replace(config.data, workers=2))
 
-    terminated = stop_at(2, run, [*EMBEX, "train", *arguments(stopped)], signal.SIGTERM)
+    terminated = stop_at(2, run, arguments(stopped), signal.SIGTERM)
     assert terminated.returncode == 143, terminated
     assert f"embex train --resume {run}" in terminated.stdout
     assert terminated.stderr == ""
     assert not (run / "metrics.json").exists()
     reached = log(run)[-1]["step"]
 
-    killed = stop_at(reached + 6, run, [*EMBEX, "train", "--resume", str(run)], signal.SIGKILL)
+    killed = stop_at(reached + 6, run, ["--resume", str(run)], signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
     assert not (run / "metrics.json").exists()
     with (run / "log.jsonl").open("a") as stream:

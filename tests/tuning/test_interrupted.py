@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from embedding_expansion.app.cli import main
 from embedding_expansion.training import loop
 from embedding_expansion.tuning import trial
 from embedding_expansion.tuning.study import Study
+from forked import EMBEX, Forked
 
 from .conftest import TRIALS, command
 from .study_files import stored, untimed
@@ -42,8 +41,9 @@ main(sys.argv[1:])
 
 def test_a_killed_study_goes_on_from_the_last_checkpoint(study: Path, unreadable: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
-    program = [sys.executable, "-c", KILLED, *command(unreadable, out), "--arms", *ONE]
-    assert subprocess.run(program, capture_output=True, timeout=120).returncode == -signal.SIGKILL
+    killed = Forked(KILLED, *command(unreadable, out), "--arms", *ONE)
+    killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL
     check_going_on(out, study, unreadable)
 
 
@@ -115,8 +115,7 @@ def test_a_study_goes_on_from_any_moment(
 
 def test_two_processes_share_a_study(study: Path, unreadable: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
-    program = [sys.executable, "-m", "embedding_expansion", *command(unreadable, out), "--arms", *TWO]
-    both = [subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [Forked(EMBEX, *command(unreadable, out), "--arms", *TWO) for _ in range(2)]
     said = [process.communicate(timeout=180) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     names = [line.partition(":")[0] for text, _ in said for line in text.splitlines() if ": Recall@1 " in line]

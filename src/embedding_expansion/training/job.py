@@ -228,7 +228,9 @@ def prepare(config: TrainConfig, split: Split | None = None, *, fetch_weights: b
     resolved = dataclasses.replace(
         config,
         sampler=dataclasses.replace(config.sampler, classes_per_batch=sampler.classes_per_batch),
-        data=_resolved_data(config.data, size, transform, dataset.train.pixels is not None),
+        data=dataclasses.replace(
+            config.data, image_size=size, transform=transform, workers=decoding_processes(config.data, dataset.train)
+        ),
         model=model_config,
         expansion=config.expansion.resolved,
         device=device.type if config.device == "auto" else config.device,
@@ -273,11 +275,8 @@ def _precision(name: Precision, device: torch.device) -> Precision:
     return "float32"
 
 
-def _resolved_data(data: DataConfig, size: int, transform: str, in_memory: bool) -> DataConfig:
-    workers = 0 if in_memory else min(4, os.cpu_count() or 1)
-    return dataclasses.replace(
-        data,
-        image_size=size,
-        transform=transform,
-        workers=workers if data.workers is None else data.workers,
-    )
+def decoding_processes(data: DataConfig, images: ImageSet) -> int:
+    """The number of processes that decode images: as given, or up to 4, and 0 if the images are in memory."""
+    if data.workers is not None:
+        return data.workers
+    return 0 if images.pixels is not None else min(4, os.cpu_count() or 1)

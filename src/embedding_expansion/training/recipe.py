@@ -25,6 +25,7 @@ from embedding_expansion.runs.recipes import FEWEST_STEPS, MOST_STEPS, defaults,
 from embedding_expansion.training.cropping import SQUASHED, better_transform
 from embedding_expansion.training.evaluation import hold_out_classes
 from embedding_expansion.training.factory import check_size
+from embedding_expansion.training.job import decoding_processes
 
 #: Images with a shorter side, in pixels, are small: their details fit into the 32 pixels of conv4.
 SMALL = 64
@@ -111,7 +112,7 @@ def _transform(given: TrainConfig, images: ImageSet) -> tuple[str, str]:
     with torch.random.fork_rng(devices=[]):
         model = make_model(given.model).to(find_device(given.device)).to(memory_format=torch.channels_last)
     size = _image_size(given, model)
-    found = better_transform(model, images, size, workers=0 if given.data.workers is None else given.data.workers)
+    found = better_transform(model, images, size, workers=decoding_processes(given.data, images))
     if found is None:
         return SQUASHED, ""
     name, measured = found
