@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from embedding_expansion import EmbeddingExpansion
+from embedding_expansion import EmbeddingExpansion, expand
 from embedding_expansion.core import losses
 from embedding_expansion.core.losses import LOSSES
-from embedding_expansion.core.pairs import compare
+from embedding_expansion.core.pairs import compare, rounding
 from embedding_expansion.core.terms import distance
 from embedding_expansion.errors import InvalidInput
 
@@ -64,12 +64,38 @@ def test_copies_of_an_image_add_nothing_to_what_is_averaged(
 
 
 @WIDTHS
+@pytest.mark.parametrize("norm", [0.5, 50.0])
+@pytest.mark.parametrize("table", ["euclidean", "snr", "expanded", "normalised"])
+def test_rows_that_differ_by_rounding_have_a_similarity_of_exactly_1(
+    table: str, norm: float, width: torch.dtype
+) -> None:
+    E, labels = rows_with_copies(500, width)
+    E = norm * torch.nn.functional.normalize(E, dim=1)
+    E[1::2] = torch.nextafter(E[1::2], E[1::2].sign())
+    E.requires_grad_()
+    if table == "expanded":
+        pairs = expand(E, labels, n=2, normalize_synthetic=False)
+    elif table == "normalised":
+        pairs = LOSSES["contrastive"]().table(E, labels)[0]
+    else:
+        pairs = compare(E, labels, metric=table)  # type: ignore[arg-type]
+    copies = (pairs.positive - 1).abs() < 1e-3 * (1 if table in ("snr", "normalised") else norm**2)
+    assert copies.sum() == len(E)  # another row of the class is at a right angle, or nearly
+    assert pairs.positive[copies].unique().tolist() == [1]
+    (gradient,) = torch.autograd.grad(pairs.positive[copies].sum(), E)
+    assert gradient.abs().max() < 1e-3 * norm
+
+
+@WIDTHS
+@pytest.mark.parametrize("norm", [1.0, 0.5, 50.0])
+@pytest.mark.parametrize("dimensions", [4, 500])
 @pytest.mark.parametrize("n", [0, 2])
-def test_nor_do_they_expanded(n: int, width: torch.dtype) -> None:
-    E, labels = rows_with_copies(16, width)
-    loss = EmbeddingExpansion(LOSSES["contrastive"](squared=False, average="active"), n=n)
+def test_nor_do_they_expanded(n: int, dimensions: int, norm: float, width: torch.dtype) -> None:
+    E, labels = rows_with_copies(dimensions, width)
+    E = norm * torch.nn.functional.normalize(E, dim=1)
+    loss = EmbeddingExpansion(LOSSES["contrastive"](squared=False, average="active", normalize=False), n=n)
     terms = loss.per_anchor(E, labels)
-    pulls, _ = active_pairs(torch.nn.functional.normalize(E.double(), dim=1), labels, 0.0, "euclidean")
+    pulls, _ = active_pairs(E.double(), labels, 0.0, "euclidean")
     assert terms.weight[0].sum() == len(pulls)
     assert terms.total[0].sum().item() == pytest.approx(sum(pulls), rel=1e-5)
 
@@ -182,3 +208,14 @@ def test_the_angle_of_copies_is_0_and_of_opposite_rows_pi(width: torch.dtype) ->
         value.backward()
         assert E.grad is not None
         assert E.grad.isfinite().all()
+
+
+@WIDTHS
+def test_the_slope_of_a_distance_is_at_most_that_at_the_smallest_one_that_rounding_leaves(width: torch.dtype) -> None:
+    smallest = max(rounding(torch.zeros(1, dtype=width)) ** 0.5, 1e-6)
+    similarity = torch.tensor([1.0, 1 - 2 * smallest**2], dtype=width, requires_grad=True)
+    distances = distance(similarity)
+    assert distances[0] == 0
+    assert distances[1].item() == pytest.approx(2 * smallest, rel=0.1)
+    (slope,) = torch.autograd.grad(distances.sum(), similarity)
+    assert slope.tolist() == pytest.approx([-1 / smallest, -0.5 / smallest], rel=0.1)

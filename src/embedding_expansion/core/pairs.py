@@ -142,15 +142,13 @@ def as_similarity(
 
 
 def copies_at_one(
-    similarity: Float[Tensor, "a p"], square: Float[Tensor, "a 1"], metric: Metric
+    similarity: Float[Tensor, "a p"], square: Float[Tensor, "a 1"], metric: Literal["euclidean", "snr"]
 ) -> Float[Tensor, "a p"]:
     """Sets similarities of positives to exactly 1, without gradient, where the distance is within rounding error.
 
     A loss that counts active pairs must not count two copies of an image. The rounding error grows with the squared
     norms of the anchors, `square`, which the table does not hold, so it is corrected here.
     """
-    if metric == "inner":
-        return similarity
     alike = 1 - rounding(similarity) * (square.detach() if metric == "euclidean" else 1)
     return torch.where(similarity >= alike, 1, similarity)  # NaN stays NaN
 
