@@ -48,8 +48,15 @@ TESTS: dict[str, list[str]] = {
         "tests/retrieval/index/test_operations.py",
         "tests/retrieval/index/test_read_only.py",
     ],
-    "core/terms.py": ["tests/core/test_losses.py", "tests/core/test_numbers.py", "tests/core/test_degenerate.py"],
+    "core/terms.py": [
+        "tests/core/test_boundaries.py",
+        "tests/core/test_ties.py",
+        "tests/core/test_degenerate.py",
+        "tests/core/test_losses.py",
+        "tests/core/test_numbers.py",
+    ],
     "core/pairs.py": [
+        "tests/core/test_ties.py",
         "tests/core/test_pairs.py",
         "tests/core/test_past.py",
         "tests/core/test_indices_tuple.py",

@@ -13,6 +13,7 @@ from embedding_expansion import ArcFaceLoss, NormalizedSoftmaxLoss, SubCenterArc
 from embedding_expansion.core import losses
 from embedding_expansion.core.miners import DistanceWeightedMiner, MultiSimilarityMiner
 from embedding_expansion.core.pairs import compare
+from embedding_expansion.core.terms import Terms
 from embedding_expansion.errors import InvalidInput, InvalidType
 
 from .test_search import torch_search
@@ -158,3 +159,9 @@ def test_a_pair_that_is_easier_by_just_epsilon_is_left_out(epsilon: float) -> No
         assert narrowed.positive_mask[:2].any(dim=1).tolist() == [kept, kept]
         # The other comparison: the negative exceeds the hardest positive minus epsilon.
         assert narrowed.negative_mask[:2].any(dim=1).tolist() == [negative > value - epsilon] * 2
+
+
+def test_an_anchor_is_active_if_it_counts_and_adds_something() -> None:
+    terms = Terms(torch.tensor([[2.0, 0.0, 0.5, 0.0]]), torch.tensor([[3.0, 1.0, 1.0, 0.0]]))
+    assert terms.active_share() == pytest.approx(2 / 3)
+    assert Terms(torch.zeros(1, 2), torch.zeros(1, 2)).active_share() == 0

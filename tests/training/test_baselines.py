@@ -185,7 +185,7 @@ def test_the_verdict_compares_with_the_best_baseline(names: Any, value: float, e
             ["smaller --optimizer.lr", "use the backbone without training"],
             ["factor"],
         ),
-        ("backbone_own_size", FINE_TUNED, ["omit --data.image_size"], ["--optimizer", "crop_flip"]),
+        ("backbone_own_size", FINE_TUNED, ["omit --data.image_size"], ["--optimizer", "center_crop"]),
         (
             "raw_pixels",
             TrainConfig(expansion=ExpansionConfig(n=2)),
@@ -208,7 +208,7 @@ def test_a_centre_crop_that_is_better_is_advised() -> None:
     config = dataclasses.replace(FINE_TUNED, data=DataConfig(image_size=224, transform="paper"))
     before = {"backbone_own_size": {"recall_at_1": 0.5, "image_size": 224}}
     sentence = verdict(before, {"recall_at_1": 0.4}, config)["sentence"]
-    assert "--data.transform crop_flip" in sentence
+    assert "--data.transform center_crop" in sentence
     assert "image_size" not in sentence
 
 
