@@ -71,7 +71,14 @@ TESTS: dict[str, list[str]] = {
 }
 LEFT_ALONE = ("RemoveDecorator", "VariableReplacer", "VariableInserter")
 BOUNDARIES = ("_Lt_LtE", "_LtE_Lt", "_Gt_GtE", "_GtE_Gt")
-LIBRARIES = ("torch", "numpy", "scipy.sparse.csgraph", "sklearn.cluster", "sklearn.metrics")  # but no plugin of pytest
+LIBRARIES = (  # but no plugin of pytest
+    "torch",
+    "torch._dynamo",
+    "numpy",
+    "scipy.sparse.csgraph",
+    "sklearn.cluster",
+    "sklearn.metrics",
+)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def _advice(best: str, config: TrainConfig, same_size: bool) -> str:
     """What to change, where the best baseline is at least as good as the trained network."""
     model = config.model
     if best == "backbone_own_size" and same_size:
-        return "train with --data.transform center_crop, which crops as the weights expect, or use the backbone as it is"
+        return "train with --data.transform center_crop, as the weights expect, or use the backbone as it is"
     if best == "backbone_own_size":
         return "train at that size (omit --data.image_size), or use the backbone without training"
     if best == "backbone":
