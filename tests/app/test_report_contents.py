@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from embedding_expansion.app.pages.charts import chart, thin, ticks
+from embedding_expansion.app.pages.charts import LONGEST, chart, labels, thin, ticks
 from embedding_expansion.app.report.answers import best, by_class, confusions, find_answers, typical, worst
 from embedding_expansion.app.report.gallery import uri_of
 from embedding_expansion.app.report.hard_pairs import HardPair, Point, select
@@ -220,3 +220,12 @@ def test_pictures_are_bounded_whatever_the_image(channels: int) -> None:
     for height, width in ((1, 1), (32, 32), (40, 41), (900, 20), (500, 500)):
         noise = torch.randint(0, 256, (channels, height, width), dtype=torch.uint8)
         assert len(uri_of(noise)) < 16_000
+
+
+@pytest.mark.parametrize("high", [3e-9, 1.5e-4, 0.003, 0.7, 12.0, 40_000.0, 3e8])
+def test_the_labels_of_an_axis_fit_and_are_its_numbers(high: float) -> None:
+    marks = ticks(0.0, high)
+    texts = labels(marks)
+    assert [float(text) for text in texts] == pytest.approx(marks)
+    assert all(len(text) <= LONGEST for text in texts)
+    assert len({"e" in text for text in texts if text != "0"}) == 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 360.0, 190.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 10.0, 24.0  # margins around the plot
+LONGEST = 6  # characters of a label that fit into the left margin
 POINTS = 200  # maximum number of points per line
 
 Points = Sequence[tuple[float, float]]
@@ -73,7 +74,7 @@ def chart(
         title,
         [_line(name, points, x, y, at) for name, points in drawn.items()],
         [(round(x(tick), 1), f"{tick:g}") for tick in x_marks],
-        [(round(y(tick), 1), f"{tick:g}") for tick in y_marks],
+        [(round(y(tick), 1), label) for tick, label in zip(y_marks, labels(y_marks), strict=True)],
         None if mark is None or not min(steps) <= mark <= max(steps) else round(x(mark), 1),
     )
 
@@ -108,6 +109,20 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [float(f"{k * step:.6g}") for k in range(first, last + 1)]
+
+
+def labels(marks: Sequence[float]) -> list[str]:
+    """The numbers as texts that fit into the left margin, all in the same form.
+
+    Example:
+        >>> labels([0.0, 0.00005, 0.0001])
+        ['0', '5e-5', '1e-4']
+    """
+    texts = [f"{mark:g}" for mark in marks]
+    if max(map(len, texts)) <= LONGEST and not any("e" in text for text in texts):
+        return texts
+    parts = [f"{mark:.5e}".split("e") for mark in marks]
+    return [f"{float(digits):g}e{int(power)}" if float(digits) else "0" for digits, power in parts]
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
