@@ -112,6 +112,20 @@ def test_weights_that_training_makes_worse_are_not_handed_over(
     assert said.count("the held-out classes have been below their value at the start") == 1
 
 
+def test_weights_with_less_recall_than_the_start_are_not_handed_over(
+    started: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([(0.7, 0.3), (0.5, 0.5), (0.7, 0.4), (0.6, 0.6), (0.69, 0.9)])
+
+    def measured(*_: Any) -> dict[str, float]:
+        return dict(zip(("recall_at_1", "map_at_r"), next(values), strict=True))
+
+    monkeypatch.setattr("embedding_expansion.training.loop.measure_retrieval", measured)
+    outcome = train(dataclasses.replace(started, steps=8))
+    assert outcome.metrics is not None
+    assert (outcome.metrics["selected_step"], outcome.metrics["steps"]) == (4, 8)
+
+
 def test_a_run_that_is_killed_at_the_start_goes_on_from_there(started: TrainConfig) -> None:
     first = train(dataclasses.replace(started, steps=1))
     lines, saved = log(first.run), first.run / "checkpoints"

@@ -196,7 +196,8 @@ def test_a_head_is_trained_on_all_classes_for_the_best_number_of_steps(folded: T
     metrics = json.loads((run / "metrics.json").read_text())
     curve = {int(step): measures for step, measures in metrics["folds"]["curve"].items()}
     assert list(curve) == [0, 2, 4, 6]
-    best = max(curve, key=lambda step: (curve[step]["map_at_r"], -step))
+    keeping = [step for step in curve if curve[step]["recall_at_1"] >= curve[0]["recall_at_1"]]
+    best = max(keeping, key=lambda step: (curve[step]["map_at_r"], -step))
     assert (metrics["folds"]["step"], metrics["steps"], metrics["selected_step"]) == (best, best, best)
     assert metrics["selected_by"] == "MAP@R on training classes that were held out in turn"
     assert metrics["held_out_classes"] == []
@@ -207,7 +208,7 @@ def test_a_head_is_trained_on_all_classes_for_the_best_number_of_steps(folded: T
 def test_the_weights_are_those_of_a_run_of_so_many_steps_on_all_classes(
     chosen: int, folded: TrainConfig, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cross_validation, "best_step", lambda curves, measure: (chosen, {}, None))
+    monkeypatch.setattr(cross_validation, "best_step", lambda *given, **options: (chosen, {}, None))
     # The cosine of a run of 4 steps is not that of 6 of which 4 are made.
     folded = dataclasses.replace(folded, optimizer=dataclasses.replace(folded.optimizer, schedule="none"))
     outcome = train(dataclasses.replace(folded, out=str(tmp_path / "chosen")))
@@ -291,3 +292,10 @@ def test_the_start_of_a_recipe_has_the_neighbours_of_the_backbone(
     start = load_file(tmp_path / "run" / "checkpoints" / "step-00000000.safetensors")
     assert torch.equal(start["model.head.weight"], torch.eye(64))
     assert not start["model.head.bias"].any()
+
+
+def test_the_best_number_of_steps_keeps_the_recall_of_the_start() -> None:
+    measured = {0: (0.7, 0.3), 2: (0.6, 0.5), 4: (0.7, 0.4)}
+    one = {step: {"recall_at_1": recall, "map_at_r": precision} for step, (recall, precision) in measured.items()}
+    assert cross_validation.best_step([one], "map_at_r")[0] == 2
+    assert cross_validation.best_step([one], "map_at_r", keeps_recall=True)[0] == 4

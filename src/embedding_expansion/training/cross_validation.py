@@ -72,7 +72,7 @@ def curve(run: RunFolder) -> Curve:
 
 
 def best_step(
-    curves: Sequence[Curve], measure: Measure, *, only_last: bool = False
+    curves: Sequence[Curve], measure: Measure, *, only_last: bool = False, keeps_recall: bool = False
 ) -> tuple[int, dict[str, float], float | None]:
     """The step with the best mean over the folds, since one number of steps has to serve all of them.
 
@@ -80,13 +80,16 @@ def best_step(
         curves: the curve of each fold.
         measure: the measure to maximise; a tie goes to the higher MAP@R, then to the earlier step.
         only_last: whether only the last step counts, because the learning rate of the others belongs to more steps.
+        keeps_recall: whether only steps count whose mean Recall@1 is at least that of step 0.
 
     Returns:
         The step, its measures as means over the folds, and the standard deviation of the measure over the folds (None
         for one fold).
     """
     whole = mean_curve(curves)
-    means = {step: whole[step] for step in ([max(whole)] if only_last else whole)}
+    least = whole[0]["recall_at_1"] if keeps_recall else 0
+    counted = [max(whole)] if only_last else [step for step in whole if whole[step]["recall_at_1"] >= least]
+    means = {step: whole[step] for step in counted}
     step = max(means, key=lambda at: (means[at][measure], means[at]["map_at_r"], -at))
     spread = statistics.stdev(fold[step][measure] for fold in curves) if len(curves) > 1 else None
     return step, means[step], spread
@@ -142,7 +145,7 @@ def cross_validate(job: Job, run: RunFolder, train_on: Callable[..., _Outcome]) 
                 return outcome.signal
         curves.append(curve(fold))
     shutil.rmtree(folder)
-    step, _, _ = best_step(curves, "map_at_r")
+    step, _, _ = best_step(curves, "map_at_r", keeps_recall=True)
     return {"step": step, "curve": {str(at): measures for at, measures in mean_curve(curves).items()}}
 
 

@@ -133,7 +133,7 @@ def _begin(
     """Evaluates and saves the weights of the start, so that they are kept unless training improves them."""
     held_out = None if job.config.protocol == "paper" else job.selects_on
     if ranks.is_first and state.step == 0 and state.best_step is None and held_out is not None:
-        journal.write({"step": 0} | _evaluate(job, held_out, state, journal))
+        journal.write({"step": 0} | _evaluate(job, held_out, state, run, journal))
         _save(job, state, scaler, run, ranks.world)
     ranks.broadcast(None)
 
@@ -216,7 +216,7 @@ def _between_steps(
     if ranks.is_first:
         warnings = [warning] if warning else []
         if judged is not None:
-            entry |= _evaluate(job, judged, state, journal)
+            entry |= _evaluate(job, judged, state, run, journal)
             warnings += [_FALLING] if state.has_only_fallen else []
         for found in warnings:
             journal.print(f"warning: step {state.step}: {found}")
@@ -228,19 +228,29 @@ def _between_steps(
     return saves and bool(ranks.broadcast(state.stops_early(config)))
 
 
-def _evaluate(job: Job, judged: ImageSet, state: State, journal: Journal) -> dict[str, dict[str, float]]:
+def _evaluate(
+    job: Job, judged: ImageSet, state: State, run: RunFolder, journal: Journal
+) -> dict[str, dict[str, float]]:
     """Evaluates retrieval on the images that select the weights, and records the result in the state."""
     by_paper = job.config.protocol == "paper"
     vectors, images = job.embed(judged)
     figures = measure_retrieval(vectors, images, job.dataset.recall_at if by_paper else (1,))
     # The paper keeps the best Recall@1. On few held-out classes Recall@1 is soon near 1, while MAP@R still differs.
-    state.record_evaluation(figures["recall_at_1"] if by_paper else figures["map_at_r"])
+    # Fine-tuning can raise MAP@R and lower Recall@1, which are then not better than what the user started with.
+    is_candidate = by_paper or figures["recall_at_1"] >= _recall_at_start(run)
+    state.record_evaluation(figures["recall_at_1"] if by_paper else figures["map_at_r"], is_candidate=is_candidate)
     side = "test" if by_paper else "validation"
     journal.print(
         f"  step {state.step} of {state.end(job.config)}: Recall@1 {figures['recall_at_1']:.3f}, "
         f"MAP@R {figures['map_at_r']:.3f} on {'TEST' if by_paper else 'held-out training'} classes"
     )
     return {side: figures}
+
+
+def _recall_at_start(run: RunFolder) -> float:
+    """The Recall@1 on the held-out classes at step 0; 0 if it is not in the log."""
+    found = (entry["validation"]["recall_at_1"] for entry in run.read_log() if "validation" in entry)
+    return float(next(found, 0.0))
 
 
 def _save(job: Job, state: State, scaler: torch.amp.GradScaler, run: RunFolder, processes: int) -> None:

@@ -70,9 +70,14 @@ class State:
         self.since = now
         return self.wall_seconds
 
-    def record_evaluation(self, value: float) -> None:
-        """Records the result of an evaluation at this step. In a tie, the earlier step stays the best."""
-        if self.best_value is None or value > self.best_value:
+    def record_evaluation(self, value: float, *, is_candidate: bool = True) -> None:
+        """Records the result of an evaluation at this step. In a tie, the earlier step stays the best.
+
+        Args:
+            value: the measure that selects the weights.
+            is_candidate: whether these weights may be selected at all.
+        """
+        if is_candidate and (self.best_value is None or value > self.best_value):
             self.best_step, self.best_value, self.evaluations_since_best = self.step, value, 0
         else:
             self.evaluations_since_best += 1
