@@ -68,6 +68,19 @@ def test_the_paper_trains_on_squashed_images_and_on_crops_of_slightly_larger_one
     assert levels_apart(test_transform(227, "paper")(wide), squashed) <= 1
 
 
+def test_center_crop_trains_on_any_square_and_tests_on_the_middle_one() -> None:
+    resized = functional.resize(IMAGE, [37], antialias=True)
+    _, height, width = resized.shape
+    places = [(top, left) for top in range(height - 31) for left in range(width - 31)]
+    squares = [resized[:, top : top + 32, left : left + 32] for top, left in places]
+    known = {image.numpy().tobytes() for square in squares for image in (square, square.flip(-1))}
+    seen = {train_transform(32, "center_crop")(IMAGE).numpy().tobytes() for _ in range(20)}
+    assert len(seen) > 10
+    assert seen <= known
+    middle = functional.center_crop(resized, [32, 32])
+    assert levels_apart(test_transform(32, "center_crop")(IMAGE), middle) <= 1
+
+
 def test_crop_never_mirrors() -> None:
     ramp = torch.arange(64, dtype=torch.uint8).mul(3).expand(1, 64, 64)
     transform = train_transform(16, "crop")

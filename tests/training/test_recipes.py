@@ -21,7 +21,7 @@ from embedding_expansion.data.datasets import open_dataset
 from embedding_expansion.data.images import Dataset
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs import config as configuration
-from embedding_expansion.runs.options import ModelConfig, TrainConfig
+from embedding_expansion.runs.options import DataConfig, ModelConfig, TrainConfig
 from embedding_expansion.runs.recipes import RECIPES, finetuning_steps
 from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training import cross_validation, recipe
@@ -122,6 +122,28 @@ def test_the_time_decides_between_head_and_finetune(
     assert found.name == name
     asked = choose_recipe(dataclasses.replace(pretrained(weights, **changes), recipe="scratch"), opened(large))
     assert (asked.name, asked.reason) == ("scratch", "as asked for")
+
+
+@pytest.mark.parametrize("name", ["paper", "center_crop"])
+def test_the_better_transform_is_used_unless_one_is_given(
+    name: str, weights: Path, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def measured(model: Any, images: Any, size: int, **_: Any) -> tuple[str, dict[str, float]]:
+        asked.append(size)
+        return name, {"paper": 0.25, "center_crop": 0.25} | {name: 0.5}
+
+    monkeypatch.setattr(recipe, "_steps_in_time", lambda given: 1000)
+    monkeypatch.setattr(recipe, "better_transform", measured)
+    found = choose_recipe(pretrained(weights), opened(large))
+    assert found.defaults["data.transform"] == name
+    assert "0.500 on a sample of the training images, against 0.250" in found.images
+    given = dataclasses.replace(pretrained(weights), data=DataConfig(transform="crop_flip", image_size=48))
+    assert choose_recipe(given, opened(large)).images == ""
+    sized = dataclasses.replace(given, data=DataConfig(image_size=48))
+    choose_recipe(sized, opened(large))
+    assert asked == [32, 48]
 
 
 def test_a_slower_backbone_gets_fewer_steps(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

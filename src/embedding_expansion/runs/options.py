@@ -242,9 +242,9 @@ class TrainConfig:
     protocol: Annotated[
         Literal["validation", "folds", "last", "paper"],
         "which weights are kept: those with the best MAP@R on held-out training classes (validation), those of the "
-        "number of steps with the best MAP@R in a cross-validation over the training classes (folds), the last (last), "
-        "or those with the best Recall@1 on the test classes, as in the paper (paper; the reported numbers are then "
-        "optimistic)",
+        "number of steps with the best MAP@R in a cross-validation over the training classes (folds), both without "
+        "those whose Recall@1 is below that of the start; the last (last); or those with the best Recall@1 on the test "
+        "classes, as in the paper (paper; the reported numbers are then optimistic)",
     ] = "validation"
     validation_share: Annotated[
         float | None,
