@@ -39,6 +39,7 @@ TESTS: dict[str, list[str]] = {
     "retrieval/kmeans.py": ["tests/retrieval/test_clustering.py", "tests/retrieval/test_boundaries.py"],
     "retrieval/metrics.py": [
         "tests/retrieval/test_boundaries.py",
+        "tests/retrieval/test_counting.py",
         "tests/retrieval/test_measures.py",
         "tests/retrieval/test_metrics.py",
     ],
@@ -59,6 +60,7 @@ TESTS: dict[str, list[str]] = {
         "tests/core/test_ties.py",
         "tests/core/test_pairs.py",
         "tests/core/test_past.py",
+        "tests/core/test_selective.py",
         "tests/core/test_indices_tuple.py",
         "tests/core/test_numbers.py",
     ],

@@ -39,8 +39,9 @@ FLOORS = {
     "training": 5,
     "inference": 6,
     "tuning": 6,
-    "app": 7,
-    "__main__": 8,
+    "evidence": 7,
+    "app": 8,
+    "__main__": 9,
 }
 CORE_MAY_IMPORT = {"torch", "jaxtyping", NAME} | set(sys.stdlib_module_names)
 

@@ -14,7 +14,7 @@ from embedding_expansion.retrieval.arrays import as_cosine, as_cosines, least_re
 from embedding_expansion.retrieval.clustering import agglomerative
 from embedding_expansion.retrieval.duplicates import near_duplicates
 from embedding_expansion.retrieval.kmeans import kmeans
-from embedding_expansion.retrieval.metrics import retrieval_metrics, retrieval_values
+from embedding_expansion.retrieval.metrics import retrieval_by_class, retrieval_metrics, retrieval_values
 from embedding_expansion.retrieval.rerank import graph_diffusion
 from embedding_expansion.retrieval.roc import verification_of_pairs
 from embedding_expansion.retrieval.threshold import Threshold
@@ -71,6 +71,14 @@ def test_r_precision_looks_at_as_many_places_as_there_are_rows_to_find() -> None
     at_the_last, behind = retrieval_values(rows, [0, 1, 0, 0]), retrieval_values(rows, [0, 1, 1, 0])
     assert (at_the_last["r_precision"][0], at_the_last["map_at_r"][0]) == (0.5, 0.25)  # places 2 and 3 of R = 2
     assert (behind["r_precision"][0], behind["map_at_r"][0]) == (0, 0)  # place 3 of R = 1
+
+
+def test_recall_is_measured_at_1_2_4_and_8_by_default() -> None:
+    rows, labels = np.eye(4)[[0, 0, 1, 1]], [0, 0, 1, 1]
+    documented = ["recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8"]
+    by_class = retrieval_by_class(rows, labels).measures
+    for found in (retrieval_metrics(rows, labels), retrieval_values(rows, labels), by_class):
+        assert [name for name in found if name.startswith("recall")] == documented
 
 
 def test_places_and_chunks_are_of_1_or_more() -> None:

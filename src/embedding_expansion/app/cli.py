@@ -19,6 +19,7 @@ from embedding_expansion.failures import failure
 COMMANDS = {
     "train": "train an embedding model and evaluate it",
     "tune": "tune forms of expansion with the same budget for each",
+    "reproduce": "repeat the experiments of the documentation",
     "evaluate": "evaluate a trained run, a file of vectors or a pretrained backbone",
     "report": "write the HTML report of a run again",
     "calibrate": "calibrate the thresholds of similarity for same or not, and known or unknown",

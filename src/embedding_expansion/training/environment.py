@@ -26,7 +26,7 @@ def environment(config: TrainConfig, command: list[str]) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "embedding-expansion": __version__}
         | {name: _version(name) for name in _LIBRARIES},
         "seed": config.seed,
-        "commit": _commit(),
+        "commit": commit(),
         "machine": {
             "system": platform.platform(),
             "processor": platform.processor() or platform.machine(),
@@ -47,7 +47,7 @@ def _version(library: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The git commit of this package, or None if it does not run from a checkout."""
     folder = Path(__file__).parent
     git = ["git", "-C", str(folder)]

@@ -28,6 +28,7 @@ from embedding_expansion.runs.options import DataConfig, Precision, TrainConfig
 from embedding_expansion.training.evaluation import average_flips, can_be_measured, embed_images, model_embedder
 from embedding_expansion.training.factory import check_size, make_loss, make_network, make_optimizer, sized, suited
 from embedding_expansion.training.split import Split, draw, located, open_data
+from embedding_expansion.training.state import step_seed
 
 #: The features of image sets and the readable images of each, by the identity of the set and whether it is mirrored.
 Features: TypeAlias = dict[tuple[int, bool], tuple[Tensor, ImageSet]]
@@ -53,6 +54,7 @@ class Job:
     average: EmbeddingModel | None = None  # average of the weights, which is evaluated and kept instead of them
     broken: dict[Path, str] = field(default_factory=dict)  # unreadable images -> reason
     features: Features = field(default_factory=dict)  # cache for a frozen backbone
+    views: Tensor | None = None  # (v, n, w), features of v views of each training image, one of which a step draws
     changes: list[str] = field(default_factory=list)  # changes to the data since the run was started
 
     @property
@@ -105,8 +107,9 @@ class Job:
             features, images = self._cached(self.train)
             sampler, labels = make_sampler(images, config), torch.from_numpy(images.labels)
             for step in range(start, config.steps):
-                rows = torch.from_numpy(sampler.batch(step)[share])
-                yield step, features[rows], labels[rows]
+                rows = torch.from_numpy(sampler.batch(step))
+                inputs = features[rows] if self.views is None else self._one_view(rows, step)
+                yield step, inputs[share], labels[rows[share]]
             return
         yield from batches(
             self.train,
@@ -119,6 +122,12 @@ class Job:
             workers=self.workers,
             broken=self.broken,
         )
+
+    def _one_view(self, rows: Tensor, step: int) -> Tensor:
+        """The features of one view of each row, drawn by seed and step."""
+        assert self.views is not None
+        draw = torch.Generator().manual_seed(step_seed(self.config.seed, step))
+        return self.views[torch.randint(len(self.views), rows.shape, generator=draw), rows]
 
     def embed(self, images: ImageSet) -> tuple[Tensor, ImageSet]:
         """Embeds an image set with the current model; returns the L2-normalised embeddings and the readable images.

@@ -1,0 +1,124 @@
+"""The command embex reproduce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import jsonargparse
+
+from embedding_expansion.app.arguments import parse
+from embedding_expansion.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from embedding_expansion.evidence.grid import Options, Regime
+    from embedding_expansion.evidence.results import Record, Results
+    from embedding_expansion.evidence.work import Part
+
+_DESCRIPTION = (
+    "Repeats the experiments of the documentation. evidence: the grid of docs/evidence.md, which compares forms of "
+    "expansion with the plain loss after the same tuning of each. The same command continues where it was stopped; "
+    "several processes and machines can share the work."
+)
+SCRATCH = "runs/evidence"
+
+
+def _options() -> jsonargparse.ArgumentParser:
+    options = jsonargparse.ArgumentParser(prog="embex reproduce", description=_DESCRIPTION)
+    options.add_argument("what", type=Literal["evidence"], help="what to reproduce")
+    options.add_argument(
+        "--out", type=str, default="docs/evidence", help="folder of results.json and of the tables made from it"
+    )
+    options.add_argument("--scratch", type=str, default=SCRATCH, help="folder for cached features and locks")
+    options.add_argument("--only", nargs="+", type=str, default=[], help="regimes to run; default: all")
+    options.add_argument("--part", type=str, default="1/1", help="K/N: the K-th of N parts, for N machines")
+    options.add_argument("--hours", type=float | None, default=None, help="begin no run after so many hours")
+    options.add_argument("--dry_run", action="store_true", help="print the runs that are left and the hours they take")
+    options.add_argument("--choose", action="store_true", help="choose the default, by held-out classes; done once")
+    options.add_argument("--join", type=str | None, default=None, help="add the runs of another results.json")
+    options.add_argument("--tables", action="store_true", help="only write the tables again")
+    for name, what in (("cars", "CARS196"), ("cub", "CUB-200-2011"), ("omniglot", "Omniglot")):
+        options.add_argument(f"--{name}", type=str | None, default=None, help=f"folder of {what}; default: left out")
+    options.add_argument("--weights", type=str | None, default=None, help=".safetensors file of MobileNetV2's weights")
+    return options
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the grid, or says what is left; returns the exit status."""
+    given = parse(_options(), arguments)
+    if given.hours is not None and not 0 < given.hours < 10_000:
+        raise InvalidInput(f"hours is {given.hours}; pass a number above 0 and below 10,000")
+
+    from embedding_expansion.evidence import results as records
+    from embedding_expansion.evidence.choice import choose
+    from embedding_expansion.evidence.grid import regimes
+    from embedding_expansion.evidence.tables import write_tables
+    from embedding_expansion.evidence.work import Part, chosen_regimes
+    from embedding_expansion.model.trained import find_device
+
+    out, part = Path(given.out), Part.read(given.part)
+    known = regimes(has_cuda=find_device("auto").type == "cuda")
+    wanted = chosen_regimes(known, given.only)
+    if given.dry_run:
+        _print_plan(wanted, records.read(out), part)
+        return 0
+    out.mkdir(parents=True, exist_ok=True)
+    if given.join is not None:
+        other = Path(given.join)
+        added = records.add(out, records.read(other.parent if other.is_file() else other).runs.values())
+        print(f"{added:,} runs added to {out / records.FILE}")
+    elif given.choose:
+        print(choose(out))
+    elif not given.tables:
+        _work(out, wanted, part, given)
+    write_tables(out, records.read(out), list(known.values()))
+    print(f"tables: {out / 'tables.md'}, {out / 'differences.csv'}")
+    return 0
+
+
+def _print_plan(wanted: list[Regime], results: Results, part: Part) -> None:
+    """The runs of each regime, those that are left, and how long these take on one core."""
+    from embedding_expansion.evidence.grid import cells
+    from embedding_expansion.evidence.work import expected_seconds, left
+
+    total = 0.0
+    print(f"{'regime':<24}{'runs':>8}{'left':>8}{'core hours left':>18}")
+    for regime in wanted:
+        planned = [cell for cell in cells(regime, results.chosen) if part.has(cell.group)]
+        missing = len(list(left([regime], results, part)))
+        hours = missing * expected_seconds(regime, results) / 3600
+        total += hours
+        waits = "" if planned else "  after the choice"
+        print(f"{regime.name:<24}{len(planned):>8,}{missing:>8,}{hours:>18.1f}{waits}")
+    print(f"{total:.1f} core hours left, without the features of the photographs; a run uses one core")
+
+
+def _work(out: Path, wanted: list[Regime], part: Part, given: jsonargparse.Namespace) -> None:
+    from embedding_expansion.evidence.runner import GridRunner
+    from embedding_expansion.evidence.work import work
+
+    own = _own_options(given)
+    missing = [regime.name for regime in wanted if regime.data not in own]
+    if missing:
+        print(f"left out, because their folder or --weights is not given: {', '.join(missing)}")
+    scratch = Path(given.scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    present = [regime for regime in wanted if regime.data in own]
+    print(work(out, scratch, present, part, GridRunner(scratch, own), hours=given.hours, show=_show), flush=True)
+
+
+def _own_options(given: jsonargparse.Namespace) -> dict[str, Options]:
+    """The options of this machine for each data set that it has."""
+    own: dict[str, Options] = {"glyphs": {}}
+    for name in ("cars", "cub"):
+        if given[name] is not None and given.weights is not None:
+            own[name] = {"data.root": given[name], "model.weights": given.weights}
+    if given.omniglot is not None:
+        own["omniglot"] = {"data.root": given.omniglot}
+    return own
+
+
+def _show(record: Record) -> None:
+    _, recall, precision = record["held_out"][-1]
+    figures = record.get("diverged") or f"held out: Recall@1 {recall:.3f}, MAP@R {precision:.3f}"
+    print(f"{record['key']}: {figures}; {record['wall_seconds']:.0f} s", flush=True)

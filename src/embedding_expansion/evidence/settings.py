@@ -1,0 +1,80 @@
+"""The options of a run: those of its regime, arm and setting."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from embedding_expansion.evidence.grid import ARMS, FAST, Cell, Options, Regime
+from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.tuning.space import Range, make_space
+
+_LR_FACTOR, _LOSS_FACTOR = 10.0, 3.0  # up and down, from the given value
+_STEPS = (0.7548776662466927, 0.5698402909980532)  # 1/p and 1/p^2 for p^3 = p + 1
+#: Evaluations of the held-out classes in a run.
+EVALUATIONS = 3
+
+
+def trial_values(regime: Regime, loss: str, number: int) -> dict[str, float]:
+    """The learning rate and the parameter of the loss in a trial, the same for all arms.
+
+    Trial 0 has the given values. The others cover, on a logarithmic scale, a tenth to ten times the learning rate and a
+    third to three times the parameter, evenly by the additive recurrence of the plastic number (Roberts, "The
+    unreasonable effectiveness of quasirandom sequences", 2018).
+    """
+    given = _with(TrainConfig(), regime.options | {"loss.name": loss})
+    found = {}
+    for step, (name, values) in zip(_STEPS, make_space(given, ["lr", "loss"], 1, 1).dimensions.items(), strict=True):
+        assert isinstance(values, Range)
+        factor = _LR_FACTOR if name == "optimizer.lr" else _LOSS_FACTOR
+        place = 2 * (number * step % 1) - 1 if number else 0.0
+        found[name] = float(f"{values.default * factor**place:.3g}")
+    return found
+
+
+def values_of(cell: Cell, regime: Regime, best: Mapping[str, float]) -> dict[str, float]:
+    """The learning rate and the parameter of the loss of a run.
+
+    Args:
+        cell: the run.
+        regime: its regime.
+        best: the values of the best trial, for the setting "tuned".
+    """
+    if cell.setting == "tuned":
+        return dict(best)
+    values = trial_values(regime, cell.loss, cell.seed if cell.setting == "trial" else 0)
+    if cell.setting == "fast":
+        values["optimizer.lr"] *= FAST
+    return values
+
+
+def configuration(cell: Cell, regime: Regime, values: Mapping[str, float], own: Options) -> TrainConfig:
+    """The configuration of a run.
+
+    Args:
+        cell: the run.
+        regime: its regime.
+        values: its learning rate and the parameter of its loss.
+        own: options of this machine, such as folders and weights.
+    """
+    seed = 0 if cell.setting == "trial" else cell.seed
+    named = {"data.name": regime.data, "loss.name": cell.loss, "seed": seed}
+    options = regime.options | named | ARMS[cell.arm] | dict(values) | own
+    config = _with(TrainConfig(threads=1, measure_before=False), options)
+    every = max(config.steps // EVALUATIONS, 1)
+    return dataclasses.replace(config, eval_every=every, checkpoint_every=10**9)
+
+
+def _with(config: TrainConfig, options: Options) -> TrainConfig:
+    """The configuration with some options, by their full names."""
+    changes: dict[str, Any] = {}
+    for name, value in options.items():
+        section, _, field = name.rpartition(".")
+        if not section:
+            changes[field] = value
+        elif section == "loss":
+            changes["loss"] = changes.get("loss", {}) | {field: value}
+        else:
+            changes[section] = dataclasses.replace(changes.get(section, getattr(config, section)), **{field: value})
+    return dataclasses.replace(config, **changes)

@@ -1,0 +1,145 @@
+"""The tables of docs/evidence/: a matrix for each regime, and all figures as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from embedding_expansion.evidence.comparison import Difference
+from embedding_expansion.evidence.differences import MEASURES, Row, rows
+from embedding_expansion.evidence.grid import ARMS, PLAIN, Regime, Setting, arms, cells
+from embedding_expansion.evidence.results import Results
+from embedding_expansion.evidence.work import tuned_setting
+from embedding_expansion.files import write_atomically
+
+_SETTINGS: dict[Setting, str] = {
+    "tuned": "tuned",
+    "default": "default parameters",
+    "fast": "default parameters, ten times the learning rate",
+}
+_MATRICES = {"recall_at_1": "Recall@1", "map_at_r": "MAP@R"}
+_EMPTY = "–"
+_INTRODUCTION = """# Tables
+
+Made by `embex reproduce evidence`; [the page on the evidence](../evidence.md) explains them. `plain` is in percent on
+the test classes, the mean over the seeds. The other columns are paired differences to it in points, with half the width
+of the 95% interval. **Bold**: below 0.05 after Holm's correction over the table. An empty cell (–) has no runs yet.
+"""
+
+
+def write_tables(folder: Path, results: Results, known: Sequence[Regime]) -> None:
+    """Writes tables.md and differences.csv."""
+    found = {(regime.name, setting): rows(results, regime, setting) for regime in known for setting in _SETTINGS}
+    parts = [_INTRODUCTION, _progress(results, known)]
+    for regime in known:
+        for setting, words in _SETTINGS.items():
+            if shown := found[regime.name, setting]:
+                parts.append(_section(regime, words, shown, results))
+    _write(folder / "tables.md", "\n".join(parts))
+    _write(folder / "differences.csv", _csv([row for each in found.values() for row in each]))
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _progress(results: Results, known: Sequence[Regime]) -> str:
+    lines = ["| regime | | runs | of |", "|---|---|---|---|"]
+    for regime in known:
+        planned = list(cells(regime, results.chosen))
+        done = sum(results.of(cell) is not None or _stands_elsewhere(cell, regime, results) for cell in planned)
+        of = f"{len(planned):,}" if planned else "after the choice"
+        lines.append(f"| `{regime.name}` | {regime.title} | {done:,} | {of} |")
+    return "\n".join(lines) + "\n"
+
+
+def _stands_elsewhere(cell, regime: Regime, results: Results) -> bool:  # type: ignore[no-untyped-def]
+    return cell.setting == "tuned" and tuned_setting(cell, regime, results) == "default"
+
+
+def _section(regime: Regime, words: str, found: list[Row], results: Results) -> str:
+    by_place = {(row.loss, row.arm): row for row in found}
+    columns = [arm for arm in ARMS if any(arm == row.arm for row in found)]
+    lines = [f"## {regime.title}, {words}\n"]
+    for measure, title in _MATRICES.items():
+        lines += [f"{title}, up to {regime.seeds} seeds:\n", f"| loss | {' | '.join(columns)} |"]
+        lines.append("|---" * (len(columns) + 1) + "|")
+        for loss in regime.losses:
+            of_loss = arms(regime, loss, results.chosen)
+            entries = [_entry(by_place.get((loss, arm)), measure, arm in of_loss) for arm in columns]
+            lines.append(f"| `{loss}` | {' | '.join(entries)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _entry(row: Row | None, measure: str, is_planned: bool) -> str:
+    if row is None:
+        return _EMPTY if is_planned else ""
+    if row.arm == PLAIN:
+        return f"{row.means[measure]:.1f}"
+    found = row.differences[measure]
+    if found is None:
+        return _EMPTY
+    text = spelt(found)
+    is_sure = measure == "recall_at_1" and row.corrected is not None and row.corrected < 0.05
+    return f"**{text}**" if is_sure else text
+
+
+def spelt(found: Difference) -> str:
+    """A difference as text, such as "+1.2 ± 0.8"."""
+    return f"{found.mean:+.1f}" + ("" if found.pairs == 1 else f" ± {found.half_width:.1f}")
+
+
+def _csv(found: Sequence[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"{name}{part}" for name in MEASURES for part in ("", "_difference", "_low", "_high", "_p")]
+    writer.writerow(
+        [
+            "regime",
+            "loss",
+            "arm",
+            "setting",
+            "seeds",
+            *columns,
+            "recall_at_1_holm",
+            "classes_low",
+            "classes_high",
+            "seconds",
+            "diverged",
+            "coincided",
+            "lr",
+            "loss_parameter",
+        ]
+    )
+    for row in found:
+        figures: list[object] = []
+        for name in MEASURES:
+            each = row.differences[name]
+            figures += [f"{row.means[name]:.2f}"]
+            figures += (
+                ["", "", "", ""]
+                if each is None
+                else [f"{each.mean:.2f}", f"{each.low:.2f}", f"{each.high:.2f}", f"{each.p:.3g}"]
+            )
+        classes = ("", "") if row.classes is None else tuple(f"{value:.2f}" for value in row.classes)
+        corrected = "" if row.corrected is None else f"{row.corrected:.3g}"
+        writer.writerow(
+            [
+                row.regime,
+                row.loss,
+                row.arm,
+                row.setting,
+                row.seeds,
+                *figures,
+                corrected,
+                *classes,
+                f"{row.seconds:.2f}",
+                row.diverged,
+                row.coincided,
+                *row.values.values(),
+            ]
+        )
+    return text.getvalue()
