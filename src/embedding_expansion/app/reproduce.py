@@ -24,7 +24,9 @@ SCRATCH = "runs/evidence"
 
 
 def _options() -> jsonargparse.ArgumentParser:
-    options = jsonargparse.ArgumentParser(prog="embex reproduce", description=_DESCRIPTION)
+    options = jsonargparse.ArgumentParser(
+        prog="embex reproduce", exit_on_error=False, allow_abbrev=False, description=_DESCRIPTION
+    )
     options.add_argument("what", type=Literal["evidence"], help="what to reproduce")
     options.add_argument(
         "--out", type=str, default="docs/evidence", help="folder of results.json and of the tables made from it"
@@ -64,8 +66,7 @@ def run(arguments: list[str]) -> int:
         return 0
     out.mkdir(parents=True, exist_ok=True)
     if given.join is not None:
-        other = Path(given.join)
-        added = records.add(out, records.read(other.parent if other.is_file() else other).runs.values())
+        added = records.add(out, records.read(_folder_of(Path(given.join))).runs.values())
         print(f"{added:,} runs added to {out / records.FILE}")
     elif given.choose:
         print(choose(out))
@@ -74,6 +75,13 @@ def run(arguments: list[str]) -> int:
     write_tables(out, records.read(out), list(known.values()))
     print(f"tables: {out / 'tables.md'}, {out / 'differences.csv'}")
     return 0
+
+
+def _folder_of(results: Path) -> Path:
+    """The folder of a file of results."""
+    if not results.is_file() or results.name != "results.json":
+        raise InvalidInput(f"join is {results}, which is no file of that name; pass the results.json of a grid")
+    return results.parent
 
 
 def _print_plan(wanted: list[Regime], results: Results, part: Part) -> None:

@@ -107,9 +107,8 @@ def _rows(results: Results, regime: Regime, setting: Setting) -> Iterator[Row]:
 
 
 def _over_classes(plain: dict[int, Record], own: dict[int, Record]) -> tuple[float, float] | None:
-    sides = [
-        {seed: each["by_class"]["recall_at_1"] for seed, each in arm.items() if "by_class" in each}
-        for arm in (plain, own)
-    ]
-    found = over_classes(*sides)
-    return None if found is None else (found[0] / 10, found[1] / 10)  # from thousandths to points
+    def in_percent(records: dict[int, Record]) -> dict[int, list[float | None]]:
+        known = {seed: each["by_class"]["recall_at_1"] for seed, each in records.items() if "by_class" in each}
+        return {seed: [None if each is None else each / 10 for each in values] for seed, values in known.items()}
+
+    return over_classes(in_percent(plain), in_percent(own))

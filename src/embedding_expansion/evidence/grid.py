@@ -75,7 +75,7 @@ class Regime:
         title: the regime in words.
         options: options of a run, by their full names.
         seeds: the number of seeds.
-        phase: whether the default is chosen on it, or the choice is confirmed on it.
+        phase: whether the default is chosen on it, or the choice is confirmed on it, and so run after it.
         losses: the losses.
         whole: the losses whose every arm is run; the others have the plain loss, the paper's form and the chosen forms.
         settings: the settings besides trials and "tuned".
@@ -95,7 +95,7 @@ class Regime:
     settings: tuple[Setting, ...] = ()
     tuned_in: str | None = ""
     fault: str = ""
-    seconds: float = 10.0
+    seconds: float = 20.0
 
     @property
     def is_head(self) -> bool:
@@ -136,7 +136,7 @@ def _sampled(classes: int, images: int) -> Options:
     return {"sampler.classes_per_batch": classes, "sampler.images_per_class": images}
 
 
-_GLYPHS: dict[str, Any] = {"data": "glyphs", "seeds": 5, "seconds": 10.0}
+_GLYPHS: dict[str, Any] = {"data": "glyphs", "seeds": 5, "seconds": 18.0}
 _SETTINGS: tuple[Setting, ...] = ("default", "fast")
 
 
@@ -154,7 +154,7 @@ def _glyphs() -> Iterator[Regime]:
             f"glyphs-k{images}",
             title=f"glyphs from scratch, {classes} x {images}",
             options=_sampled(classes, images),
-            phase="choice",
+            phase="confirmation",
             losses=("triplet", "multi_similarity"),
             whole=("triplet", "multi_similarity"),
             **_GLYPHS,
@@ -178,11 +178,11 @@ def _heads() -> Iterator[Regime]:
                     f"head on features of {_TITLES[data]}, {words}, {classes} x {images}",
                     HEADS | init | _sampled(classes, images),
                     10,
-                    "choice",
+                    "choice" if is_main else "confirmation",
                     losses=PAPER_LOSSES + MORE_LOSSES if is_main else PAPER_LOSSES,
                     whole=PAPER_LOSSES if is_main else (),
-                    settings=_SETTINGS if is_main else (),
-                    seconds=4.0,
+                    settings=_SETTINGS if is_main and not start else (),
+                    seconds=5.0,
                 )
 
 
@@ -210,7 +210,7 @@ def _faulty() -> Iterator[Regime]:
             HEADS | {"model.head_init": "random"} | _sampled(32, 4),
             10,
             tuned_in="cars-head",
-            seconds=4.0,
+            seconds=5.0,
             **common,
         )
 
@@ -230,7 +230,7 @@ def _finetuned(has_cuda: bool) -> Iterator[Regime]:
                 whole=(),
                 settings=("default",),
                 tuned_in=None,
-                seconds=60.0 if has_cuda else 600.0,
+                seconds=60.0 if has_cuda else 900.0,
             )
 
 
@@ -243,7 +243,7 @@ def regimes(*, has_cuda: bool = False) -> dict[str, Regime]:
         _sampled(16, 4) | {"data.image_size": 32},
         3,
         "confirmation",
-        seconds=40.0,
+        seconds=60.0,
     )
     found = [*_glyphs(), *_heads(), omniglot, *_faulty(), *_finetuned(has_cuda)]
     return {regime.name: regime for regime in sorted(found, key=lambda regime: regime.phase != "choice")}
@@ -269,19 +269,20 @@ def cells(regime: Regime, chosen: tuple[str, ...]) -> Iterator[Cell]:
     """
     if regime.phase == "confirmation" and not chosen:
         return
-    for loss in regime.losses:
-        if loss not in regime.whole and not chosen:
-            continue
-        for arm in arms(regime, loss, chosen):
-            if regime.tuned_in == "":
-                yield from (Cell(regime.name, loss, arm, "trial", number) for number in range(TRIALS))
-            if regime.tuned_in is not None:
-                yield from (Cell(regime.name, loss, arm, "tuned", seed) for seed in _seeds(regime))
+    groups = [
+        (loss, arm) for loss in regime.losses if loss in regime.whole or chosen for arm in arms(regime, loss, chosen)
+    ]
+    for loss, arm in groups:
+        if regime.tuned_in == "":
+            yield from (Cell(regime.name, loss, arm, "trial", number) for number in range(TRIALS))
+        if regime.tuned_in is not None:
+            yield from (Cell(regime.name, loss, arm, "tuned", seed) for seed in _seeds(regime))
+    for setting in regime.settings:
+        for loss, arm in groups:
             if arm in (PLAIN, *CANDIDATES):
-                for setting in regime.settings:
-                    yield from (Cell(regime.name, loss, arm, setting, seed) for seed in _seeds(regime))
+                yield from (Cell(regime.name, loss, arm, setting, seed) for seed in _seeds(regime, setting))
 
 
-def _seeds(regime: Regime) -> range:
-    """From 1 on; the trials have the seed 0, and other classes held out."""
-    return range(1, regime.seeds + 1)
+def _seeds(regime: Regime, setting: Setting = "tuned") -> range:
+    """From 1 on, because the trials have the seed 0; half of them, and at least 3, with the high learning rate."""
+    return range(1, 1 + (max(3, regime.seeds // 2) if setting == "fast" else regime.seeds))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import resource
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,13 @@ from embedding_expansion.data.images import Dataset
 from embedding_expansion.evidence.faults import with_fault
 from embedding_expansion.evidence.views import Views
 from embedding_expansion.model.network import NotFinite
-from embedding_expansion.retrieval.metrics import retrieval_by_class
+from embedding_expansion.retrieval.clustering import clustering_metrics
+from embedding_expansion.retrieval.metrics import retrieval_values
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training.collapse import COINCIDE
 from embedding_expansion.training.cross_validation import curve
-from embedding_expansion.training.evaluation import hold_out_classes, measure
+from embedding_expansion.training.evaluation import hold_out_classes
 from embedding_expansion.training.head import start_head
 from embedding_expansion.training.job import Job, prepare
 from embedding_expansion.training.loop import run_steps
@@ -126,18 +125,20 @@ def _of_log(run: RunFolder) -> dict[str, Any]:
 
 def _tested(job: Job) -> dict[str, Any]:
     vectors, images = job.embed(job.dataset.test)
-    found = measure(vectors, images, (1,), seed=job.config.seed)
-    by_class = retrieval_by_class(
-        vectors, images.labels, (1,), is_query=images.is_query, is_gallery=images.is_gallery
-    ).measures
+    found = retrieval_values(vectors, images.labels, (1,), is_query=images.is_query, is_gallery=images.is_gallery)
+    clusters = clustering_metrics(vectors, images.labels, seed=job.config.seed)
+    labels = images.labels if images.is_query is None else images.labels[images.is_query]
+    means = {name: float(np.nanmean(found[name])) for name in _BY_CLASS}
     return {
-        "test": {name: round(float(found[name]), 5) for name in _MEASURES},
-        "by_class": {name: _thousandths(by_class[name].tolist()) for name in _BY_CLASS},
+        "test": {name: round(value, 5) for name, value in (means | clusters).items() if name in _MEASURES},
+        "by_class": {name: _thousandths(found[name], labels) for name in _BY_CLASS},
     }
 
 
-def _thousandths(values: Sequence[float]) -> list[int | None]:
-    return [None if math.isnan(value) else round(1000 * value) for value in values]
+def _thousandths(values: npt.NDArray[np.float64], labels: npt.NDArray[Any]) -> list[int | None]:
+    """The mean of each class in ascending order, in thousandths; None for a class without a value."""
+    means = (values[labels == label] for label in np.unique(labels))
+    return [None if np.isnan(own).all() else round(1000 * float(np.nanmean(own))) for own in means]
 
 
 def _digits(value: float) -> float:
