@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch
 
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.evidence.grid import Cell, regimes
-from embedding_expansion.evidence.run import Material, run
+from embedding_expansion.evidence.run import Material, Stopped, run
 from embedding_expansion.evidence.settings import configuration
 from embedding_expansion.evidence.views import Views
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.evaluation import hold_out_classes
+from embedding_expansion.training.journal import Journal
 
 SIDE, STEPS = 16, 6
 
@@ -98,6 +100,16 @@ def test_a_training_that_diverges_says_why() -> None:
     found = run(config("plain", optimizer=optimizer), Material(DATASET), "", tests=True)
     assert "NaN or infinite" in found["diverged"]
     assert "test" not in found
+
+
+def test_a_training_that_a_signal_stops_has_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Journal, "count", stop)
+    with pytest.raises(Stopped) as stopped:
+        run(config("plain"), Material(DATASET), "", tests=True)
+    assert stopped.value.signal == signal.SIGTERM
 
 
 def _of_views(views: torch.Tensor) -> dict[str, Any]:

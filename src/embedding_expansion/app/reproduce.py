@@ -70,8 +70,8 @@ def run(arguments: list[str]) -> int:
         print(f"{added:,} runs added to {out / records.FILE}")
     elif given.choose:
         print(choose(out))
-    elif not given.tables:
-        _work(out, wanted, part, given)
+    elif not given.tables and (number := _work(out, wanted, part, given)):
+        return 128 + number
     write_tables(out, records.read(out), list(known.values()))
     print(f"tables: {out / 'tables.md'}, {out / 'differences.csv'}")
     return 0
@@ -101,7 +101,9 @@ def _print_plan(wanted: list[Regime], results: Results, part: Part) -> None:
     print(f"{total:.1f} core hours left, without the features of the photographs; a run uses one core")
 
 
-def _work(out: Path, wanted: list[Regime], part: Part, given: jsonargparse.Namespace) -> None:
+def _work(out: Path, wanted: list[Regime], part: Part, given: jsonargparse.Namespace) -> int:
+    """Runs what is left; returns the number of the signal that stopped it, or 0."""
+    from embedding_expansion.evidence.run import Stopped
     from embedding_expansion.evidence.runner import GridRunner
     from embedding_expansion.evidence.work import work
 
@@ -112,7 +114,12 @@ def _work(out: Path, wanted: list[Regime], part: Part, given: jsonargparse.Names
     scratch = Path(given.scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     present = [regime for regime in wanted if regime.data in own]
-    print(work(out, scratch, present, part, GridRunner(scratch, own), hours=given.hours, show=_show), flush=True)
+    try:
+        print(work(out, scratch, present, part, GridRunner(scratch, own), hours=given.hours, show=_show), flush=True)
+    except Stopped as stopped:
+        print("stopped; the same command goes on", flush=True)
+        return stopped.signal
+    return 0
 
 
 def _own_options(given: jsonargparse.Namespace) -> dict[str, Options]:

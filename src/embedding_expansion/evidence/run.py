@@ -49,6 +49,18 @@ class Material:
     views: Views | None = None
 
 
+class Stopped(Exception):
+    """A signal has stopped a run, which then has no record.
+
+    Args:
+        signal: the number of the signal.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal
+
+
 def run(config: TrainConfig, material: Material, fault: str, *, tests: bool) -> dict[str, Any]:
     """Trains and measures.
 
@@ -64,6 +76,9 @@ def run(config: TrainConfig, material: Material, fault: str, *, tests: bool) -> 
         The record: measures of the held-out classes ("held_out": step, Recall@1 and MAP@R at each evaluation) and of
         the test classes ("test", and "by_class" in the order of the classes), the seconds of the training steps, the
         most memory that the process has had, and the course of the balance. A training that diverged says why.
+
+    Raises:
+        Stopped: SIGINT or SIGTERM has stopped the training.
     """
     train, held_out = hold_out_classes(material.dataset.train, None, config.seed)
     faulty, rows = with_fault(train, fault, config.seed)
@@ -79,7 +94,8 @@ def run(config: TrainConfig, material: Material, fault: str, *, tests: bool) -> 
             folder_of_run.create(config)
             start_head(job)
             try:
-                run_steps(job, state, folder_of_run, Ranks())
+                if number := run_steps(job, state, folder_of_run, Ranks()):
+                    raise Stopped(number)
             except NotFinite as error:
                 diverged = str(error)
         record = _of_log(folder_of_run)
