@@ -54,6 +54,7 @@ def run(arguments: list[str]) -> int:
     from embedding_expansion.evidence import results as records
     from embedding_expansion.evidence.choice import choose
     from embedding_expansion.evidence.grid import regimes
+    from embedding_expansion.evidence.plots import write_plots
     from embedding_expansion.evidence.tables import write_tables
     from embedding_expansion.evidence.work import Part, chosen_regimes
     from embedding_expansion.model.trained import find_device
@@ -72,8 +73,10 @@ def run(arguments: list[str]) -> int:
         print(choose(out))
     elif not given.tables and (number := _work(out, wanted, part, given)):
         return 128 + number
-    write_tables(out, records.read(out), list(known.values()))
-    print(f"tables: {out / 'tables.md'}, {out / 'differences.csv'}")
+    results = records.read(out)
+    write_tables(out, results, list(known.values()))
+    write_plots(out, results, list(known.values()))
+    print(f"tables and figures: {out / 'tables.md'}, {out / 'differences.csv'}, {out / '*.svg'}")
     return 0
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embedding_expansion.evidence.comparison import Difference
-from embedding_expansion.evidence.differences import MEASURES, Row, rows
-from embedding_expansion.evidence.grid import ARMS, PLAIN, Regime, Setting, arms, cells
-from embedding_expansion.evidence.results import Results
+from embedding_expansion.evidence.differences import MEASURES, Row, records_of, rows
+from embedding_expansion.evidence.grid import ARMS, PLAIN, Cell, Regime, Setting, arms, cells
+from embedding_expansion.evidence.results import Record, Results
 from embedding_expansion.evidence.work import tuned_setting
 from embedding_expansion.files import write_atomically
 
@@ -29,6 +29,16 @@ of the 95% interval. **Bold**: below 0.05 after Holm's correction over the table
 """
 
 
+_COLLAPSE = """Means over the seeds, at the first logged step (10) and the last. Coinciding: seeds of `paper` with the
+warning that all embeddings coincide. Synthetic: the share of synthetic points in the hardest pairs of `paper`. Share:
+of the pull that `balanced` keeps. Push / pull: of the expanded and of the plain table in `balanced` at the first logged
+step; where the expanded one is far below the plain one, expansion favours a collapse.
+
+| loss | coinciding | synthetic, first | last | share, first | last | push / pull, expanded | plain |
+|---|---|---|---|---|---|---|---|
+"""
+
+
 def write_tables(folder: Path, results: Results, known: Sequence[Regime]) -> None:
     """Writes tables.md and differences.csv."""
     found = {(regime.name, setting): rows(results, regime, setting) for regime in known for setting in _SETTINGS}
@@ -37,6 +47,8 @@ def write_tables(folder: Path, results: Results, known: Sequence[Regime]) -> Non
         for setting, words in _SETTINGS.items():
             if shown := found[regime.name, setting]:
                 parts.append(_section(regime, words, shown, results))
+        if explained := _collapse(regime, results):
+            parts.append(explained)
     _write(folder / "tables.md", "\n".join(parts))
     _write(folder / "differences.csv", _csv([row for each in found.values() for row in each]))
 
@@ -55,7 +67,7 @@ def _progress(results: Results, known: Sequence[Regime]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _stands_elsewhere(cell, regime: Regime, results: Results) -> bool:  # type: ignore[no-untyped-def]
+def _stands_elsewhere(cell: Cell, regime: Regime, results: Results) -> bool:
     return cell.setting == "tuned" and tuned_setting(cell, regime, results) == "default"
 
 
@@ -72,6 +84,36 @@ def _section(regime: Regime, words: str, found: list[Row], results: Results) -> 
             lines.append(f"| `{loss}` | {' | '.join(entries)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _collapse(regime: Regime, results: Results) -> str:
+    """What the form "paper" and its balance did, at the default parameters if these were run, otherwise tuned."""
+    setting: Setting = "default" if "default" in regime.settings else "tuned"
+    lines = []
+    for loss in regime.losses:
+        paper, balanced = (
+            list(records_of(results, regime, loss, arm, setting).values()) for arm in ("paper", "balanced")
+        )
+        if paper and balanced:
+            coinciding = sum("coincides" in each for each in paper)
+            figures = [*_ends(paper, "synthetic"), *_ends(balanced, "share")]
+            forces = [each["forces"] for each in balanced if "forces" in each]
+            overlap = [each["push"] / each["pull"] for each in forces if each["pull"] > 0]
+            plain = [each["plain_push"] / each["plain_pull"] for each in forces if each["plain_pull"] > 0]
+            figures += [f"{sum(each) / len(each):.2f}" if each else _EMPTY for each in (overlap, plain)]
+            lines.append(f"| `{loss}` | {coinciding} of {len(paper)} | {' | '.join(figures)} |")
+    if not lines:
+        return ""
+    head = f"### {regime.title}: why it collapses, or not ({_SETTINGS[setting]})\n\n{_COLLAPSE}"
+    return head + "\n".join(lines) + "\n"
+
+
+def _ends(records: Sequence[Record], name: str) -> list[str]:
+    """The mean of the first and of the last value of a curve."""
+    curves = [each[name] for each in records if each.get(name)]
+    if not curves:
+        return [_EMPTY, _EMPTY]
+    return [f"{sum(curve[at] for curve in curves) / len(curves):.2f}" for at in (0, -1)]
 
 
 def _entry(row: Row | None, measure: str, is_planned: bool) -> str:

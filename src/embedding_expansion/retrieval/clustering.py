@@ -1,4 +1,7 @@
-"""Clustering measures (NMI, AMI, ARI, pairwise F1), and clustering without a given number of clusters."""
+"""Clustering measures (NMI, AMI, ARI, pairwise F1), and clustering without a given number of clusters.
+
+scikit-learn takes two seconds to load, so it is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Int
-from sklearn.cluster import HDBSCAN, AgglomerativeClustering
-from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
-from sklearn.metrics.cluster import pair_confusion_matrix
 from torch import Tensor
 
 from embedding_expansion.checks import as_limit, as_number, as_whole, check_name
@@ -103,6 +103,9 @@ def partition_metrics(
         computed by scikit-learn's definitions.
     Differs from the source: the treatment of noise.
     """
+    from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
+    from sklearn.metrics.cluster import pair_confusion_matrix
+
     classes = as_array(classes, "classes")
     if classes.size == 0 or classes.ndim == 0:
         raise InvalidInput(f"classes is {classes.tolist()!r}; pass one label per row, and at least one")
@@ -186,6 +189,8 @@ def agglomerative(
     apart.masked_fill_(apart <= ROUNDING, 0).masked_fill_(apart >= 2 - ROUNDING, 2)
     # scikit-learn joins below its threshold; the next larger number makes it join at the threshold as well.
     most = None if least is None else np.nextafter(1 - least, 3)
+    from sklearn.cluster import AgglomerativeClustering
+
     model: Any = AgglomerativeClustering(  # type: ignore[no-untyped-call]
         k, metric="precomputed", linkage=linkage, distance_threshold=most
     )
@@ -232,5 +237,7 @@ def hdbscan(
         raise InvalidInput(
             f"min_cluster_size is {size} and min_samples {samples} but embeddings has {len(rows)} rows; pass fewer"
         )
+    from sklearn.cluster import HDBSCAN
+
     model: Any = HDBSCAN(size, samples, copy=True)  # type: ignore[no-untyped-call]
     return torch.from_numpy(model.fit_predict(unit_rows(rows).cpu().numpy()).astype(np.int64))
