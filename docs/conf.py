@@ -16,7 +16,15 @@ project = "embedding-expansion"
 version = release = embedding_expansion.__version__
 copyright = "The embedding-expansion authors, MIT licence"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docstrings", "contents", "commands"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "docstrings",
+    "contents",
+    "commands",
+]
 exclude_patterns = ["_build", "_ext", "drawing"]
 
 # Markdown as GitHub reads it; links to headings are checked.

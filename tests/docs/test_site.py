@@ -25,6 +25,27 @@ def test_every_page_of_the_folder_is_a_page_of_the_site(site: Path) -> None:
         assert (site / path.relative_to(DOCS).with_suffix(".html")).is_file(), path
 
 
+@pytest.mark.parametrize("source", [*SOURCES, *DOCS.glob("evidence/*.md")], ids=lambda path: path.stem)
+def test_a_page_has_the_text_of_its_source(site: Path, pages: dict[Path, Page], source: Path) -> None:
+    """Sphinx writes pages of its own, such as search.html, over those of the same name."""
+    page = pages[(site / source.relative_to(DOCS).with_suffix(".html")).resolve()]
+    text = _words(" ".join([page.text, *page.addresses("alt")]))
+    written = re.sub(r"^```.*?^```", "", source.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    sentences = [line for line in written.splitlines() if re.fullmatch(r"[A-Z][\w ,.:;'’-]{30,}", line)]
+    missing = [line for line in sentences if _words(line) not in text]
+    assert not missing
+    assert _words(re.search(r"^# (.+)$", written, flags=re.MULTILINE).group(1)) in text  # type: ignore[union-attr]
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def test_commands_have_a_button_that_copies_them(pages: dict[Path, Page], site: Path) -> None:
+    scripts = pages[(site / "quickstart.html").resolve()].addresses("src")
+    assert any("copybutton" in script for script in scripts)
+
+
 def test_every_local_link_leads_to_a_file_and_an_anchor_that_are_there(site: Path, pages: dict[Path, Page]) -> None:
     lost, followed = [], 0
     for path, page in pages.items():

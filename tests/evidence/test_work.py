@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from embedding_expansion.errors import InvalidInput, RunError, UnknownName
-from embedding_expansion.evidence.grid import PLAIN, TRIALS, Cell, Regime
+from embedding_expansion.evidence.grid import PLAIN, TRIALS, Cell, Regime, chosen_regimes
 from embedding_expansion.evidence.results import FILE, Record, add, read
-from embedding_expansion.evidence.work import Part, chosen_regimes, left, work
+from embedding_expansion.evidence.work import Part, left, work
 
 LOSSES = ("triplet", "contrastive")
 REGIME = Regime("small", "glyphs", "a small one", {}, 3, "choice", losses=LOSSES, whole=(), settings=("default",))

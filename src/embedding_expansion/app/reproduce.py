@@ -9,6 +9,7 @@ import jsonargparse
 
 from embedding_expansion.app.arguments import parse
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.evidence.grid import chosen_regimes, regimes
 
 if TYPE_CHECKING:
     from embedding_expansion.evidence.grid import Options, Regime
@@ -51,12 +52,13 @@ def run(arguments: list[str]) -> int:
     if given.hours is not None and not 0 < given.hours < 10_000:
         raise InvalidInput(f"hours is {given.hours}; pass a number above 0 and below 10,000")
 
+    chosen_regimes(regimes(has_cuda=True), given.only)  # refuses unknown names before torch is imported
+
     from embedding_expansion.evidence import results as records
     from embedding_expansion.evidence.choice import choose
-    from embedding_expansion.evidence.grid import regimes
     from embedding_expansion.evidence.plots import write_plots
     from embedding_expansion.evidence.tables import write_tables
-    from embedding_expansion.evidence.work import Part, chosen_regimes
+    from embedding_expansion.evidence.work import Part
     from embedding_expansion.model.trained import find_device
 
     out, part = Path(given.out), Part.read(given.part)

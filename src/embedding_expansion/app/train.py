@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.names import check_names
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs.config import from_namespace, parser
 
@@ -48,6 +49,8 @@ def run(arguments: list[str]) -> int:
     elif set(arguments) - {"--resume", path, f"--resume={path}", "--resume_changed"}:
         raise InvalidInput("--resume continues a run as it was configured; omit the other options")
 
+    if path is None:
+        check_names(config)
     from embedding_expansion.training import run as training  # imports torch, so only after the arguments are validated
     from embedding_expansion.training.split import draw
 

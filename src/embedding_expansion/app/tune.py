@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Literal
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.names import check_names
 from embedding_expansion.app.train import long_option, with_recipe
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs.config import from_namespace, parser
+from embedding_expansion.tuning.arms import check_arms
 
 if TYPE_CHECKING:
     from embedding_expansion.tuning.plan import Plan
@@ -80,6 +82,8 @@ def run(arguments: list[str]) -> int:
     options, full = _options(), [long_option(argument) for argument in arguments]
     parsed = parse(options, full)
     given = from_namespace(parsed)
+    check_names(given)
+    check_arms(parsed.arms)
     if importlib.util.find_spec("optuna") is None:
         raise InvalidInput("embex tune needs Optuna; run pip install 'embedding-expansion[tune]'")
 

@@ -79,15 +79,19 @@ class ImageSet:
         """The labels that occur, in ascending order."""
         return np.unique(self.labels)
 
-    def load(self, index: int) -> Tensor:
+    def load(self, index: int, least: int | None = None) -> Tensor:
         """Loads image `index` as a uint8 tensor (channels, h, w); files are decoded to RGB.
+
+        Args:
+            index: the image.
+            least: for files, how many pixels of the short side are needed, see `decoding.decode`; None for all.
 
         Raises:
             DataError: the file is missing or broken. The message names its path.
         """
         if self.pixels is not None:
             return torch.from_numpy(self.pixels[index])
-        return read_image(self.path(index))
+        return read_image(self.path(index), least)
 
     def path(self, index: int) -> Path:
         """The file of image `index`; for pixels in memory an artificial path, `<class>/<index>`."""
@@ -159,10 +163,10 @@ def image_files(paths: Sequence[Path], keys: Sequence[Any], names: Mapping[Any, 
     return ImageSet(labels, tuple(str(key) if names is None else names[key] for key in ordered), paths=tuple(paths))
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: Path, least: int | None = None) -> Tensor:
     """Decodes an image file to an upright uint8 tensor (3, h, w); see `decoding.decode`.
 
     Raises:
         DataError: the file is missing or cannot be decoded. The message names its path.
     """
-    return torch.from_numpy(decode(path)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(decode(path, least=least)).permute(2, 0, 1).contiguous()

@@ -237,7 +237,7 @@ def _load(
     try:
         for position, index in enumerate(chosen.tolist()):
             try:
-                image = images.load(index)
+                image = images.load(index, transform.least)
             except DataError as error:
                 broken[images.path(index)] = str(error)
                 continue

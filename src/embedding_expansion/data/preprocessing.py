@@ -20,6 +20,10 @@ TRANSFORMS = ("none", "crop", "crop_flip", "center_crop", "paper")
 #: Those that cut the square from the middle of a test image.
 CENTER_CROPPED = ("crop_flip", "center_crop")
 
+#: A large JPEG is decoded at no less than this multiple of the size that a model takes, and with at least so many
+#: pixels of its short side, so that one decoding serves the model and thumbnails. The multiple is that of a photograph
+#: of 12 megapixels at an eighth (375 pixels) to the short side that a centre crop of 224 pixels needs (256).
+KEPT, LEAST = 1.4, 256
 #: The largest ratio of the sides of an image; resizing a thinner one to its short side would make a huge image.
 THINNEST = 100
 
@@ -36,6 +40,11 @@ class Preprocessing:
 
     size: int
     short_side: int | None = None
+
+    @property
+    def least(self) -> int:
+        """How many pixels of the short side of an image are decoded at least, see `decoding.decode`."""
+        return max(LEAST, round(KEPT * max(self.size, self.short_side or 0)))
 
     @classmethod
     def of(cls, size: int, name: str) -> Preprocessing:

@@ -40,11 +40,13 @@ class ImageTransform:
         size: the side of the square in pixels.
         is_random: whether it draws from torch's global generator. If not, a stack of images can be transformed at once.
         steps: the module that transforms the images.
+        least: how many pixels of the short side of an image are decoded at least; None for all.
     """
 
     size: int
     is_random: bool
     steps: nn.Module
+    least: int | None = None
 
     def __call__(self, image: Tensor) -> Tensor:
         """Transforms one image, or a stack of images if the transform is not random."""
@@ -64,19 +66,20 @@ def train_transform(size: int, name: str) -> ImageTransform:
         InvalidInput: the size is below 1.
     """
     tested = test_transform(size, name)
+    random = functools.partial(ImageTransform, size, True, least=tested.least)
     if name == "none":
         return tested
     if name == "crop":
-        return ImageTransform(size, True, v2.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True))
+        return random(v2.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True))
     if name == "crop_flip":
         crop = v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True)
-        return ImageTransform(size, True, v2.Compose([crop, v2.RandomHorizontalFlip()]))
+        return random(v2.Compose([crop, v2.RandomHorizontalFlip()]))
     if name == "center_crop":
         resize = v2.Resize(Preprocessing.of(size, name).short_side, antialias=True)
-        return ImageTransform(size, True, v2.Compose([resize, v2.RandomCrop(size), v2.RandomHorizontalFlip()]))
+        return random(v2.Compose([resize, v2.RandomCrop(size), v2.RandomHorizontalFlip()]))
     larger = v2.Compose([_squash(round(size * 255 / 227)), v2.RandomCrop(size)])
     either = v2.RandomChoice([_squash(size), larger])
-    return ImageTransform(size, True, v2.Compose([either, v2.RandomHorizontalFlip()]))
+    return random(v2.Compose([either, v2.RandomHorizontalFlip()]))
 
 
 def test_transform(size: int, name: str) -> ImageTransform:
@@ -94,7 +97,7 @@ test_transform.__test__ = False  # type: ignore[attr-defined]  # its name would 
 def transform_of(preprocessing: Preprocessing) -> ImageTransform:
     """The transform of tensors that gives exactly the pixels of a preprocessing."""
     module = _in_torch(preprocessing) if _torch_agrees() else _InNumPy(preprocessing)
-    return ImageTransform(preprocessing.size, False, module)
+    return ImageTransform(preprocessing.size, False, module, preprocessing.least)
 
 
 def _squash(size: int) -> nn.Module:

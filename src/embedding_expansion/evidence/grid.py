@@ -6,9 +6,11 @@ the learning rate and the loss's parameter come from. Nothing heavy is imported 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
+
+from embedding_expansion.errors import UnknownName
 
 Setting: TypeAlias = Literal["trial", "tuned", "default", "fast"]
 Phase: TypeAlias = Literal["choice", "confirmation"]
@@ -247,6 +249,18 @@ def regimes(*, has_cuda: bool = False) -> dict[str, Regime]:
     )
     found = [*_glyphs(), *_heads(), omniglot, *_faulty(), *_finetuned(has_cuda)]
     return {regime.name: regime for regime in sorted(found, key=lambda regime: regime.phase != "choice")}
+
+
+def chosen_regimes(known: Mapping[str, Regime], names: Sequence[str]) -> list[Regime]:
+    """The regimes of some names, or all of them.
+
+    Raises:
+        UnknownName: there is no regime of a name.
+    """
+    for name in names:
+        if name not in known:
+            raise UnknownName("regime", name, known)
+    return [regime for regime in known.values() if not names or regime.name in names]
 
 
 def arms(regime: Regime, loss: str, chosen: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedding_expansion.errors import InvalidInput, UnknownName
+from embedding_expansion.errors import InvalidInput
 from embedding_expansion.evidence.grid import CANDIDATES, PLAIN, TRIALS, Cell, Regime, cells
 from embedding_expansion.evidence.results import Record, Results, add, read
 from embedding_expansion.evidence.settings import values_of
@@ -45,18 +45,6 @@ class Part:
         """Whether the runs of a group belong to this part."""
         digest = hashlib.blake2b(group.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") % self.parts == self.number - 1
-
-
-def chosen_regimes(known: dict[str, Regime], names: Sequence[str]) -> list[Regime]:
-    """The regimes of some names, or all of them.
-
-    Raises:
-        UnknownName: there is no regime of a name.
-    """
-    for name in names:
-        if name not in known:
-            raise UnknownName("regime", name, known)
-    return [regime for regime in known.values() if not names or regime.name in names]
 
 
 def left(regimes: Sequence[Regime], results: Results, part: Part) -> Iterator[tuple[Regime, Cell]]:

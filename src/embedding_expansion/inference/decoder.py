@@ -29,12 +29,10 @@ from embedding_expansion.data.scans import has_more_scans
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.inference.lifeline import end_with
 
-#: An image with more pixels is large: decoding can take seconds, so a JPEG is decoded at a reduced size.
+#: An image with more pixels is large: decoding can take seconds.
 LARGE = 16_000_000
 #: A JPEG with more scans takes as long as a large image. An ordinary progressive JPEG has about ten.
 MANY_SCANS = 20
-#: A large JPEG is decoded at no less than this multiple of the side that the model needs.
-KEPT = 4
 
 _HEAD = struct.Struct("<BQ")  # a verdict and the number of bytes that follow
 
@@ -112,15 +110,7 @@ def _judge_opened(image: Image.Image, task: DecodeTask) -> tuple[Verdict, bytes]
     check_shape(height, width)
     if task.leaves_slow and (pixels > LARGE or has_more_scans(image, MANY_SCANS)):
         return Verdict.SLOW, b""
-    if pixels > LARGE:
-        reduce(image, task.preprocessing)
-    return Verdict.SQUARE, task.preprocessing(to_rgb(image)).tobytes()
-
-
-def reduce(image: Image.Image, preprocessing: Preprocessing) -> None:
-    """Makes Pillow decode a JPEG at 1/2, 1/4 or 1/8 of its size, but at least `KEPT` times as large as needed."""
-    needed = KEPT * (preprocessing.short_side or preprocessing.size)
-    image.draft(image.mode, (needed, needed))  # has no effect on other formats
+    return Verdict.SQUARE, task.preprocessing(to_rgb(image, least=task.preprocessing.least)).tobytes()
 
 
 def _supported(formats: tuple[str, ...]) -> tuple[str, ...]:

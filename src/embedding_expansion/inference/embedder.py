@@ -209,6 +209,11 @@ class Embedder:
         return self.preprocessing.size
 
     @property
+    def least(self) -> int | None:
+        """How many pixels of the short side of a file are decoded at least; None, with your transform, for all."""
+        return self._model.least
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of decoded images.
 
@@ -303,7 +308,7 @@ class Embedder:
             DataError: the image cannot be decoded, or is too thin.
             InvalidInput, InvalidType: the value is not an image.
         """
-        pixels = as_pixels(image, as_limit(max_pixels, "max_pixels"))
+        pixels = as_pixels(image, as_limit(max_pixels, "max_pixels"), least=self.least)
         try:
             check_shape(*pixels.shape[:2])
         except InvalidInput as error:  # too thin

@@ -68,6 +68,11 @@ class ModuleModel:
                 "that fit each other"
             ) from error
 
+    @property
+    def least(self) -> None:
+        """None: the transform may need all pixels."""
+        return None
+
     def prepare(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """Transforms RGB pixels (h, w, 3); returns (c, h, w)."""
         try:

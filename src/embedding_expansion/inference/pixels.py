@@ -40,22 +40,24 @@ def one_or_many(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
 _WANTED = "pass a path, bytes, a Pillow image, an array (h, w, 3) or a tensor (3, h, w)"
 
 
-def as_pixels(image: ImageLike, max_pixels: int | None = None) -> Pixels:
+def as_pixels(image: ImageLike, max_pixels: int | None = None, *, least: int | None = None) -> Pixels:
     """Converts an image to RGB pixels, uint8, (h, w, 3).
 
     Args:
         image: a path or the bytes of an image file (see `decoding.FORMATS`); a Pillow image; a uint8 array, (h, w, 3)
             or grey (h, w); a tensor, (3, h, w) or grey (1, h, w), uint8 or floating with values in 0..1.
         max_pixels: the maximum number of pixels to decode.
+        least: how many pixels of the short side are needed; only files and bytes are decoded at a reduced size, as an
+            opened Pillow image would itself change. None for all.
 
     Raises:
         DataError: the image cannot be decoded.
         InvalidInput, InvalidType: `image` has another shape, dtype or type.
     """
     if isinstance(image, str | os.PathLike):
-        return decode(Path(image), max_pixels)
+        return decode(Path(image), max_pixels, least=least)
     if isinstance(image, bytes | bytearray | memoryview):
-        return decode(bytes(image), max_pixels)
+        return decode(bytes(image), max_pixels, least=least)
     if isinstance(image, Image.Image):
         try:
             return to_rgb(image, max_pixels)

@@ -45,6 +45,11 @@ class StoredModel:
         """The description as JSON values."""
         return self.manifest.content
 
+    @property
+    def least(self) -> int:
+        """How many pixels of the short side of an image are decoded at least."""
+        return self.manifest.preprocessing.least
+
     def prepare(self, pixels: Pixels) -> npt.NDArray[np.uint8]:
         """Resizes and crops RGB pixels (h, w, 3); returns (size, size, 3)."""
         return self.manifest.preprocessing.square(pixels)

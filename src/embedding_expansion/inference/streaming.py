@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from embedding_expansion.data.decoding import decode
+from embedding_expansion.data.decoding import decode_with_size
 from embedding_expansion.data.thumbnails import thumbnail
 from embedding_expansion.errors import DataError
 from embedding_expansion.inference.embedder import AHEAD, THREADS, Embedder, Square
@@ -71,9 +71,9 @@ def embed_into(
 
 
 def _prepare(entry: Entry, embedder: Embedder) -> _Prepared:
-    pixels = decode(Path(entry.path))
+    pixels, (width, height) = decode_with_size(Path(entry.path), least=embedder.least)
     square = embedder.square(pixels)  # raises for images that are too thin, also for a thumbnail
-    facts = {"width": pixels.shape[1], "height": pixels.shape[0]} | entry.file_facts
+    facts = {"width": width, "height": height} | entry.file_facts
     return _Prepared(square, Item(entry.path, entry.label, {**entry.metadata, **facts}, thumbnail(pixels)))
 
 

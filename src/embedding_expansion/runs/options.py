@@ -164,6 +164,10 @@ class ExpansionConfig:
         )
 
 
+#: The miners by name; none uses all pairs.
+MINERS = ("none", "multi_similarity", "easy_positive", "batch_hard", "distance_weighted")
+
+
 @dataclass(frozen=True)
 class MinerConfig:
     """Which pairs enter the loss."""

@@ -43,7 +43,8 @@ def better_transform(
         return None
     device = next(model.parameters()).device
     embed = model_embedder(model.eval(), device, "float32", head=False)
-    both = ImageTransform(size, False, _Both(size))
+    transforms = [test_transform(size, name) for name in (SQUASHED, CROPPED)]
+    both = ImageTransform(size, False, _Both(transforms), max(each.least or 0 for each in transforms))
     try:
         vectors, images = embed_images(lambda pixels: _each(embed, pixels), sample, both, workers=workers, broken={})
     except DataError:
@@ -58,9 +59,9 @@ def better_transform(
 class _Both(nn.Module):
     """Applies both transforms to an image (c, h, w), which is decoded only once, and stacks the channels (2c, s, s)."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, each: list[ImageTransform]) -> None:
         super().__init__()
-        self.each = [test_transform(size, name) for name in (SQUASHED, CROPPED)]
+        self.each = each
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.cat([transform(images) for transform in self.each], dim=-3)

@@ -26,7 +26,6 @@ from embedding_expansion.app.serve import decoders
 from embedding_expansion.app.serve.batching import Stopped
 from embedding_expansion.app.serve.decoders import Decoders, Refused
 from embedding_expansion.app.serve.settings import BROWSER_FORMATS, Settings
-from embedding_expansion.data.decoding import decode
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.inference import decoder
 from embedding_expansion.inference.decoder import DecodeTask, Verdict, judge
@@ -129,26 +128,6 @@ def test_large_images_and_those_of_many_scans_are_left_to_the_slow_process(monke
         assert judge(content, quick) == (Verdict.SLOW, b"")
         assert judge(content, TASK)[0] is Verdict.SQUARE
     assert judge(image("PNG", 100, 100), quick)[0] is Verdict.SQUARE
-
-
-def test_only_large_jpegs_are_decoded_at_a_reduced_size_and_hardly_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "LARGE", 100_000)
-    sizes = list[tuple[int, int]]()
-    to_rgb = decoder.to_rgb
-    monkeypatch.setattr(decoder, "to_rgb", lambda image: (sizes.append(image.size), to_rgb(image))[1])
-    waves = np.sin(np.arange(1200) / 7)[:, None, None] * np.cos(np.arange(900) / 11)[:, None] * (90, -60, 30) + 128
-    contents = {}
-    for kind, step in (("JPEG", 1), ("PNG", 1), ("small", 4)):
-        file = io.BytesIO()
-        pixels = waves.astype(np.uint8)[::step, ::step]
-        Image.fromarray(pixels).save(file, "JPEG" if kind == "small" else kind, quality=95)
-        contents[kind] = file.getvalue()
-    squares = {kind: np.frombuffer(judge(content, TASK)[1], np.uint8) for kind, content in contents.items()}
-    assert sizes == [(113, 150), (900, 1200), (225, 300)]  # 4 times 18, the short side that the model needs, is 72
-    for kind in ("PNG", "small"):
-        np.testing.assert_array_equal(squares[kind], PREPROCESSING(decode(contents[kind])).reshape(-1))
-    full = PREPROCESSING(decode(contents["JPEG"])).reshape(-1).astype(int)
-    assert 0 < np.abs(squares["JPEG"] - full).max() <= 8
 
 
 def test_at_the_deadline_the_process_is_ended_and_another_one_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

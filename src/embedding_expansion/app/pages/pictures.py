@@ -49,7 +49,7 @@ class PageImages:
 def uri_of(source: bytes | Path) -> str:
     """An image file, or its bytes, as a data URI; empty if it cannot be decoded."""
     try:
-        return data_uri(thumbnail(decode(source), SIDE))
+        return data_uri(thumbnail(decode(source, least=SIDE), SIDE))
     except DataError:
         return ""
 

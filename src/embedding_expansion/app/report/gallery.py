@@ -54,7 +54,7 @@ class Album:
 
     def _uri(self, index: int) -> str:
         try:
-            return uri_of(self._images.load(index))
+            return uri_of(self._images.load(index, SIDE))
         except DataError:
             return ""
 

@@ -1,0 +1,68 @@
+"""Refuses names in a configuration that do not exist, before torch is imported, which takes seconds.
+
+The losses and their parameters are read from their source, so that there is no second list of them. The names of
+backbones are known to their libraries only.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from embedding_expansion.data.preprocessing import TRANSFORMS
+from embedding_expansion.data.sources import SOURCES
+from embedding_expansion.errors import UnknownName
+from embedding_expansion.runs.options import MINERS, TrainConfig
+
+#: Parameters that a run sets itself.
+_SIZES = ("num_classes", "embedding_size")
+
+
+def check_names(config: TrainConfig) -> None:
+    """Checks the names of the data set, the transform, the miner, the loss and its parameters.
+
+    Raises:
+        UnknownName: one of them does not exist; the sentence is that of the part of the package that owns the name.
+    """
+    data, losses = config.data, loss_parameters()
+    path = Path(data.name).expanduser()
+    if data.name not in SOURCES and not path.exists() and not path.suffix and len(path.parts) == 1:
+        raise UnknownName("data set (nor a folder of class folders)", data.name, SOURCES)
+    if data.transform is not None and data.transform not in TRANSFORMS:
+        raise UnknownName("transform", data.transform, TRANSFORMS)
+    if config.miner.name not in MINERS:
+        raise UnknownName("miner", config.miner.name, MINERS)
+    name = str(config.loss["name"])
+    if name not in losses:
+        raise UnknownName("loss", name, losses)
+    for parameter in config.loss.keys() - {"name"}:
+        if parameter not in losses[name]:
+            raise UnknownName(f"parameter of the loss {name}", parameter, losses[name])
+
+
+def loss_parameters() -> dict[str, tuple[str, ...]]:
+    """The names of all losses with those of their parameters, from the classes in `core/losses/`."""
+    package = importlib.util.find_spec("embedding_expansion")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    folder = Path(package.submodule_search_locations[0]) / "core" / "losses"
+    return {
+        name: parameters
+        for file in sorted(folder.glob("*.py"))
+        for name, parameters in _declared(ast.parse(file.read_text(encoding="utf-8")))
+    }
+
+
+def _declared(module: ast.Module) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The losses of a file: classes that are declared with `function=...`, and `name=...` if their name is another."""
+    for made in (node for node in module.body if isinstance(node, ast.ClassDef)):
+        keywords = {keyword.arg: keyword.value for keyword in made.keywords}
+        if not isinstance(function := keywords.get("function"), ast.Name):
+            continue
+        given = keywords.get("name")
+        name = str(given.value) if isinstance(given, ast.Constant) else function.id
+        own = next((part for part in made.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"), None)
+        parameters = [] if own is None else [*own.args.args[1:], *own.args.kwonlyargs]
+        yield name, tuple(each.arg for each in parameters if each.arg not in _SIZES)

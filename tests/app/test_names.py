@@ -1,0 +1,101 @@
+"""A name that does not exist is answered at once, without torch, and with the sentence of the registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from embedding_expansion.app.names import check_names, loss_parameters
+from embedding_expansion.data.datasets import DATASETS, open_dataset
+from embedding_expansion.data.sources import SOURCES
+from embedding_expansion.data.transforms import train_transform
+from embedding_expansion.errors import UnknownName
+from embedding_expansion.runs import options
+from embedding_expansion.runs.options import DataConfig, MinerConfig, TrainConfig
+from embedding_expansion.training.factory import BY_NAME, MINERS, make_loss
+
+WRONG = {
+    "loss": TrainConfig(loss={"name": "tripet"}),
+    "parameter": TrainConfig(loss={"name": "triplet", "margn": 0.1}),
+    "size": TrainConfig(loss={"name": "proxy_anchor", "num_classes": 3}),
+    "miner": TrainConfig(miner=MinerConfig("batch_hrd")),
+}
+
+
+def test_losses_and_parameters_are_those_of_the_registry() -> None:
+    registered = {
+        name: {
+            key
+            for key, parameter in inspect.signature(loss).parameters.items()
+            if parameter.kind is not parameter.VAR_KEYWORD and key not in ("num_classes", "embedding_size")
+        }
+        for name, loss in BY_NAME.items()
+    }
+    assert {name: set(parameters) for name, parameters in loss_parameters().items()} == registered
+
+
+def test_miners_and_data_sets_are_those_of_the_registries() -> None:
+    assert set(options.MINERS) == MINERS.keys()
+    assert SOURCES.keys() == DATASETS.keys()
+
+
+@pytest.mark.parametrize("config", WRONG.values(), ids=WRONG.keys())
+def test_the_sentence_is_that_of_the_registry(config: TrainConfig) -> None:
+    with pytest.raises(UnknownName) as early:
+        check_names(config)
+    with pytest.raises(UnknownName) as late:
+        make_loss(config, 10)
+    assert str(early.value) == str(late.value)
+
+
+def test_the_sentence_on_data_is_that_of_opening_it() -> None:
+    with pytest.raises(UnknownName) as early:
+        check_names(TrainConfig(data=DataConfig("glyhps")))
+    with pytest.raises(UnknownName) as late:
+        open_dataset("glyhps")
+    assert str(early.value) == str(late.value)
+    with pytest.raises(UnknownName) as early:
+        check_names(TrainConfig(data=DataConfig(transform="papre")))
+    with pytest.raises(UnknownName) as late:
+        train_transform(32, "papre")
+    assert str(early.value) == str(late.value)
+
+
+@pytest.mark.parametrize("name", ["glyphs", "photos/of/mine", "vectors.npz", "."])
+def test_what_may_exist_passes(name: str) -> None:
+    given = dataclasses.replace(TrainConfig(), data=DataConfig(name, transform="paper"))
+    check_names(given)
+
+
+TYPED = """
+import sys
+from embedding_expansion.app.cli import main
+status = main(sys.argv[1:])
+loaded = sorted(name for name in ("torch", "torchvision", "sklearn", "optuna") if name in sys.modules)
+sys.exit(f"{status} {loaded}")
+"""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "train --loss tripet",
+        "train --loss.margn 0.1",
+        "train --miner batch_hrd",
+        "train --data glyhps",
+        "train --expansion.form balnced",
+        "tune --arms papre",
+        "tune --loss tripet",
+        "reproduce evidence --only glyhps",
+        "trian",
+    ],
+)
+def test_a_typing_error_is_answered_without_torch(given: str) -> None:
+    found = subprocess.run([sys.executable, "-c", TYPED, *given.split()], capture_output=True, text=True)
+    *_, sentence, last = found.stderr.splitlines()
+    assert last == "2 []"
+    assert sentence.startswith("embex: ")
