@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import jsonargparse
-
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 
 
 def run(arguments: list[str]) -> int:
     """Adds images to an index; returns the exit status, 1 if some images could not be read."""
     from embedding_expansion.app.index import LABELS
 
-    options = jsonargparse.ArgumentParser(
-        prog="embex add",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Embeds images with the model of the index and adds them to it, all in one step at the end. "
+    options = command(
+        "add",
+        "Embeds images with the model of the index and adds them to it, all in one step at the end. "
         "Files that have not changed since they were added are skipped. If the command is interrupted, run it again "
         "to continue.",
     )

@@ -7,8 +7,21 @@ from itertools import pairwise
 
 import jsonargparse
 
+from embedding_expansion.app.examples import EXAMPLES
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.runs.help import Help, with_examples
 from embedding_expansion.runs.option_errors import sentence
+
+
+def command(name: str, description: str) -> jsonargparse.ArgumentParser:
+    """The parser of a command, without its arguments; its help has the examples of `examples.py`."""
+    return jsonargparse.ArgumentParser(
+        prog=f"embex {name}",
+        exit_on_error=False,
+        allow_abbrev=False,
+        description=with_examples(description, EXAMPLES[name]),
+        formatter_class=Help,
+    )
 
 
 def parse(parser: jsonargparse.ArgumentParser, arguments: list[str]) -> jsonargparse.Namespace:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import jsonargparse
 
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.app.backbone_options import MODEL, add_backbone_options, opened_model, refuse_backbone_options
 
 if TYPE_CHECKING:
@@ -19,11 +19,9 @@ if TYPE_CHECKING:
 
 def run(arguments: list[str]) -> int:
     """Calibrates and stores thresholds; returns the exit status, 1 if a threshold is missing or an image is broken."""
-    options = jsonargparse.ArgumentParser(
-        prog="embex calibrate",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Calibrates two thresholds of similarity on labelled images: from which similarity two images "
+    options = command(
+        "calibrate",
+        "Calibrates two thresholds of similarity on labelled images: from which similarity two images "
         "belong to the same class, and from which an image is known to a collection. The images are those of the "
         "classes that a run held out, of another data set, or the labelled images of an index. The thresholds are "
         "written to thresholds.json beside the model, or into the index.",

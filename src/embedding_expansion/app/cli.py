@@ -1,4 +1,4 @@
-"""The entry point of the command line; `COMMANDS` lists the commands.
+"""The entry point of the command line; `GROUPS` lists the commands.
 
 Nothing heavy is imported before the arguments are validated, so that `--help` is fast.
 """
@@ -16,26 +16,36 @@ from embedding_expansion.app.streams import tolerant_stream
 from embedding_expansion.errors import EmbeddingExpansionError, UnknownName
 from embedding_expansion.failures import failure
 
-COMMANDS = {
-    "train": "train an embedding model and evaluate it",
-    "tune": "tune forms of expansion with the same budget for each",
-    "reproduce": "repeat the experiments of the documentation",
-    "evaluate": "evaluate a trained run, a file of vectors or a pretrained backbone",
-    "report": "write the HTML report of a run again",
-    "calibrate": "calibrate the thresholds of similarity for same or not, and known or unknown",
-    "export": "export a trained model to ONNX, torch.export or safetensors",
-    "embed": "embed image files with a trained model",
-    "index": "build a searchable index of images",
-    "add": "add images to an index",
-    "remove": "remove images from an index",
-    "search": "search an index for images similar to yours",
-    "cluster": "cluster images, or the images of an index",
-    "duplicates": "find near-duplicates in an index",
-    "serve": "serve an index as a web page and a JSON API",
-    "info": "describe an index",
-    "data": "list, check and download data sets",
-    "env": "show the installed versions and whether the C libraries are used",
+#: The commands by what they are for.
+GROUPS = {
+    "train": {
+        "train": "train an embedding model and evaluate it",
+        "tune": "tune forms of expansion with the same budget for each",
+        "evaluate": "evaluate a trained run, a file of vectors or a pretrained backbone",
+        "report": "write the HTML report of a run again",
+        "reproduce": "repeat the experiments of the documentation",
+    },
+    "use a model": {
+        "embed": "embed image files with a trained model",
+        "calibrate": "calibrate the thresholds of similarity for same or not, and known or unknown",
+        "export": "export a trained model to ONNX, torch.export or safetensors",
+    },
+    "keep and search a collection": {
+        "index": "build a searchable index of images",
+        "add": "add images to an index",
+        "remove": "remove images from an index",
+        "search": "search an index for images similar to yours",
+        "cluster": "cluster images, or the images of an index",
+        "duplicates": "find near-duplicates in an index",
+        "serve": "serve an index as a web page and a JSON API",
+        "info": "describe an index",
+    },
+    "look around": {
+        "data": "list, check and download data sets",
+        "env": "show the installed versions and whether the C libraries are used",
+    },
 }
+COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,9 +95,12 @@ def _dispatch(given: list[str]) -> int:
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
+    commands = "\n\n".join(
+        f"{title}:\n" + "\n".join(f"  {name:<12}{text}" for name, text in group.items())
+        for title, group in GROUPS.items()
+    )
     return (
         "usage: embex COMMAND ...\n\nDeep metric learning with embedding expansion. `embex train` without options "
-        f"trains on a small built-in data set.\n\ncommands:\n{commands}\n\noptions:\n  -h, --help  show this text; "
+        f"trains on a small built-in data set.\n\n{commands}\n\noptions:\n  -h, --help  show this text; "
         "embex COMMAND --help describes a command\n  --version   show the version"
     )

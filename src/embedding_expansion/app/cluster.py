@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import jsonargparse
 
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.app.backbone_options import MODEL, add_backbone_options, opened_model, refuse_backbone_options
 from embedding_expansion.app.tables import MARKED, table
 from embedding_expansion.errors import DataError, InvalidInput
@@ -79,11 +79,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _options() -> jsonargparse.ArgumentParser:
-    options = jsonargparse.ArgumentParser(
-        prog="embex cluster",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Clusters images, or the images of an index. Writes a folder with a table, HTML pages and a folder "
+    options = command(
+        "cluster",
+        "Clusters images, or the images of an index. Writes a folder with a table, HTML pages and a folder "
         "of links for each cluster.",
     )
     options.add_argument("source", type=str, nargs="+", help="an index, or image files and folders")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jsonargparse
-
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -21,9 +19,7 @@ image."""
 
 def run(arguments: list[str]) -> int:
     """Lists, describes, downloads or checks data sets; returns the exit status, 1 if a check finds broken images."""
-    options = jsonargparse.ArgumentParser(
-        prog="embex data", exit_on_error=False, allow_abbrev=False, description=DESCRIPTION
-    )
+    options = command("data", DESCRIPTION)
     options.add_argument("name", type=str, nargs="?", default="list", help="list, the name of a data set, or a path")
     options.add_argument(
         "what", type=str, nargs="?", default=None, help="check: open the data set and decode every image"

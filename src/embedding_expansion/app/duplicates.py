@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import jsonargparse
 
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.app.tables import MARKED, count, table, write_csv
 
 if TYPE_CHECKING:
@@ -63,11 +63,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _options() -> jsonargparse.ArgumentParser:
-    options = jsonargparse.ArgumentParser(
-        prog="embex duplicates",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Finds near-duplicates in an index. All pairs of images are compared.",
+    options = command(
+        "duplicates",
+        "Finds near-duplicates in an index. All pairs of images are compared.",
     )
     options.add_argument("index", type=str, help="the index: a folder, or a postgresql:// URL")
     options.add_argument(

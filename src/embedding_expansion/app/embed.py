@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jsonargparse
-
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.app.backbone_options import MODEL, add_backbone_options, opened_model, refuse_backbone_options
 from embedding_expansion.errors import DataError
 
@@ -20,11 +18,9 @@ if TYPE_CHECKING:
 
 def run(arguments: list[str]) -> int:
     """Embeds images into an .npz file; returns the exit status, 1 if some images could not be read."""
-    options = jsonargparse.ArgumentParser(
-        prog="embex embed",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Embeds images with a trained model or a backbone as it comes. The .npz "
+    options = command(
+        "embed",
+        "Embeds images with a trained model or a backbone as it comes. The .npz "
         "file contains `embeddings` (n, d), L2-normalised float32, and `paths` "
         "(n). A run that was trained on vectors embeds a file of vectors; the .npz file then contains the labels, "
         "names and split of that file instead of paths.",

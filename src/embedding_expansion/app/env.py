@@ -8,10 +8,8 @@ import re
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING
 
-import jsonargparse
-
 from embedding_expansion import __version__
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 
 if TYPE_CHECKING:
     from ctypes import CDLL
@@ -19,11 +17,9 @@ if TYPE_CHECKING:
 
 def run(arguments: list[str]) -> int:
     """Prints the installed versions; returns the exit status."""
-    options = jsonargparse.ArgumentParser(
-        prog="embex env",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Prints what a bug report needs: versions, the device, and whether the C libraries are used.",
+    options = command(
+        "env",
+        "Prints what a bug report needs: versions, the device, and whether the C libraries are used.",
     )
     parse(options, arguments)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.app.backbone_options import (
     add_backbone_options,
     is_backbone,
@@ -29,11 +29,9 @@ if TYPE_CHECKING:
 
 def run(arguments: list[str]) -> int:
     """Evaluates a run, a file of vectors or a backbone and prints the metrics; returns the exit status."""
-    options = jsonargparse.ArgumentParser(
-        prog="embex evaluate",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Evaluates a trained run, embeddings from another program, or a backbone without training.",
+    options = command(
+        "evaluate",
+        "Evaluates a trained run, embeddings from another program, or a backbone without training.",
     )
     options.add_argument(
         "run",

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jsonargparse
-
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.app.backbone_options import add_backbone_options, chosen_model
 
 
 def run(arguments: list[str]) -> int:
     """Exports the model of a run; returns the exit status."""
-    options = jsonargparse.ArgumentParser(
-        prog="embex export",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Exports a model for use in other programs. Writes a folder with the model, model.json and "
-        "a model card.",
+    options = command(
+        "export",
+        "Exports a model for use in other programs. Writes a folder with the model, model.json and a model card.",
     )
     options.add_argument(
         "run", type=str, help="a run folder, or a backbone as it comes: a torchvision name or timm/NAME"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jsonargparse
 
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.app.backbone_options import MODEL, add_backbone_options, chosen_model, refuse_backbone_options
 from embedding_expansion.errors import InvalidInput
 
@@ -18,11 +18,9 @@ LABELS = (
 
 def run(arguments: list[str]) -> int:
     """Builds an index of images; returns the exit status, 1 if some images could not be read."""
-    options = jsonargparse.ArgumentParser(
-        prog="embex index",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Embeds images into a searchable index and stores the model in it. If the command is interrupted, "
+    options = command(
+        "index",
+        "Embeds images into a searchable index and stores the model in it. If the command is interrupted, "
         "the index is as it was before; run the same command again to continue.",
     )
     options.add_argument("run", type=str, help=MODEL)

@@ -6,9 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jsonargparse
-
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 
 if TYPE_CHECKING:
     from embedding_expansion.inference.manifest import Manifest
@@ -17,11 +15,9 @@ if TYPE_CHECKING:
 
 def run(arguments: list[str]) -> int:
     """Describes an index; returns the exit status."""
-    options = jsonargparse.ArgumentParser(
-        prog="embex info",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Describes an index: its images, search structure, model, thresholds and unfinished loads.",
+    options = command(
+        "info",
+        "Describes an index: its images, search structure, model, thresholds and unfinished loads.",
     )
     options.add_argument("index", type=str, help="the index: a folder, or a postgresql:// URL")
     given = parse(options, arguments)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -19,11 +19,9 @@ WAYS = ("paths", "prefix", "label", "missing", "unfinished")
 
 def run(arguments: list[str]) -> int:
     """Removes images from an index; returns the exit status, 1 if a named image is not in the index."""
-    options = jsonargparse.ArgumentParser(
-        prog="embex remove",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Removes images from an index. The image files themselves are not touched.",
+    options = command(
+        "remove",
+        "Removes images from an index. The image files themselves are not touched.",
     )
     options.add_argument("index", type=str, help="the index: a folder, or a postgresql:// URL")
     options.add_argument("paths", type=str, nargs="*", help="image files; they need not exist any more")

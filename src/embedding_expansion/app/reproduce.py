@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import jsonargparse
 
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.evidence.grid import chosen_regimes, regimes
 
@@ -25,9 +25,7 @@ SCRATCH = "runs/evidence"
 
 
 def _options() -> jsonargparse.ArgumentParser:
-    options = jsonargparse.ArgumentParser(
-        prog="embex reproduce", exit_on_error=False, allow_abbrev=False, description=_DESCRIPTION
-    )
+    options = command("reproduce", _DESCRIPTION)
     options.add_argument("what", type=Literal["evidence"], help="what to reproduce")
     options.add_argument(
         "--out", type=str, default="docs/evidence", help="folder of results.json and of the tables made from it"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.errors import DataError, InvalidInput, StoreError
 
 if TYPE_CHECKING:
@@ -93,11 +93,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _options() -> jsonargparse.ArgumentParser:
-    options = jsonargparse.ArgumentParser(
-        prog="embex search",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Searches an index for the images that are most similar to yours.",
+    options = command(
+        "search",
+        "Searches an index for the images that are most similar to yours.",
     )
     options.add_argument("index", type=str, help="the index: a folder, or a postgresql:// URL")
     options.add_argument(

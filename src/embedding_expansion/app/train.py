@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
-from embedding_expansion.app.names import check_names
+from embedding_expansion.app.examples import EXAMPLES
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs.config import from_namespace, parser
+from embedding_expansion.runs.help import with_examples
 
 if TYPE_CHECKING:
     from embedding_expansion.data.images import Dataset
     from embedding_expansion.runs.options import TrainConfig
     from embedding_expansion.training.job import Tested
 
-# Short forms of options.
-_SHORT = {
+_DESCRIPTION = "Trains an embedding model and evaluates it before and after training."
+#: Short forms of options.
+SHORT = {
     "--data": "--data.name",
     "--loss": "--loss.name",
     "--model": "--model.backbone",
@@ -31,7 +33,7 @@ _SHORT = {
 
 def run(arguments: list[str]) -> int:
     """Trains a model or resumes a run; returns the exit status."""
-    options = parser()
+    options = parser("embex train", with_examples(_DESCRIPTION, EXAMPLES["train"]), short=SHORT)
     options.add_argument("--resume", type=str | None, default=None, help="resume this run folder, as configured")
     options.add_argument(
         "--resume_changed",
@@ -50,6 +52,8 @@ def run(arguments: list[str]) -> int:
         raise InvalidInput("--resume continues a run as it was configured; omit the other options")
 
     if path is None:
+        from embedding_expansion.app.names import check_names
+
         check_names(config)
     from embedding_expansion.training import run as training  # imports torch, so only after the arguments are validated
     from embedding_expansion.training.split import draw
@@ -114,4 +118,4 @@ def _report(path: Path, tested: Tested | None) -> None:
 def long_option(argument: str) -> str:
     """An argument with the full name of its option."""
     name, equals, value = argument.partition("=")
-    return _SHORT.get(name, name) + equals + value
+    return SHORT.get(name, name) + equals + value

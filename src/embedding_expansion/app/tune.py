@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Literal
 import jsonargparse
 
 from embedding_expansion.app.arguments import parse
-from embedding_expansion.app.names import check_names
-from embedding_expansion.app.train import long_option, with_recipe
+from embedding_expansion.app.examples import EXAMPLES
+from embedding_expansion.app.train import SHORT, long_option, with_recipe
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs.config import from_namespace, parser
+from embedding_expansion.runs.help import with_examples
 from embedding_expansion.tuning.arms import check_arms
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ SHARE = 0.25  # of the training classes; a training run holds out fewer, as it n
 
 
 def _options() -> jsonargparse.ArgumentParser:
-    options = parser("embex tune", _DESCRIPTION, _HELP)
+    options = parser("embex tune", with_examples(_DESCRIPTION, EXAMPLES["tune"]), _HELP, short=SHORT)
     options.add_argument(
         "--arms",
         nargs="+",
@@ -82,6 +83,9 @@ def run(arguments: list[str]) -> int:
     options, full = _options(), [long_option(argument) for argument in arguments]
     parsed = parse(options, full)
     given = from_namespace(parsed)
+
+    from embedding_expansion.app.names import check_names
+
     check_names(given)
     check_arms(parsed.arms)
     if importlib.util.find_spec("optuna") is None:

@@ -6,6 +6,7 @@ the lines of a configuration are checked first.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import typing
@@ -18,6 +19,7 @@ import jsonargparse
 import yaml
 
 from embedding_expansion.errors import InvalidInput, RunError
+from embedding_expansion.runs.help import Help
 from embedding_expansion.runs.option_errors import hint, sentence
 from embedding_expansion.runs.options import ModelConfig, TrainConfig
 
@@ -53,36 +55,67 @@ def may_be_null() -> dict[str, bool]:
     return found
 
 
+#: The options that most trainings set; `--help` shows them first.
+_COMMON = (
+    "recipe",
+    "data.name",
+    "model.backbone",
+    "model.pretrained",
+    "model.weights",
+    "loss",
+    "expansion.form",
+    "steps",
+    "optimizer.lr",
+    "out",
+    "seed",
+)
+
+
 def parser(
     prog: str = "embex train",
-    description: str = "Trains an embedding model and evaluates it before and after training.",
+    description: str = "",
     texts: Mapping[str, str] | None = None,
+    short: Mapping[str, str] | None = None,
 ) -> jsonargparse.ArgumentParser:
     """The parser of `embex train`: an option for every field of `TrainConfig`, and `--config FILE`.
 
     Args:
-        prog: the command, for a command that takes the same options.
+        prog: the command; others take the same options.
         description: what it does.
         texts: full name of an option -> its help, where the command needs another one; `argparse.SUPPRESS` hides it.
+        short: short form of an option -> its full name, which the command replaces before it parses; for the help.
     """
-    other = {} if texts is None else texts
-    result = _Parser(prog=prog, exit_on_error=False, allow_abbrev=False, description=description)
-    result.add_argument(
+    result = _Parser(prog=prog, exit_on_error=False, allow_abbrev=False, description=description, formatter_class=Help)
+    common = result.add_argument_group("common options")
+    common.add_argument(
         "--config",
         action="config",
         help="YAML file, such as the config.yaml of a run folder; other options override it",
     )
+    forms = {full.removeprefix("--"): f"{given}: " for given, full in (short or {}).items()}
+    groups = {name: result.add_argument_group(title) for name, title in _topics().items()}
+    for topic, name, option in sorted(_named(), key=lambda one: _COMMON.index(one[1]) if one[1] in _COMMON else 99):
+        group = common if name in _COMMON else groups[topic]
+        text = (texts or {}).get(name, option.text)
+        shown = text if text == argparse.SUPPRESS else forms.get(name, "") + text
+        group.add_argument(f"--{name}", type=option.kind, default=option.default, help=shown)
+    return result
+
+
+def _topics() -> dict[str, str]:
+    """The sections of the options and their titles, in order; the first one has those without a section."""
+    sections = {option.name: option.text for option in _options(TrainConfig()) if option.section is not None}
+    return {"": "training and evaluation"} | sections
+
+
+def _named() -> Iterator[tuple[str, str, _Option]]:
+    """The section, the full name and the description of each option."""
     for option in _options(TrainConfig()):
         if option.section is None:
-            text = other.get(option.name, option.text)
-            result.add_argument(f"--{option.name}", type=option.kind, default=option.default, help=text)
+            yield "", option.name, option
             continue
-        group = result.add_argument_group(option.text)
-        for field_ in _options(option.default):
-            name = f"{option.name}.{field_.name}"
-            text = other.get(name, field_.text)
-            group.add_argument(f"--{name}", type=field_.kind, default=field_.default, help=text)
-    return result
+        for inner in _options(option.default):
+            yield option.name, f"{option.name}.{inner.name}", inner
 
 
 def from_namespace(parsed: jsonargparse.Namespace) -> TrainConfig:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jsonargparse
-
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 
 
 def run(arguments: list[str]) -> int:
     """Writes the report of a run; returns the exit status."""
-    options = jsonargparse.ArgumentParser(
-        prog="embex report",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Writes the report of a run: one HTML file with its metrics, curves, example images and settings.",
+    options = command(
+        "report",
+        "Writes the report of a run: one HTML file with its metrics, curves, example images and settings.",
     )
     options.add_argument("run", type=str, help="the run folder")
     options.add_argument("--out", type=str | None, default=None, help="file to write; default: RUN/report.html")

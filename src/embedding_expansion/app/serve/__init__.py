@@ -11,9 +11,7 @@ from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-import jsonargparse
-
-from embedding_expansion.app.arguments import parse
+from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.errors import InvalidInput
 
@@ -32,9 +30,7 @@ machine only. To reach it from other machines, pass --host and a token."""
 def run(arguments: list[str]) -> int:
     """Serves until a signal; returns the exit status: 0 after SIGTERM, 130 after SIGINT."""
     default = Settings("")
-    options = jsonargparse.ArgumentParser(
-        prog="embex serve", exit_on_error=False, allow_abbrev=False, description=DESCRIPTION
-    )
+    options = command("serve", DESCRIPTION)
     options.add_argument("index", type=str, help="the index: a folder, or postgresql://user@host/database?index=NAME")
     options.add_argument("--host", type=str, default=default.host, help="address to listen on")
     options.add_argument("--port", type=int, default=default.port, help="port to listen on; 0 picks a free port")
