@@ -17,7 +17,7 @@ from embedding_expansion.evidence.grid import (
     regimes,
 )
 from embedding_expansion.evidence.results import Results
-from embedding_expansion.evidence.settings import configuration, trial_values, values_of
+from embedding_expansion.evidence.settings import configuration, described, trial_values, values_of
 from embedding_expansion.evidence.work import expected_seconds
 from embedding_expansion.training.factory import make_loss
 
@@ -90,6 +90,23 @@ def test_pairs_of_arms_share_seed_and_batches() -> None:
     assert plain.seed == paper.seed == 4
     assert plain.sampler == paper.sampler
     assert configuration(Cell("cars-head", "triplet", PLAIN, "trial", 4), regime, {}, {}).seed == 0
+
+
+def test_miners_that_change_nothing_are_left_out() -> None:
+    of_losses = {loss: set(arms(REGIMES["glyphs"], loss, ())) for loss in ("triplet", "hphn_triplet", "n_pair")}
+    assert of_losses["triplet"] == set(ARMS)
+    assert of_losses["n_pair"] == set(ARMS) - {"semi_hard"}
+    assert of_losses["hphn_triplet"] == set(ARMS) - {"semi_hard", "batch_hard", "ms_mining"}
+
+
+def test_the_options_of_a_run_are_described_without_those_of_the_machine() -> None:
+    cell = Cell("cars-head", "triplet", "balanced", "default", 4)
+    given = configuration(cell, REGIMES["cars-head"], {"optimizer.lr": 0.5}, {"data.root": "/here"})
+    found = described(given)
+    assert found["expansion.form"] == "balanced"
+    assert found["expansion.n"] == 2
+    assert found["optimizer.lr"] == 0.5
+    assert not [value for value in found.values() if value == "/here"]
 
 
 def test_a_gpu_adds_losses_and_seeds_to_the_end_to_end_runs() -> None:

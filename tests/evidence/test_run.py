@@ -13,7 +13,7 @@ import torch
 
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.evidence.grid import Cell, regimes
-from embedding_expansion.evidence.run import Material, Stopped, run
+from embedding_expansion.evidence.run import Material, Stopped, _held_out, run
 from embedding_expansion.evidence.settings import configuration
 from embedding_expansion.evidence.views import Views
 from embedding_expansion.runs.options import TrainConfig
@@ -27,7 +27,7 @@ def _images(names: str, seed: int) -> ImageSet:
     """Six noisy images of a pattern of each class."""
     draw = np.random.default_rng(seed)
     patterns = draw.integers(0, 200, (len(names), 1, SIDE, SIDE))
-    pixels = patterns.repeat(6, axis=0) + draw.integers(0, 55, (6 * len(names), 1, SIDE, SIDE))
+    pixels = patterns.repeat(6, axis=0) // 4 + draw.integers(0, 200, (6 * len(names), 1, SIDE, SIDE))
     return ImageSet(np.arange(len(names)).repeat(6), tuple(names), pixels=pixels.astype(np.uint8))
 
 
@@ -148,9 +148,23 @@ def test_a_step_draws_other_views(features: torch.Tensor) -> None:
     assert single["held_out"][-1] != several["held_out"][-1]
 
 
-def test_held_out_classes_are_those_of_the_seed() -> None:
-    """The rows of features that a run measures are those of the images that `hold_out_classes` holds out."""
-    _, held = hold_out_classes(DATASET.train, None, 1)
+def test_the_classes_that_tune_never_judge() -> None:
+    held = [set(_held_out(DATASET.train, seed)[1].classes.tolist()) for seed in range(9)]
+    assert held[1:5] == held[5:9]
+    assert set.union(*held) == set(range(10))
+    assert sum(map(len, held[:5])) == 10  # five blocks without a common class
+    for seed, classes in enumerate(held):
+        assert set(_held_out(DATASET.train, seed)[0].classes.tolist()) == set(range(10)) - classes
+
+
+def test_the_trials_hold_out_what_a_training_holds_out_with_the_seed_0() -> None:
+    of_training = hold_out_classes(DATASET.train, 0.2, 0)
+    for own, theirs in zip(_held_out(DATASET.train, 0), of_training, strict=True):
+        np.testing.assert_array_equal(own.labels, theirs.labels)
+
+
+def test_held_out_rows_of_features_are_those_of_the_held_out_images() -> None:
+    _, held = _held_out(DATASET.train, 1)
     width = _width_of_conv4()
     features = torch.zeros(len(DATASET.train), width)
     is_held = np.isin(DATASET.train.labels, held.classes)

@@ -14,7 +14,7 @@ import pytest
 
 from embedding_expansion.errors import InvalidInput, RunError, UnknownName
 from embedding_expansion.evidence.grid import PLAIN, TRIALS, Cell, Regime, chosen_regimes
-from embedding_expansion.evidence.results import FILE, Record, add, read
+from embedding_expansion.evidence.results import FILE, Record, Results, add, extended, join, read
 from embedding_expansion.evidence.work import Part, left, work
 
 LOSSES = ("triplet", "contrastive")
@@ -93,9 +93,38 @@ def test_parts_are_disjoint_and_together_whole(tmp_path: Path) -> None:
 def test_joining_keeps_what_is_there(tmp_path: Path) -> None:
     _choose(tmp_path)
     first = {"key": "small/triplet/plain/trial/0", "values": {}, "held_out": [[1, 0.1, 0.1]]}
-    assert add(tmp_path, [first]) == 1
-    assert add(tmp_path, [first | {"held_out": []}]) == 0
+    assert join(tmp_path, Results({first["key"]: first})) == (1, 0)
+    assert join(tmp_path, Results({first["key"]: first | {"held_out": []}})) == (0, 0)
     assert read(tmp_path).runs[first["key"]] == first
+
+
+def test_joining_leaves_out_runs_that_were_tuned_to_other_values(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        finished(folder)
+    runs = read(there).runs
+    other = {key: record | {"values": {"optimizer.lr": 9.0}} for key, record in runs.items() if "/tuned/" in key}
+    with extended(here) as results:
+        results.runs = {key: record for key, record in results.runs.items() if "/tuned/" not in key}
+    assert join(here, Results(runs | other, read(there).choice)) == (0, len(other))
+    assert join(here, Results(runs, read(there).choice)) == (len(other), 0)
+
+
+def test_joining_takes_the_choice_and_refuses_another_one(tmp_path: Path) -> None:
+    choice = {"balanced": ["balanced"], "default": "balanced", "date": "2026-01-01"}
+    join(tmp_path, Results({}, choice))
+    assert read(tmp_path).choice == choice
+    with pytest.raises(InvalidInput, match="the choices differ: balanced of 2026-01-01, and plain of 2026-01-02"):
+        join(tmp_path, Results({}, choice | {"default": "plain", "date": "2026-01-02"}))
+
+
+def test_the_parts_of_faulty_data_are_those_of_their_tuning() -> None:
+    for number in (1, 2, 3):
+        planned = list(left([REGIME, FAULTY], _chosen(), Part(number, 3)))
+        groups = {(regime.name, cell.loss, cell.arm) for regime, cell in planned}
+        assert {group[1:] for group in groups if group[0] == "faulty"} <= {
+            group[1:] for group in groups if group[0] == "small"
+        }
 
 
 def test_no_run_begins_after_the_hours(tmp_path: Path) -> None:
@@ -135,10 +164,8 @@ def test_trials_come_before_the_seeds_that_need_them() -> None:
     assert [cell.setting for cell in planned[:TRIALS]] == ["trial"] * TRIALS
 
 
-def _chosen():  # type: ignore[no-untyped-def]
-    from embedding_expansion.evidence.results import Results
-
-    return Results(choice={"balanced": ["balanced"]})
+def _chosen() -> Results:
+    return Results(choice={"balanced": ["balanced"], "default": "balanced"})
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "2", "a/b", "", "1/0", "-1/2"])

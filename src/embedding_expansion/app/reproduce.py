@@ -67,15 +67,18 @@ def run(arguments: list[str]) -> int:
         return 0
     out.mkdir(parents=True, exist_ok=True)
     if given.join is not None:
-        added = records.add(out, records.read(_folder_of(Path(given.join))).runs.values())
-        print(f"{added:,} runs added to {out / records.FILE}")
+        added, left_out = records.join(out, records.read(_folder_of(Path(given.join))))
+        reason = f"; {left_out:,} left out, which were tuned to other values" if left_out else ""
+        print(f"{added:,} runs added to {out / records.FILE}{reason}")
     elif given.choose:
         print(choose(out))
     elif not given.tables and (number := _work(out, wanted, part, given)):
         return 128 + number
     results = records.read(out)
-    write_tables(out, results, list(known.values()))
-    write_plots(out, results, list(known.values()))
+    from_gpu = any(key.startswith("cub-finetune") for key in results.runs)  # of another machine
+    shown = list((regimes(has_cuda=True) if from_gpu else known).values())
+    write_tables(out, results, shown)
+    write_plots(out, results, shown)
     print(f"tables and figures: {out / 'tables.md'}, {out / 'differences.csv'}, {out / '*.svg'}")
     return 0
 

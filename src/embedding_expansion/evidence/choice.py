@@ -87,7 +87,7 @@ def choose(folder: Path) -> str:
     with extended(folder) as results:
         if results.choice:
             raise InvalidInput(f"the choice was made on {results.choice['date']}: {results.choice['default']}")
-        found = [candidate(results, arm, over) for arm in dict.fromkeys((*CANDIDATES, *BALANCED))]
+        found = [candidate(results, arm, over) for arm in CANDIDATES]
         results.choice = _decided(found) | {"regimes": [regime.name for regime in over]}
     balanced = ", ".join(results.choice["balanced"])
     return f"default: {results.choice['default']}; to be confirmed: {balanced}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from embedding_expansion.evidence.comparison import Difference, holm, over_classes, paired
-from embedding_expansion.evidence.grid import PLAIN, Cell, Regime, Setting, arms
+from embedding_expansion.evidence.grid import PLAIN, Cell, Regime, Setting, arms, seeds
 from embedding_expansion.evidence.results import Record, Results
 from embedding_expansion.evidence.work import tuned_setting
 
@@ -53,7 +53,8 @@ def records_of(results: Results, regime: Regime, loss: str, arm: str, setting: S
     if setting == "tuned":
         shown = tuned_setting(Cell(regime.name, loss, arm, "tuned", 1), regime, results)  # type: ignore[assignment]
     prefix = f"{regime.name}/{loss}/{arm}/{shown}/"
-    return {int(key.removeprefix(prefix)): record for key, record in results.runs.items() if key.startswith(prefix)}
+    found = {seed: results.runs.get(f"{prefix}{seed}") for seed in seeds(regime, setting)}
+    return {seed: record for seed, record in found.items() if record is not None}
 
 
 def value(record: Record, measure: str, side: Side) -> float:
@@ -107,8 +108,11 @@ def _rows(results: Results, regime: Regime, setting: Setting) -> Iterator[Row]:
 
 
 def _over_classes(plain: dict[int, Record], own: dict[int, Record]) -> tuple[float, float] | None:
-    def in_percent(records: dict[int, Record]) -> dict[int, list[float | None]]:
-        known = {seed: each["by_class"]["recall_at_1"] for seed, each in records.items() if "by_class" in each}
-        return {seed: [None if each is None else each / 10 for each in values] for seed, values in known.items()}
+    classes = max((len(each["by_class"]["recall_at_1"]) for each in plain.values() if "by_class" in each), default=0)
 
-    return over_classes(in_percent(plain), in_percent(own))
+    def in_percent(record: Record) -> list[float | None]:
+        values = record["by_class"]["recall_at_1"] if "by_class" in record else [0] * classes  # 0 if it diverged
+        return [None if each is None else each / 10 for each in values]
+
+    sides = [{seed: in_percent(each) for seed, each in arm.items()} for arm in (plain, own)]
+    return over_classes(*sides) if classes else None

@@ -31,19 +31,24 @@ ARMS: dict[str, Options] = {
     "semi_hard": {"expansion.form": "none", "loss.mining": "semihard"},
     "ms_mining": {"expansion.form": "none", "miner.name": "multi_similarity"},
     "n0": {"expansion.form": "paper", "expansion.n": 0},
-    "paper": {"expansion.form": "paper"},
-    "anchor": {"expansion.form": "anchor"},
-    "balanced": {"expansion.form": "balanced"},
-    "balanced_negative": {"expansion.form": "balanced_negative"},
+    "paper": {"expansion.form": "paper", "expansion.n": 2},
+    "anchor": {"expansion.form": "anchor", "expansion.n": 2},
+    "balanced": {"expansion.form": "balanced", "expansion.n": 2},
+    "balanced_negative": {"expansion.form": "balanced_negative", "expansion.n": 2},
     "balanced_n0": {"expansion.form": "balanced", "expansion.n": 0},
-    "balanced_sphere": {"expansion.form": "balanced_sphere"},
-    "selective": {"expansion.form": "selective"},
+    "balanced_sphere": {"expansion.form": "balanced_sphere", "expansion.n": 2},
+    "selective": {"expansion.form": "selective", "expansion.n": 2},
 }
-#: The arms from which the default form is chosen.
-CANDIDATES = ("paper", "balanced", "balanced_negative", "balanced_n0")
+#: The arms from which the default form is chosen: all that expand.
+CANDIDATES = ("n0", "paper", "anchor", "balanced", "balanced_negative", "balanced_n0", "balanced_sphere", "selective")
+#: The arms that are also run untuned, besides the plain loss and the default once it is chosen.
+UNTUNED = ("paper", "balanced", "balanced_negative", "balanced_n0")
 #: The balanced arms, of which the best two are run in the regimes that confirm the choice.
 BALANCED = ("balanced", "balanced_negative", "balanced_n0", "balanced_sphere")
-_TRIPLET_ONLY = ("semi_hard",)
+#: Arms that only some losses have: semi-hard mining is an option of the triplet loss, and HPHN reads the hardest pairs
+#: only, so that these miners change nothing.
+_ONLY = {"semi_hard": ("triplet",)}
+_WITHOUT = {"hphn_triplet": ("batch_hard", "ms_mining")}
 #: Trials of each arm for its learning rate and the parameter of its loss; trial 0 has the given values.
 TRIALS = 6
 #: The learning rate of the setting "fast", as a factor of the regime's.
@@ -60,6 +65,8 @@ HEADS: Options = {
     "model.dim": 128,
 }
 _FINETUNE: Options = {name: value for name, value in HEADS.items() if name != "model.freeze_backbone"} | {
+    "data.workers": 0,
+    "precision": "auto",
     "model.freeze_batch_norm": True,
     "model.dim": 512,
     "optimizer.lr": 1e-4,
@@ -138,7 +145,7 @@ def _sampled(classes: int, images: int) -> Options:
     return {"sampler.classes_per_batch": classes, "sampler.images_per_class": images}
 
 
-_GLYPHS: dict[str, Any] = {"data": "glyphs", "seeds": 5, "seconds": 18.0}
+_GLYPHS: dict[str, Any] = {"data": "glyphs", "seeds": 5, "seconds": 20.0}
 _SETTINGS: tuple[Setting, ...] = ("default", "fast")
 
 
@@ -181,7 +188,7 @@ def _heads() -> Iterator[Regime]:
                     HEADS | init | _sampled(classes, images),
                     10,
                     "choice" if is_main else "confirmation",
-                    losses=PAPER_LOSSES + MORE_LOSSES if is_main else PAPER_LOSSES,
+                    losses=PAPER_LOSSES + MORE_LOSSES if is_main and not start else PAPER_LOSSES,
                     whole=PAPER_LOSSES if is_main else (),
                     settings=_SETTINGS if is_main and not start else (),
                     seconds=5.0,
@@ -272,8 +279,9 @@ def arms(regime: Regime, loss: str, chosen: tuple[str, ...]) -> tuple[str, ...]:
         chosen: the balanced forms that were chosen; empty before the choice.
     """
     if loss in regime.whole:
-        return tuple(arm for arm in ARMS if loss == "triplet" or arm not in _TRIPLET_ONLY)
-    return (PLAIN, "paper", *chosen)
+        left_out = _WITHOUT.get(loss, ())
+        return tuple(arm for arm in ARMS if arm not in left_out and loss in _ONLY.get(arm, (loss,)))
+    return (PLAIN, "paper", *(chosen if regime.tuned_in is not None else chosen[:1]))  # end to end takes hours
 
 
 def cells(regime: Regime, chosen: tuple[str, ...]) -> Iterator[Cell]:
@@ -290,13 +298,18 @@ def cells(regime: Regime, chosen: tuple[str, ...]) -> Iterator[Cell]:
         if regime.tuned_in == "":
             yield from (Cell(regime.name, loss, arm, "trial", number) for number in range(TRIALS))
         if regime.tuned_in is not None:
-            yield from (Cell(regime.name, loss, arm, "tuned", seed) for seed in _seeds(regime))
+            yield from (Cell(regime.name, loss, arm, "tuned", seed) for seed in seeds(regime))
     for setting in regime.settings:
         for loss, arm in groups:
-            if arm in (PLAIN, *CANDIDATES):
-                yield from (Cell(regime.name, loss, arm, setting, seed) for seed in _seeds(regime, setting))
+            if has_untuned(arm, chosen):
+                yield from (Cell(regime.name, loss, arm, setting, seed) for seed in seeds(regime, setting))
 
 
-def _seeds(regime: Regime, setting: Setting = "tuned") -> range:
+def has_untuned(arm: str, chosen: tuple[str, ...]) -> bool:
+    """Whether an arm is also run with the given values."""
+    return arm in (PLAIN, *UNTUNED, *chosen)
+
+
+def seeds(regime: Regime, setting: Setting = "tuned") -> range:
     """From 1 on, because the trials have the seed 0; half of them, and at least 3, with the high learning rate."""
     return range(1, 1 + (max(3, regime.seeds // 2) if setting == "fast" else regime.seeds))

@@ -9,12 +9,20 @@ from pathlib import Path
 
 from embedding_expansion.evidence.comparison import Difference
 from embedding_expansion.evidence.differences import Row, records_of, rows
-from embedding_expansion.evidence.grid import BALANCED, CANDIDATES, Regime
+from embedding_expansion.evidence.grid import BALANCED, UNTUNED, Regime
 from embedding_expansion.evidence.results import Results
 from embedding_expansion.files import write_atomically
 
-_SHOWN = ("ms_mining", "n0", *CANDIDATES)  # other arms are in the tables
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind readers
+_SHOWN = ("ms_mining", "n0", *UNTUNED, "selective")  # other arms are in the tables
+_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+)  # told apart by colour-blind readers
 _LINE, _PANEL, _NAMES, _GAP, _TOP = 14.0, 220.0, 210.0, 44.0, 44.0  # pixels
 _MEASURES = {"recall_at_1": "Recall@1", "map_at_r": "MAP@R"}
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from embedding_expansion.errors import RunError
-from embedding_expansion.evidence.grid import Cell
+from embedding_expansion.errors import InvalidInput, RunError
+from embedding_expansion.evidence.grid import PLAIN, TRIALS, Cell
 from embedding_expansion.files import read_json, write_atomically
 from embedding_expansion.runs.run_lock import LockHeld, RunLock
 
@@ -41,8 +41,11 @@ class Results:
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """The balanced forms that were chosen to be confirmed; empty before the choice."""
-        return tuple(self.choice.get("balanced", ()))
+        """The forms to confirm besides the paper's: the default and two balanced ones; empty before the choice."""
+        if not self.choice:
+            return ()
+        forms = dict.fromkeys([self.choice["default"], *self.choice["balanced"]])
+        return tuple(form for form in forms if form not in (PLAIN, "paper"))
 
     def best_trial(self, group: str, trials: int) -> Record | None:
         """The trial with the best Recall@1 on held-out classes; None if there are not as many trials yet.
@@ -84,7 +87,7 @@ def read(folder: Path) -> Results:
 @contextmanager
 def extended(folder: Path) -> Iterator[Results]:
     """Reads the results, and writes what the block has changed. Only one process at a time is in such a block."""
-    with _locked(folder):
+    with holding(folder, ".lock"):
         results = read(folder)
         yield results
         lines = [json.dumps(results.runs[key], ensure_ascii=False) for key in sorted(results.runs)]
@@ -101,11 +104,43 @@ def add(folder: Path, records: Iterable[Record]) -> int:
     return len(new)
 
 
+def join(folder: Path, other: Results) -> tuple[int, int]:
+    """Adds the runs of other results, and their choice if there is none yet.
+
+    Returns:
+        How many runs were added, and how many were not, because they are tuned runs of other values than those of the
+        best trial here.
+
+    Raises:
+        InvalidInput: both have a choice, and these differ.
+    """
+    with extended(folder) as results:
+        if results.choice and other.choice and results.choice != other.choice:
+            raise InvalidInput(
+                f"the choices differ: {results.choice['default']} of {results.choice['date']}, and "
+                f"{other.choice['default']} of {other.choice['date']}; join only results that continue each other"
+            )
+        results.choice = results.choice or other.choice
+        new = {key: record for key, record in other.runs.items() if key not in results.runs}
+        results.runs |= {key: record for key, record in new.items() if "/tuned/" not in key}
+        tuned = {key: record for key, record in new.items() if "/tuned/" in key and _fits(record, results)}
+        results.runs |= tuned
+    left_out = sum("/tuned/" in key for key in new) - len(tuned)
+    return len(new) - left_out, left_out
+
+
+def _fits(record: Record, results: Results) -> bool:
+    """Whether a tuned run has the values of the best trial, as far as its trials are known."""
+    best = results.best_trial(record["key"].partition("/tuned/")[0], TRIALS)
+    return best is None or best["values"] == record["values"]
+
+
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def holding(folder: Path, name: str) -> Iterator[None]:
+    """Holds a lock in a folder, and waits for it while another process has it."""
     while True:
         try:
-            lock = RunLock(folder, name=".lock").__enter__()
+            lock = RunLock(folder, name=name).__enter__()
         except LockHeld:
             time.sleep(_LOOK_AGAIN)
             continue

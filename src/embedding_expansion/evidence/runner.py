@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from embedding_expansion.data.images import Dataset
 from embedding_expansion.evidence.grid import HEADS, Cell, Options, Regime
-from embedding_expansion.evidence.results import Record
+from embedding_expansion.evidence.results import Record, holding
 from embedding_expansion.evidence.run import Material, run
-from embedding_expansion.evidence.settings import configuration
-from embedding_expansion.evidence.views import views_of
+from embedding_expansion.evidence.settings import configuration, described
+from embedding_expansion.evidence.views import Views, views_of
 from embedding_expansion.model.trained import find_device
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.training.environment import commit
@@ -45,7 +46,9 @@ class GridRunner:
         record = run(config, material, regime.fault, tests=cell.setting != "trial")
         return {
             "key": cell.key,
+            "seed": config.seed,
             "values": values,
+            "options": described(config),
             "wall_seconds": round(time.perf_counter() - began, 2),
             "commit": self._commit,
             "machine": self._machine,
@@ -57,9 +60,14 @@ class GridRunner:
             dataset = open_data(config.data)
             size = HEADS["data.image_size"]
             path = self._scratch / f"{regime.data}-{HEADS['model.backbone']}-{size}.safetensors"
-            views = views_of(dataset, config, path) if regime.is_head else None
+            views = self._views(dataset, config, path) if regime.is_head else None
             self._materials[key] = Material(dataset, views)
         return self._materials[key]
+
+    def _views(self, dataset: Dataset, config: TrainConfig, path: Path) -> Views:
+        """The features, which one process computes while the others wait."""
+        with holding(self._scratch, f"{path.stem}.lock"):
+            return views_of(dataset, config, path)
 
 
 def _machine() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from embedding_expansion.tuning.space import Range, make_space
 
 _LR_FACTOR, _LOSS_FACTOR = 10.0, 3.0  # up and down, from the given value
 _STEPS = (0.7548776662466927, 0.5698402909980532)  # 1/p and 1/p^2 for p^3 = p + 1
+_OF_THE_MACHINE = ("data.root", "model.weights", "out", "threads", "device")
 #: Evaluations of the held-out classes in a run.
 EVALUATIONS = 3
 
@@ -61,9 +62,26 @@ def configuration(cell: Cell, regime: Regime, values: Mapping[str, float], own: 
     seed = 0 if cell.setting == "trial" else cell.seed
     named = {"data.name": regime.data, "loss.name": cell.loss, "seed": seed}
     options = regime.options | named | ARMS[cell.arm] | dict(values) | own
-    config = _with(TrainConfig(threads=1, measure_before=False), options)
+    config = _with(TrainConfig(threads=1, measure_before=False, precision="float32"), options)
     every = max(config.steps // EVALUATIONS, 1)
     return dataclasses.replace(config, eval_every=every, checkpoint_every=10**9)
+
+
+def described(config: TrainConfig) -> Options:
+    """The options of a run that are not defaults, by their full names, without paths."""
+    given, usual = _flat(config), _flat(TrainConfig())
+    return {name: value for name, value in given.items() if value != usual.get(name) and name not in _OF_THE_MACHINE}
+
+
+def _flat(config: TrainConfig) -> Options:
+    found: Options = {}
+    for section, values in dataclasses.asdict(config).items():
+        found |= (
+            {f"{section}.{name}": one for name, one in values.items()}
+            if isinstance(values, dict)
+            else {section: values}
+        )
+    return found
 
 
 def _with(config: TrainConfig, options: Options) -> TrainConfig:

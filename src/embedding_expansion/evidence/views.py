@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,18 +48,26 @@ def views_of(dataset: Dataset, config: TrainConfig, path: Path) -> Views:
         DataError: an image cannot be read.
         RunError: the file is broken or cannot be written.
     """
+    about = {"data": dataset.name, "transform": config.data.transform, "size": config.data.image_size}
+    about |= {"backbone": config.model.backbone, "weights": _digest(config.model.weights), "crops": CROPS}
     if not path.exists():
         print(
             f"computing the features of {dataset.name}: {len(dataset.train):,} training images in {CROPS + 2} views, "
             f"{len(dataset.test):,} test images",
             flush=True,
         )
-        save_tensors(path, dataclasses.asdict(_computed(dataset, config)), {"data": dataset.name})
-    tensors, _ = load_tensors(path, _AGAIN)
+        save_tensors(path, dataclasses.asdict(_computed(dataset, config)), about)
+    tensors, was = load_tensors(path, _AGAIN)
     found = Views(tensors["train"], tensors["test"])
+    if was != about:
+        raise DataError(f"{path} has features that were computed otherwise; {_AGAIN}")
     if (found.train.shape[1], len(found.test)) != (len(dataset.train), len(dataset.test)):
         raise DataError(f"{path} has the features of other images; {_AGAIN}")
     return found
+
+
+def _digest(weights: str | None) -> str | None:
+    return None if weights is None else hashlib.blake2b(Path(weights).read_bytes(), digest_size=16).hexdigest()
 
 
 @torch.no_grad()

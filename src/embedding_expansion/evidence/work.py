@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.evidence.grid import CANDIDATES, PLAIN, TRIALS, Cell, Regime, cells
+from embedding_expansion.evidence.grid import TRIALS, Cell, Regime, cells, has_untuned
 from embedding_expansion.evidence.results import Record, Results, add, read
 from embedding_expansion.evidence.settings import values_of
 from embedding_expansion.runs.run_lock import LockHeld, RunLock
@@ -51,7 +51,11 @@ def left(regimes: Sequence[Regime], results: Results, part: Part) -> Iterator[tu
     """The runs of some regimes that have no record yet. Seeds of one arm follow its trials."""
     for regime in regimes:
         for cell in cells(regime, results.chosen):
-            if part.has(cell.group) and results.of(cell) is None and not _same_as_default(cell, regime, results):
+            if (
+                part.has(tuning_group(cell, regime))
+                and results.of(cell) is None
+                and not _same_as_default(cell, regime, results)
+            ):
                 yield regime, cell
 
 
@@ -68,7 +72,7 @@ def _same_as_default(cell: Cell, regime: Regime, results: Results) -> bool:
 def tuned_setting(cell: Cell, regime: Regime, results: Results) -> str:
     """Under which setting the tuned runs of an arm stand: "default" if no trial was better than the given values."""
     best = results.best_trial(tuning_group(cell, regime), TRIALS)
-    has_default = "default" in regime.settings and cell.arm in (PLAIN, *CANDIDATES)
+    has_default = "default" in regime.settings and has_untuned(cell.arm, results.chosen)
     return "default" if best is not None and best["key"].endswith("/trial/0") and has_default else "tuned"
 
 
