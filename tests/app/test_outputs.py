@@ -157,6 +157,8 @@ def unread(
         ["train", "--data", str(photographs), *small.split(), "--out", str(folder / "run")],
         ["evaluate", run],
         ["evaluate", run, "--out", "/dev/stdout"],
+        ["compare", run, run],
+        ["reproduce", "evidence", "--dry_run", "--only", "omniglot", "--out", str(folder / "evidence")],
         ["report", run, "--out", str(folder / "report.html")],
         ["calibrate", index, "--precision", "0.1", "--out", str(folder / "thresholds.json")],
         ["export", run, "--format", "safetensors", "--out", str(folder / "export")],

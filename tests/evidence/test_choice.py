@@ -8,9 +8,9 @@ import pytest
 
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.evidence.choice import choose, is_close
-from embedding_expansion.evidence.comparison import Difference
 from embedding_expansion.evidence.grid import CANDIDATES, PLAIN, TRIALS, regimes
 from embedding_expansion.evidence.results import Record, add, read
+from embedding_expansion.retrieval.comparison import Difference
 
 OVER = [regime for regime in regimes().values() if regime.phase == "choice" and regime.whole]
 ARMS = (PLAIN, *CANDIDATES)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from embedding_expansion.evidence.comparison import Difference
 from embedding_expansion.evidence.differences import MEASURES, Row
 from embedding_expansion.evidence.grid import TRIALS, Regime
 from embedding_expansion.evidence.plots import courses, forest, write_plots
 from embedding_expansion.evidence.results import Results
+from embedding_expansion.retrieval.comparison import Difference
 
 REGIME = Regime("small", "glyphs", "a <small> one", {}, 2, "choice", losses=("triplet", "n_pair"), whole=("triplet",))
 SVG = "{http://www.w3.org/2000/svg}"

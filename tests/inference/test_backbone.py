@@ -77,7 +77,7 @@ def test_an_index_answers_as_the_backbone_that_built_it(
     expected = embedder.embed(files, flip=True)
     with Collection.open(place, device="cpu") as collection:
         queries = collection.embed(files[:6])
-        np.testing.assert_array_equal(queries, expected[:6])
+        np.testing.assert_allclose(queries, expected[:6], atol=1e-6)  # the last bits may depend on the batch
         for answer, row in zip(collection.search(queries, 5), expected, strict=False):
             nearest = np.argsort(-(expected @ row), kind="stable")[:5]
             assert [match.item.path for match in answer.matches] == [str(files[at]) for at in nearest]

@@ -22,6 +22,7 @@ GROUPS = {
         "train": "train an embedding model and evaluate it",
         "tune": "tune forms of expansion with the same budget for each",
         "evaluate": "evaluate a trained run, a file of vectors or a pretrained backbone",
+        "compare": "compare runs on the same test images, with intervals over the queries",
         "report": "write the HTML report of a run again",
         "reproduce": "repeat the experiments of the documentation",
     },

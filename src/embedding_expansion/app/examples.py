@@ -19,6 +19,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "embex evaluate runs/photos",
         "embex evaluate resnet50 --pretrained true --data photos",
     ),
+    "compare": (
+        "embex compare runs/plain runs/expanded",
+        "embex compare runs/plain runs/expanded runs/balanced --html comparison.html",
+    ),
     "report": ("embex report runs/photos",),
     "calibrate": (
         "embex calibrate runs/photos",
@@ -43,7 +47,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "search": (
         "embex search index query.jpg",
-        "embex search index query.jpg -k 20 --html matches.html",
+        "embex search index queries/ -k 20 --html matches.html",
     ),
     "cluster": (
         "embex cluster index --out clusters",

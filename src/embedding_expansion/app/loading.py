@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from embedding_expansion.runs.heartbeat import Heartbeat
+
 if TYPE_CHECKING:
     from embedding_expansion.inference.indexing import IndexingReport
     from embedding_expansion.inference.streaming import Progress
@@ -15,14 +17,23 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A progress bar on a terminal. After Ctrl+C, a line explains how to continue."""
+    """A progress bar on a terminal, elsewhere a line every 30 seconds.
+
+    After Ctrl+C, a line explains how to continue.
+    """
     from tqdm import tqdm
 
     shown = tqdm(unit="image", disable=not sys.stderr.isatty(), leave=False)
+    heartbeat, before = Heartbeat(), -1
 
     def progress(done: int, total: int) -> None:
+        nonlocal before
+        before = done if before < 0 else before  # images that an earlier run has embedded
         shown.total = total
         shown.update(done - shown.n)
+        if heartbeat.is_due():
+            rate = (done - before) / heartbeat.seconds
+            print(f"{done:,} of {total:,} images, {rate:.1f} images/s", file=sys.stderr, flush=True)
 
     try:
         yield progress

@@ -7,7 +7,6 @@ backbones are known to their libraries only.
 from __future__ import annotations
 
 import ast
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from embedding_expansion.data.sources import SOURCES
 from embedding_expansion.errors import UnknownName
 from embedding_expansion.runs.options import MINERS, TrainConfig
 
+_LOSSES = Path(__file__).parents[1] / "core" / "losses"
 #: Parameters that a run sets itself.
 _SIZES = ("num_classes", "embedding_size")
 
@@ -44,13 +44,9 @@ def check_names(config: TrainConfig) -> None:
 
 def loss_parameters() -> dict[str, tuple[str, ...]]:
     """The names of all losses with those of their parameters, from the classes in `core/losses/`."""
-    package = importlib.util.find_spec("embedding_expansion")
-    assert package is not None
-    assert package.submodule_search_locations is not None
-    folder = Path(package.submodule_search_locations[0]) / "core" / "losses"
     return {
         name: parameters
-        for file in sorted(folder.glob("*.py"))
+        for file in sorted(_LOSSES.glob("*.py"))
         for name, parameters in _declared(ast.parse(file.read_text(encoding="utf-8")))
     }
 

@@ -92,18 +92,18 @@ def _folder_of(results: Path) -> Path:
 
 def _print_plan(wanted: list[Regime], results: Results, part: Part) -> None:
     """The runs of each regime, those that are left, and how long these take on one core."""
-    from embedding_expansion.evidence.grid import cells
-    from embedding_expansion.evidence.work import expected_seconds, left
+    from embedding_expansion.evidence.tuned import tuning_group
+    from embedding_expansion.evidence.work import expected_seconds, left, planned
 
     total = 0.0
     print(f"{'regime':<24}{'runs':>8}{'left':>8}{'core hours left':>18}")
     for regime in wanted:
-        planned = [cell for cell in cells(regime, results.chosen) if part.has(cell.group)]
+        known = [cell for cell in planned(regime, results) if part.has(tuning_group(cell, regime))]
         missing = len(list(left([regime], results, part)))
         hours = missing * expected_seconds(regime, results) / 3600
         total += hours
-        waits = "" if planned else "  after the choice"
-        print(f"{regime.name:<24}{len(planned):>8,}{missing:>8,}{hours:>18.1f}{waits}")
+        waits = "" if known else "  after the choice"
+        print(f"{regime.name:<24}{len(known):>8,}{missing:>8,}{hours:>18.1f}{waits}")
     print(f"{total:.1f} core hours left, without the features of the photographs; a run uses one core")
 
 

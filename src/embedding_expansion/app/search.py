@@ -83,12 +83,12 @@ def run(arguments: list[str]) -> int:
         if given.json != STDIN:
             _print(answers, given)
         if given.json is not None:
-            left_out = [{"query": given.images[position], "reason": reason} for position, reason in broken.items()]
+            left_out = [{"query": images[position].name, "reason": reason} for position, reason in broken.items()]
             _write_json(answers, left_out, given)
         if given.html is not None:
             _write_page(collection, answers, given)
     for position, reason in broken.items():
-        print(f"embex: skipped {given.images[position]}: {reason}", file=sys.stderr)
+        print(f"embex: skipped {images[position].name}: {reason}", file=sys.stderr)
     return 1 if broken else 0
 
 
@@ -102,7 +102,8 @@ def _options() -> jsonargparse.ArgumentParser:
         "images",
         type=str,
         nargs="+",
-        help="image files to search for; - reads one from stdin; or one .npz or .parquet file of vectors",
+        help="images to search for, or folders of images; - reads one from stdin; or one .npz or .parquet file of "
+        "vectors",
     )
     options.add_argument("-k", "--k", type=int, default=10, help="number of matches per image")
     options.add_argument(
@@ -122,14 +123,23 @@ def _options() -> jsonargparse.ArgumentParser:
 
 
 def _read(names: list[str]) -> list[_Query]:
-    """Reads the queries: existing files, and at most one image from stdin."""
+    """Reads the queries: existing files, the images in folders, and at most one image from stdin."""
+    from embedding_expansion.data.finding import find_images
+
     if names.count(STDIN) > 1:
         raise InvalidInput("stdin provides one image only; pass - once")
     for name in names:
-        if name != STDIN and not Path(name).is_file():
-            problem = "is a folder" if Path(name).is_dir() else "does not exist"
-            raise DataError(f"the image {name} {problem}; pass image files to search for")
-    return [_Query(name, sys.stdin.buffer.read() if name == STDIN else Path(name)) for name in names]
+        if name != STDIN and not Path(name).exists():
+            raise DataError(f"the image {name} does not exist; pass image files or folders to search for")
+    queries = list[_Query]()
+    for name in names:
+        if name == STDIN:
+            queries.append(_Query(name, sys.stdin.buffer.read()))
+        elif Path(name).is_dir():
+            queries += [_Query(str(file.path), file.path) for file in find_images([name]).files]
+        else:
+            queries.append(_Query(name, Path(name)))
+    return queries
 
 
 def _of_images(collection: Collection, images: list[_Query], broken: dict[int, str]) -> tuple[list[_Query], np.ndarray]:

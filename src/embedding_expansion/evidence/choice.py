@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.evidence.comparison import Difference
 from embedding_expansion.evidence.differences import difference, records_of
 from embedding_expansion.evidence.grid import BALANCED, CANDIDATES, PLAIN, Regime, regimes
 from embedding_expansion.evidence.results import Results, extended
+from embedding_expansion.retrieval.comparison import Difference
 from embedding_expansion.training.environment import commit
 
 _MEASURES = ("recall_at_1", "map_at_r")

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from embedding_expansion.evidence.comparison import Difference, holm, over_classes, paired
 from embedding_expansion.evidence.grid import PLAIN, Cell, Regime, Setting, arms, seeds
 from embedding_expansion.evidence.results import Record, Results
-from embedding_expansion.evidence.work import tuned_setting
+from embedding_expansion.evidence.tuned import tuned_setting
+from embedding_expansion.retrieval.comparison import Difference, holm, over_classes, paired
 
 MEASURES = ("recall_at_1", "map_at_r", "nmi", "f1")
 Side = Literal["test", "held_out"]
@@ -53,7 +53,9 @@ def records_of(results: Results, regime: Regime, loss: str, arm: str, setting: S
     if setting == "tuned":
         shown = tuned_setting(Cell(regime.name, loss, arm, "tuned", 1), regime, results)  # type: ignore[assignment]
     prefix = f"{regime.name}/{loss}/{arm}/{shown}/"
-    found = {seed: results.runs.get(f"{prefix}{seed}") for seed in seeds(regime, setting)}
+    first = seeds(regime, setting)
+    known = first if setting == "fast" else range(1, 1 + 2 * len(first))  # they may be doubled
+    found = {seed: results.runs.get(f"{prefix}{seed}") for seed in known}
     return {seed: record for seed, record in found.items() if record is not None}
 
 

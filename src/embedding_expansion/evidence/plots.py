@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from embedding_expansion.evidence.comparison import Difference
 from embedding_expansion.evidence.differences import Row, records_of, rows
 from embedding_expansion.evidence.grid import BALANCED, UNTUNED, Regime
 from embedding_expansion.evidence.results import Results
 from embedding_expansion.files import write_atomically
+from embedding_expansion.retrieval.comparison import Difference
 
 _SHOWN = ("ms_mining", "n0", *UNTUNED, "selective")  # other arms are in the tables
 _COLOURS = (

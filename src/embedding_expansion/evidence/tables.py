@@ -7,12 +7,14 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedding_expansion.evidence.comparison import Difference
+from embedding_expansion.evidence.bars import checks, confirmed
 from embedding_expansion.evidence.differences import MEASURES, Row, records_of, rows
-from embedding_expansion.evidence.grid import ARMS, PLAIN, Cell, Regime, Setting, arms, cells
+from embedding_expansion.evidence.grid import ARMS, PLAIN, Regime, Setting, arms
 from embedding_expansion.evidence.results import Record, Results
-from embedding_expansion.evidence.work import tuned_setting
+from embedding_expansion.evidence.tuned import is_same_as_default
+from embedding_expansion.evidence.work import planned
 from embedding_expansion.files import write_atomically
+from embedding_expansion.retrieval.comparison import Difference
 
 _SETTINGS: dict[Setting, str] = {
     "tuned": "tuned",
@@ -42,7 +44,7 @@ step; where the expanded one is far below the plain one, expansion favours a col
 def write_tables(folder: Path, results: Results, known: Sequence[Regime]) -> None:
     """Writes tables.md and differences.csv."""
     found = {(regime.name, setting): rows(results, regime, setting) for regime in known for setting in _SETTINGS}
-    parts = [_INTRODUCTION, _progress(results, known)]
+    parts = [_INTRODUCTION, _progress(results, known), _bars(results, known)]
     for regime in known:
         for setting, words in _SETTINGS.items():
             if shown := found[regime.name, setting]:
@@ -53,6 +55,26 @@ def write_tables(folder: Path, results: Results, known: Sequence[Regime]) -> Non
     _write(folder / "differences.csv", _csv([row for each in found.values() for row in each]))
 
 
+def _bars(results: Results, known: Sequence[Regime]) -> str:
+    """What the chosen default keeps of its bars, on the test classes."""
+    form = results.choice.get("default", PLAIN)
+    if form == PLAIN:
+        return ""
+    found = list(checks(results, known, form))
+    words = {True: "yes", False: "**no**", None: _EMPTY}
+    lines = [
+        f"## The bars of the default, `{form}`\n",
+        f"As good as plain in every cell: {words[confirmed(found)]}. Differences in Recall@1, test classes.\n",
+        "| bar | regime | loss | | difference | holds |\n|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {each.bar} | `{each.regime}` | `{each.loss}` | {_SETTINGS[each.setting]} | "
+        f"{_EMPTY if each.found is None else spelt(each.found)} | {words[each.holds]} |"
+        for each in found
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _write(path: Path, text: str) -> None:
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
@@ -60,15 +82,11 @@ def _write(path: Path, text: str) -> None:
 def _progress(results: Results, known: Sequence[Regime]) -> str:
     lines = ["| regime | | runs | of |", "|---|---|---|---|"]
     for regime in known:
-        planned = list(cells(regime, results.chosen))
-        done = sum(results.of(cell) is not None or _stands_elsewhere(cell, regime, results) for cell in planned)
-        of = f"{len(planned):,}" if planned else "after the choice"
+        wanted = list(planned(regime, results))
+        done = sum(results.of(cell) is not None or is_same_as_default(cell, regime, results) for cell in wanted)
+        of = f"{len(wanted):,}" if wanted else "after the choice"
         lines.append(f"| `{regime.name}` | {regime.title} | {done:,} | {of} |")
     return "\n".join(lines) + "\n"
-
-
-def _stands_elsewhere(cell: Cell, regime: Regime, results: Results) -> bool:
-    return cell.setting == "tuned" and tuned_setting(cell, regime, results) == "default"
 
 
 def _section(regime: Regime, words: str, found: list[Row], results: Results) -> str:

@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.evidence.grid import TRIALS, Cell, Regime, cells, has_untuned
+from embedding_expansion.evidence.differences import difference, records_of
+from embedding_expansion.evidence.grid import PLAIN, TRIALS, Cell, Regime, cells, seeds
 from embedding_expansion.evidence.results import Record, Results, add, read
 from embedding_expansion.evidence.settings import values_of
+from embedding_expansion.evidence.tuned import is_same_as_default, tuning_group
 from embedding_expansion.runs.run_lock import LockHeld, RunLock
 
 #: Runs a cell with the values that it is given, and returns its record.
 Runner = Callable[[Regime, Cell, dict[str, float]], Record]
 _LOCKS = "locks"  # a folder beside the features, which does not belong into a repository
+#: Where half the width of the default's interval in Recall@1 exceeds so many points, the seeds are doubled, once.
+WIDE = 2.0
 _WAIT = 2.0  # seconds, for trials that another process runs
 
 
@@ -47,6 +51,23 @@ class Part:
         return int.from_bytes(digest, "big") % self.parts == self.number - 1
 
 
+def planned(regime: Regime, results: Results) -> Iterator[Cell]:
+    """The runs of a regime, with further seeds where the default is too uncertain."""
+    yield from cells(regime, results.chosen)
+    form = results.choice.get("default", PLAIN)
+    if form == PLAIN:
+        return
+    for loss in regime.losses:
+        for setting in ("tuned", *regime.settings):
+            first = seeds(regime, setting)
+            both = (records_of(results, regime, loss, arm, setting) for arm in (PLAIN, form))
+            plain, own = ({seed: each for seed, each in records.items() if seed in first} for records in both)
+            found = difference(plain, own, "recall_at_1")
+            if setting != "fast" and found is not None and found.pairs == len(first) and found.half_width > WIDE:
+                more = range(first.stop, first.stop + len(first))
+                yield from (Cell(regime.name, loss, arm, setting, seed) for arm in (PLAIN, form) for seed in more)
+
+
 def left(regimes: Sequence[Regime], results: Results, part: Part) -> Iterator[tuple[Regime, Cell]]:
     """The runs of some regimes that have no record yet. Seeds of one arm follow its trials."""
     for regime in regimes:
@@ -54,26 +75,9 @@ def left(regimes: Sequence[Regime], results: Results, part: Part) -> Iterator[tu
             if (
                 part.has(tuning_group(cell, regime))
                 and results.of(cell) is None
-                and not _same_as_default(cell, regime, results)
+                and not is_same_as_default(cell, regime, results)
             ):
                 yield regime, cell
-
-
-def tuning_group(cell: Cell, regime: Regime) -> str:
-    """The group whose trials tune a run: its own, or the same in another regime."""
-    return f"{regime.tuned_in or regime.name}/{cell.loss}/{cell.arm}"
-
-
-def _same_as_default(cell: Cell, regime: Regime, results: Results) -> bool:
-    """Whether a tuned run has the given values, and is another run of the grid."""
-    return cell.setting == "tuned" and tuned_setting(cell, regime, results) == "default"
-
-
-def tuned_setting(cell: Cell, regime: Regime, results: Results) -> str:
-    """Under which setting the tuned runs of an arm stand: "default" if no trial was better than the given values."""
-    best = results.best_trial(tuning_group(cell, regime), TRIALS)
-    has_default = "default" in regime.settings and has_untuned(cell.arm, results.chosen)
-    return "default" if best is not None and best["key"].endswith("/trial/0") and has_default else "tuned"
 
 
 def expected_seconds(regime: Regime, results: Results) -> float:
@@ -134,7 +138,7 @@ def _attempt(folder: Path, locks: Path, regime: Regime, cell: Cell, runner: Runn
         return True
     with closing(lock):
         results = read(folder)
-        if results.of(cell) is not None or _same_as_default(cell, regime, results):
+        if results.of(cell) is not None or is_same_as_default(cell, regime, results):
             return False
         best: dict[str, float] = {}
         if cell.setting == "tuned":

@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from embedding_expansion.core.balance import FIGURES
+from embedding_expansion.runs.heartbeat import Heartbeat
 from embedding_expansion.runs.run_folder import RunFolder
 
 
@@ -22,6 +23,8 @@ class Journal:
         self._writer = None if run is None else SummaryWriter(str(run.tensorboard), purge_step=step + 1)
         hidden = run is None or not sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=step, unit="step", disable=hidden, leave=False)
+        self._total, self._heartbeat = steps, Heartbeat(shown=run is not None and hidden)
+        self._done = step
         self._steps, self._images, self._seconds = 0, 0, 0.0  # since the last call of figures
         self._without_push: Tensor | float = 0.0  # steps since then whose expanded table does not push
         self._statistics: dict[str, Tensor] = {}  # of the last step
@@ -43,6 +46,9 @@ class Journal:
         self._statistics = statistics
         self._bar.set_postfix_str(f"loss {loss:.4f}, {images / seconds:.0f} images/s", refresh=False)
         self._bar.update()
+        self._done += 1
+        if self._heartbeat.is_due():
+            self.print(f"  step {self._done} of {self._total}: loss {loss:.4f}, {images / seconds:.0f} images/s")
 
     def figures(self) -> dict[str, Any]:
         """The figures of the loss, and the speed since the last call without evaluations and checkpoints.
@@ -72,6 +78,7 @@ class Journal:
         """Prints a line above the progress bar."""
         if self._run is not None:
             self._bar.write(line)
+            self._heartbeat.rest()
 
 
 def _flat(entry: dict[str, Any], prefix: str = "") -> dict[str, float]:

@@ -15,7 +15,7 @@ from embedding_expansion.runs.options import DataConfig, SamplerConfig, TrainCon
 from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training.evaluation import measure, measure_post_processed
 from embedding_expansion.training.fingerprint import Fingerprint, changed_data, fingerprint
-from embedding_expansion.training.job import Job, prepare
+from embedding_expansion.training.job import Job, Tested, prepare
 from embedding_expansion.training.split import Split, keep, located, open_data
 
 
@@ -76,25 +76,30 @@ def evaluate(
         RunError: the folder is not a run, or has no final weights yet.
         DataError, InvalidInput: the data set cannot be opened, or a step cannot be applied.
     """
-    run = RunFolder(path)
-    config = run.read_config()
+    config = RunFolder(path).read_config()
     if isinstance(config.model.dim, int):
         _check_whitening(path, steps, config.model.dim)
-    if data is not None:
-        data = dataclasses.replace(data, image_size=config.data.image_size, transform=config.data.transform)
-        config = dataclasses.replace(config, data=data)
-    # Evaluation needs neither held-out classes nor full batches.
-    one = SamplerConfig(classes_per_batch=1, images_per_class=2)
-    flip = config.flip if flip is None else flip
-    job = reopen(path, dataclasses.replace(config, protocol="last", sampler=one, flip=flip))
+    tested = embed_test(path, data, flip=flip)
+    job, vectors, images = tested.job, tested.vectors, tested.images
     _check_whitening(path, steps, job.model.dimensions)
-    vectors, images = job.embed(job.dataset.test)
     measures: dict[str, Any] = measure(vectors, images, job.dataset.recall_at, seed=config.seed)
     if steps is not None:
         training = None if steps.whiten is None else job.embed(job.dataset.train)[0]
         measures["reranked"] = measure_post_processed(vectors, images, job.dataset.recall_at, steps, training)
     measures |= {"data": job.dataset.name, "broken_images": sorted(str(path) for path in job.broken)}
     return measures | ({"data_changes": job.changes} if job.changes else {})
+
+
+def embed_test(path: Path, data: DataConfig | None = None, *, flip: bool | None = None) -> Tested:
+    """Embeds the test images of a run's data set, or of another one; arguments and errors are those of `evaluate`."""
+    config = RunFolder(path).read_config()
+    if data is not None:
+        data = dataclasses.replace(data, image_size=config.data.image_size, transform=config.data.transform)
+        config = dataclasses.replace(config, data=data)
+    # Evaluation needs neither held-out classes nor full batches.
+    one = SamplerConfig(classes_per_batch=1, images_per_class=2)
+    flip = config.flip if flip is None else flip
+    return reopen(path, dataclasses.replace(config, protocol="last", sampler=one, flip=flip)).tested()
 
 
 def _check_whitening(path: Path, steps: Steps | None, dimensions: int) -> None:

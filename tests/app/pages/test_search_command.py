@@ -105,6 +105,22 @@ def test_several_images_go_through_the_model_at_once(
     assert [one["matches"][0]["path"] for one in content["queries"]][1:] == images[1:]
 
 
+def test_a_folder_stands_for_the_images_in_it(
+    place: str, query: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "queries"
+    (folder / "deeper").mkdir(parents=True)
+    copies = [folder / "a.png", folder / "deeper" / "b.png"]
+    for copy in copies:
+        shutil.copy(query, copy)
+    (folder / "notes.txt").write_text("no image")
+    assert main(["search", place, str(query), str(folder), "--json", "-", *CPU]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [one["query"] for one in content["queries"]] == [str(query), *map(str, copies)]
+    first, *others = ([match["path"] for match in one["matches"]] for one in content["queries"])
+    assert others == [first, first]
+
+
 def test_an_image_can_come_from_stdin(
     place: str, shop: Shop, query: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,14 +221,15 @@ def test_what_cannot_be_searched_is_one_sentence(
     with create_index(empty, dimensions=6) as index:
         for file in shop.model.iterdir():
             index.files.put(file)
-    image = str(query)
+    image, nothing = str(query), tmp_path / "nothing"
+    nothing.mkdir()
     for given, sentence in (
         ([str(tmp_path / "nowhere"), image], "nowhere"),
         ([str(tmp_path), image], str(tmp_path)),
         ([empty, image], "holds no images; add some with embex add"),
         ([place, image, "-k", "0"], "k is 0"),
         ([place, image, "--qe", "-1"], "qe is -1"),
-        ([place, str(tmp_path)], f"the image {tmp_path} is a folder"),
+        ([place, str(nothing)], f"there is no image in {nothing}"),
         ([place, str(tmp_path / "gone.jpg")], "gone.jpg does not exist"),
         ([place, "-", "-"], "pass - once"),
         ([place, image, "--html", str(tmp_path / "no" / "x.html")], "there is no folder"),

@@ -1,4 +1,4 @@
-"""Statistics of paired seeds: what an arm differs from the plain loss by, and how sure that is."""
+"""Statistics of paired values, such as those of the same queries or seeds: how much they differ, and how surely."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Difference:
 
 
 def paired(plain: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
-    """Compares the values of the seeds that both have; None if there are none."""
+    """Compares the values of the seeds, queries or the like that both have; None if there are none."""
     seeds = sorted(plain.keys() & other.keys())
     if not seeds:
         return None

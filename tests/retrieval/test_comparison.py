@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from embedding_expansion.evidence.comparison import holm, over_classes, paired
+from embedding_expansion.retrieval.comparison import holm, over_classes, paired
 
 VALUES = np.random.default_rng(3).normal([[60.0], [61.5]], 2.0, (2, 7))
 PLAIN, OTHER = (dict(enumerate(row.tolist(), start=1)) for row in VALUES)
