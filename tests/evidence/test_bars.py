@@ -11,7 +11,7 @@ from embedding_expansion.evidence.bars import checks, confirmed
 from embedding_expansion.evidence.grid import PLAIN, TRIALS, Cell, Regime
 from embedding_expansion.evidence.results import Record, Results
 from embedding_expansion.evidence.tables import write_tables
-from embedding_expansion.evidence.work import planned
+from embedding_expansion.evidence.work import Part, left, planned
 
 REGIME = Regime(
     "glyphs",
@@ -109,6 +109,12 @@ def test_seeds_are_doubled_where_the_interval_is_wide() -> None:
 def test_seeds_are_doubled_once_and_whatever_the_further_ones_show() -> None:
     wide = further(made_up({}, spread=3.0))
     assert further(made_up({}, spread=3.0, seeds=8)) == wide
+
+
+def test_the_further_seeds_are_what_is_left_to_run() -> None:
+    results = made_up({}, spread=3.0)
+    remaining = {cell for _, cell in left([REGIME], results, Part(1, 1))}
+    assert further(results) <= remaining
 
 
 @pytest.mark.parametrize("default", [PLAIN, "balanced"])

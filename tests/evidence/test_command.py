@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from embedding_expansion.app.cli import main
+from embedding_expansion.app.reproduce import _show
 
 RECORD = {"key": "glyphs/triplet/plain/trial/0", "values": {}, "held_out": [[300, 0.9, 0.5]], "wall_seconds": 36.0}
 
@@ -58,7 +59,7 @@ def test_runs_of_another_machine_are_joined(tmp_path: Path, capsys: pytest.Captu
         (["--part", "3/2"], "part is 3/2"),
         (["--hours", "0"], "hours is 0"),
         (["--hours", "nan"], "--hours is 'nan'"),
-        (["--join", "nowhere"], "nowhere"),
+        (["--join", "nowhere"], "--join names nowhere"),
         (["--choose"], "run embex reproduce evidence first"),
     ],
 )
@@ -74,3 +75,8 @@ def test_bad_input_is_one_sentence(
 def test_what_to_reproduce_has_to_be_known(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "figure"]) == 2
     assert "evidence" in capsys.readouterr().err
+
+
+def test_a_training_that_diverged_at_once_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    _show({"key": "a/b", "held_out": [], "diverged": "the loss is nan", "wall_seconds": 1.2})
+    assert capsys.readouterr().out == "a/b: the loss is nan; 1 s\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embedding_expansion.evidence.differences import MEASURES, Row
+from embedding_expansion.evidence.differences import MEASURES, ComparedArm
 from embedding_expansion.evidence.grid import TRIALS, Regime
 from embedding_expansion.evidence.plots import courses, forest, write_plots
 from embedding_expansion.evidence.results import Results
@@ -18,10 +18,10 @@ REGIME = Regime("small", "glyphs", "a <small> one", {}, 2, "choice", losses=("tr
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def row(arm: str, mean: float, low: float, high: float) -> Row:
+def row(arm: str, mean: float, low: float, high: float) -> ComparedArm:
     """A row whose differences are all the same."""
     found = Difference(mean, low, high, 0.01, 5)
-    return Row(
+    return ComparedArm(
         "small", "triplet", arm, "tuned", 5, {}, {}, dict.fromkeys(MEASURES, found), 0.01, (low, high), 1.0, 0, 0
     )
 

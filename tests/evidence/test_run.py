@@ -13,7 +13,7 @@ import torch
 
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.evidence.grid import Cell, regimes
-from embedding_expansion.evidence.run import Material, Stopped, _held_out, run
+from embedding_expansion.evidence.run import Material, RunStopped, _split, run
 from embedding_expansion.evidence.settings import configuration
 from embedding_expansion.evidence.views import Views
 from embedding_expansion.runs.options import TrainConfig
@@ -107,7 +107,7 @@ def test_a_training_that_a_signal_stops_has_no_record(monkeypatch: pytest.Monkey
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(Journal, "count", stop)
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(RunStopped) as stopped:
         run(config("plain"), Material(DATASET), "", tests=True)
     assert stopped.value.signal == signal.SIGTERM
 
@@ -148,23 +148,29 @@ def test_a_step_draws_other_views(features: torch.Tensor) -> None:
     assert single["held_out"][-1] != several["held_out"][-1]
 
 
+def _held_out(seed: int) -> ImageSet:
+    held = _split(DATASET, seed).validation
+    assert held is not None
+    return held
+
+
 def test_the_classes_that_tune_never_judge() -> None:
-    held = [set(_held_out(DATASET.train, seed)[1].classes.tolist()) for seed in range(9)]
+    held = [set(_held_out(seed).classes.tolist()) for seed in range(9)]
     assert held[1:5] == held[5:9]
     assert set.union(*held) == set(range(10))
     assert sum(map(len, held[:5])) == 10  # five blocks without a common class
     for seed, classes in enumerate(held):
-        assert set(_held_out(DATASET.train, seed)[0].classes.tolist()) == set(range(10)) - classes
+        assert set(_split(DATASET, seed).train.classes.tolist()) == set(range(10)) - classes
 
 
 def test_the_trials_hold_out_what_a_training_holds_out_with_the_seed_0() -> None:
-    of_training = hold_out_classes(DATASET.train, 0.2, 0)
-    for own, theirs in zip(_held_out(DATASET.train, 0), of_training, strict=True):
-        np.testing.assert_array_equal(own.labels, theirs.labels)
+    train, held = hold_out_classes(DATASET.train, 0.2, 0)
+    np.testing.assert_array_equal(_split(DATASET, 0).train.labels, train.labels)
+    np.testing.assert_array_equal(_held_out(0).labels, held.labels)
 
 
 def test_held_out_rows_of_features_are_those_of_the_held_out_images() -> None:
-    _, held = _held_out(DATASET.train, 1)
+    held = _held_out(1)
     width = _width_of_conv4()
     features = torch.zeros(len(DATASET.train), width)
     is_held = np.isin(DATASET.train.labels, held.classes)

@@ -24,6 +24,15 @@ def command(name: str, description: str) -> jsonargparse.ArgumentParser:
     )
 
 
+def add_data(options: jsonargparse.ArgumentParser, default: str) -> None:
+    """Adds the options that name another data set; `default` says which one is taken without them."""
+    options.add_argument(
+        "--data", type=str | None, default=None, help=f"another data set, by name or path; default: {default}"
+    )
+    options.add_argument("--root", type=str | None, default=None, help="folder that contains the data set")
+    options.add_argument("--part", type=bool | None, default=None, help="accept an incomplete data set")
+
+
 def parse(parser: jsonargparse.ArgumentParser, arguments: list[str]) -> jsonargparse.Namespace:
     """Parses arguments. `--help` prints the help text and exits.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedding_expansion.app.arguments import command, parse
+from embedding_expansion.app.arguments import add_data, command, parse
 from embedding_expansion.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def run(arguments: list[str]) -> int:
     changes = {name: given[name] for name in ("root", "part") if given[name] is not None}
     with outputs(html=given.html, json=given.json):
         found = compare_runs(given.runs, given.data, changes)
+        for each in found:
+            for change in each.tested.job.changes:
+                print(f"embex: changed since {each.name} was trained: {change}", file=sys.stderr)
         _print(found)
         if given.json is not None:
             write_json(Path(given.json), _as_json(found))
@@ -46,14 +50,7 @@ def _options() -> jsonargparse.ArgumentParser:
         "seed would give.",
     )
     options.add_argument("runs", type=str, nargs="+", help="run folders, the one to compare with first")
-    options.add_argument(
-        "--data",
-        type=str | None,
-        default=None,
-        help="another data set, by name or path; default: that of the runs",
-    )
-    options.add_argument("--root", type=str | None, default=None, help="folder that contains the data set")
-    options.add_argument("--part", type=bool | None, default=None, help="accept an incomplete data set")
+    add_data(options, "that of the runs")
     options.add_argument("--html", type=str | None, default=None, help="write a page with pictures to this file")
     options.add_argument("--json", type=str | None, default=None, help="write the figures to this file")
     return options

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
-from embedding_expansion.app.arguments import command, parse
+from embedding_expansion.app.arguments import add_data, command, parse
 from embedding_expansion.app.backbone_options import (
     add_backbone_options,
     is_backbone,
@@ -39,14 +39,7 @@ def run(arguments: list[str]) -> int:
         help="a run folder, an .npz or .parquet file with vectors and labels, or a backbone as it comes: a torchvision "
         "name or timm/NAME",
     )
-    options.add_argument(
-        "--data",
-        type=str | None,
-        default=None,
-        help="another data set, by name or path; default: that of the run, for a backbone glyphs",
-    )
-    options.add_argument("--root", type=str | None, default=None, help="folder that contains the data set")
-    options.add_argument("--part", type=bool | None, default=None, help="accept an incomplete data set")
+    add_data(options, "that of the run, for a backbone glyphs")
     options.add_argument(
         "--flip",
         type=bool | None,

@@ -33,7 +33,7 @@ def _options() -> jsonargparse.ArgumentParser:
     options.add_argument("--scratch", type=str, default=SCRATCH, help="folder for cached features and locks")
     options.add_argument("--only", nargs="+", type=str, default=[], help="regimes to run; default: all")
     options.add_argument("--part", type=str, default="1/1", help="K/N: the K-th of N parts, for N machines")
-    options.add_argument("--hours", type=float | None, default=None, help="begin no run after so many hours")
+    options.add_argument("--hours", type=float | None, default=None, help="start no new run after this many hours")
     options.add_argument("--dry_run", action="store_true", help="print the runs that are left and the hours they take")
     options.add_argument("--choose", action="store_true", help="choose the default, by held-out classes; done once")
     options.add_argument("--join", type=str | None, default=None, help="add the runs of another results.json")
@@ -86,13 +86,15 @@ def run(arguments: list[str]) -> int:
 def _folder_of(results: Path) -> Path:
     """The folder of a file of results."""
     if not results.is_file() or results.name != "results.json":
-        raise InvalidInput(f"join is {results}, which is no file of that name; pass the results.json of a grid")
+        raise InvalidInput(
+            f"--join names {results}, but it takes an existing file results.json; pass that of another grid"
+        )
     return results.parent
 
 
 def _print_plan(wanted: list[Regime], results: Results, part: Part) -> None:
     """The runs of each regime, those that are left, and how long these take on one core."""
-    from embedding_expansion.evidence.tuned import tuning_group
+    from embedding_expansion.evidence.results import tuning_group
     from embedding_expansion.evidence.work import expected_seconds, left, planned
 
     total = 0.0
@@ -109,7 +111,7 @@ def _print_plan(wanted: list[Regime], results: Results, part: Part) -> None:
 
 def _work(out: Path, wanted: list[Regime], part: Part, given: jsonargparse.Namespace) -> int:
     """Runs what is left; returns the number of the signal that stopped it, or 0."""
-    from embedding_expansion.evidence.run import Stopped
+    from embedding_expansion.evidence.run import RunStopped
     from embedding_expansion.evidence.runner import GridRunner
     from embedding_expansion.evidence.work import work
 
@@ -122,7 +124,7 @@ def _work(out: Path, wanted: list[Regime], part: Part, given: jsonargparse.Names
     present = [regime for regime in wanted if regime.data in own]
     try:
         print(work(out, scratch, present, part, GridRunner(scratch, own), hours=given.hours, show=_show), flush=True)
-    except Stopped as stopped:
+    except RunStopped as stopped:
         print("stopped; the same command goes on", flush=True)
         return stopped.signal
     return 0
@@ -140,6 +142,8 @@ def _own_options(given: jsonargparse.Namespace) -> dict[str, Options]:
 
 
 def _show(record: Record) -> None:
-    _, recall, precision = record["held_out"][-1]
-    figures = record.get("diverged") or f"held out: Recall@1 {recall:.3f}, MAP@R {precision:.3f}"
+    figures = record.get("diverged")
+    if not figures:
+        _, recall, precision = record["held_out"][-1]
+        figures = f"held out: Recall@1 {recall:.3f}, MAP@R {precision:.3f}"
     print(f"{record['key']}: {figures}; {record['wall_seconds']:.0f} s", flush=True)

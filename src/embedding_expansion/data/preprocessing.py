@@ -20,9 +20,9 @@ TRANSFORMS = ("none", "crop", "crop_flip", "center_crop", "paper")
 #: Those that cut the square from the middle of a test image.
 CENTER_CROPPED = ("crop_flip", "center_crop")
 
-#: A large JPEG is decoded at no less than this multiple of the size that a model takes, and with at least so many
-#: pixels of its short side, so that one decoding serves the model and thumbnails. The multiple is that of a photograph
-#: of 12 megapixels at an eighth (375 pixels) to the short side that a centre crop of 224 pixels needs (256).
+#: The short side of a reduced JPEG has at least `KEPT` times the pixels that the model takes, and at least `LEAST`,
+#: which thumbnails need. A photograph of 12 megapixels has 375 at an eighth of its size; with 1.4 this suffices for a
+#: centre crop of 224 pixels, whose image has a short side of 256.
 KEPT, LEAST = 1.4, 256
 #: The largest ratio of the sides of an image; resizing a thinner one to its short side would make a huge image.
 THINNEST = 100

@@ -12,7 +12,7 @@ from embedding_expansion.evidence.results import Results
 from embedding_expansion.retrieval.comparison import Difference
 
 _BOTH = ("recall_at_1", "map_at_r")
-#: At the parameters of their papers, these losses gain at least so many points of Recall@1.
+#: These losses gain at least `GAIN` points of Recall@1 at the parameters of their papers.
 GAINS, GAIN = ("lifted_structure", "n_pair", "contrastive"), 2.0
 #: No cell loses more points of Recall@1 than this.
 WORST = -5.0

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from embedding_expansion.evidence.grid import PLAIN, Cell, Regime, Setting, arms, seeds
-from embedding_expansion.evidence.results import Record, Results
-from embedding_expansion.evidence.tuned import tuned_setting
+from embedding_expansion.evidence.results import Record, Results, tuned_setting
 from embedding_expansion.retrieval.comparison import Difference, holm, over_classes, paired
 
 MEASURES = ("recall_at_1", "map_at_r", "nmi", "f1")
@@ -16,7 +15,7 @@ Side = Literal["test", "held_out"]
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedArm:
     """An arm of a loss in a regime, compared with the plain loss.
 
     Attributes:
@@ -51,7 +50,7 @@ def records_of(results: Results, regime: Regime, loss: str, arm: str, setting: S
     """The records of the seeds of an arm."""
     shown = setting
     if setting == "tuned":
-        shown = tuned_setting(Cell(regime.name, loss, arm, "tuned", 1), regime, results)  # type: ignore[assignment]
+        shown = tuned_setting(Cell(regime.name, loss, arm, "tuned", 1), regime, results)
     prefix = f"{regime.name}/{loss}/{arm}/{shown}/"
     first = seeds(regime, setting)
     known = first if setting == "fast" else range(1, 1 + 2 * len(first))  # they may be doubled
@@ -75,16 +74,16 @@ def difference(
     return paired(*({seed: value(record, measure, side) for seed, record in arm.items()} for arm in (plain, other)))
 
 
-def rows(results: Results, regime: Regime, setting: Setting) -> list[Row]:
+def rows(results: Results, regime: Regime, setting: Setting) -> list[ComparedArm]:
     """The arms of a regime that have a record, the plain loss first."""
     found = list(_rows(results, regime, setting))
     compared = [row for row in found if row.differences["recall_at_1"] is not None]
     p = [row.differences["recall_at_1"].p for row in compared]  # type: ignore[union-attr]
     corrected = dict(zip(((row.loss, row.arm) for row in compared), holm(p), strict=True))
-    return [Row(**{**vars(row), "corrected": corrected.get((row.loss, row.arm))}) for row in found]
+    return [ComparedArm(**{**vars(row), "corrected": corrected.get((row.loss, row.arm))}) for row in found]
 
 
-def _rows(results: Results, regime: Regime, setting: Setting) -> Iterator[Row]:
+def _rows(results: Results, regime: Regime, setting: Setting) -> Iterator[ComparedArm]:
     for loss in regime.losses:
         plain = records_of(results, regime, loss, PLAIN, setting)
         for arm in arms(regime, loss, results.chosen):
@@ -92,7 +91,7 @@ def _rows(results: Results, regime: Regime, setting: Setting) -> Iterator[Row]:
             if not own:
                 continue
             is_plain = arm == PLAIN
-            yield Row(
+            yield ComparedArm(
                 regime.name,
                 loss,
                 arm,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from embedding_expansion.evidence.differences import Row, records_of, rows
+from embedding_expansion.evidence.differences import ComparedArm, records_of, rows
 from embedding_expansion.evidence.grid import BALANCED, UNTUNED, Regime
 from embedding_expansion.evidence.results import Results
 from embedding_expansion.files import write_atomically
@@ -40,7 +40,7 @@ def _write(path: Path, text: str) -> None:
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def forest(regime: Regime, found: Sequence[Row]) -> str:
+def forest(regime: Regime, found: Sequence[ComparedArm]) -> str:
     """A line for each loss and arm: the mean difference to the plain loss with its 95% interval, in two measures."""
     lines = [row for row in found if all(row.differences[name] is not None for name in _MEASURES)]
     if not lines:
@@ -59,7 +59,7 @@ def forest(regime: Regime, found: Sequence[Row]) -> str:
     return _svg(width, height, parts, f"Differences to the plain loss on {regime.title}")
 
 
-def _panel(left: float, title: str, found: Sequence[tuple[Row, Difference | None]]) -> list[str]:
+def _panel(left: float, title: str, found: Sequence[tuple[ComparedArm, Difference | None]]) -> list[str]:
     known = [(row, each) for row, each in found if each is not None]
     limit = _limit([abs(value) for _, each in known for value in (each.mean, each.low, each.high)])
     bottom = _TOP + _LINE * len(found)

@@ -7,7 +7,6 @@ any moment leaves the old file or the new one.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,15 +14,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from embedding_expansion.errors import InvalidInput, RunError
-from embedding_expansion.evidence.grid import PLAIN, TRIALS, Cell
+from embedding_expansion.evidence.grid import PLAIN, TRIALS, UNTUNED, Cell, Regime, Setting
 from embedding_expansion.files import read_json, write_atomically
-from embedding_expansion.runs.run_lock import LockHeld, RunLock
+from embedding_expansion.runs.run_lock import waiting_for
 
 #: What a run has given, see `run.run`, with its "key", "values", "commit" and "machine".
 Record: TypeAlias = dict[str, Any]
 FILE = "results.json"
 _FORMAT = 1
-_LOOK_AGAIN = 0.05  # seconds between two attempts to take the lock
 _RESTORE = "restore it, or pass another folder with --out"
 
 
@@ -87,7 +85,7 @@ def read(folder: Path) -> Results:
 @contextmanager
 def extended(folder: Path) -> Iterator[Results]:
     """Reads the results, and writes what the block has changed. Only one process at a time is in such a block."""
-    with holding(folder, ".lock"):
+    with waiting_for(folder, ".lock"):
         results = read(folder)
         yield results
         lines = [json.dumps(results.runs[key], ensure_ascii=False) for key in sorted(results.runs)]
@@ -135,17 +133,18 @@ def _fits(record: Record, results: Results) -> bool:
     return best is None or best["values"] == record["values"]
 
 
-@contextmanager
-def holding(folder: Path, name: str) -> Iterator[None]:
-    """Holds a lock in a folder, and waits for it while another process has it."""
-    while True:
-        try:
-            lock = RunLock(folder, name=name).__enter__()
-        except LockHeld:
-            time.sleep(_LOOK_AGAIN)
-            continue
-        break
-    try:
-        yield
-    finally:
-        lock.close()
+def tuning_group(cell: Cell, regime: Regime) -> str:
+    """The group whose trials tune a run: its own, or the same in another regime."""
+    return f"{regime.tuned_in or regime.name}/{cell.loss}/{cell.arm}"
+
+
+def tuned_setting(cell: Cell, regime: Regime, results: Results) -> Setting:
+    """Where the tuned runs of an arm are: under "default" if no trial was better than the given values."""
+    best = results.best_trial(tuning_group(cell, regime), TRIALS)
+    has_default = "default" in regime.settings and cell.arm in (PLAIN, *UNTUNED)
+    return "default" if best is not None and best["key"].endswith("/trial/0") and has_default else "tuned"
+
+
+def is_same_as_default(cell: Cell, regime: Regime, results: Results) -> bool:
+    """Whether a tuned run has the given values, and is another run of the grid."""
+    return cell.setting == "tuned" and tuned_setting(cell, regime, results) == "default"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import resource
 import tempfile
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from embedding_expansion.data.images import Dataset, ImageSet
+from embedding_expansion.data.images import Dataset
 from embedding_expansion.evidence.faults import with_fault
 from embedding_expansion.evidence.views import Views
 from embedding_expansion.model.network import NotFinite
@@ -23,8 +24,7 @@ from embedding_expansion.retrieval.metrics import retrieval_values
 from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training.collapse import COINCIDE
-from embedding_expansion.training.cross_validation import curve
-from embedding_expansion.training.evaluation import consecutive_classes
+from embedding_expansion.training.cross_validation import class_folds, curve
 from embedding_expansion.training.head import start_head
 from embedding_expansion.training.job import Job, prepare
 from embedding_expansion.training.loop import run_steps
@@ -49,7 +49,7 @@ class Material:
     views: Views | None = None
 
 
-class Stopped(Exception):
+class RunStopped(Exception):
     """A signal has stopped a run, which then has no record.
 
     Args:
@@ -64,7 +64,7 @@ class Stopped(Exception):
 def run(config: TrainConfig, material: Material, fault: str, *, tests: bool) -> dict[str, Any]:
     """Trains and measures.
 
-    A fifth of the training classes is held out, see `_held_out`, and always measured. They have no faults.
+    A fifth of the training classes is held out, see `_split`, and always measured. They have no faults.
 
     Args:
         config: the configuration.
@@ -78,14 +78,14 @@ def run(config: TrainConfig, material: Material, fault: str, *, tests: bool) -> 
         most memory that the process has had, and the course of the balance. A training that diverged says why.
 
     Raises:
-        Stopped: SIGINT or SIGTERM has stopped the training.
+        RunStopped: SIGINT or SIGTERM has stopped the training.
     """
-    train, held_out = _held_out(material.dataset.train, config.seed)
-    faulty, rows = with_fault(train, fault, config.seed)
-    split = Split(material.dataset, faulty, held_out, faulty.classes)
+    clean = _split(material.dataset, config.seed)
+    faulty, rows = with_fault(clean.train, fault, config.seed)
+    split = dataclasses.replace(clean, train=faulty, classes=faulty.classes)
     job = prepare(config, split, fetch_weights=material.views is None)
     if material.views is not None:
-        _take_features(job, material, np.flatnonzero(np.isin(material.dataset.train.labels, train.classes))[rows])
+        _take_features(job, material, np.flatnonzero(np.isin(material.dataset.train.labels, clean.train.classes))[rows])
     state = State(config.optimizer.name)
     diverged = ""
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w", encoding="utf-8") as nowhere:
@@ -95,7 +95,7 @@ def run(config: TrainConfig, material: Material, fault: str, *, tests: bool) -> 
             start_head(job)
             try:
                 if number := run_steps(job, state, folder_of_run, Ranks()):
-                    raise Stopped(number)
+                    raise RunStopped(number)
             except NotFinite as error:
                 diverged = str(error)
         record = _of_log(folder_of_run)
@@ -110,19 +110,18 @@ def run(config: TrainConfig, material: Material, fault: str, *, tests: bool) -> 
     }
 
 
-def _held_out(images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
-    """The images to train on and those of the held-out classes.
+def _split(dataset: Dataset, seed: int) -> Split:
+    """The classes to train on and those that are held out.
 
-    The classes are five blocks of neighbours by name, as `embex train` holds them out. The trials, of seed 0, hold out
-    the first block, and the other seeds the other four in turn, so that no class that tuned an arm also judges it.
+    The training classes are five blocks of neighbours by name, as `embex train` holds them out. The trials, of seed 0,
+    hold out the first block, and the other seeds the other four in turn. So no class that tuned an arm also judges it.
     """
-    first, *others = np.array_split(consecutive_classes(images, 0), 5)
-    held = np.isin(images.labels, others[(seed - 1) % len(others)] if seed else first)
-    return images.subset(np.flatnonzero(~held)), images.subset(np.flatnonzero(held))
+    first, *others = class_folds(dataset, 5, None, 0)
+    return others[(seed - 1) % len(others)] if seed else first
 
 
 def _take_features(job: Job, material: Material, rows: npt.NDArray[Any]) -> None:
-    """Gives a job the features of its images: those to train on in all views, the others as they are."""
+    """Gives a job the features of its images: all views of those to train on, and one view of the others."""
     views, images = material.views, material.dataset.train
     assert views is not None
     assert job.validation is not None

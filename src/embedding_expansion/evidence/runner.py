@@ -13,12 +13,13 @@ import torch
 
 from embedding_expansion.data.images import Dataset
 from embedding_expansion.evidence.grid import HEADS, Cell, Options, Regime
-from embedding_expansion.evidence.results import Record, holding
+from embedding_expansion.evidence.results import Record
 from embedding_expansion.evidence.run import Material, run
 from embedding_expansion.evidence.settings import configuration, described
 from embedding_expansion.evidence.views import Views, views_of
 from embedding_expansion.model.trained import find_device
 from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.run_lock import waiting_for
 from embedding_expansion.training.environment import commit
 from embedding_expansion.training.split import open_data
 
@@ -66,7 +67,7 @@ class GridRunner:
 
     def _views(self, dataset: Dataset, config: TrainConfig, path: Path) -> Views:
         """The features, which one process computes while the others wait."""
-        with holding(self._scratch, f"{path.stem}.lock"):
+        with waiting_for(self._scratch, f"{path.stem}.lock"):
             return views_of(dataset, config, path)
 
 

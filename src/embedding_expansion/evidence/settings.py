@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from embedding_expansion.evidence.grid import ARMS, FAST, Cell, Options, Regime
-from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.options import TrainConfig, with_options
 from embedding_expansion.tuning.space import Range, make_space
 
 _LR_FACTOR, _LOSS_FACTOR = 10.0, 3.0  # up and down, from the given value
@@ -20,11 +19,11 @@ EVALUATIONS = 3
 def trial_values(regime: Regime, loss: str, number: int) -> dict[str, float]:
     """The learning rate and the parameter of the loss in a trial, the same for all arms.
 
-    Trial 0 has the given values. The others cover, on a logarithmic scale, a tenth to ten times the learning rate and a
-    third to three times the parameter, evenly by the additive recurrence of the plastic number (Roberts, "The
-    unreasonable effectiveness of quasirandom sequences", 2018).
+    Trial 0 has the given values. The others lie between a tenth and ten times the learning rate, and between a third
+    and three times the parameter, spread evenly on a logarithmic scale by the additive recurrence of the plastic number
+    (Roberts, "The unreasonable effectiveness of quasirandom sequences", 2018).
     """
-    given = _with(TrainConfig(), regime.options | {"loss.name": loss})
+    given = with_options(TrainConfig(), regime.options | {"loss.name": loss})
     found = {}
     for step, (name, values) in zip(_STEPS, make_space(given, ["lr", "loss"], 1, 1).dimensions.items(), strict=True):
         assert isinstance(values, Range)
@@ -62,7 +61,7 @@ def configuration(cell: Cell, regime: Regime, values: Mapping[str, float], own: 
     seed = 0 if cell.setting == "trial" else cell.seed
     named = {"data.name": regime.data, "loss.name": cell.loss, "seed": seed}
     options = regime.options | named | ARMS[cell.arm] | dict(values) | own
-    config = _with(TrainConfig(threads=1, measure_before=False, precision="float32"), options)
+    config = with_options(TrainConfig(threads=1, measure_before=False, precision="float32"), options)
     every = max(config.steps // EVALUATIONS, 1)
     return dataclasses.replace(config, eval_every=every, checkpoint_every=10**9)
 
@@ -76,23 +75,6 @@ def described(config: TrainConfig) -> Options:
 def _flat(config: TrainConfig) -> Options:
     found: Options = {}
     for section, values in dataclasses.asdict(config).items():
-        found |= (
-            {f"{section}.{name}": one for name, one in values.items()}
-            if isinstance(values, dict)
-            else {section: values}
-        )
+        inner = {f"{section}.{name}": one for name, one in values.items()} if isinstance(values, dict) else None
+        found |= {section: values} if inner is None else inner
     return found
-
-
-def _with(config: TrainConfig, options: Options) -> TrainConfig:
-    """The configuration with some options, by their full names."""
-    changes: dict[str, Any] = {}
-    for name, value in options.items():
-        section, _, field = name.rpartition(".")
-        if not section:
-            changes[field] = value
-        elif section == "loss":
-            changes["loss"] = changes.get("loss", {}) | {field: value}
-        else:
-            changes[section] = dataclasses.replace(changes.get(section, getattr(config, section)), **{field: value})
-    return dataclasses.replace(config, **changes)

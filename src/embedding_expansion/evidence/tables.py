@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embedding_expansion.evidence.bars import checks, confirmed
-from embedding_expansion.evidence.differences import MEASURES, Row, records_of, rows
+from embedding_expansion.evidence.differences import MEASURES, ComparedArm, records_of, rows
 from embedding_expansion.evidence.grid import ARMS, PLAIN, Regime, Setting, arms
-from embedding_expansion.evidence.results import Record, Results
-from embedding_expansion.evidence.tuned import is_same_as_default
+from embedding_expansion.evidence.results import Record, Results, is_same_as_default
 from embedding_expansion.evidence.work import planned
 from embedding_expansion.files import write_atomically
 from embedding_expansion.retrieval.comparison import Difference
@@ -89,7 +88,7 @@ def _progress(results: Results, known: Sequence[Regime]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _section(regime: Regime, words: str, found: list[Row], results: Results) -> str:
+def _section(regime: Regime, words: str, found: list[ComparedArm], results: Results) -> str:
     by_place = {(row.loss, row.arm): row for row in found}
     columns = [arm for arm in ARMS if any(arm == row.arm for row in found)]
     lines = [f"## {regime.title}, {words}\n"]
@@ -134,7 +133,7 @@ def _ends(records: Sequence[Record], name: str) -> list[str]:
     return [f"{sum(curve[at] for curve in curves) / len(curves):.2f}" for at in (0, -1)]
 
 
-def _entry(row: Row | None, measure: str, is_planned: bool) -> str:
+def _entry(row: ComparedArm | None, measure: str, is_planned: bool) -> str:
     if row is None:
         return _EMPTY if is_planned else ""
     if row.arm == PLAIN:
@@ -152,7 +151,7 @@ def spelt(found: Difference) -> str:
     return f"{found.mean:+.1f}" + ("" if found.pairs == 1 else f" ± {found.half_width:.1f}")
 
 
-def _csv(found: Sequence[Row]) -> str:
+def _csv(found: Sequence[ComparedArm]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"{name}{part}" for name in MEASURES for part in ("", "_difference", "_low", "_high", "_p")]

@@ -13,15 +13,14 @@ from pathlib import Path
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.evidence.differences import difference, records_of
 from embedding_expansion.evidence.grid import PLAIN, TRIALS, Cell, Regime, cells, seeds
-from embedding_expansion.evidence.results import Record, Results, add, read
+from embedding_expansion.evidence.results import Record, Results, add, is_same_as_default, read, tuning_group
 from embedding_expansion.evidence.settings import values_of
-from embedding_expansion.evidence.tuned import is_same_as_default, tuning_group
 from embedding_expansion.runs.run_lock import LockHeld, RunLock
 
 #: Runs a cell with the values that it is given, and returns its record.
 Runner = Callable[[Regime, Cell, dict[str, float]], Record]
 _LOCKS = "locks"  # a folder beside the features, which does not belong into a repository
-#: Where half the width of the default's interval in Recall@1 exceeds so many points, the seeds are doubled, once.
+#: The seeds are doubled, once, where half the width of the default's interval in Recall@1 exceeds this many points.
 WIDE = 2.0
 _WAIT = 2.0  # seconds, for trials that another process runs
 
@@ -71,7 +70,7 @@ def planned(regime: Regime, results: Results) -> Iterator[Cell]:
 def left(regimes: Sequence[Regime], results: Results, part: Part) -> Iterator[tuple[Regime, Cell]]:
     """The runs of some regimes that have no record yet. Seeds of one arm follow its trials."""
     for regime in regimes:
-        for cell in cells(regime, results.chosen):
+        for cell in planned(regime, results):
             if (
                 part.has(tuning_group(cell, regime))
                 and results.of(cell) is None

@@ -1,4 +1,4 @@
-"""How `--help` looks: a usage of one line, examples as they are typed, and defaults where there are some."""
+"""How `--help` looks: a usage of one line, examples to type, and the defaults of options that have one."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ class Help(DefaultHelpFormatter):
         if len(options) <= NAMED or usage is not None:
             return super()._format_usage(usage, given, groups, prefix)
         arguments = [action for action in given if not action.option_strings]
-        words = [self._prog, self._format_actions_usage(arguments, []), "[OPTION ...]"]
-        return f"usage: {' '.join(word for word in words if word)}\n\n"
+        return super()._format_usage(None, arguments, [], prefix).rstrip() + " [OPTION ...]\n\n"
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        """Wraps a description, but leaves indented lines, which are examples, as they are."""
+        """Wraps a description, but not its indented lines, which are examples."""
         parts = [
             block if block.startswith("  ") else super(Help, self)._fill_text(block, width, indent)
             for block in text.split("\n\n")
@@ -46,7 +45,7 @@ class Help(DefaultHelpFormatter):
         return super()._metavar_formatter(action, default_metavar)  # type: ignore[arg-type]
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        """The help of an option, with its default unless that is no value or the text names it."""
+        """The help of an option, with its default, unless there is none or the text names it."""
         text = action.help or ""
         has_default = action.default is not None and action.default not in (argparse.SUPPRESS, [])
         is_shown = has_default and action.default is not False and "default:" not in text

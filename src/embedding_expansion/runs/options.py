@@ -7,8 +7,9 @@ run is set up.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.forms import DEFAULT_FORM, DEFAULT_N, FORMS, Form, FormName, Scope
@@ -282,6 +283,19 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Validates all numbers."""
         check_numbers(self)
+
+
+def with_options(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
+    """The configuration with some options, by their full names, such as "optimizer.lr"; the loss keeps its others."""
+    changes: dict[str, Any] = {}
+    for name, value in options.items():
+        section, _, own = name.rpartition(".")
+        if not section:
+            changes[own] = value
+            continue
+        before: Any = changes.get(section, getattr(config, section))
+        changes[section] = {**before, own: value} if section == "loss" else replace(before, **{own: value})
+    return replace(config, **changes)
 
 
 #: Default number of classes per batch, if there are as many; with a recipe that starts from a pretrained backbone,

@@ -24,6 +24,7 @@ from embedding_expansion.errors import RunError
 
 #: The name of the lock file.
 LOCK = "lock"
+_LOOK_AGAIN = 0.05  # seconds between two attempts to take a lock
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -94,6 +95,26 @@ class RunLock:
             return f"process {who['process']} on {who['machine']}, since {who['since']}"
         except (OSError, ValueError, KeyError, TypeError):  # the holder has not written its name yet
             return "another process"
+
+
+@contextmanager
+def waiting_for(folder: Path, name: str) -> Iterator[None]:
+    """Holds the lock of a name in a folder, and waits for it while another process has it.
+
+    Raises:
+        RunError: the folder is not writable.
+    """
+    while True:
+        try:
+            lock = RunLock(folder, name=name).__enter__()
+        except LockHeld:
+            time.sleep(_LOOK_AGAIN)
+            continue
+        break
+    try:
+        yield
+    finally:
+        lock.close()
 
 
 @contextmanager

@@ -94,4 +94,4 @@ def _check_same(first: Compared, name: str, tested: Tested) -> None:
 
 
 def _identity(images: ImageSet, at: int) -> tuple[str, str]:
-    return str(images.path(at)), images.class_names[int(images.labels[at])]
+    return images.called(at), images.class_names[int(images.labels[at])]

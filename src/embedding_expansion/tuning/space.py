@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from embedding_expansion.errors import InvalidInput, UnknownName
-from embedding_expansion.runs.options import TrainConfig
+from embedding_expansion.runs.options import TrainConfig, with_options
 from embedding_expansion.training.factory import BY_NAME
 
 Value: TypeAlias = float | int
@@ -93,19 +92,10 @@ class Space:
         Raises:
             InvalidInput: the values contradict other options.
         """
-        changes: dict[str, Any] = {"steps": self.steps_of(number)}
-        for name, given in values.items():
-            section, _, field = name.partition(".")
-            value = given if isinstance(given, int) else float(f"{given:.3g}")
-            if section == "loss":
-                changes["loss"] = {**config.loss, field: value}
-            else:
-                changes[section] = dataclasses.replace(changes.get(section, getattr(config, section)), **{field: value})
-        if "sampler" in changes:
-            sampler = changes["sampler"]
-            classes = self.batch // sampler.images_per_class
-            changes["sampler"] = dataclasses.replace(sampler, classes_per_batch=classes)
-        return dataclasses.replace(config, **changes)
+        rounded = {name: given if isinstance(given, int) else float(f"{given:.3g}") for name, given in values.items()}
+        if (images := rounded.get("sampler.images_per_class")) is not None:
+            rounded["sampler.classes_per_batch"] = self.batch // int(images)
+        return with_options(config, {"steps": self.steps_of(number), **rounded})
 
 
 def make_space(config: TrainConfig, search: Sequence[str] | None, classes: int, images: int) -> Space:

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.files import read_json, write_json
-from embedding_expansion.runs.run_lock import LockHeld, RunLock
+from embedding_expansion.runs.run_lock import LockHeld, RunLock, waiting_for
 from embedding_expansion.training.fingerprint import Fingerprint, changed_data, changed_options
 from embedding_expansion.tuning.plan import Plan, comparable
 from embedding_expansion.tuning.results import Result
@@ -43,7 +42,6 @@ from embedding_expansion.tuning.space import Choice, Range, Value
 STARTUP = 5
 _NUMBER, _RESULT = "number", "result"  # attributes of a trial in the database
 _OTHER = "pass another --out"
-_LOOK_AGAIN = 0.05  # seconds between two attempts to take a lock
 _BUSY = 60  # seconds that SQLite waits for another process
 
 
@@ -117,18 +115,9 @@ class Study:
             shown = "; ".join(change.replace(" in config.yaml", "") for change in changes)
             raise RunError(f"{self.path} is a study of something else: {shown}; undo this, or {_OTHER}")
 
-    @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Holds a lock of the study, and waits for it if another process has it."""
-        while True:
-            lock = self._try(name)
-            if lock is not None:
-                break
-            time.sleep(_LOOK_AGAIN)
-        try:
-            yield
-        finally:
-            lock.close()
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """A context that holds a lock of the study, and waits for it if another process has it."""
+        return waiting_for(self._locks, name)
 
     def _try(self, name: str) -> RunLock | None:
         try:
