@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> int:
     """Compares runs; returns the exit status."""
     given = parse(_options(), arguments)
     if len(given.runs) < 2:
-        raise InvalidInput("there is one run only; pass two or more, the one to compare with first")
+        raise InvalidInput("there is one run only; pass two or more, the baseline first")
 
     from embedding_expansion.app.outputs import outputs
     from embedding_expansion.files import write_json
@@ -46,10 +46,9 @@ def _options() -> jsonargparse.ArgumentParser:
     options = command(
         "compare",
         "Compares runs on the same test images, query by query: the differences of all runs to the first one, with 95% "
-        "intervals over the queries. The intervals say how sure the difference of these weights is, not what another "
-        "seed would give.",
+        "intervals. These take the queries as independent. They say nothing about other classes or another seed.",
     )
-    options.add_argument("runs", type=str, nargs="+", help="run folders, the one to compare with first")
+    options.add_argument("runs", type=str, nargs="+", help="run folders, the baseline first")
     add_data(options, "that of the runs")
     options.add_argument("--html", type=str | None, default=None, help="write a page with pictures to this file")
     options.add_argument("--json", type=str | None, default=None, help="write the figures to this file")

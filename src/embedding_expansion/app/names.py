@@ -24,7 +24,7 @@ def check_names(config: TrainConfig) -> None:
     """Checks the names of the data set, the transform, the miner, the loss and its parameters.
 
     Raises:
-        UnknownName: one of them does not exist; the sentence is that of the part of the package that owns the name.
+        UnknownName: one of them does not exist. The message is that of the module that owns the name.
     """
     data, losses = config.data, loss_parameters()
     path = Path(data.name).expanduser()

@@ -87,7 +87,7 @@ def _folder_of(results: Path) -> Path:
     """The folder of a file of results."""
     if not results.is_file() or results.name != "results.json":
         raise InvalidInput(
-            f"--join names {results}, but it takes an existing file results.json; pass that of another grid"
+            f"--join names {results}, but there is no such file results.json; pass the results.json of another machine"
         )
     return results.parent
 
@@ -125,7 +125,7 @@ def _work(out: Path, wanted: list[Regime], part: Part, given: jsonargparse.Names
     try:
         print(work(out, scratch, present, part, GridRunner(scratch, own), hours=given.hours, show=_show), flush=True)
     except RunStopped as stopped:
-        print("stopped; the same command goes on", flush=True)
+        print("stopped; run the same command to continue", flush=True)
         return stopped.signal
     return 0
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-#: Seconds after which a task that prints nothing else says how far it is.
+#: Seconds of silence after which a task says how far it is, when its next step ends.
 EVERY = 30.0
 
 

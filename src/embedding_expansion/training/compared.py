@@ -53,7 +53,7 @@ def compare_runs(runs: Sequence[str], data: str | None, changes: Mapping[str, An
     """Embeds the test images with each run, and compares the values of the queries.
 
     Args:
-        runs: the run folders, the one to compare with first.
+        runs: the run folders, the baseline first.
         data: another data set, by name or path; None for that of each run.
         changes: other fields of the data's configuration, such as its root.
 
@@ -88,8 +88,8 @@ def _check_same(first: Compared, name: str, tested: Tested) -> None:
     ours, theirs = ([_identity(each.images, at) for at in range(len(each.images))] for each in (first.tested, tested))
     if ours != theirs:
         raise DataError(
-            f"{name} has {len(theirs):,} test images and {first.name} {len(ours):,}, which are not the same; pass runs "
-            "of the same data and split, or another set with --data"
+            f"{name} and {first.name} have different test images ({len(theirs):,} and {len(ours):,}); pass runs of the "
+            "same data and split, or another set with --data"
         )
 
 

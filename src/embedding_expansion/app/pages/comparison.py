@@ -50,7 +50,7 @@ def write_comparison_page(found: Sequence[Compared], path: Path) -> None:
     """Writes the page.
 
     Args:
-        found: the runs, the one to compare with first.
+        found: the runs, the baseline first.
         path: the file to write.
 
     Raises:
