@@ -62,6 +62,7 @@ from .retrieval.clustering import clustering_metrics as clustering_metrics
 from .retrieval.clustering import hdbscan as hdbscan
 from .retrieval.clustering import partition_metrics as partition_metrics
 from .retrieval.duplicates import near_duplicates as near_duplicates
+from .retrieval.gallery import gallery_threshold as gallery_threshold
 from .retrieval.index import Item as Item
 from .retrieval.index import create_index as create_index
 from .retrieval.index import open_index as open_index

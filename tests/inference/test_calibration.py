@@ -9,17 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from embedding_expansion.app.cli import main
 from embedding_expansion.data.datasets import open_dataset
 from embedding_expansion.errors import DataError, InvalidInput
-from embedding_expansion.inference.calibration import Goal, Labelled, calibrate, split_for_known_or_unknown
-from embedding_expansion.inference.collection import Collection, thresholds_of
+from embedding_expansion.inference.calibration import Labelled, calibrate
+from embedding_expansion.inference.collection import Collection
 from embedding_expansion.inference.embedder import Embedder
+from embedding_expansion.inference.gallery import thresholds_of
 from embedding_expansion.inference.labelled import labelled_of_run
-from embedding_expansion.inference.thresholds import read_thresholds
+from embedding_expansion.inference.thresholds import Goal, read_thresholds
 from embedding_expansion.retrieval.index import open_index
 from embedding_expansion.retrieval.threshold import Threshold
 from embedding_expansion.runs.config import load
@@ -49,49 +48,26 @@ def best(scores: list[tuple[float, bool, bool]], goal: Goal) -> tuple[float, flo
 
 
 @pytest.mark.parametrize("goal", [Goal(precision=0.8), Goal(false_alarm_rate=0.1), Goal(false_alarm_rate=0.0)])
-def test_both_thresholds_are_those_that_plain_loops_find(goal: Goal) -> None:
+def test_the_threshold_of_pairs_is_the_one_that_plain_loops_find(goal: Goal) -> None:
     data = labelled()
-    found = calibrate(data, goal, seed=3)
-    assert found.failed == {}
     cosines = data.vectors.astype(np.float64) @ data.vectors.astype(np.float64).T
     same = data.labels[:, None] == data.labels
     pairs = [(cosines[i, j], bool(same[i, j]), bool(same[i, j])) for i, j in itertools.combinations(range(48), 2)]
-    is_query, is_known = split_for_known_or_unknown(data.labels, seed=3)
-    gallery = np.flatnonzero(is_known & ~is_query)
-    queries = []
-    for query in np.flatnonzero(is_query):
-        nearest = max(gallery, key=lambda row: cosines[query, row])
-        queries.append((cosines[query, nearest], bool(is_known[query]), bool(same[query, nearest])))
-    for task, scores in (("same or not", pairs), ("known or unknown", queries)):
-        threshold = found.thresholds[task]  # type: ignore[index]
-        value, reached, hit_rate = best(scores, goal)
-        assert threshold.value == pytest.approx(value, abs=1e-6)
-        assert (threshold.reached, threshold.hit_rate) == (pytest.approx(reached), pytest.approx(hit_rate))
-        assert threshold.positives == sum(positive for _, positive, _ in scores)
-        assert threshold.negatives == sum(not positive for _, positive, _ in scores)
-        assert threshold.data == "48 images of 6 classes of drawn numbers"
-
-
-@given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=9), seed=st.integers(0, 99))
-def test_half_of_the_classes_are_known_and_half_of_each_classes_images_ask(sizes: list[int], seed: int) -> None:
-    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)) * 3, sizes))
-    is_query, is_known = split_for_known_or_unknown(labels, seed=seed)
-    known = 0
-    for number, size in enumerate(sizes):
-        rows = labels == 3 * number
-        assert is_query[rows].sum() == size // 2
-        assert is_known[rows].all() or not is_known[rows].any()
-        assert not (size == 1 and is_known[rows].any())
-        known += bool(is_known[rows].all())
-    assert known == sum(size > 1 for size in sizes) // 2
+    threshold = calibrate(data, goal, seed=3).thresholds["same or not"]
+    value, reached, hit_rate = best(pairs, goal)
+    assert threshold.value == pytest.approx(value, abs=1e-6)
+    assert (threshold.reached, threshold.hit_rate) == (pytest.approx(reached), pytest.approx(hit_rate))
+    assert threshold.positives == sum(positive for _, positive, _ in pairs)
+    assert threshold.negatives == sum(not positive for _, positive, _ in pairs)
+    assert threshold.data == "48 images of 6 classes of drawn numbers"
 
 
 def test_what_cannot_be_had_is_told_and_the_rest_is_given() -> None:
     data = labelled(classes=2)
-    single = Labelled(data.vectors[:9], data.labels[:9], "one class and a single")
-    found = calibrate(single, Goal(false_alarm_rate=0.5))
+    copies = Labelled(np.eye(5, dtype=np.float32)[[0, 1, 0, 1]], np.array([0, 0, 1, 1]), "copies under two labels")
+    found = calibrate(copies, Goal(false_alarm_rate=0.5))
     assert list(found.thresholds) == ["same or not"]
-    assert "two classes with two images" in found.failed["known or unknown"]
+    assert "no threshold has a false alarm rate of 0.5" in found.failed["known or unknown"]
     with pytest.raises(InvalidInput, match="no threshold can be calibrated on 8 images of 1 classes of one class"):
         calibrate(Labelled(data.vectors[:8], data.labels[:8], "one class"), Goal(precision=0.5))
     for precision, rate in ((None, None), (0.9, 0.1), (1.5, None), (None, -0.1)):
@@ -186,20 +162,34 @@ def test_an_index_is_calibrated_on_its_labelled_items_and_keeps_it(
     exports: Path, photographs: Path, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["index", str(exports / "onnx"), str(photographs), "--out", place]) == 0
-    assert main(["add", place, str(photographs / "class_0"), "--labels", "none"]) == 0
-    assert main(["calibrate", place, "--false_alarm_rate", "0.2", "--seed", "5"]) == 0
-    files = sorted(photographs.rglob("class_[1-7]/*.jpg"))
-    labels = np.repeat(np.arange(7), 4)
+    assert "known or unknown: a query is known from a similarity of" in capsys.readouterr().out
+    assert main(["calibrate", place, "--false_alarm_rate", "0.4", "--seed", "5"]) == 0
+    files = sorted(photographs.rglob("class_*/*.jpg"))
+    labels = np.array([int(path.parent.name[-1]) for path in files])
     with Collection.open(place) as collection:
-        rows = np.concatenate([vectors for _, vectors in collection.index.batches()])[4:]
+        rows = np.concatenate([vectors for _, vectors in collection.index.batches()])
         np.testing.assert_allclose(rows, collection.embedder.embed(files), atol=1e-5)
-        goal = Goal(false_alarm_rate=0.2)
+        goal = Goal(false_alarm_rate=0.4)
         assert collection.thresholds == calibrate(Labelled(rows, labels, "the index itself"), goal, seed=5).thresholds
     capsys.readouterr()
     assert main(["info", place]) == 0
-    assert "on 28 images of 7 classes of the index itself" in capsys.readouterr().out
+    assert "on 32 images of 8 classes of the index itself" in capsys.readouterr().out
     assert main(["calibrate", place, "--precision", "0.9", "--data", "glyphs"]) == 2
     assert "an index is calibrated on its own items" in capsys.readouterr().err
+
+
+def test_an_index_with_labels_of_few_classes_has_no_threshold_of_its_own(
+    exports: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = str(tmp_path / "index")
+    assert main(["index", str(exports / "onnx"), str(photographs), "--out", place]) == 0
+    assert main(["add", place, str(photographs / "class_0"), "--labels", "none"]) == 0
+    assert main(["calibrate", place, "--false_alarm_rate", "0.4"]) == 1
+    captured = capsys.readouterr()
+    reason = "the index has labels of 7 classes, too few for a threshold of its own, which needs 8"
+    assert f"no threshold for 'known or unknown': {reason}" in captured.err
+    assert main(["search", place, str(photographs / "class_0" / "0.jpg")]) == 0
+    assert f"Known or unknown: {reason}." in capsys.readouterr().out
 
 
 def test_without_held_out_classes_or_with_its_own_data_a_run_is_refused(

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import pytest
 
 from embedding_expansion.errors import InvalidInput, StoreError
-from embedding_expansion.inference.collection import NOTE, Collection, model_of
+from embedding_expansion.inference.collection import Collection, model_of
 from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.export import export
+from embedding_expansion.inference.gallery import NOTE
 from embedding_expansion.inference.pixels import as_pixels
 from embedding_expansion.inference.thresholds import thresholds_json, write_thresholds
 from embedding_expansion.retrieval.arrays import as_array

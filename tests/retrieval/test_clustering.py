@@ -11,7 +11,6 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
 
 from embedding_expansion.errors import InvalidInput, InvalidType
-from embedding_expansion.inference.calibration import split_for_known_or_unknown
 from embedding_expansion.retrieval.clustering import agglomerative, clustering_metrics, hdbscan, partition_metrics
 from embedding_expansion.retrieval.kmeans import _start, kmeans, move_centers
 from embedding_expansion.retrieval.verification import verification
@@ -268,5 +267,3 @@ def test_a_seed_that_is_none_is_a_sentence(seed: Any, kind: type[Exception]) -> 
         kmeans(rows, 2, seed=seed)
     with pytest.raises(kind, match="seed is"):
         verification(rows, labels, sample=3, seed=seed)
-    with pytest.raises(InvalidInput, match="seed is -1"):
-        split_for_known_or_unknown(labels, seed=-1)

@@ -14,6 +14,7 @@ from embedding_expansion.app.backbone_options import MODEL, add_backbone_options
 
 if TYPE_CHECKING:
     from embedding_expansion.inference.calibration import Calibration, Labelled
+    from embedding_expansion.retrieval.index import Index
     from embedding_expansion.runs.options import DataConfig
 
 
@@ -47,7 +48,7 @@ def run(arguments: list[str]) -> int:
         default=False,
         help="average the embeddings of an image and its mirror image, as embex index --flip",
     )
-    options.add_argument("--seed", type=int, default=0, help="random seed of the split into known and unknown classes")
+    options.add_argument("--seed", type=int, default=0, help="random seed of the sample of pairs")
     options.add_argument(
         "--out",
         type=str | None,
@@ -60,15 +61,15 @@ def run(arguments: list[str]) -> int:
 
     from embedding_expansion.app.outputs import outputs
     from embedding_expansion.files import write_json
-    from embedding_expansion.inference.calibration import Goal, calibrate
-    from embedding_expansion.inference.thresholds import thresholds_json
+    from embedding_expansion.inference.calibration import calibrate
+    from embedding_expansion.inference.thresholds import Goal, thresholds_json
 
     goal = Goal(false_alarm_rate=given.false_alarm_rate, precision=given.precision)
     with outputs(out=given.out):
         labelled = _labelled(given)
         found = calibrate(labelled, goal, seed=given.seed)
         if given.out is None:
-            place = _keep(given.model, found)
+            found, place = _keep(given.model, found, labelled)
         else:
             write_json(Path(given.out), thresholds_json(found.thresholds))
             place = given.out
@@ -112,22 +113,33 @@ def _data(given: jsonargparse.Namespace) -> DataConfig | None:
     return None
 
 
-def _keep(model: str, found: Calibration) -> str:
-    """Stores the thresholds with the model or the index; returns the place."""
-    from embedding_expansion.inference.collection import NOTE
+def _keep(model: str, found: Calibration, labelled: Labelled) -> tuple[Calibration, str]:
+    """Stores the thresholds with the model or the index; returns those that were stored, and the place."""
     from embedding_expansion.inference.export import write_card
     from embedding_expansion.inference.manifest import MANIFEST
-    from embedding_expansion.inference.thresholds import THRESHOLDS, thresholds_json, write_thresholds
+    from embedding_expansion.inference.thresholds import THRESHOLDS, write_thresholds
     from embedding_expansion.retrieval.index import is_index, open_index
 
     if is_index(model):
         with open_index(model) as index:
-            index.set_note(NOTE, thresholds_json(found.thresholds))
-            return index.location
+            return _keep_in_index(index, found, labelled), index.location
     write_thresholds(Path(model), found.thresholds)
     if (Path(model) / MANIFEST).exists():
         write_card(Path(model), found.thresholds)
-    return str(Path(model) / THRESHOLDS)
+    return found, str(Path(model) / THRESHOLDS)
+
+
+def _keep_in_index(index: Index, found: Calibration, labelled: Labelled) -> Calibration:
+    """Stores thresholds in an index; that of "known or unknown" only if the index has enough classes."""
+    from embedding_expansion.inference.gallery import keep, too_few
+
+    classes = len(set(labelled.labels.tolist()))
+    if failed := too_few(classes):
+        thresholds = dict(found.thresholds)
+        thresholds.pop("known or unknown", None)
+        found = dataclasses.replace(found, thresholds=thresholds, failed={**found.failed, "known or unknown": failed})
+    keep(index, found.thresholds, len(labelled.labels), classes, found.failed.get("known or unknown", ""))
+    return found
 
 
 def _print(found: Calibration, labelled: Labelled, place: str) -> int:

@@ -117,7 +117,7 @@ def _is_index(names: list[str]) -> bool:
 
 
 def _of_index(given: jsonargparse.Namespace, opened: ExitStack) -> _ClusterInput:
-    from embedding_expansion.inference.collection import thresholds_of
+    from embedding_expansion.inference.gallery import thresholds_of
     from embedding_expansion.inference.gathering import gathered
     from embedding_expansion.retrieval.index import open_index
 

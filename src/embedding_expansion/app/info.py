@@ -22,8 +22,8 @@ def run(arguments: list[str]) -> int:
     options.add_argument("index", type=str, help="the index: a folder, or a postgresql:// URL")
     given = parse(options, arguments)
 
-    from embedding_expansion.app.loading import print_search, print_unfinished
-    from embedding_expansion.inference.collection import thresholds_of
+    from embedding_expansion.app.loading import print_known, print_search, print_unfinished
+    from embedding_expansion.inference.gallery import thresholds_of
     from embedding_expansion.retrieval.index import open_index
 
     with open_index(given.index) as index:
@@ -38,6 +38,7 @@ def run(arguments: list[str]) -> int:
         _print_model(index)
         for threshold in thresholds_of(index).values():
             print(threshold.sentence())
+        print_known(index)
         print_unfinished(index)
     return 0
 

@@ -55,6 +55,7 @@ def print_report(report: IndexingReport, location: str, what: str = "images") ->
             done.append(f"{report.resumed:,} embedded by an earlier run")
         print(f"{index.count():,} {what} in {index.location}: {', '.join(done)}")
         print_search(index)
+        print_known(index)
         print_unfinished(index)
     if report.left_out:
         print(f"embex: {report.left_out}", file=sys.stderr)
@@ -79,6 +80,16 @@ def print_search(index: Index) -> None:
             f"recall: {found.value:.3f} of the {found.k} nearest neighbours of an exact search, measured on "
             f"{found.queries} images"
         )
+
+
+def print_known(index: Index) -> None:
+    """Prints from which similarity the index knows a query, or why it does not say."""
+    from embedding_expansion.inference.gallery import known_from, thresholds_of
+
+    limit = known_from(index, thresholds_of(index))
+    text = "" if limit.value is None else f"a query is known from a similarity of {limit.value:.3f} on"
+    if text or limit.reason:
+        print(f"known or unknown: {'; '.join(filter(None, (text, limit.reason)))}")
 
 
 def print_unfinished(index: Index) -> None:

@@ -46,7 +46,7 @@ class _PageQuery:
     Attributes:
         name: its name.
         uri: its picture as a data URI; empty without a picture.
-        known: whether the collection knows it; None without a calibrated threshold.
+        known: whether the collection knows it; None without a threshold.
         verdict: the same in words; empty without a threshold.
         matches: its matches with their similarities.
     """
@@ -197,6 +197,8 @@ def _print(answers: list[tuple[_Query, Answer]], given: jsonargparse.Namespace) 
         print(table(["rank", "similarity", "label", "path"], rows, right=(0, 1)) if rows else NOTHING, end="\n\n")
     if given.qe:
         print(f"Query expansion: the similarities are to the average of each query and its {given.qe} closest images.")
+    if answers[0][1].reason:
+        print(f"Known or unknown: {answers[0][1].reason}.")
 
 
 def _write_json(
@@ -211,6 +213,7 @@ def _write_json(
         "qe": given.qe,
         "alpha": given.alpha,
         "threshold": answers[0][1].threshold,
+        "reason": answers[0][1].reason,
         "queries": [_as_json(query.name, answer) for query, answer in answers],
         "broken": left_out,
     }

@@ -40,11 +40,13 @@ class Result:
 
     Attributes:
         matches: the matches, the closest first.
-        known: whether the best match reaches the calibrated threshold; None if no threshold was calibrated.
+        known: whether the best match reaches the calibrated threshold; None if there is none for this collection.
+        reason: why there is no threshold, or why it is that of the model; empty if it was calibrated on the collection.
     """
 
     matches: list[ClientMatch]
     known: bool | None
+    reason: str = ""
 
 
 class Client:
@@ -133,7 +135,7 @@ def _detail(error: urllib.error.HTTPError) -> str:
 
 def _result(answer: dict[str, Any]) -> Result:
     matches = [ClientMatch(one["id"], one["path"], one["label"], one["similarity"]) for one in answer["matches"]]
-    return Result(matches, answer["known"])
+    return Result(matches, answer["known"], answer["threshold_reason"])
 
 
 def __getattr__(name: str) -> Any:

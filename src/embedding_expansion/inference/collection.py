@@ -16,9 +16,9 @@ import numpy.typing as npt
 from embedding_expansion.checks import as_whole, validates
 from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.inference.embedder import MOST_IN_A_BATCH, Embedder, Square
+from embedding_expansion.inference.gallery import known_from, thresholds_of
 from embedding_expansion.inference.index_model import model_note
 from embedding_expansion.inference.manifest import MANIFEST
-from embedding_expansion.inference.thresholds import THRESHOLDS, Thresholds, read_thresholds, thresholds_of_json
 from embedding_expansion.retrieval.arrays import least_reaching, unit_vectors
 from embedding_expansion.retrieval.index import Index, Match, open_index
 from embedding_expansion.retrieval.index.where import Where
@@ -26,9 +26,6 @@ from embedding_expansion.retrieval.index.where import Where
 if TYPE_CHECKING:
     from embedding_expansion.inference.pixels import ImageLike
     from embedding_expansion.inference.vector_embedder import VectorEmbedder
-
-#: The note of an index with thresholds calibrated on its own items. They override the thresholds of the model.
-NOTE = "thresholds"
 
 
 @dataclass(frozen=True)
@@ -38,13 +35,15 @@ class Answer:
     Attributes:
         matches: the matches, the closest first.
         known: whether the best match without query expansion reaches the threshold for "known or unknown"; None if no
-            threshold was calibrated.
+            threshold holds for this collection.
         threshold: that threshold, or None.
+        reason: why there is no threshold, or why it is that of the model; empty if it was calibrated on the collection.
     """
 
     matches: list[Match]
     known: bool | None
     threshold: float | None = None
+    reason: str = ""
 
 
 class Collection:
@@ -53,7 +52,8 @@ class Collection:
     Attributes:
         index: the vectors and metadata of the images.
         embedder: the model: an `Embedder`, or a `VectorEmbedder` for a collection of vectors.
-        thresholds: the calibrated thresholds of similarity, see `thresholds_of`.
+        thresholds: the calibrated thresholds of similarity, see `gallery.thresholds_of`.
+        known_from: the similarity from which the collection knows a query, at the size that it had when it was opened.
         flip: whether each vector is the average of the embeddings of an image and its mirror image.
     """
 
@@ -66,7 +66,12 @@ class Collection:
         self.index, self.embedder = index, embedder
         model = model_note(index)
         self.flip = model is not None and model.flip
+        self.refresh(index)
+
+    def refresh(self, index: Index) -> None:
+        """Reads the thresholds again from an index, as another process may have calibrated them or added images."""
         self.thresholds = thresholds_of(index)
+        self.known_from = known_from(index, self.thresholds)
 
     @classmethod
     @validates
@@ -154,15 +159,15 @@ class Collection:
             Raises:
                 InvalidInput, InvalidType: the vectors, the numbers or the filter are invalid.
         """
-        queries, threshold = unit_vectors(vectors, self.index.dimensions), self._threshold()
+        queries, limit = unit_vectors(vectors, self.index.dimensions), self.known_from
         k, qe = as_whole(k, "k", least=1), as_whole(qe, "qe", least=0)
         wanted = max(k, qe)
         plain = self.index.search(queries, wanted, where, thumbnails=thumbnails and not qe)
-        known = [_known(matches, threshold) for matches in plain]
+        known = [_known(matches, limit.value) for matches in plain]
         if qe:
             expanded = [self._expanded(row, found[:qe], alpha) for row, found in zip(queries, plain, strict=True)]
             plain = self.index.search(np.array(expanded), k, where, thumbnails=thumbnails) if expanded else []
-        return [Answer(matches[:k], one, threshold) for matches, one in zip(plain, known, strict=True)]
+        return [Answer(matches[:k], one, limit.value, limit.reason) for matches, one in zip(plain, known, strict=True)]
 
     @validates
     def neighbours(
@@ -181,16 +186,16 @@ class Collection:
             InvalidInput: no item has this id.
         """
         id, k, qe = as_whole(id, "id"), as_whole(k, "k", least=1), as_whole(qe, "qe", least=0)
-        (row,), threshold = self.index.vectors([id]), self._threshold()
+        (row,), limit = self.index.vectors([id]), self.known_from
         wanted = max(k, qe) + 1
         (found,) = self.index.search(row[None], wanted, where, thumbnails=thumbnails and not qe)
         matches = [match for match in found if match.item.id != id]
-        known = _known(matches, threshold)
+        known = _known(matches, limit.value)
         if qe:
             row = self._expanded(row, matches[:qe], alpha)
             (found,) = self.index.search(row[None], k + 1, where, thumbnails=thumbnails)
             matches = [match for match in found if match.item.id != id]
-        return Answer(matches[:k], known, threshold)
+        return Answer(matches[:k], known, limit.value, limit.reason)
 
     def close(self) -> None:
         """Closes the index."""
@@ -201,11 +206,6 @@ class Collection:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
-
-    def _threshold(self) -> float | None:
-        """The current threshold for "known or unknown". A server can replace `thresholds` at any time."""
-        found = self.thresholds.get("known or unknown")
-        return None if found is None else found.value
 
     def _expanded(self, row: npt.NDArray[np.float32], found: list[Match], alpha: float) -> npt.NDArray[np.float32]:
         """The query averaged with its neighbours, or the plain query if they cancel out or were removed meanwhile."""
@@ -224,21 +224,6 @@ class Collection:
 
 def _known(matches: list[Match], threshold: float | None) -> bool | None:
     return None if threshold is None else bool(matches) and matches[0].similarity >= least_reaching(threshold)
-
-
-def thresholds_of(index: Index) -> Thresholds:
-    """The thresholds calibrated on the items of an index, or else those of its model."""
-    own = index.notes.get(NOTE)
-    if own is not None:
-        try:
-            return thresholds_of_json(own)
-        except InvalidInput as error:
-            raise StoreError(f"the thresholds of {index.location} cannot be read: {error}") from error
-    if THRESHOLDS not in index.files.sizes():
-        return {}
-    with tempfile.TemporaryDirectory(prefix="embex-model-") as folder:
-        index.files.fetch(THRESHOLDS, Path(folder) / THRESHOLDS)
-        return read_thresholds(Path(folder))
 
 
 def model_of(index: Index, *, device: str = "auto", batch_size: int = 64) -> Embedder:

@@ -16,6 +16,7 @@ from embedding_expansion.data.finding import find_images
 from embedding_expansion.errors import DataError, StoreError
 from embedding_expansion.inference.collection import model_of
 from embedding_expansion.inference.embedder import Embedder
+from embedding_expansion.inference.gallery import calibrate_if_changed
 from embedding_expansion.inference.index_model import IndexModel, digest_of, exported, install, model_note
 from embedding_expansion.inference.inventory import CHUNK, Entry, IndexingPlan, compare
 from embedding_expansion.inference.labels import OWN, Labels, read_labels
@@ -185,6 +186,7 @@ class _Load:
             report.unchanged += plan.unchanged if files is self.files else 0
             # A file may have changed since an interrupted load embedded it, so check these files again.
             files = [file for file in files if os.path.abspath(file.path) in taken_over]
+        calibrate_if_changed(index, report.changed)
         return report
 
 

@@ -5,11 +5,14 @@ This module does not import torch.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from embedding_expansion.checks import as_share
 from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.files import read_json, write_json
 from embedding_expansion.retrieval.threshold import TASKS, Task, Threshold
@@ -19,6 +22,27 @@ THRESHOLDS = "thresholds.json"
 
 #: "same or not" is for pairs of images, "known or unknown" for an image and a collection. Either can be missing.
 Thresholds: TypeAlias = Mapping[Task, Threshold]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The target of a threshold. Exactly one attribute is given.
+
+    Attributes:
+        false_alarm_rate: the maximum share of accepted pairs among pairs of different classes, or of accepted queries
+            among unknown queries.
+        precision: the minimum share of accepted pairs (or queries) that are correct.
+    """
+
+    false_alarm_rate: float | None = None
+    precision: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        if len(given) != 1:
+            raise InvalidInput("pass one of precision and false_alarm_rate, such as precision 0.99")
+        for name, value in given.items():
+            as_share(value, name)
 
 
 def thresholds_json(thresholds: Thresholds) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from embedding_expansion.checks import validates
 from embedding_expansion.data.vectors import check_labels, check_names, read_rows
 from embedding_expansion.inference.describe import public
+from embedding_expansion.inference.gallery import calibrate_if_changed
 from embedding_expansion.inference.index_model import NOTE, IndexModel, check_model, model_note
 from embedding_expansion.inference.indexing import opened
 from embedding_expansion.inference.thresholds import THRESHOLDS
@@ -63,7 +64,9 @@ def index_vectors(
     with opened(location, embedder.dimensions, kind, precision) as index:
         check_model(index, used)
         _install(index, folder, used)
-        return index.add(items, vectors)
+        changes = index.add(items, vectors)
+        calibrate_if_changed(index, changes.changed)
+        return changes
 
 
 def names_of(file: Path, count: int, others: dict[str, npt.NDArray[Any]]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ Goal = Literal["false alarm rate", "precision"]
 TASKS: tuple[Task, ...] = ("same or not", "known or unknown")
 GOALS: tuple[Goal, ...] = ("false alarm rate", "precision")
 
+_COUNTS = ("positives", "negatives", "gallery", "classes")
 # For each task: the positives, what the threshold does to them, and the negatives.
 _WORDS = {
     "same or not": ("pairs of one class", "accepted", "pairs of different classes"),
@@ -39,6 +41,9 @@ class Threshold:
         positives: the number of same-class pairs, or of known queries, in the calibration data.
         negatives: the number of pairs of different classes, or of unknown queries.
         data: a description of the calibration data; None if there is none.
+        gallery: for `known or unknown`, the number of rows of the gallery that it was calibrated for; None if unknown.
+        classes: the number of classes in that gallery.
+        twice: its value for a gallery of twice as many rows; None if no threshold keeps the goal there.
 
     Example:
         >>> threshold = Threshold(0.7, "same or not", "precision", 0.99, 0.993, 0.81, 4000, 250000)
@@ -57,6 +62,32 @@ class Threshold:
     positives: int
     negatives: int
     data: str | None = None
+    gallery: int | None = None
+    classes: int | None = None
+    twice: float | None = None
+
+    @validates
+    def at(self, gallery: int) -> float | None:
+        """The value for a gallery of another size; None if the gallery has outgrown the calibration.
+
+        The nearest row of a larger gallery is nearer. If it has m times as many rows, at most m times as many queries
+        of unknown classes reach a threshold. `twice` was calibrated for m = 2, and between 1 and 2 the value is
+        interpolated linearly in the logarithm of m. A smaller gallery takes the value as it is, which is stricter than
+        needed.
+
+        Args:
+            gallery: the number of rows.
+
+        Example:
+            >>> threshold = Threshold(0.7, "known or unknown", "precision", 0.9, 0.9, 0.8, 50, 50, None, 100, 10, 0.8)
+            >>> threshold.at(50), threshold.at(100), threshold.at(200), threshold.at(201)
+            (0.7, 0.7, 0.8, None)
+        """
+        if self.gallery is None or gallery <= self.gallery:
+            return self.value
+        if self.twice is None or gallery > 2 * self.gallery:
+            return None
+        return self.value + (self.twice - self.value) * math.log2(gallery / self.gallery)
 
     @validates
     def accepts(self, similarities: Any) -> Any:
@@ -80,14 +111,17 @@ class Threshold:
         bound = "at most" if self.goal == "false alarm rate" else "at least"
         positives, accepted, negatives = _WORDS[self.task]
         data = f", on {self.data}" if self.data else ""
+        size = "" if self.gallery is None else f"; for galleries of up to {self.gallery:,} images"
+        if self.gallery is not None and self.twice is not None:
+            size += f", rising to {self.twice:.4f} for twice as many"
         return (
             f"{self.task}: from {self.value:.4f} on, with a {self.goal} of {self.reached:.4f} (asked for: {bound} "
             f"{self.wanted:g}); {100 * self.hit_rate:.1f} % of {self.positives:,} {positives} are {accepted}; measured "
-            f"against {self.negatives:,} {negatives}{data}"
+            f"against {self.negatives:,} {negatives}{data}{size}"
         )
 
     def to_json(self) -> str:
-        """The threshold as a JSON object with the attributes as keys, without `data` if it is None."""
+        """The threshold as a JSON object with the attributes as keys, without those that are None."""
         content = {name: value for name, value in asdict(self).items() if value is not None}
         return json.dumps(content, indent=2) + "\n"
 
@@ -103,15 +137,16 @@ class Threshold:
             content = json.loads(text)
         except (ValueError, TypeError, RecursionError) as error:
             raise InvalidInput(f"the threshold cannot be read ({error}); pass the JSON that to_json wrote") from None
-        names = [field.name for field in fields(cls) if field.name != "data"]
-        if not isinstance(content, dict) or sorted(content.keys() - {"data"}) != sorted(names):
+        needed = [field.name for field in fields(cls) if field.default is MISSING]
+        optional = {field.name for field in fields(cls)} - set(needed)
+        if not isinstance(content, dict) or sorted(content.keys() - optional) != sorted(needed):
             given = ", ".join(sorted(content)) if isinstance(content, dict) else type(content).__name__
             raise InvalidInput(
-                f"the threshold has the keys {given}, but {', '.join(names)} are expected; calibrate it again"
+                f"the threshold has the keys {given}, but {', '.join(needed)} are expected; calibrate it again"
             )
-        numbers = {name: content[name] for name in names if name not in ("task", "goal")}
-        for name, number in numbers.items():
-            kinds = (int,) if name in ("positives", "negatives") else (int, float)
+        for name in content.keys() - {"task", "goal", "data"}:
+            number = content[name]
+            kinds = (int,) if name in _COUNTS else (int, float)
             if not isinstance(number, kinds) or isinstance(number, bool) or not abs(number) < 2**63:
                 raise InvalidInput(
                     f"{name} of the threshold is {number!r}, but a number is expected; calibrate it again"

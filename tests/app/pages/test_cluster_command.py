@@ -18,7 +18,7 @@ from app.pages.laws import check_page
 from embedding_expansion.app import cluster_folder
 from embedding_expansion.app.cli import main
 from embedding_expansion.inference.clusters import Clustering, cluster
-from embedding_expansion.inference.collection import NOTE
+from embedding_expansion.inference.gallery import NOTE
 from embedding_expansion.inference.thresholds import thresholds_json
 from embedding_expansion.retrieval.clustering import partition_metrics
 from embedding_expansion.retrieval.index import Item, create_index, open_index

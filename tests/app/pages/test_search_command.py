@@ -17,8 +17,9 @@ from PIL import Image
 from app.pages.conftest import ODD_LABEL, ODD_NAMES, Shop
 from app.pages.laws import check_page, rows_of
 from embedding_expansion.app.cli import main
-from embedding_expansion.inference.collection import NOTE, Collection
+from embedding_expansion.inference.collection import Collection
 from embedding_expansion.inference.embedder import Embedder
+from embedding_expansion.inference.gallery import NOTE
 from embedding_expansion.inference.thresholds import thresholds_json
 from embedding_expansion.retrieval.index import create_index, open_index
 from embedding_expansion.retrieval.threshold import Threshold

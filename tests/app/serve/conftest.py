@@ -23,9 +23,9 @@ from embedding_expansion.app.serve.application import application
 from embedding_expansion.app.serve.connections import Bounds
 from embedding_expansion.app.serve.service import Service
 from embedding_expansion.app.serve.settings import Settings
-from embedding_expansion.inference.collection import NOTE
 from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.export import export
+from embedding_expansion.inference.gallery import NOTE
 from embedding_expansion.inference.thresholds import thresholds_json
 from embedding_expansion.retrieval.index import Index, Item, create_index
 from embedding_expansion.retrieval.threshold import Threshold

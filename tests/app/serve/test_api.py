@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from app.serve.conftest import Running, fill, item_of, picture, serving, wait_for
-from embedding_expansion.inference.collection import NOTE
 from embedding_expansion.inference.embedder import Embedder
+from embedding_expansion.inference.gallery import NOTE
 from embedding_expansion.inference.thresholds import thresholds_json
 from embedding_expansion.retrieval.index import Item, open_index
 from embedding_expansion.retrieval.threshold import Threshold

@@ -16,8 +16,8 @@ from app.serve.conftest import Running, fill, item_of, picture, serving
 from app.serve.test_limits import TOKEN
 from embedding_expansion.app.serve import watching
 from embedding_expansion.app.serve.collection_map import CollectionMap
-from embedding_expansion.inference.collection import NOTE
 from embedding_expansion.inference.embedder import Embedder
+from embedding_expansion.inference.gallery import NOTE
 from embedding_expansion.inference.thresholds import thresholds_json
 from embedding_expansion.retrieval.index import open_index
 from embedding_expansion.retrieval.threshold import Threshold

@@ -16,9 +16,9 @@ from app.serve.browser import names, page_of, until
 from app.serve.conftest import Running, serving, wait_for
 from embedding_expansion.app.cli import main
 from embedding_expansion.data.glyphs import open_glyphs
-from embedding_expansion.inference.collection import NOTE
 from embedding_expansion.inference.embedder import Embedder
 from embedding_expansion.inference.export import export
+from embedding_expansion.inference.gallery import NOTE
 from embedding_expansion.inference.thresholds import thresholds_json
 from embedding_expansion.retrieval.index import Item, create_index
 from embedding_expansion.retrieval.threshold import Threshold

@@ -178,7 +178,9 @@ async def metrics_text(service: Served) -> Response:
 
 def _answer(answer: Answer, root: str) -> models.AnswerModel:
     matches = [models.MatchModel.of_match(match, root) for match in answer.matches]
-    return models.AnswerModel(matches=matches, known=answer.known, threshold=answer.threshold)
+    return models.AnswerModel(
+        matches=matches, known=answer.known, threshold=answer.threshold, threshold_reason=answer.reason
+    )
 
 
 def _found(service: Service, id: int) -> Any:

@@ -81,9 +81,13 @@ class AnswerModel(BaseModel):
 
     matches: list[MatchModel]
     known: bool | None = Field(
-        description="whether the best match reaches the calibrated threshold; null if no threshold was calibrated"
+        description="whether the best match reaches the calibrated threshold; null if there is none for this collection"
     )
     threshold: float | None = Field(description="the calibrated threshold of similarity")
+    threshold_reason: str = Field(
+        description="why there is no threshold, or why it is that of the model; empty if it was calibrated on the "
+        "collection"
+    )
 
 
 class Samples(BaseModel):
@@ -217,7 +221,11 @@ class About(BaseModel):
     recall: float | None
     model: ModelFacts
     threshold: float | None = Field(
-        description="the similarity from which a query counts as known; null if not calibrated"
+        description="the similarity from which a query counts as known; null if there is none for this collection"
+    )
+    threshold_reason: str = Field(
+        description="why there is no threshold, or why it is that of the model; empty if it was calibrated on the "
+        "collection"
     )
     labels: list[LabelCount] = Field(description="the most frequent labels, at most 2,000")
     max_bytes: int

@@ -19,9 +19,9 @@ from embedding_expansion.app.serve.metrics import Metrics
 from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.app.serve.watching import IndexWatcher
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.inference.collection import Answer, Collection, thresholds_of
+from embedding_expansion.inference.collection import Answer, Collection
 from embedding_expansion.inference.embedder import Embedder, Square
-from embedding_expansion.retrieval.index import Index, Item
+from embedding_expansion.retrieval.index import Item
 from embedding_expansion.retrieval.index.where import Where
 
 #: First bytes of thumbnails, and their media types.
@@ -44,7 +44,7 @@ class Service:
         self.batcher = Batcher[Square](
             self._embed, batch_size=settings.batch_size, places=settings.queue, observed=self.metrics.embedded
         )
-        self._watcher = IndexWatcher(settings.index, self._reload_thresholds)
+        self._watcher = IndexWatcher(settings.index, collection.refresh)
 
     @classmethod
     @contextmanager
@@ -128,7 +128,7 @@ class Service:
         """Describes the collection, the model and the limits."""
         with self._index_is_free:
             index = self._collection.index
-            known = self._collection.thresholds.get("known or unknown")
+            known = self._collection.known_from
             described = self._collection.embedder.describe()
             recall = index.recall
             return models.About(
@@ -145,7 +145,8 @@ class Service:
                     loss=_described(described, "training", "loss", "name"),
                     device=str(described["device"]),
                 ),
-                threshold=known.value if known else None,
+                threshold=known.value,
+                threshold_reason=known.reason,
                 labels=[models.LabelCount(label=models.shown(text), count=n) for text, n in self.collection_map.labels],
                 max_bytes=self.settings.max_bytes,
                 max_pixels=self.settings.max_pixels,
@@ -156,10 +157,6 @@ class Service:
     def _embed(self, squares: Sequence[Square]) -> list[Row | Exception]:
         """Embeds a batch. Only the batcher's thread calls this."""
         return list(self._collection.embed_squares(squares))
-
-    def _reload_thresholds(self, index: Index) -> None:
-        """Reads the thresholds again, as another process may have calibrated them."""
-        self._collection.thresholds = thresholds_of(index)
 
 
 def picture_type(content: bytes) -> str | None:
