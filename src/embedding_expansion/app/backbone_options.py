@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jsonargparse
 
 from embedding_expansion.errors import InvalidInput, RunError, UnknownName
+from embedding_expansion.model.backbone_names import check_backbone_name
 
 if TYPE_CHECKING:
     from embedding_expansion.inference.embedder import Embedder
@@ -55,7 +56,7 @@ def is_backbone(name: str, given: jsonargparse.Namespace) -> bool:
     """Whether a name is not that of a folder, so that it must be that of a backbone.
 
     Raises:
-        InvalidInput: it is a folder, but an option of a backbone is given.
+        InvalidInput: it is a folder, but an option of a backbone is given, or neither a folder nor a backbone.
         RunError: it is the path of something that does not exist, or of a file.
     """
     if os.path.isdir(name):
@@ -67,6 +68,10 @@ def is_backbone(name: str, given: jsonargparse.Namespace) -> bool:
             f"there is no folder {name or '(an empty name)'}, and no backbone is named so; pass a run folder, an "
             "export folder, or a backbone such as resnet50 or timm/NAME"
         )
+    try:
+        check_backbone_name(name)
+    except UnknownName as error:
+        raise InvalidInput(f"there is no folder {name}, and {error}") from error
     return True
 
 
@@ -81,10 +86,7 @@ def chosen_model(name: str, given: jsonargparse.Namespace, *, batch_size: int = 
         return Path(name)
     from embedding_expansion.inference.embedder import Embedder
 
-    try:
-        embedder = Embedder.from_backbone(name, **_chosen(given), device=given.device, batch_size=batch_size)
-    except UnknownName as error:
-        raise _neither(name, error) from error
+    embedder = Embedder.from_backbone(name, **_chosen(given), device=given.device, batch_size=batch_size)
     if given.weights is None and not given.pretrained:
         fetched = "" if name == "conv4" else "--pretrained true or "
         raise InvalidInput(
@@ -106,24 +108,17 @@ def plain_backbone(name: str, given: jsonargparse.Namespace) -> PlainBackbone:
     """The backbone of a name for an evaluation, where random weights are allowed.
 
     Raises:
-        InvalidInput, DataError: there is neither a folder nor a backbone of this name, or it cannot be opened.
+        InvalidInput, DataError: it cannot be opened.
     """
     from embedding_expansion.model.plain_backbone import open_backbone
 
-    try:
-        backbone = open_backbone(name, **_chosen(given))
-    except UnknownName as error:
-        raise _neither(name, error) from error
+    backbone = open_backbone(name, **_chosen(given))
     _print_assumed(backbone.assumed)
     return backbone
 
 
 def _chosen(given: jsonargparse.Namespace) -> dict[str, Any]:
     return {name: given[name] for name in OPTIONS if given[name] is not None}
-
-
-def _neither(name: str, error: UnknownName) -> InvalidInput:
-    return InvalidInput(f"there is no folder {name}, and {error}")
 
 
 def _print_assumed(sentence: str) -> None:

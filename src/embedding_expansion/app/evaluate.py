@@ -91,16 +91,21 @@ def _measure(given: jsonargparse.Namespace, steps: Steps | None) -> dict[str, An
     """Evaluates what `run` names: a file of vectors, a run folder, or a backbone."""
     from embedding_expansion.data.finding import is_vector_file
     from embedding_expansion.runs.run_folder import RunFolder
-    from embedding_expansion.training import outside
-    from embedding_expansion.training.trained import evaluate
 
     path, flip = Path(given.run), bool(given.flip)
     changes = {name: given[name] for name in ("root", "part") if given[name] is not None}
-    if is_vector_file(path):
+    holds_vectors = is_vector_file(path)
+    if holds_vectors:
         _refuse(given, "vectors", "data", "root", "part", "flip")
         refuse_backbone_options(given, given.run, "a file of vectors")
+    named = not holds_vectors and is_backbone(given.run, given)  # refuses unknown names before torch is imported
+
+    from embedding_expansion.training import outside
+    from embedding_expansion.training.trained import evaluate
+
+    if holds_vectors:
         return outside.evaluate_vectors(path, steps)
-    if is_backbone(given.run, given):
+    if named:
         backbone = plain_backbone(given.run, given)
         return outside.evaluate_model(backbone.model, backbone.preprocessing, _data(given, changes), steps, flip=flip)
     if stored := _stored_backbone(path):

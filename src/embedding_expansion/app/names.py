@@ -1,7 +1,7 @@
 """Refuses names in a configuration that do not exist, before torch is imported, which takes seconds.
 
-The losses and their parameters are read from their source, so that there is no second list of them. The names of
-backbones are known to their libraries only.
+The losses and their parameters are read from their source, so that there is no second list of them; those of backbones
+are read from the source of their libraries (`model/backbone_names.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from embedding_expansion.data.preprocessing import TRANSFORMS
 from embedding_expansion.data.sources import SOURCES
 from embedding_expansion.errors import UnknownName
+from embedding_expansion.model.backbone_names import check_backbone_name
 from embedding_expansion.runs.options import MINERS, TrainConfig
 
 _LOSSES = Path(__file__).parents[1] / "core" / "losses"
@@ -21,7 +22,7 @@ _SIZES = ("num_classes", "embedding_size")
 
 
 def check_names(config: TrainConfig) -> None:
-    """Checks the names of the data set, the transform, the miner, the loss and its parameters.
+    """Checks the names of the data set, the transform, the miner, the backbone, the loss and its parameters.
 
     Raises:
         UnknownName: one of them does not exist. The message is that of the module that owns the name.
@@ -34,6 +35,8 @@ def check_names(config: TrainConfig) -> None:
         raise UnknownName("transform", data.transform, TRANSFORMS)
     if config.miner.name not in MINERS:
         raise UnknownName("miner", config.miner.name, MINERS)
+    if config.model.backbone is not None:
+        check_backbone_name(config.model.backbone)
     name = str(config.loss["name"])
     if name not in losses:
         raise UnknownName("loss", name, losses)

@@ -10,7 +10,6 @@ torchvision and timm take longer to import than torch does, so each is imported 
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Set
@@ -23,11 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from embedding_expansion.errors import DataError, InvalidInput, UnknownName
+from embedding_expansion.errors import DataError, InvalidInput
+from embedding_expansion.model.backbone_names import OF_VECTORS, unknown_timm, unknown_torchvision
 from embedding_expansion.model.input_convention import Crop, InputConvention, convention_of_timm, read_convention
 
-#: The backbones for vectors, and the units of the hidden layer of "mlp".
-OF_VECTORS, HIDDEN = ("linear", "mlp"), 256
+#: The units of the hidden layer of "mlp".
+HIDDEN = 256
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -155,7 +155,7 @@ def _torchvision(name: str, channels: int, pretrained: bool, weights: str | None
 
     known = models.list_models(module=models)
     if name not in known:
-        raise UnknownName("backbone", name, _nearest(name, ["conv4", *known]))
+        raise unknown_torchvision(name, known)
     if channels != 3:
         raise InvalidInput(f"channels is {channels}, but torchvision's {name} takes 3; leave channels out")
     entry: Any = models.get_model_weights(name)
@@ -205,7 +205,7 @@ def _timm(name: str, channels: int, pretrained: bool, weights: str | None) -> Ba
         raise InvalidInput(f"{name} needs the library timm; pip install 'embedding-expansion[timm]'") from error
     short = name.removeprefix("timm/")
     if short.split(".")[0] not in timm.list_models():
-        raise UnknownName("timm backbone", short, _nearest(short, timm.list_models()))
+        raise unknown_timm(short, timm.list_models())
     try:
         model = _created(lambda **settings: timm.create_model(short, pretrained, in_chans=channels, **settings))
     except (OSError, RuntimeError, ValueError) as error:
@@ -288,11 +288,6 @@ def _backbone(
         unsaid=tuple(name for name in ("mean", "std") if getattr(said, name) is None),
         library=library,
     )
-
-
-def _nearest(name: str, known: list[str]) -> list[str]:
-    """The few names that an error should show: of hundreds, those that are near."""
-    return difflib.get_close_matches(name, known, n=4, cutoff=0.4) or ["conv4", "googlenet", "resnet50"]
 
 
 def _prefixes(keys: Set[str]) -> set[str]:

@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from embedding_expansion.checks import as_whole, check_name, validates
 from embedding_expansion.errors import InvalidInput, InvalidType, RunError
-from embedding_expansion.model.backbones import OF_VECTORS, Backbone, build_backbone
+from embedding_expansion.model.backbone_names import OF_VECTORS
+from embedding_expansion.model.backbones import Backbone, build_backbone
 from embedding_expansion.runs.options import NOTHING_LEARNS, ModelConfig
 
 

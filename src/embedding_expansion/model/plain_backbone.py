@@ -14,7 +14,7 @@ import torch
 from embedding_expansion.checks import as_limit, shown, validates
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.errors import InvalidInput, InvalidType
-from embedding_expansion.model.backbones import OF_VECTORS
+from embedding_expansion.model.backbone_names import OF_VECTORS
 from embedding_expansion.model.input_convention import preprocessing_of
 from embedding_expansion.model.network import EmbeddingModel, make_model
 from embedding_expansion.runs.options import ModelConfig

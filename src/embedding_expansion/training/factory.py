@@ -27,7 +27,7 @@ from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.synthetic_samples import SyntheticSamples
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.errors import InvalidInput, UnknownName
-from embedding_expansion.model.backbones import OF_VECTORS
+from embedding_expansion.model.backbone_names import OF_VECTORS
 from embedding_expansion.model.network import EmbeddingModel, make_model
 from embedding_expansion.runs.options import ExpansionConfig, ModelConfig, OptimizerConfig, TrainConfig
 

@@ -17,7 +17,8 @@ from PIL import Image
 from embedding_expansion.data.decoding import FORMATS
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.errors import InvalidInput
-from embedding_expansion.model.backbones import OF_VECTORS, cached_backbone
+from embedding_expansion.model.backbone_names import OF_VECTORS
+from embedding_expansion.model.backbones import cached_backbone
 from embedding_expansion.model.network import EmbeddingModel, make_model
 from embedding_expansion.model.trained import find_device
 from embedding_expansion.runs.options import CLASSES_OF_PRETRAINED, RecipeName, TrainConfig
