@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from itertools import pairwise
 
@@ -11,6 +12,9 @@ from embedding_expansion.app.examples import EXAMPLES
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs.help import Help, with_examples
 from embedding_expansion.runs.option_errors import sentence
+
+#: Set by a shell that asks for completions.
+COMPLETING = "_ARGCOMPLETE"
 
 
 def command(name: str, description: str) -> jsonargparse.ArgumentParser:
@@ -34,11 +38,15 @@ def add_data(options: jsonargparse.ArgumentParser, default: str) -> None:
 
 
 def parse(parser: jsonargparse.ArgumentParser, arguments: list[str]) -> jsonargparse.Namespace:
-    """Parses arguments. `--help` prints the help text and exits.
+    """Parses arguments. `--help` prints the help text and exits, and a shell that completes a line gets an answer.
 
     Raises:
         InvalidInput: an argument is unknown, missing or of the wrong type.
     """
+    if COMPLETING in os.environ:
+        from embedding_expansion.app.completion import answer
+
+        answer(parser)
     try:
         return parser.parse_args(arguments)
     except jsonargparse.ArgumentError as error:

@@ -9,6 +9,7 @@ import importlib
 import os
 import signal
 import sys
+from typing import Any
 
 from embedding_expansion import __version__
 from embedding_expansion.allocator import keep_freed_memory
@@ -43,6 +44,7 @@ GROUPS = {
     },
     "look around": {
         "data": "list, check and download data sets",
+        "completion": "print a script that completes commands in bash, zsh or fish",
         "env": "show the installed versions and whether the C libraries are used",
     },
 }
@@ -59,6 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0 for success, 1 if a command had to skip some of its input, 2 for an error, which is printed
         on stderr as one line, and 128 plus the signal number for a command stopped by a signal.
     """
+    if "_ARGCOMPLETE" in os.environ:  # a shell completes a line
+        from embedding_expansion.app.completion import complete
+
+        complete(COMMANDS, lambda name: _module(name).run([]))
     given = sys.argv[1:] if arguments is None else arguments
     with tolerant_stream("stderr"):
         try:
@@ -90,9 +96,12 @@ def _dispatch(given: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if given[0] != "serve":  # which runs for long, and shares its machine
         keep_freed_memory()
-    command = importlib.import_module(f"embedding_expansion.app.{given[0]}")
-    status: int = command.run(given[1:])
+    status: int = _module(given[0]).run(given[1:])
     return status
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"embedding_expansion.app.{name}")
 
 
 def _help() -> str:

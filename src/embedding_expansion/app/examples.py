@@ -66,5 +66,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "embex data list",
         "embex data photos check",
     ),
+    "completion": ("embex completion bash", "embex completion fish"),
     "env": ("embex env",),
 }

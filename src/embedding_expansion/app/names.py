@@ -10,7 +10,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from embedding_expansion.data.preprocessing import TRANSFORMS
 from embedding_expansion.data.sources import SOURCES
 from embedding_expansion.errors import UnknownName
 from embedding_expansion.model.backbone_names import check_backbone_name
@@ -27,6 +26,8 @@ def check_names(config: TrainConfig) -> None:
     Raises:
         UnknownName: one of them does not exist. The message is that of the module that owns the name.
     """
+    from embedding_expansion.data.preprocessing import TRANSFORMS  # NumPy
+
     data, losses = config.data, loss_parameters()
     path = Path(data.name).expanduser()
     if data.name not in SOURCES and not path.exists() and not path.suffix and len(path.parts) == 1:
