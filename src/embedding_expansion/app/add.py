@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from embedding_expansion.app.arguments import command, parse
+from embedding_expansion.app.next_step import print_next, search_in
 
 
 def run(arguments: list[str]) -> int:
@@ -40,4 +41,6 @@ def run(arguments: list[str]) -> int:
             batch_size=given.batch_size,
             progress=progress,
         )
-    return print_report(report, given.index)
+    status = print_report(report, given.index)
+    print_next(search_in(given.index))
+    return status

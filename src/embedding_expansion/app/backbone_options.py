@@ -86,7 +86,7 @@ def chosen_model(name: str, given: jsonargparse.Namespace, *, batch_size: int = 
         return Path(name)
     from embedding_expansion.inference.embedder import Embedder
 
-    embedder = Embedder.from_backbone(name, **_chosen(given), device=given.device, batch_size=batch_size)
+    embedder = Embedder.from_backbone(name, **given_options(given), device=given.device, batch_size=batch_size)
     if given.weights is None and not given.pretrained:
         fetched = "" if name == "conv4" else "--pretrained true or "
         raise InvalidInput(
@@ -112,12 +112,13 @@ def plain_backbone(name: str, given: jsonargparse.Namespace) -> PlainBackbone:
     """
     from embedding_expansion.model.plain_backbone import open_backbone
 
-    backbone = open_backbone(name, **_chosen(given))
+    backbone = open_backbone(name, **given_options(given))
     _print_assumed(backbone.assumed)
     return backbone
 
 
-def _chosen(given: jsonargparse.Namespace) -> dict[str, Any]:
+def given_options(given: jsonargparse.Namespace) -> dict[str, Any]:
+    """The options of a backbone that were given."""
     return {name: given[name] for name in OPTIONS if given[name] is not None}
 
 

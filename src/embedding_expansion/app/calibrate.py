@@ -11,6 +11,7 @@ import jsonargparse
 
 from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.app.backbone_options import MODEL, add_backbone_options, opened_model, refuse_backbone_options
+from embedding_expansion.app.next_step import after_calibration, print_next
 
 if TYPE_CHECKING:
     from embedding_expansion.inference.calibration import Calibration, Labelled
@@ -73,7 +74,9 @@ def run(arguments: list[str]) -> int:
         else:
             write_json(Path(given.out), thresholds_json(found.thresholds))
             place = given.out
-        return _print(found, labelled, place)
+        status = _print(found, labelled, place)
+        print_next(after_calibration(given.model))
+        return status
 
 
 def _labelled(given: jsonargparse.Namespace) -> Labelled:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedding_expansion.app.arguments import add_data, command, parse
+from embedding_expansion.app.next_step import after_run, print_next
 from embedding_expansion.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def run(arguments: list[str]) -> int:
 
             write_comparison_page(found, Path(given.html))
             print(f"page: {given.html}")
+        print_next(after_run(max(found, key=lambda each: each.mean("recall_at_1")).name))
     return 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedding_expansion.app.arguments import command, parse
+from embedding_expansion.app.next_step import print_next, typed
 from embedding_expansion.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ def _check(name: str, root: Path | None, *, part: bool) -> int:
     if report.left_out:
         print(report.left_out)
     broken = report.train.broken | report.test.broken
+    options = {"data": name, "data.root": root, "data.part": part}
+    print_next(["embex", "train", *typed({option: value for option, value in options.items() if value})])
     for path, reason in broken.items():
         print(f"broken: {path}: {reason}")
     return 1 if broken else 0

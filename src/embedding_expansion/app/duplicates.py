@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import jsonargparse
 
 from embedding_expansion.app.arguments import command, parse
+from embedding_expansion.app.next_step import after_duplicates, print_next
 from embedding_expansion.app.tables import MARKED, count, table, write_csv
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def run(arguments: list[str]) -> int:
         if given.html is not None:
             _write_page(found, items, index, threshold, Path(given.html))
             print(f"page: {given.html}")
+        print_next(after_duplicates(given.index, [items[row].path for group in found.groups for row in group[1:]]))
     return 0
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedding_expansion.app.arguments import command, parse
-from embedding_expansion.app.backbone_options import MODEL, add_backbone_options, opened_model, refuse_backbone_options
+from embedding_expansion.app.backbone_options import (
+    MODEL,
+    add_backbone_options,
+    given_options,
+    opened_model,
+    refuse_backbone_options,
+)
+from embedding_expansion.app.next_step import index_of, print_next
 from embedding_expansion.errors import DataError
 
 if TYPE_CHECKING:
@@ -50,6 +57,7 @@ def run(arguments: list[str]) -> int:
         embeddings, paths = _embed(opened_model(given.run, given), files, given.flip, broken)
         _write(out, embeddings=embeddings, paths=np.array([str(name) for name in paths]))
         print(f"{len(paths)} images embedded into {embeddings.shape[1]} dimensions: {given.out}")
+        print_next(index_of(given.run, given.images, given_options(given)))
     if str(found.left_out):
         print(f"embex: {found.left_out}", file=sys.stderr)
     for path, reason in broken.items():
@@ -76,6 +84,7 @@ def _embed_vectors(folder: Path, file: Path, out: Path, device: str) -> int:
     embeddings = VectorEmbedder.load(folder, device=device).embed(rows)
     _write(out, embeddings=embeddings, **others)
     print(f"{len(rows)} vectors embedded into {embeddings.shape[1]} dimensions: {out}")
+    print_next(["embex", "evaluate", out] if "labels" in others else [])
     return 0
 
 

@@ -14,10 +14,12 @@ import jsonargparse
 from embedding_expansion.app.arguments import add_data, command, parse
 from embedding_expansion.app.backbone_options import (
     add_backbone_options,
+    given_options,
     is_backbone,
     plain_backbone,
     refuse_backbone_options,
 )
+from embedding_expansion.app.next_step import after_evaluation, print_next
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.rerank.steps import Steps
 from embedding_expansion.runs.options import DataConfig
@@ -61,6 +63,7 @@ def run(arguments: list[str]) -> int:
         _print(measures, given.run, steps)
         if given.out is not None:
             write_json(Path(given.out), measures)
+        print_next(after_evaluation(given.run, given.data, given_options(given)))
     return 0
 
 

@@ -25,7 +25,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "report": ("embex report runs/photos",),
     "calibrate": (
-        "embex calibrate runs/photos",
+        "embex calibrate runs/photos --precision 0.99",
         "embex calibrate index --false_alarm_rate 0.05",
     ),
     "export": (

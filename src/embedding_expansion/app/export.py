@@ -6,6 +6,7 @@ from pathlib import Path
 
 from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.app.backbone_options import add_backbone_options, chosen_model
+from embedding_expansion.app.next_step import after_export, print_next
 
 
 def run(arguments: list[str]) -> int:
@@ -31,4 +32,5 @@ def run(arguments: list[str]) -> int:
 
     difference = export(model, given.format, Path(given.out))
     print(f"exported to {given.out}; its embeddings differ from PyTorch's by at most {difference:.1e}")
+    print_next(after_export(given.out, given.run))
     return 0

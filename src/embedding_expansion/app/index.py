@@ -8,6 +8,7 @@ import jsonargparse
 
 from embedding_expansion.app.arguments import command, parse
 from embedding_expansion.app.backbone_options import MODEL, add_backbone_options, chosen_model, refuse_backbone_options
+from embedding_expansion.app.next_step import print_next, search_in
 from embedding_expansion.errors import InvalidInput
 
 LABELS = (
@@ -66,7 +67,9 @@ def run(arguments: list[str]) -> int:
             batch_size=given.batch_size,
             progress=progress,
         )
-    return print_report(report, given.out)
+    status = print_report(report, given.out)
+    print_next(search_in(given.out))
+    return status
 
 
 def _index_vectors(given: jsonargparse.Namespace) -> int:
@@ -87,4 +90,6 @@ def _index_vectors(given: jsonargparse.Namespace) -> int:
         precision=given.precision,
         device=given.device,
     )
-    return print_report(IndexingReport(changes.new, changes.changed), given.out, "vectors")
+    status = print_report(IndexingReport(changes.new, changes.changed), given.out, "vectors")
+    print_next(["embex", "search", given.out, given.images[0]])
+    return status

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedding_expansion.app.arguments import command, parse
+from embedding_expansion.app.next_step import print_next, search_in
 
 if TYPE_CHECKING:
     from embedding_expansion.inference.manifest import Manifest
@@ -40,6 +41,7 @@ def run(arguments: list[str]) -> int:
             print(threshold.sentence())
         print_known(index)
         print_unfinished(index)
+    print_next(search_in(given.index))
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jsonargparse
 
 from embedding_expansion.app.arguments import command, parse
+from embedding_expansion.app.next_step import print_next
 from embedding_expansion.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def run(arguments: list[str]) -> int:
         if given.paths and count < len(where["path"]):
             print(f"embex: {len(where['path']) - count:,} of the paths are not in the index", file=sys.stderr)
             return 1
+    print_next(["embex", "info", given.index])
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jsonargparse
 
 from embedding_expansion.app.arguments import command, parse
+from embedding_expansion.app.next_step import print_next
 from embedding_expansion.errors import DataError, InvalidInput, StoreError
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def run(arguments: list[str]) -> int:
             _write_json(answers, left_out, given)
         if given.html is not None:
             _write_page(collection, answers, given)
+        if given.json != STDIN:
+            print_next(["embex", "serve", given.index])
     for position, reason in broken.items():
         print(f"embex: skipped {images[position].name}: {reason}", file=sys.stderr)
     return 1 if broken else 0

@@ -10,6 +10,7 @@ import jsonargparse
 
 from embedding_expansion.app.arguments import parse
 from embedding_expansion.app.examples import EXAMPLES
+from embedding_expansion.app.next_step import after_run, print_next
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs.config import from_namespace, parser
 from embedding_expansion.runs.help import with_examples
@@ -69,6 +70,7 @@ def run(arguments: list[str]) -> int:
         return 128 + outcome.signal
     if outcome.metrics is not None:
         _report(outcome.run, outcome.tested)
+        print_next(after_run(outcome.run))
     return 0
 
 

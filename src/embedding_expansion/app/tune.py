@@ -12,6 +12,7 @@ import jsonargparse
 
 from embedding_expansion.app.arguments import parse
 from embedding_expansion.app.examples import EXAMPLES
+from embedding_expansion.app.next_step import print_next
 from embedding_expansion.app.train import SHORT, long_option, with_recipe
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs.config import from_namespace, parser
@@ -20,6 +21,8 @@ from embedding_expansion.tuning.arms import check_arms
 
 if TYPE_CHECKING:
     from embedding_expansion.tuning.plan import Plan
+    from embedding_expansion.tuning.results import Result
+    from embedding_expansion.tuning.study import Study
 
 _DESCRIPTION = (
     "Tunes forms of expansion, with the same budget and the same search space for each, on held-out training classes. "
@@ -93,6 +96,7 @@ def run(arguments: list[str]) -> int:
 
     from embedding_expansion.app.pages.tuning import write_tuning_page
     from embedding_expansion.tuning.plan import make_plan
+    from embedding_expansion.tuning.results import standings
     from embedding_expansion.tuning.tune import tune
 
     config, _, chosen = with_recipe(options, full, given, timed=False)  # all processes of a study get the same
@@ -104,7 +108,13 @@ def run(arguments: list[str]) -> int:
     print(chosen)
     out = Path(config.out or f"runs/tune-{Path(config.data.name).stem}-{config.loss['name']}")
     _print_plan(plan, out)
-    stopped_by = tune(plan, out, lambda study, results: write_tuning_page(study.plan, results, study.report))
+    results = list[Result]()
+
+    def show(study: Study, found: list[Result]) -> None:
+        results[:] = found
+        write_tuning_page(study.plan, found, study.report)
+
+    stopped_by = tune(plan, out, show)
     if stopped_by:
         print("stopped after saving; the same command goes on", flush=True)
         return 128 + stopped_by
@@ -112,6 +122,9 @@ def run(arguments: list[str]) -> int:
     for arm in plan.arms:
         if (path := out / "best" / f"{arm}.yaml").exists():
             print(f"train {arm} on all training classes: embex train --config {path}", flush=True)
+    print_next(
+        [] if not results else ["embex", "train", "--config", out / "best" / f"{standings(results)[0].arm}.yaml"]
+    )
     return 0
 
 

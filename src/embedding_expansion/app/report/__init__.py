@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from embedding_expansion.app.arguments import command, parse
+from embedding_expansion.app.next_step import after_run, print_next
 
 
 def run(arguments: list[str]) -> int:
@@ -24,4 +25,5 @@ def run(arguments: list[str]) -> int:
     with outputs(out=given.out):
         written = write_report(RunFolder(Path(given.run)), out=None if given.out is None else Path(given.out))
         print(f"report: {written}")
+        print_next(after_run(given.run))
     return 0
