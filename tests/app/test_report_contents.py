@@ -16,7 +16,7 @@ from embedding_expansion.app.pages.charts import LONGEST, chart, labels, thin, t
 from embedding_expansion.app.report.answers import best, by_class, confusions, find_answers, typical, worst
 from embedding_expansion.app.report.gallery import uri_of
 from embedding_expansion.app.report.hard_pairs import HardPair, Point, select
-from embedding_expansion.app.report.plane import lay_out, short_names
+from embedding_expansion.app.report.plane import LETTER, lay_out, place_names
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.retrieval.metrics import retrieval_metrics
 from embedding_expansion.training.job import make_sampler
@@ -181,11 +181,21 @@ def test_points_in_a_plane_keep_their_distances_on_a_map_by_pca() -> None:
     assert float(ratio.std()) < 1e-9
 
 
-def test_short_names_tell_the_classes_apart() -> None:
-    assert short_names(["class_1", "class_2", "other"]) == ["class_1", "class_2", "other"]
-    assert short_names(["same", "same"]) == ["same", "same"]
-    assert short_names(["a very_long-name-without-end", "b"]) == ["a", "b"]
-    assert max(map(len, short_names(["a-name-without-any-blank", "b"]))) == 14
+def test_whole_names_have_places_that_do_not_meet() -> None:
+    names = ["sea_horse", "sea_urchin", "sea_star", "sea_otter", "an island far from all the others"]
+    centres = [(50.0, 30.0), (51.0, 30.5), (49.0, 29.0), (50.0, 31.0), (99.0, 10.0)]
+    places = place_names(names, centres, 60)
+    boxes = [(x, y, LETTER * len(name) / 2) for name, (x, y) in zip(names, places, strict=True)]  # all have room
+    for number, (x, y, half) in enumerate(boxes):
+        assert 0 <= x - half <= x + half <= 100
+        for other_x, other_y, other_half in boxes[:number]:
+            assert abs(x - other_x) > half + other_half or abs(y - other_y) > 2.4  # the size of the letters
+
+
+def test_a_name_without_room_has_no_place() -> None:
+    crowd = place_names(["name"] * 7, [(50.0, 30.0)] * 7, 60)
+    assert [place is None for place in crowd] == [False] * 5 + [True] * 2
+    assert place_names(["wide" * 20], [(50.0, 30.0)], 60) == [None]
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6))

@@ -82,10 +82,16 @@ def print_metrics(title: str, measures: dict[str, Any]) -> None:
 
 def print_folds(found: dict[str, Any]) -> None:
     """Prints what a cross-validation has chosen."""
-    start, best = (found["curve"][str(step)]["map_at_r"] for step in (0, found["step"]))
-    chosen = (
-        f"{best:.3f} after {found['step']} steps, the best" if found["step"] else "and not higher after any training"
-    )
+    curve, step = found["curve"], found["step"]
+    start, highest = curve["0"]["map_at_r"], max(curve, key=lambda at: curve[at]["map_at_r"])
+    if step:
+        chosen = f"{curve[str(step)]['map_at_r']:.3f} after {step} steps, the best"
+    elif highest == "0":
+        chosen = "and not higher after any training"
+    else:  # steps whose Recall@1 is lower than at the start are not chosen
+        figures = curve[highest]
+        chosen = f"{figures['map_at_r']:.3f} after {highest} steps, but Recall@1 fell from "
+        chosen += f"{curve['0']['recall_at_1']:.3f} to {figures['recall_at_1']:.3f}, so the start is kept"
     print(f"cross-validation over the training classes: MAP@R {start:.3f} at the start, {chosen}", flush=True)
 
 

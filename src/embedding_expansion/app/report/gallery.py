@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from embedding_expansion.app.report import answers as found
 from embedding_expansion.app.report.answers import Answers
-from embedding_expansion.app.report.plane import Plane, lay_out, short_names
+from embedding_expansion.app.report.plane import Plane, lay_out, place_names
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.thumbnails import data_uri, thumbnail
 from embedding_expansion.errors import DataError
@@ -30,6 +31,11 @@ class Picture:
     name: str  # name of its class
     file: str  # its file, or its name if it is a vector
     is_vector: bool = False
+
+    @property
+    def file_name(self) -> str:
+        """The name of its file without the folders; empty for a vector, which shows its name instead of pixels."""
+        return "" if self.is_vector else PurePath(self.file).name
 
 
 class Album:
@@ -85,10 +91,9 @@ class Spot:
     """A class on the map, which is 100 units wide. Positions count from the left and the top."""
 
     name: str
-    short: str  # short name; empty if there is no room for it
+    place: tuple[float, float] | None  # of the middle of its name; None if there is no room for it
     hue: int
     points: list[tuple[float, float]]
-    centre: tuple[float, float]
     neighbour: str  # the class with the most similar mean
     likeness: float  # cosine similarity of the two means
     closeness: float  # mean cosine similarity of the images to the mean of their class
@@ -153,20 +158,19 @@ def _spots(plane: Plane, tested: Tested, name: Callable[[int], str]) -> list[Spo
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
     alike = means @ means.T
     np.fill_diagonal(alike, -np.inf)
-    shorts = short_names([name(label) for label in classes.tolist()])
+    top = float(plane.places[:, 1].max()) * 96
+    groups = [plane.places[labels == label] * (96, -96) + (2, top + 6) for label in classes]
+    centres = [tuple(np.median(points, axis=0).round(1).tolist()) for points in groups]
+    places = place_names([name(label) for label in classes.tolist()], centres, top + 10)
     spots: list[Spot] = []
-    for row, label in enumerate(classes.tolist()):
-        points = plane.places[labels == label] * (96, -96) + (2, float(plane.places[:, 1].max()) * 96 + 6)
-        x, y = np.median(points, axis=0).round(1).tolist()
-        is_free = all(abs(x - spot.centre[0]) > 2 + len(spot.short) or abs(y - spot.centre[1]) > 2.5 for spot in spots)
+    for row, (label, points) in enumerate(zip(classes.tolist(), groups, strict=True)):
         nearest = int(alike[row].argmax())
         spots.append(
             Spot(
                 name(label),
-                shorts[row] if is_free else "",
+                places[row],
                 round(row * 137.508) % 360,
                 [(across, down) for across, down in points.round(1).tolist()],
-                (x, y),
                 name(int(classes[nearest])) if len(classes) > 1 else "",
                 float(alike[row, nearest]) if len(classes) > 1 else 0.0,
                 float((vectors[labels == label] @ means[row]).mean()),

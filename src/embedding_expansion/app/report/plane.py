@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from embedding_expansion.data.images import ImageSet
 from embedding_expansion.retrieval.projection import has_neighbours, in_deviations, principal_components, tsne
 
 CLASSES, POINTS = 40, 400  # maximum numbers shown
+LETTER, LINE = 1.45, 2.8  # width of a letter of a name and height of its line, on a map that is 100 units wide
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,33 @@ def _fitted(places: Float[np.ndarray, "m 2"]) -> Float[np.ndarray, "m 2"]:
     return np.asarray((places - low) / max(float((high - low).max()), 1e-12))
 
 
-def short_names(names: Sequence[str], longest: int = 14) -> list[str]:
-    """Shortens each name to the fewest first words that distinguish it from the others.
+def place_names(
+    names: Sequence[str], centres: Sequence[tuple[float, float]], height: float
+) -> list[tuple[float, float] | None]:
+    """Finds a place for each whole name, beside its class and clear of the other names.
 
-    Example:
-        >>> short_names(["A capital letter", "B capital letter", "B small letter"])
-        ['A', 'B capital', 'B small']
+    A name is tried at the middle of its class, then above and below it, moved into the map where it would stick out.
+
+    Args:
+        names: the names.
+        centres: the middle of each class, on a map that is 100 units wide.
+        height: the height of the map.
+
+    Returns:
+        The middle of each name; None where there is no room for it.
     """
-    words = [re.split(r"(?<=[\s_])(?=[^\s_])", name) for name in names]
-    result = []
-    for own in words:
-        lengths = range(1, len(own) + 1)
-        length = next((k for k in lengths if sum(other[:k] == own[:k] for other in words) == 1), len(own))
-        short = "".join(own[:length]).rstrip(" _")
-        result.append(short if len(short) <= longest else short[: longest - 1] + "…")
-    return result
+    found: list[tuple[float, float] | None] = []
+    taken: list[tuple[float, float, float]] = []
+    for name, (x, y) in zip(names, centres, strict=True):
+        half = LETTER * len(name) / 2
+        across = min(max(x, half), 100 - half)
+        tries = [(across, y + away) for away in (0, -LINE, LINE, -2 * LINE, 2 * LINE) if 1 < y + away < height - 1]
+        free = (place for place in tries if half <= 50 and not any(_meet(*place, half, *other) for other in taken))
+        found.append(next(free, None))
+        if found[-1] is not None:
+            taken.append((*found[-1], half))
+    return found
+
+
+def _meet(x: float, y: float, half: float, other_x: float, other_y: float, other_half: float) -> bool:
+    return abs(x - other_x) < half + other_half + 1 and abs(y - other_y) < LINE - 1e-9
