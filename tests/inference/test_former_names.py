@@ -13,6 +13,7 @@ import pytest
         ("of_vectors", "VectorEmbedder", "vector_embedder", "VectorEmbedder"),
         ("indexing", "Report", "indexing", "IndexingReport"),
         ("client", "Found", "client", "ClientMatch"),
+        ("client", "Result", "client", "ClientAnswer"),
     ],
 )
 def test_a_former_name_warns_and_is_the_new_one(former: str, name: str, now: str, new: str) -> None:

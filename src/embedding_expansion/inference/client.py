@@ -35,7 +35,7 @@ class ClientMatch:
 
 
 @dataclass(frozen=True)
-class Result:
+class ClientAnswer:
     """The result of a search.
 
     Attributes:
@@ -76,7 +76,7 @@ class Client:
         qe: int = 0,
         alpha: float = 3.0,
         label: str | None = None,
-    ) -> Result:
+    ) -> ClientAnswer:
         """Finds the images that are most similar to an image.
 
         Args:
@@ -95,7 +95,9 @@ class Client:
         return _result(self._ask("/api/search", content, k=k, qe=qe, alpha=alpha, label=label))
 
     @validates
-    def neighbours(self, id: int, k: int = 10, *, qe: int = 0, alpha: float = 3.0, label: str | None = None) -> Result:
+    def neighbours(
+        self, id: int, k: int = 10, *, qe: int = 0, alpha: float = 3.0, label: str | None = None
+    ) -> ClientAnswer:
         """Finds the images that are most similar to one of the collection. Options and errors are those of `search`."""
         id, k, qe = as_whole(id, "id", least=1), as_whole(k, "k", least=1), as_whole(qe, "qe", least=0)
         return _result(self._ask(f"/api/items/{id}/neighbours", None, k=k, qe=qe, alpha=alpha, label=label))
@@ -133,13 +135,17 @@ def _detail(error: urllib.error.HTTPError) -> str:
         return f"{error.code} {error.reason}"
 
 
-def _result(answer: dict[str, Any]) -> Result:
+def _result(answer: dict[str, Any]) -> ClientAnswer:
     matches = [ClientMatch(one["id"], one["path"], one["label"], one["similarity"]) for one in answer["matches"]]
-    return Result(matches, answer["known"], answer["threshold_reason"])
+    return ClientAnswer(matches, answer["known"], answer["threshold_reason"])
+
+
+_RENAMED = {"Found": "ClientMatch", "Result": "ClientAnswer"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Found":
-        warnings.warn("Found is now called ClientMatch; the old name goes with the next release", DeprecationWarning, 2)
-        return ClientMatch
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        warnings.warn(f"{name} is now called {new}; the old name goes with the next release", DeprecationWarning, 2)
+        return globals()[new]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
