@@ -27,6 +27,7 @@ QUICK = {
     "bad_uploads.py": [],
     "opening.py": [],
     "photographs.py": [],
+    "clustering.py": ["--methods", "k-means, known k", "Louvain, mutual"],
     "allocator.py": [],
 }
 

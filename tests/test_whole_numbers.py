@@ -33,12 +33,24 @@ LEGAL: dict[str, tuple[str, ...]] = {
     "expand.n": ("2.0",),  # infinity is a float, and so is what a JSON file or NumPy holds beside it
     "hardest.n": ("2.0",),
     "EmbeddingExpansion.n": ("2.0",),
+    "Clustering.members.number": ("-1",),  # the noise
 }
 
 #: Arguments that no user passes, and why.
 NOT_PASSED = {
     "Threshold.positives": "a result; from_json checks what a file holds",
     "Threshold.negatives": "a result; from_json checks what a file holds",
+    "Changes.new": "a result",
+    "Changes.changed": "a result",
+    "ClientMatch.id": "a result",
+    "Clusters.iterations": "a result",
+    "Recall.k": "a result",
+    "Recall.queries": "a result",
+    "Duplicates.number_of_pairs": "a result",
+    "VerificationCurve.same": "a result",
+    "VerificationCurve.different": "a result",
+    "OpenSetCurve.known": "a result",
+    "OpenSetCurve.unknown": "a result",
     "Item.id": "given by the index; an item that is added is known by its path",
     "PairLoss.ignore_index": "abstract; every loss below has it",
     "PairLoss.chunk": "abstract; every loss below has it",
@@ -121,6 +133,9 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call]]
             "kmeans": lambda **given: ee.kmeans(rows, **{"k": 2} | given),
             "agglomerative": lambda **given: ee.agglomerative(rows, **{"k": 2} | given),
             "hdbscan": lambda **given: ee.hdbscan(rows, **given),
+            "louvain": lambda **given: ee.louvain(rows, **given),
+            "cluster": lambda **given: ee.cluster(np.asarray(rows), **given),
+            "Clustering.members": lambda **given: ee.cluster(np.asarray(rows)).members(**given),
             "clustering_metrics": lambda **given: ee.clustering_metrics(rows, labels, **given),
             "retrieval_metrics": lambda **given: ee.retrieval_metrics(rows, labels, **given),
             "retrieval_values": lambda **given: ee.retrieval_values(rows, labels, **given),

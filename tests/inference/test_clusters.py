@@ -11,7 +11,7 @@ import pytest
 from embedding_expansion.errors import InvalidInput, StoreError, UnknownName
 from embedding_expansion.inference.clusters import Clustering, cluster
 from embedding_expansion.inference.gathering import gathered
-from embedding_expansion.retrieval.clustering import agglomerative, hdbscan, partition_metrics
+from embedding_expansion.retrieval.clustering import agglomerative, hdbscan, louvain, partition_metrics, silhouette
 from embedding_expansion.retrieval.index import Item, create_index
 from embedding_expansion.retrieval.kmeans import kmeans
 
@@ -52,10 +52,25 @@ def check(found: Clustering, rows: Rows) -> None:
     assert np.isnan(found.similarity[noise]).all()
 
 
-def test_without_options_hdbscan_finds_the_groups_and_the_noise(rows: Rows) -> None:
+def test_without_options_louvain_finds_communities(rows: Rows) -> None:
     found = cluster(rows)
-    assert found.method == "hdbscan"
+    assert found.method == "louvain"
     assert "number of clusters is not given" in found.reason
+    check(found, rows)
+    assert partition_metrics(found.cluster, louvain(rows).numpy())["ari"] == 1
+    assert found.silhouette == pytest.approx(silhouette(rows, found.cluster), abs=1e-6)
+
+
+def test_it_says_how_sure_it_is() -> None:
+    apart = cluster(np.repeat(np.eye(3), 4, axis=0), k=3)
+    assert apart.sure == "mean silhouette 1.00: the clusters are clearly apart"
+    assert "overlap" in cluster(np.random.default_rng(0).standard_normal((60, 30)), k=5).sure
+    assert "one cluster at most" in cluster(np.eye(3), k=1).sure
+
+
+def test_with_a_smallest_size_hdbscan_finds_the_groups_and_the_noise(rows: Rows) -> None:
+    found = cluster(rows, min_cluster_size=5)
+    assert found.method == "hdbscan"
     assert len(found.sizes) == 4
     assert 0 < found.noise <= 5
     check(found, rows)
@@ -81,11 +96,11 @@ def test_agglomerative_takes_a_number_or_a_similarity(rows: Rows) -> None:
 
 
 def test_fewer_rows_in_a_cluster_give_more_clusters(rows: Rows) -> None:
-    assert len(cluster(rows, min_cluster_size=10).sizes) < len(cluster(rows).sizes)
+    assert len(cluster(rows, min_cluster_size=10).sizes) < len(cluster(rows, min_cluster_size=5).sizes)
 
 
 def test_where_nothing_is_dense_all_is_noise() -> None:
-    found = cluster(np.eye(12))
+    found = cluster(np.eye(12), method="hdbscan")
     assert (found.noise, found.sizes.tolist(), found.representatives.tolist()) == (12, [], [])
 
 
@@ -107,6 +122,7 @@ def test_rows_that_cancel_each_other_out_have_a_centre_without_a_direction() -> 
         ({"method": "agglomerative"}, "one of similarity and k"),
         ({"similarity": 1.5}, "similarity is 1.5"),
         ({"min_cluster_size": 1}, "min_cluster_size is 1"),
+        ({"method": "louvain", "k": 2}, "louvain takes no such option"),
     ],
 )
 def test_options_that_cannot_be_are_refused(rows: Rows, options: dict[str, object], sentence: str) -> None:
@@ -120,7 +136,7 @@ def test_a_method_that_there_is_not_and_vectors_that_are_none_are_refused(rows: 
     with pytest.raises(InvalidInput, match=r"shape \(0, 8\)"):
         cluster(rows[:0])
     with pytest.raises(InvalidInput, match="min_cluster_size is 5"):
-        cluster(rows[:3])
+        cluster(rows[:3], method="hdbscan")
 
 
 def test_an_index_is_gathered_in_the_order_of_its_ids(tmp_path: Path, rows: Rows) -> None:

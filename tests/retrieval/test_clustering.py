@@ -8,10 +8,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
-from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics import (
+    adjusted_mutual_info_score,
+    adjusted_rand_score,
+    normalized_mutual_info_score,
+    silhouette_score,
+)
 
 from embedding_expansion.errors import InvalidInput, InvalidType
-from embedding_expansion.retrieval.clustering import agglomerative, clustering_metrics, hdbscan, partition_metrics
+from embedding_expansion.retrieval.clustering import (
+    agglomerative,
+    clustering_metrics,
+    hdbscan,
+    louvain,
+    partition_metrics,
+    silhouette,
+)
 from embedding_expansion.retrieval.kmeans import _start, kmeans, move_centers
 from embedding_expansion.retrieval.verification import verification
 
@@ -210,9 +222,55 @@ def test_dense_groups_are_found_and_the_rest_is_noise() -> None:
     assert found[90:].tolist() == [-1] * 4
 
 
+def test_communities_are_the_groups_that_have_their_neighbours_in_themselves() -> None:
+    rows, labels = blobs(120, 5, 0.1, 0)
+    found = louvain(torch.from_numpy(rows).half(), neighbours=5)
+    assert partition_metrics(labels, found)["ari"] == pytest.approx(1)
+    assert louvain(rows, neighbours=5, seed=3).equal(louvain(rows, neighbours=5, seed=3))
+    assert louvain(np.ones((1, 2))).tolist() == [-1]
+    lonely = np.array([[1.0, 0.0, 0.0], [0.99, 0.1, 0.0], [0.0, 0.1, 1.0]])  # no row has the last one as its neighbour
+    assert louvain(lonely, neighbours=1).tolist() == [0, 0, -1]
+    assert louvain(np.ones((3, 2)), neighbours=50).tolist() == [0, 0, 0]
+
+
+def test_no_single_row_would_be_better_in_another_community() -> None:
+    """By the formula of the modularity, written out."""
+    rows, _ = blobs(90, 6, 0.8, 1)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    table = np.maximum(unit @ unit.T, 1e-3)
+    np.fill_diagonal(table, -np.inf)
+    near = table >= -np.sort(-table, axis=1)[:, 9:10]
+    weights = np.where(near & near.T, table, 0)
+
+    def modularity(found: np.ndarray) -> float:
+        degrees, total = weights.sum(axis=1), weights.sum()
+        same = found[:, None] == found[None, :]
+        return float(((weights - np.outer(degrees, degrees) / total) * same).sum() / total)
+
+    found = louvain(rows).numpy()
+    found[found < 0] = 100 + np.arange((found < 0).sum())  # each alone, and without an edge
+    single = [modularity(np.where(np.arange(90) == row, other, found)) for row in range(0, 90, 9) for other in range(6)]
+    assert modularity(found) > 0.3
+    assert modularity(found) >= max(single) - 1e-3
+    assert modularity(found) > modularity(np.random.default_rng(0).permutation(found)) + 0.2
+
+
+@given(st.integers(0, 10**6), st.integers(2, 6))
+def test_the_silhouette_is_that_of_scikit_learn_without_the_noise(seed: int, c: int) -> None:
+    random = np.random.default_rng(seed)
+    rows, clusters = random.standard_normal((40, 4)), random.integers(-1, c, 40)
+    clusters[:c] = np.arange(c)
+    kept = clusters >= 0
+    expected = silhouette_score(rows[kept], clusters[kept], metric="cosine")
+    assert silhouette(rows, clusters) == pytest.approx(expected, abs=1e-9)
+    assert silhouette(rows, np.zeros(40, dtype=int)) == 0
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: louvain(np.eye(3), neighbours=0), "neighbours is 0"),
+        (lambda: silhouette(np.eye(3), [0, 1]), "clusters has 2 entries"),
         (lambda: agglomerative(np.ones((20_001, 1)), k=2), "20001 rows, .* would need 10 GB for the distances"),
         (lambda: agglomerative(np.eye(3)), "pass one of similarity and k"),
         (lambda: agglomerative(np.eye(3), k=2, similarity=0.5), "pass one of similarity and k"),

@@ -29,6 +29,8 @@ KNOWN = LABELS < 2
 OF_ROWS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("agglomerative", "embeddings"): lambda x: package.agglomerative(x, k=3),
     ("hdbscan", "embeddings"): lambda x: package.hdbscan(x, min_cluster_size=2),
+    ("louvain", "embeddings"): lambda x: package.louvain(x, neighbours=2),
+    ("silhouette", "embeddings"): lambda x: package.silhouette(x, LABELS),
     ("kmeans", "embeddings"): lambda x: package.kmeans(x, 3).assignment,
     ("clustering_metrics", "embeddings"): lambda x: package.clustering_metrics(x, LABELS),
     ("nearest", "queries"): lambda x: package.nearest(x, ROWS, 2),
@@ -59,6 +61,7 @@ OF_LABELS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("clustering_metrics", "labels"): lambda y: package.clustering_metrics(ROWS, y),
     ("partition_metrics", "classes"): lambda y: package.partition_metrics(y, LABELS),
     ("partition_metrics", "clusters"): lambda y: package.partition_metrics(LABELS, y),
+    ("silhouette", "clusters"): lambda y: package.silhouette(ROWS, y),
     ("retrieval_metrics", "labels"): lambda y: package.retrieval_metrics(ROWS, y),
     ("retrieval_metrics", "gallery_labels"): lambda y: package.retrieval_metrics(
         ROWS, LABELS, gallery=ROWS, gallery_labels=y

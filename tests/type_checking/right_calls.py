@@ -1,4 +1,4 @@
-"""Sixty right calls, of which a strict type checker must not complain. It is checked, and run by no test."""
+"""Right calls, of which a strict type checker must not complain. It is checked, and run by no test."""
 
 from __future__ import annotations
 
@@ -10,17 +10,26 @@ from torch import Tensor
 
 from embedding_expansion import (
     AngularLoss,
+    Answer,
     ArcFaceLoss,
     BatchHardMiner,
+    BinomialDevianceLoss,
+    ByClass,
+    Changes,
     CircleLoss,
     ClassBalancedSampler,
     Client,
+    ClientAnswer,
+    ClientMatch,
+    Clustering,
+    Clusters,
     Collection,
     ContrastiveLoss,
     CosFaceLoss,
     CrossBatchMemory,
     DistanceWeightedMiner,
     DistributedLoss,
+    Duplicates,
     EasyPositiveMiner,
     Embedder,
     EmbeddingExpansion,
@@ -29,20 +38,24 @@ from embedding_expansion import (
     GeneralizedLiftedStructureLoss,
     HistogramLoss,
     HPHNTripletLoss,
+    Index,
     IntraPairVarianceLoss,
     Item,
     LiftedStructureLoss,
     MarginLoss,
+    Match,
     MultiSimilarityLoss,
     MultiSimilarityMiner,
     NCALoss,
     NormalizedSoftmaxLoss,
     NPairLoss,
     NTXentLoss,
+    OpenSetCurve,
     Pairs,
     ProxyAnchorLoss,
     ProxyNCALoss,
     RankedListLoss,
+    Recall,
     RecallAtKLoss,
     SelectivelyContrastiveLoss,
     SignalToNoiseRatioContrastiveLoss,
@@ -50,10 +63,13 @@ from embedding_expansion import (
     SoftTripleLoss,
     SubCenterArcFaceLoss,
     SupConLoss,
+    SyntheticSamples,
     Terms,
     TripletLoss,
     TupletMarginLoss,
+    VerificationCurve,
     agglomerative,
+    cluster,
     clustering_metrics,
     compare,
     create_index,
@@ -116,8 +132,41 @@ CrossBatchMemory(EmbeddingExpansion(loss), embedding_size=4, size=1024, start=0)
 DistributedLoss(CrossBatchMemory(loss, 4))
 
 value: Tensor = loss(E, Y)
-value = loss(E, [0, 0, 1, 1, 2, 2, 3, 3])
+# Every module of the registries, and those around a loss: a call is a tensor.
+value = AngularLoss()(E, Y)
+value = BinomialDevianceLoss()(E, Y)
+value = CircleLoss()(E, Y)
+value = ContrastiveLoss()(E, Y)
+value = FastAPLoss()(E, Y)
+value = GeneralizedLiftedStructureLoss()(E, Y)
+value = HPHNTripletLoss()(E, Y)
+value = HistogramLoss()(E, Y)
+value = IntraPairVarianceLoss()(E, Y)
+value = LiftedStructureLoss()(E, Y)
+value = MarginLoss()(E, Y)
+value = MultiSimilarityLoss()(E, Y)
+value = NCALoss()(E, Y)
+value = NPairLoss()(E, Y)
+value = NTXentLoss()(E, Y)
+value = RankedListLoss()(E, Y)
+value = RecallAtKLoss()(E, Y)
+value = SelectivelyContrastiveLoss()(E, Y)
+value = SignalToNoiseRatioContrastiveLoss()(E, Y)
+value = SmoothAPLoss()(E, Y)
+value = SupConLoss()(E, Y)
+value = TripletLoss()(E, Y)
+value = TupletMarginLoss()(E, Y)
+value = ArcFaceLoss(4, 4)(E, Y)
+value = CosFaceLoss(4, 4)(E, Y)
+value = NormalizedSoftmaxLoss(4, 4)(E, Y)
+value = ProxyAnchorLoss(4, 4)(E, Y)
+value = ProxyNCALoss(4, 4)(E, Y)
+value = SoftTripleLoss(4, 4)(E, Y)
+value = SubCenterArcFaceLoss(4, 4)(E, Y)
 value = EmbeddingExpansion(loss)(E, np.arange(8) // 2)
+value = SyntheticSamples(loss)(E, Y)
+value = CrossBatchMemory(loss, 4)(E, Y)
+value = loss(E, [0, 0, 1, 1, 2, 2, 3, 3])
 value = loss(E, Y, reference=E, reference_labels=Y)
 value = loss(E, Y, rows=torch.arange(2), from_memory=torch.zeros(8, dtype=torch.bool))
 value = DistributedLoss(loss)(E, Y, MultiSimilarityMiner()(E, Y))
@@ -134,13 +183,17 @@ points, of_points = synthesize(E, Y, n=3)
 figures: dict[str, float] = retrieval_metrics(E, Y, ks=(1, 2, 4))
 figures = retrieval_metrics(rows, [0, 0, 1, 1, 2, 2, 3, 3], ks=[1], precision_at=[5], chunk=128)
 each = retrieval_values(E, Y, is_query=np.ones(8, dtype=bool))
-by_class = retrieval_by_class(E, Y, gallery=E, gallery_labels=Y)
+by_class: ByClass = retrieval_by_class(E, Y, gallery=E, gallery_labels=Y)
 similarities, places = nearest(E, E, k=3, exclude=[0, 1, 2, 3, 4, 5, 6, 7])
-clusters = kmeans(E, 4, start="sample", restarts=2)
+clusters: Clusters = kmeans(E, 4, start="sample", restarts=2)
+clustering: Clustering = cluster(rows, k=2)
 found = agglomerative(E, k=4, linkage="average") + hdbscan(E, min_cluster_size=2)
 figures = clustering_metrics(E, Y, seed=1) | partition_metrics(Y, Y) | list_metrics(places, Y, Y)
-copies = near_duplicates(rows, 0.98, most_pairs=10)
-curve = verification(E, Y, sample=100), open_set(E, Y, gallery=E, gallery_labels=Y)
+copies: Duplicates = near_duplicates(rows, 0.98, most_pairs=10)
+curve: tuple[VerificationCurve, OpenSetCurve] = (
+    verification(E, Y, sample=100),
+    open_set(E, Y, gallery=E, gallery_labels=Y),
+)
 scores, ranks = k_reciprocal(E, E, top=3, k1=4, k2=2)
 sampler = ClassBalancedSampler(np.arange(8) // 2, classes_per_batch=2, images_per_class=2, seed=0).batch(0)
 
@@ -153,6 +206,12 @@ def of_a_collection(path: str) -> int:
     index = create_index(path, 128, kind="hnsw", precision="float16")
     index.add(rows, [Item("a.jpg", label="a", metadata={"year": 2020})])
     embedder = Embedder.load("runs/birds", device="cpu", batch_size=8)
-    Collection(open_index(path), embedder)
-    Client("http://127.0.0.1:8000", timeout=5.0)
+    changes: Changes = index.add([Item("b.jpg")], rows[:1])
+    matches: list[list[Match]] = index.search(rows, k=3)
+    recall: Recall | None = index.build()
+    opened: Index = open_index(path)
+    answers: list[Answer] = Collection(opened, embedder).search([path], k=2)
+    asked: ClientAnswer = Client("http://127.0.0.1:8000", timeout=5.0).search("a.jpg")
+    nearest_of_server: ClientMatch = asked.matches[0]
+    print(changes, matches, recall, answers, nearest_of_server.label, asked.known)
     return len(open_dataset("glyphs", seed=0).train.labels)

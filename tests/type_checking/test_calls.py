@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import embedding_expansion
+from embedding_expansion import LOSSES, PROXY_LOSSES, CrossBatchMemory, EmbeddingExpansion, SyntheticSamples
 
 HERE = Path(__file__).parent
 RIGHT, WRONG = HERE / "right_calls.py", HERE / "wrong_calls.py"
@@ -42,6 +44,17 @@ def lines_of_pyright(folder: Path, _: Path) -> set[tuple[str, int]]:
 def wrong_lines() -> set[tuple[str, int]]:
     lines = WRONG.read_text(encoding="utf-8").splitlines()
     return {(WRONG.name, number) for number, line in enumerate(lines, start=1) if line.endswith("# wrong")}
+
+
+def test_every_loss_is_called_and_its_result_is_declared_a_tensor() -> None:
+    """A strict checker then says if a call of one of them is not a tensor."""
+    tree = ast.parse(RIGHT.read_text(encoding="utf-8"))
+    values = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "value"
+    ]
+    called = {ast.unparse(value.func.func) for value in values if isinstance(getattr(value, "func", None), ast.Call)}
+    modules = [*LOSSES.values(), *PROXY_LOSSES.values(), EmbeddingExpansion, SyntheticSamples, CrossBatchMemory]
+    assert {module.__name__ for module in modules} <= called
 
 
 @pytest.mark.parametrize("lines", [lines_of_mypy, lines_of_pyright], ids=["mypy", "basedpyright"])

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import jsonargparse
 
 from embedding_expansion.app.arguments import command, parse
-from embedding_expansion.app.backbone_options import MODEL, add_backbone_options, opened_model, refuse_backbone_options
+from embedding_expansion.app.backbone_options import (
+    MODEL,
+    add_backbone_options,
+    given_options,
+    opened_model,
+    refuse_backbone_options,
+)
+from embedding_expansion.app.next_step import index_of, print_next
 from embedding_expansion.app.tables import MARKED, table
 from embedding_expansion.errors import DataError, InvalidInput
 
@@ -61,16 +68,25 @@ def run(arguments: list[str]) -> int:
 
     check_free(out)
     wanted = {name: given[name] for name in ("method", "k", "similarity", "min_cluster_size")}
-    choose(**wanted)  # reports invalid options before anything is embedded
+    by_labels = given.method == "kmeans" and given.k is None  # which are known once the source is read
+    choose(**wanted | ({"k": 1} if by_labels else {}))  # reports invalid options before anything is embedded
     with ExitStack() as opened:
         source = _of_index(given, opened) if _is_index(given.source) else _of_images(given)
         if given.method == "agglomerative" and given.k is given.similarity is None:
-            wanted["similarity"] = _calibrated(source.thresholds)
+            by_labels = source.thresholds.get("same or not") is None and len(labels_in(source.items)) > 1
+            wanted["similarity"] = None if by_labels else _calibrated(source.thresholds)
+        if by_labels:
+            wanted["k"] = _number_of_labels(source.items)
         found = cluster(source.vectors, **wanted, seed=given.seed)
         measures = measure(source.items, found)
         _print(found, source.items, measures)
         left_out = write_folder(out, source.items, found, measures, source.index, source.name, links=given.links)
     _print_written(out, left_out, links=given.links)
+    print_next(
+        ["embex", "duplicates", *given.source]
+        if source.index is not None
+        else index_of(given.model, given.source, given_options(given))
+    )
     if source.left_out:
         print(f"embex: {source.left_out}", file=sys.stderr)
     for path, reason in source.broken.items():
@@ -90,9 +106,14 @@ def _options() -> jsonargparse.ArgumentParser:
         "--method",
         type=str | None,
         default=None,
-        help="kmeans, agglomerative or hdbscan; default: hdbscan, or the method that --k or --similarity implies",
+        help="louvain, kmeans, agglomerative or hdbscan; default: louvain, or the method that another option implies",
     )
-    options.add_argument("--k", type=int | None, default=None, help="kmeans, agglomerative: number of clusters")
+    options.add_argument(
+        "--k",
+        type=int | None,
+        default=None,
+        help="kmeans, agglomerative: number of clusters; default: the number of labels, where there are some",
+    )
     options.add_argument(
         "--similarity",
         type=float | None,
@@ -102,7 +123,7 @@ def _options() -> jsonargparse.ArgumentParser:
     options.add_argument(
         "--min_cluster_size", type=int | None, default=None, help="hdbscan: smallest size of a cluster; default: 5"
     )
-    options.add_argument("--seed", type=int, default=0, help="kmeans: random seed")
+    options.add_argument("--seed", type=int, default=0, help="louvain, kmeans: random seed")
     options.add_argument("--out", type=str, default="clusters", help=f"folder to write; in its clusters.csv {MARKED}")
     options.add_argument("--links", type=bool, default=True, help="make a folder of symbolic links for each cluster")
     options.add_argument("--device", type=str, default="auto", help="device of the model: auto, cpu, cuda, cuda:1, ...")
@@ -157,11 +178,24 @@ def _calibrated(thresholds: Thresholds) -> float:
     threshold = thresholds.get("same or not")
     if threshold is None:
         raise InvalidInput(
-            "agglomerative needs --k or --similarity, because no threshold was calibrated; pass one of them, or "
-            "--method hdbscan, which needs neither"
+            "agglomerative needs --k or --similarity, because no threshold was calibrated and there are no labels; "
+            "pass one of them, or omit --method, as louvain needs neither"
         )
     print(f"merging clusters down to a similarity of {threshold.value:.3f}, the calibrated threshold for same or not")
     return threshold.value
+
+
+def labels_in(items: list[Item]) -> set[str]:
+    """The labels of the items."""
+    return {item.label for item in items if item.label is not None}
+
+
+def _number_of_labels(items: list[Item]) -> int:
+    number = len(labels_in(items))
+    if number < 2:
+        raise InvalidInput("k-means needs --k, as the images have no labels to count; pass it, or omit --method")
+    print(f"k is {number}, the number of labels")
+    return number
 
 
 def measure(items: list[Item], found: Clustering) -> dict[str, int | float]:
@@ -182,6 +216,7 @@ def _print(found: Clustering, items: list[Item], measures: dict[str, int | float
 
     print(f"method: {found.reason}")
     print(f"{len(items):,} images: {len(found.sizes):,} clusters, {found.noise:,} images in none (noise)")
+    print(f"how sure: {found.sure}")
     if 2 * found.noise > len(items):
         print("more than half of the images are noise; --k or a smaller --min_cluster_size puts more into clusters")
     rows = [

@@ -8,11 +8,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from embedding_expansion.checks import as_limit, check_name, validates
+from embedding_expansion.checks import as_limit, as_whole, check_name, validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import as_array, unit_vectors
 
-METHODS = ("hdbscan", "kmeans", "agglomerative")
+METHODS = ("louvain", "kmeans", "agglomerative", "hdbscan")
+#: Mean silhouettes from which on the words hold, the largest first (Kaufman and Rousseeuw, "Finding Groups in Data",
+#: 1990, who found them by experience).
+_SURE = (
+    (0.7, "the clusters are clearly apart"),
+    (0.5, "most clusters are apart"),
+    (0.25, "the clusters touch, so look at them before you rely on them"),
+    (-1.0, "the clusters overlap, so another method or seed would draw many borders elsewhere"),
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class Clustering:
         representatives: (c,), the row closest to the centre of each cluster; the first one in a tie.
         method: one of `METHODS`.
         reason: how the method was chosen, in words.
+        silhouette: how far the clusters are apart, from -1 to 1: the mean silhouette by cosine distance.
     """
 
     cluster: Int[np.ndarray, " n"]
@@ -36,6 +45,15 @@ class Clustering:
     representatives: Int[np.ndarray, " c"]
     method: str
     reason: str
+    silhouette: float
+
+    @property
+    def sure(self) -> str:
+        """What the silhouette says about how far the clusters can be trusted, in words."""
+        if len(self.sizes) < 2:
+            return "there is one cluster at most, so nothing says how sure it is"
+        words = next(words for least, words in _SURE if self.silhouette >= least)
+        return f"mean silhouette {self.silhouette:.2f}: {words}"
 
     @property
     def noise(self) -> int:
@@ -44,6 +62,7 @@ class Clustering:
 
     def members(self, number: int) -> Int[np.ndarray, " _"]:
         """The rows of a cluster, the closest to its centre first, ties by row. Number -1 gives the noise."""
+        number = as_whole(number, "number", least=-1)
         rows = np.flatnonzero(self.cluster == number)
         return rows if number < 0 else rows[np.argsort(-self.similarity[rows], kind="stable")]
 
@@ -62,13 +81,13 @@ def cluster(
 
     Args:
         vectors: (n, d), floating-point, of any norm.
-        method: "kmeans", "agglomerative" (average linkage) or "hdbscan". None takes k-means if k is given,
-            agglomerative if a similarity is given, and hdbscan otherwise, which finds the number of clusters and treats
-            outliers as noise.
+        method: "louvain" (communities of mutual nearest neighbours), "kmeans", "agglomerative" (average linkage) or
+            "hdbscan". None takes k-means if k is given, agglomerative if a similarity is given, hdbscan if
+            `min_cluster_size` is given, and louvain otherwise, which finds the number of clusters.
         k: the number of clusters, for k-means and agglomerative. Equal rows can give fewer clusters.
         similarity: for agglomerative instead of k: clusters with a smaller similarity are not merged.
         min_cluster_size: for hdbscan: the smallest size of a cluster; None means 5.
-        seed: random seed of k-means; the other methods are deterministic.
+        seed: random seed of louvain and k-means; the other methods are deterministic.
 
     Raises:
         InvalidInput: an option does not apply to the method, is missing or is out of range, or `vectors` is not a
@@ -88,10 +107,13 @@ def cluster(
     chosen, reason = choose(method, k=k, similarity=similarity, min_cluster_size=min_cluster_size)
     found = _assigned(units, chosen, k, similarity, min_cluster_size, seed)
     numbers, sizes = _numbered(found)
+
+    from embedding_expansion.retrieval.clustering import silhouette as mean_silhouette  # torch
+
     closeness = _closeness(units, numbers, sizes)
     order = np.lexsort((np.arange(len(units)), -closeness, numbers))
     first = order[np.searchsorted(numbers[order], np.arange(len(sizes)))]
-    return Clustering(numbers, closeness, sizes, first, chosen, reason)
+    return Clustering(numbers, closeness, sizes, first, chosen, reason, mean_silhouette(units, numbers))
 
 
 @validates
@@ -111,37 +133,45 @@ def choose(
     if method is not None:
         check_name("method", method, METHODS)
     as_limit(k, "k")
-    chosen, reason = _chosen(method, k, similarity)
+    chosen, reason = _chosen(method, k, similarity, min_cluster_size)
     _refuse(chosen, k=k, similarity=similarity, min_cluster_size=min_cluster_size)
     return chosen, reason
 
 
-def _chosen(method: str | None, k: int | None, similarity: float | None) -> tuple[str, str]:
+def _chosen(
+    method: str | None, k: int | None, similarity: float | None, min_cluster_size: int | None
+) -> tuple[str, str]:
     if method is not None:
         return method, f"{_IN_WORDS[method]}, as requested"
     if k is not None:
         return "kmeans", "k-means, because the number of clusters is given"
     if similarity is not None:
         return "agglomerative", "agglomerative, because a similarity is given"
-    return "hdbscan", (
-        "hdbscan, because the number of clusters is not given: it finds dense groups and treats the rest as noise"
+    if min_cluster_size is not None:
+        return "hdbscan", "hdbscan, because the smallest size of a cluster is given"
+    return "louvain", (
+        "louvain, because the number of clusters is not given: it finds communities of mutual nearest neighbours"
     )
 
 
-_IN_WORDS = {"kmeans": "k-means", "agglomerative": "agglomerative", "hdbscan": "hdbscan"}
-_USES = {"kmeans": ("k",), "agglomerative": ("k", "similarity"), "hdbscan": ("min_cluster_size",)}
+_IN_WORDS = {"louvain": "louvain", "kmeans": "k-means", "agglomerative": "agglomerative", "hdbscan": "hdbscan"}
+_USES: dict[str, tuple[str, ...]] = {
+    "louvain": (),
+    "kmeans": ("k",),
+    "agglomerative": ("k", "similarity"),
+    "hdbscan": ("min_cluster_size",),
+}
 
 
 def _refuse(method: str, **options: Any) -> None:
     for name, value in options.items():
         if value is not None and name not in _USES[method]:
-            raise InvalidInput(
-                f"{name} is {value}, but {_IN_WORDS[method]} only takes {' or '.join(_USES[method])}; omit it, or pass "
-                "another method"
-            )
+            taken = " or ".join(_USES[method])
+            takes = f"only takes {taken}" if taken else "takes no such option"
+            raise InvalidInput(f"{name} is {value}, but {_IN_WORDS[method]} {takes}; omit it, or pass another method")
     if method == "kmeans" and options["k"] is None:
         raise InvalidInput(
-            "k-means needs k, the number of clusters; pass k, or choose hdbscan, which finds the number itself"
+            "k-means needs k, the number of clusters; pass k, or choose louvain, which finds the number itself"
         )
 
 
@@ -158,6 +188,8 @@ def _assigned(
     if method == "kmeans":
         assert k is not None  # checked by _refuse
         return kmeans.kmeans(units, k, seed=seed).assignment.numpy()
+    if method == "louvain":
+        return clustering.louvain(units, seed=seed).numpy()
     if method == "agglomerative":
         return clustering.agglomerative(units, k=k, similarity=similarity).numpy()
     return clustering.hdbscan(units, min_cluster_size=5 if min_cluster_size is None else min_cluster_size).numpy()

@@ -26,6 +26,7 @@ from embedding_expansion.retrieval.inputs import (
     unit_rows,
 )
 from embedding_expansion.retrieval.kmeans import kmeans
+from embedding_expansion.retrieval.search import nearest
 
 # Peak memory of agglomerative clustering in bytes per pair of rows: the distances, and scikit-learn's copies of them.
 BYTES = 25
@@ -241,3 +242,101 @@ def hdbscan(
 
     model: Any = HDBSCAN(size, samples, copy=True)  # type: ignore[no-untyped-call]
     return torch.from_numpy(model.fit_predict(unit_rows(rows).cpu().numpy()).astype(np.int64))
+
+
+@validates
+def louvain(embeddings: Tensor | np.ndarray, *, neighbours: int = 10, seed: int = 0) -> Int[Tensor, " n"]:
+    """Finds communities in the graph of mutual nearest neighbours by maximising its modularity.
+
+    The number of clusters need not be known. The graph has an edge between two rows if each is among the nearest
+    neighbours of the other, with their cosine as its weight; cosines below 0.001 count as 0.001. A row without an edge
+    is noise.
+
+    Args:
+        embeddings: (n, d), a floating-point tensor or NumPy array of any norm.
+        neighbours: how many nearest neighbours of each row are considered; fewer where there are fewer rows.
+        seed: of the order in which rows are visited.
+
+    Returns:
+        The cluster of each row, int64, from 0; -1 is noise.
+
+    Raises:
+        InvalidInput: an empty or non-finite matrix, or `neighbours` below 1.
+        InvalidType: embeddings that are not a floating-point matrix, or an option that is not a whole number.
+
+    Example:
+        >>> turns = np.array([0.0, 0.01, 0.02, 1.5, 1.51, 1.52])
+        >>> louvain(np.stack([np.cos(turns), np.sin(turns)], axis=1), neighbours=2).tolist()
+        [0, 0, 0, 1, 1, 1]
+
+    Source: V. D. Blondel, J.-L. Guillaume, R. Lambiotte, E. Lefebvre, "Fast unfolding of communities in large
+        networks", Journal of Statistical Mechanics 2008, as implemented in NetworkX, with a resolution of 1.
+    Differs from the source: nothing; the graph is ours.
+    """
+    rows = embedding_rows(embeddings)
+    wanted, n = as_whole(neighbours, "neighbours", least=1), len(rows)
+    seed = as_whole(seed, "seed", least=0)
+    found = torch.full((n,), -1)
+    if n == 1:
+        return found
+    import networkx
+
+    unit = unit_rows(rows)
+    values, columns = nearest(unit, unit, min(wanted, n - 1), exclude=torch.arange(n))
+    graph = networkx.Graph()
+    graph.add_nodes_from(range(n))
+    cosines = [
+        dict(zip(near, row, strict=True))
+        for near, row in zip(columns.tolist(), values.clamp(min=1e-3).tolist(), strict=True)
+    ]
+    for row, near in enumerate(cosines):
+        graph.add_weighted_edges_from(
+            (row, other, near[other]) for other in near if row < other and row in cosines[other]
+        )
+    parts = networkx.community.louvain_communities(graph, seed=seed)
+    for number, members in enumerate(sorted(sorted(part) for part in parts if len(part) > 1)):
+        found[members] = number
+    return found
+
+
+@validates
+def silhouette(embeddings: Tensor | np.ndarray, clusters: Tensor | np.ndarray | Sequence[int]) -> float:
+    """The mean silhouette of the rows that are in a cluster, by cosine distance.
+
+    The silhouette of a row is (b - a) / max(a, b), where a is its mean distance to the other rows of its cluster and b
+    the smallest mean distance to the rows of another cluster. It is 0 for a row alone in its cluster.
+
+    Args:
+        embeddings: (n, d), a floating-point tensor or NumPy array of any norm.
+        clusters: n whole numbers; rows of cluster -1 are noise and left out.
+
+    Returns:
+        A number from -1 to 1; 0 with fewer than two clusters. Computed from the sums of the clusters, in memory that
+        grows with n times the number of clusters.
+
+    Raises:
+        InvalidInput, InvalidType: embeddings or clusters that cannot be used.
+
+    Example:
+        >>> silhouette(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), [0, 0, 1])
+        0.6666666666666666
+
+    Source: P. J. Rousseeuw, "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis",
+        Journal of Computational and Applied Mathematics 1987.
+    Differs from the source: noise is left out.
+    """
+    rows = embedding_rows(embeddings)
+    given = label_values(clusters, len(rows), "clusters", "embeddings")
+    unit = unit_rows(rows).double().cpu().numpy()[given != -1]
+    names, labels, sizes = np.unique(given[given != -1], return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        return 0.0
+    sums = np.zeros((len(names), unit.shape[1]))
+    np.add.at(sums, labels, unit)
+    products, every = unit @ sums.T, np.arange(len(unit))
+    own = 1 - (products[every, labels] - 1) / np.maximum(sizes[labels] - 1, 1)
+    products /= sizes
+    products[every, labels] = -np.inf
+    other = 1 - products.max(axis=1)
+    values = (other - own) / np.maximum(np.maximum(own, other), 1e-12)
+    return float(np.where(sizes[labels] > 1, values, 0.0).mean())

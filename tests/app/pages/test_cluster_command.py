@@ -73,7 +73,7 @@ def test_an_index_is_clustered_into_a_folder_on_both_backends(
     assert f"NMI{expected['nmi']:.3f}" in check_page(out / "index.html").text.replace(" ", "")
 
 
-def test_without_options_hdbscan_is_taken_and_said_so(
+def test_with_a_smallest_size_hdbscan_is_taken_and_said_so(
     place: str, shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -83,9 +83,42 @@ def test_without_options_hdbscan_is_taken_and_said_so(
     assert found.noise
     check_folder(out, shop.items, found)
     printed = capsys.readouterr().out
-    assert "method: hdbscan, because the number of clusters is not given" in printed
+    assert "method: hdbscan, because the smallest size of a cluster is given" in printed
+    assert f"how sure: {found.sure}" in printed
     assert f"{found.noise} images in none (noise)" in printed
     assert f"{found.noise} images in none" in check_page(out / "index.html").text
+
+
+def test_without_options_louvain_is_taken_and_it_says_how_sure_it_is(
+    place: str, shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["cluster", place, "--out", str(out)]) == 0
+    found = cluster(shop.vectors)
+    check_folder(out, shop.items, found)
+    printed = capsys.readouterr().out
+    assert "method: louvain, because the number of clusters is not given" in printed
+    assert f"how sure: mean silhouette {found.silhouette:.2f}" in printed
+    assert found.sure in check_page(out / "index.html").text
+
+
+@pytest.mark.parametrize("method", ["kmeans", "agglomerative"])
+def test_without_k_there_are_as_many_clusters_as_labels(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    assert main(["cluster", place, "--method", method, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "k is 9, the number of labels" in printed
+    assert "35 images: 9 clusters" in printed
+
+
+def test_without_k_and_labels_k_means_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with create_index(tmp_path / "index", dimensions=2) as index:
+        index.add([Item("a.jpg"), Item("b.jpg", label="b")], [[1.0, 0.0], [0.0, 1.0]])
+    given = ["cluster", str(tmp_path / "index"), "--out", str(tmp_path / "out")]
+    assert main([*given, "--method", "kmeans"]) == 2
+    assert "k-means needs --k, as the images have no labels to count" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_names_are_escaped_on_every_page(place: str, shop: Shop, tmp_path: Path) -> None:
@@ -207,7 +240,6 @@ def test_what_cannot_be_is_one_sentence_before_anything_is_embedded(
         ([place, "--k", "0"], "k is 0"),
         ([place, "--k", "36"], "k is 36 but embeddings has 35 rows"),
         ([place, "--method", "k-means"], "did you mean 'kmeans'"),
-        ([place, "--method", "kmeans"], "k-means needs k"),
         ([place, "--method", "hdbscan", "--k", "3"], "hdbscan only takes min_cluster_size"),
         ([place, "--similarity", "2"], "similarity is 2"),
         ([folder, *with_model, "--k", "-3"], "k is -3"),

@@ -67,6 +67,7 @@ def write_pages(
         + (f", {count(found.noise, 'image')} in none" if found.noise else ""),
         "facts": facts,
         "reason": found.reason,
+        "sure": found.sure,
         "measures": measures,
         "groups": [group for group in groups if group.representative],
         "further": [group for group in groups if not group.representative],
