@@ -44,7 +44,7 @@ def parse(parser: jsonargparse.ArgumentParser, arguments: list[str]) -> jsonargp
         InvalidInput: an argument is unknown, missing or of the wrong type.
     """
     if COMPLETING in os.environ:
-        from embedding_expansion.app.completion import answer
+        from embedding_expansion.app.shell import answer
 
         answer(parser)
     try:

@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         on stderr as one line, and 128 plus the signal number for a command stopped by a signal.
     """
     if "_ARGCOMPLETE" in os.environ:  # a shell completes a line
-        from embedding_expansion.app.completion import complete
+        from embedding_expansion.app.shell import complete
 
         complete(COMMANDS, lambda name: _module(name).run([]))
     given = sys.argv[1:] if arguments is None else arguments

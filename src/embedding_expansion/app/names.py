@@ -16,6 +16,15 @@ from embedding_expansion.model.backbone_names import check_backbone_name
 from embedding_expansion.runs.options import MINERS, TrainConfig
 
 _LOSSES = Path(__file__).parents[1] / "core" / "losses"
+#: Short forms of options.
+SHORT = {
+    "--data": "--data.name",
+    "--loss": "--loss.name",
+    "--model": "--model.backbone",
+    "--expansion": "--expansion.n",
+    "--memory": "--memory.size",
+    "--miner": "--miner.name",
+}
 #: Parameters that a run sets itself.
 _SIZES = ("num_classes", "embedding_size")
 

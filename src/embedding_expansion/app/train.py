@@ -10,6 +10,7 @@ import jsonargparse
 
 from embedding_expansion.app.arguments import parse
 from embedding_expansion.app.examples import EXAMPLES
+from embedding_expansion.app.names import SHORT
 from embedding_expansion.app.next_step import after_run, print_next
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs.config import from_namespace, parser
@@ -21,15 +22,6 @@ if TYPE_CHECKING:
     from embedding_expansion.training.job import Tested
 
 _DESCRIPTION = "Trains an embedding model and evaluates it before and after training."
-#: Short forms of options.
-SHORT = {
-    "--data": "--data.name",
-    "--loss": "--loss.name",
-    "--model": "--model.backbone",
-    "--expansion": "--expansion.n",
-    "--memory": "--memory.size",
-    "--miner": "--miner.name",
-}
 
 
 def run(arguments: list[str]) -> int:

@@ -12,8 +12,9 @@ import jsonargparse
 
 from embedding_expansion.app.arguments import parse
 from embedding_expansion.app.examples import EXAMPLES
+from embedding_expansion.app.names import SHORT
 from embedding_expansion.app.next_step import print_next
-from embedding_expansion.app.train import SHORT, long_option, with_recipe
+from embedding_expansion.app.train import long_option, with_recipe
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.runs.config import from_namespace, parser
 from embedding_expansion.runs.help import with_examples

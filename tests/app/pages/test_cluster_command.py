@@ -148,9 +148,11 @@ def test_images_are_clustered_with_a_model_and_labelled_by_their_folders(
 def test_agglomerative_joins_down_to_the_calibrated_similarity(
     shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = shop.fill(str(tmp_path / "index"))
-    given = ["cluster", place, "--method", "agglomerative", "--links", "false", "--out", str(tmp_path / "out")]
-    assert main(given) == 2
+    place, options = shop.fill(str(tmp_path / "index")), ["--method", "agglomerative", "--links", "false"]
+    given = ["cluster", place, *options, "--out", str(tmp_path / "out")]
+    with create_index(tmp_path / "bare", dimensions=2) as index:
+        index.add([Item("a.jpg"), Item("b.jpg")], np.eye(2))
+    assert main(["cluster", str(tmp_path / "bare"), *options, "--out", str(tmp_path / "none")]) == 2
     assert "needs --k or --similarity, because no threshold was calibrated" in capsys.readouterr().err
     threshold = Threshold(0.9, "same or not", "precision", 0.9, 0.95, 0.8, 4, 8)
     with open_index(place) as index:
