@@ -83,6 +83,8 @@ def run(arguments: list[str]) -> int:
     options, full = _options(), [long_option(argument) for argument in arguments]
     parsed = parse(options, full)
     given = from_namespace(parsed)
+    if given.has_method:
+        raise InvalidInput("embex tune compares forms of expansion, whose place a method takes; omit --method")
 
     from embedding_expansion.app.names import check_names
 
