@@ -43,9 +43,25 @@ class Takes:
         return ", ".join([name, *others]) if self.losses else f"{name}, or any other loss without proxies"
 
 
+_GENERATED = ("triplet", "n_pair")
+_SYMMETRICAL = ("n_pair", "triplet", "lifted_structure", "angular")
 #: What the methods of generation/ take, by their names.
 METHODS: dict[str, Takes] = {
+    "daml": Takes({"name": "triplet", "margin": 1.0}, _GENERATED, pairs=True, needs_head=True),
+    "hdml": Takes({"name": "triplet", "margin": 1.0}, _GENERATED, unnormalized=_GENERATED, pairs=True, needs_head=True),
+    "dvml": Takes({"name": "triplet", "margin": 1.0}),
+    "symmetrical": Takes({"name": "n_pair"}, _SYMMETRICAL, unnormalized=("n_pair",), pairs=True),
+    "loop": Takes(
+        {"name": "multi_similarity", "alpha": 2.0, "beta": 50.0, "base": 0.4},
+        ("multi_similarity", "triplet", "hphn_triplet", "lifted_structure", "n_pair"),
+        unnormalized=("n_pair",),
+        pairs=True,
+    ),
+    "proxy_synthesis": Takes({"name": "proxy_anchor"}, PROXIES),
     "das": Takes({"name": "multi_similarity"}),
+    "iaa": Takes({"name": "multi_similarity"}),
+    "metrix": Takes({"name": "multi_similarity"}, ("multi_similarity", "contrastive", "proxy_anchor")),
+    "memvir": Takes({"name": "proxy_anchor"}, PROXIES),
 }
 #: The name that stands for training without a method.
 NO_METHOD = "none"

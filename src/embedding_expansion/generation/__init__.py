@@ -15,9 +15,8 @@ def _found() -> Iterator[type[Method]]:
         module = importlib.import_module(f"{__name__}.{file.name}")
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__:
-                if value is not Method:
-                    yield value
+                yield value
 
 
 #: The methods by name.
-METHODS: dict[str, type[Method]] = {method.name: method for method in _found()}
+METHODS: dict[str, type[Method]] = {method.name: method for method in _found() if method is not Method}

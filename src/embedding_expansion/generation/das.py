@@ -78,7 +78,7 @@ class DAS(Method, name="das"):
         return {"metric": Objective(value, (NETWORK, "loss"))}
 
     def _remember(self, rows: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> None:
-        """Counts the largest channels of each row, and puts its difference to the next row of its class in the queue."""
+        """Counts the largest channels of each row; its difference to the next row of its class enters the queue."""
         largest = torch.zeros_like(rows, dtype=self.counts.dtype)
         largest.scatter_(1, rows.topk(self.channels, dim=1).indices, 1)
         self.counts.index_add_(0, labels, largest)

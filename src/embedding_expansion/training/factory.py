@@ -246,8 +246,9 @@ def check_size(model: EmbeddingModel, size: int, backbone: str) -> None:
 def make_optimizer(config: OptimizerConfig, model: EmbeddingModel, loss: nn.Module) -> torch.optim.Optimizer:
     """Builds Adam or AdamW with three groups: head and pooling, backbone, and loss, each with its learning rate.
 
-    With a method in place of the loss there is one more group for each of its other modules. Parameters of the loss have no weight decay: proxies are normalised, so that decay would only increase their
-    effective learning rate, and margins have no reason to shrink to 0.
+    With a method in place of the loss there is one more group for each of its other modules. Parameters of the loss
+    have no weight decay: proxies are normalised, so that decay would only increase their effective learning rate, and
+    margins have no reason to shrink to 0.
     """
     groups: list[dict[str, Any]] = [
         {"params": [*model.pooling.parameters(), *model.head.parameters()], "factor": 1.0},
