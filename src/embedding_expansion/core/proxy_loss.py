@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Float
@@ -74,7 +74,7 @@ class ProxyLoss(PairLoss):
         classes = adjacent(self.num_classes, self.per_class, inputs.labels.device)
         return replace(inputs, reference=self.proxies, reference_labels=classes, proxies=self.per_class)
 
-    def with_proxies(self, proxies: Float[Tensor, "p d"]) -> Self:
+    def with_proxies(self, proxies: Float[Tensor, "p d"]) -> ProxyLoss:
         """The loss with other proxies, such as its own and those of further classes, as part of a graph.
 
         Args:

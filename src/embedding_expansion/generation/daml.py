@@ -101,5 +101,5 @@ class DAML(Method, name="daml"):
         }
 
 
-def _apart(left: Float[Tensor, "*b d"], right: Float[Tensor, "*b d"]) -> Float[Tensor, "*b"]:
+def _apart(left: Float[Tensor, "*#b d"], right: Float[Tensor, "*#b d"]) -> Float[Tensor, "*#b"]:
     return (left - right).square().sum(dim=-1)

@@ -18,7 +18,7 @@ def rows_of(loss: PairLoss, embeddings: Float[Tensor, "*b d"]) -> Float[Tensor, 
     return functional.normalize(embeddings, dim=-1) if loss.normalize else embeddings
 
 
-def similarity(left: Float[Tensor, "*b d"], right: Float[Tensor, "*b d"], metric: Metric) -> Float[Tensor, "*b"]:
+def similarity(left: Float[Tensor, "*#b d"], right: Float[Tensor, "*#b d"], metric: Metric) -> Float[Tensor, "*#b"]:
     """The similarity of every two rows that belong together, after broadcasting, as `Pairs` describes it."""
     if metric == "euclidean":
         return 1 - (left - right).square().sum(dim=-1) / 2
