@@ -88,6 +88,7 @@ class Method(ABC, nn.Module):
             raise InvalidInput(
                 f"features, embeddings and labels have the shapes {shapes}; pass (b, w), (b, d) and (b,) of one batch"
             )
+        self.loss.last_statistics.clear()  # in some phases the loss is read from a table of the method
         with torch.autocast(embeddings.device.type, enabled=False):
             found = self.objectives(widened(features), widened(embeddings), labels)
         self._values = {f"objective_{name}": objective.value.detach() for name, objective in found.items()}
