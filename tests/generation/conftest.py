@@ -59,7 +59,7 @@ def setting(name: str, loss: str | None = None, *, seed: int = 0, **options: Any
     torch.manual_seed(seed)
     trunk, head = nn.Sequential(nn.Linear(7, WIDTH), nn.ReLU()), nn.Linear(WIDTH, DIM)
     images, labels = torch.randn(CLASSES * EACH, 7), torch.arange(CLASSES * EACH) % CLASSES
-    given = {"loss": loss_for(name, loss), "head": head, "width": WIDTH, "embedding_size": DIM}
+    given: dict[str, Any] = {"loss": loss_for(name, loss), "head": head, "width": WIDTH, "embedding_size": DIM}
     given |= {"num_classes": CLASSES, "batch_size": CLASSES * EACH}
     known = inspect.signature(METHODS[name]).parameters
     method = METHODS[name](**{key: value for key, value in given.items() if key in known}, **options)

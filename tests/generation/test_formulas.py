@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from embedding_expansion.core.losses import AngularLoss, LiftedStructureLoss
+from embedding_expansion.core.losses.angular import AngularLoss
+from embedding_expansion.core.losses.logarithmic import LiftedStructureLoss
+from embedding_expansion.core.pair_loss import PairLoss
+from embedding_expansion.core.proxy_loss import ProxyLoss
 from embedding_expansion.generation.method import Method
 
 from .conftest import CLASSES, DIM, EACH, setting
@@ -39,6 +42,12 @@ def embeddings(seed: int, spread: float = 0.4) -> Tensor:
 
 def value(method: Method, rows: Tensor, name: str = "metric") -> Tensor:
     return method.step(rows, rows, torch.tensor(LABELS))[name].value
+
+
+def proxies_of(method: Method) -> Tensor:
+    """The proxies, without gradient; changes in place are changes of the loss."""
+    assert isinstance(method.loss, ProxyLoss)
+    return method.loss.proxies.detach()
 
 
 def unit_rows(rows: Tensor) -> list[Tensor]:
@@ -95,7 +104,7 @@ def test_proxy_synthesis_gives_each_mixture_a_class_of_its_own() -> None:
     found = value(made.method, embeddings(1))
     torch.manual_seed(3)
     share = float(torch.distributions.Beta(0.4, 0.4).sample())
-    rows, proxies = unit_rows(embeddings(1)), unit_rows(made.method.loss.proxies.detach())
+    rows, proxies = unit_rows(embeddings(1)), unit_rows(proxies_of(made.method))
     mixed = mixed_neighbours(rows, LABELS, share)
     of_mixed = [share * proxies[LABELS[i]] + (1 - share) * proxies[LABELS[j]] for _, i, j in mixed]
     labels = LABELS + [CLASSES + number for number in range(len(mixed))]
@@ -105,9 +114,9 @@ def test_proxy_synthesis_gives_each_mixture_a_class_of_its_own() -> None:
 
 def test_memvir_compares_with_the_rows_and_proxies_of_every_third_step_before() -> None:
     method = setting("memvir", virtual=2, gap=2, start=1).method
-    past = []
+    past: list[tuple[Tensor, Tensor]] = []
     for step in range(9):
-        rows, proxies = embeddings(step), method.loss.proxies.detach().clone()
+        rows, proxies = embeddings(step), proxies_of(method).clone()
         found = value(method, rows)
         used = [past[step - age] for age in (3, 6) if step - age >= 1]  # the first step is not kept
         all_rows, labels, all_proxies = list(rows), list(LABELS), list(proxies)
@@ -116,7 +125,7 @@ def test_memvir_compares_with_the_rows_and_proxies_of_every_third_step_before() 
             all_rows, all_proxies = all_rows + list(old), all_proxies + list(of_old)
         close(found, proxy_anchor(all_rows, labels, all_proxies, 0.1, 32.0), 1e-6)
         past.append((rows, proxies))
-        method.loss.proxies.data += 0.1 * torch.randn_like(proxies)
+        proxies_of(method).add_(0.1 * torch.randn_like(proxies))
     assert len(used) == 2
 
 
@@ -125,7 +134,7 @@ def test_memvir_compares_with_the_rows_and_proxies_of_every_third_step_before() 
 def test_metrix_adds_the_loss_of_mixtures(loss: str, seed: int) -> None:
     method = setting("metrix", loss).method
     rows = unit_rows(embeddings(1))
-    anchors = unit_rows(method.loss.proxies.detach()) if loss == "proxy_anchor" else rows
+    anchors = unit_rows(proxies_of(method)) if loss == "proxy_anchor" else rows
     clean = method.loss(embeddings(1), torch.tensor(LABELS)).detach()
     torch.manual_seed(seed)
     found = value(method, embeddings(1))
@@ -165,7 +174,7 @@ def test_symmetrical_triplet_takes_the_nearest_points_of_two_classes() -> None:
 
 
 @pytest.mark.parametrize("loss", [LiftedStructureLoss, AngularLoss])
-def test_symmetrical_lifted_and_angular_read_the_largest_similarity(loss: type) -> None:
+def test_symmetrical_lifted_and_angular_read_the_largest_similarity(loss: type[PairLoss]) -> None:
     given, classes = pairs(unit_rows(embeddings(1)))
     terms = []
     for i, pair in enumerate(given):
@@ -200,8 +209,8 @@ def test_daml_trains_with_generated_negatives(loss: str) -> None:
     made = setting("daml", loss, plain_steps=1, regularization=0.7, adversarial=5.0, hidden=8)
     generator = made.method.get_submodule("generator")
     with torch.no_grad():  # so that it does something before it has learnt
-        for layer in generator[::2]:
-            layer.weight.mul_(20)
+        for weight in generator.parameters():
+            weight.mul_(20)
     features, rows, labels = made.forward()
     plain = made.method.step(features, rows, labels)
     assert [*plain] == ["metric"]

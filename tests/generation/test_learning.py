@@ -75,7 +75,9 @@ def train(name: str, steps: int, **options: Any) -> tuple[nn.Module, nn.Linear, 
     torch.manual_seed(0)
     trunk, head = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.ReLU()), nn.Linear(HIDDEN, DIM)
     method = make(name, head, 5, len(rows), **options)
-    own = [{"params": part.parameters(), "lr": 0.1 if key == "loss" else 1e-2} for key, part in method.named_children()]
+    own: list[dict[str, Any]] = [
+        {"params": part.parameters(), "lr": 0.1 if key == "loss" else 1e-2} for key, part in method.named_children()
+    ]
     optimizer = torch.optim.Adam([{"params": [*trunk.parameters(), *head.parameters()]}, *own], lr=1e-2)
     decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     network = nn.ModuleList([trunk, head])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from embedding_expansion.core.losses import PROXY_LOSSES, ContrastiveLoss, TripletLoss
+from embedding_expansion.core.losses import PROXY_LOSSES
+from embedding_expansion.core.losses.hinge import ContrastiveLoss
+from embedding_expansion.core.losses.triplet import TripletLoss
 from embedding_expansion.errors import DegenerateBatchWarning, InvalidInput, InvalidType
 from embedding_expansion.generation import METHODS
 from embedding_expansion.generation.daml import DAML
@@ -76,9 +80,9 @@ def test_each_objective_trains_what_it_names_and_nothing_else(name: str) -> None
 def test_the_adversarial_term_reaches_the_head_and_does_not_train_it() -> None:
     made = last_phase("daml")
     made.method.loss.parameters_of_function["margin"] = -10.0  # so that the hinge is active
-    made.method.adversarial = 1e6  # and the rest of the objective next to nothing
+    made.method.adversarial = 1000000.0  # and the rest of the objective next to nothing
     value = made.method.step(*made.forward())["generator"].value
-    assert torch.autograd.grad(value, made.head.weight)[0].abs().max() > 1
+    assert torch.autograd.grad(value, [*made.head.parameters()])[0].abs().max() > 1
     assert trained(made, ["generator"]) == {"generator"}
 
 
@@ -104,10 +108,10 @@ def test_gradients_add_up_over_objectives(name: str) -> None:
         )
     *alone, together = single
     for key, found in together.items():
-        given = [each[key] for each in alone if each[key] is not None]
+        given = [gradient for each in alone if (gradient := each[key]) is not None]
         assert (found is None) == (not given)
         if found is not None:
-            torch.testing.assert_close(found, sum(given[1:], given[0]))
+            torch.testing.assert_close(found, torch.stack(given).sum(dim=0))
 
 
 def test_the_state_of_a_method_is_its_schedule(name: str) -> None:
@@ -143,6 +147,20 @@ def test_every_method_has_its_line_and_the_loss_of_its_paper() -> None:
     assert not any(TAKES["das"].accepts(loss) for loss in PROXY_LOSSES)
 
 
+def test_the_page_on_methods_has_every_loss_and_parameter() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    documented = {cells[0].strip("`"): cells[1] for cells in rows if len(cells) == 2}
+    of_the_run = {"loss", "head", "width", "num_classes", "embedding_size", "batch_size"}
+    for name, method in METHODS.items():
+        parameters = inspect.signature(method).parameters.items()
+        given = [f"`{key}` {each.default}".lower() for key, each in parameters if key not in of_the_run]
+        assert documented[name] == ", ".join(given)
+        losses = next(cells[3] for cells in rows if cells[0] == f"`{name}`" and len(cells) == 4)
+        wanted = TAKES[name].losses or (str(TAKES[name].paper["name"]),)
+        assert losses == "as `proxy_synthesis`" or losses.startswith(", ".join(f"`{loss}`" for loss in wanted))
+
+
 def test_half_precision_is_widened(name: str) -> None:
     made = setting(name, **SHORT.get(name, {}))
     made.method.float(), made.trunk.float(), made.head.float()
@@ -169,7 +187,7 @@ def test_a_batch_of_one_class_or_of_single_images_breaks_nothing(name: str) -> N
 @pytest.mark.parametrize(
     ("make", "error", "sentence"),
     [
-        (lambda: DAS(torch.nn.Linear(2, 2), 3, 4), InvalidType, "pass an instance of one of this package's losses"),
+        (lambda: DAS(nn.Linear(2, 2), 3, 4), InvalidType, "pass an instance of one of this"),  # type: ignore[arg-type]
         (lambda: DAS(TripletLoss(), 3, 4, copies=-1), InvalidInput, "copies is -1"),
         (lambda: DAML(ContrastiveLoss(), nn.Linear(2, 2), 2), InvalidInput, "pass a TripletLoss or an NPairLoss"),
         (lambda: LoOp(ContrastiveLoss()), InvalidInput, "LoOp has forms of multi_similarity, triplet"),

@@ -14,6 +14,7 @@ from embedding_expansion.app.arguments import parse
 from embedding_expansion.app.examples import EXAMPLES
 from embedding_expansion.app.train import SHORT, long_option, with_recipe
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.methods import NO_METHOD
 from embedding_expansion.runs.config import from_namespace, parser
 from embedding_expansion.runs.help import with_examples
 from embedding_expansion.tuning.arms import check_arms
@@ -82,9 +83,9 @@ def run(arguments: list[str]) -> int:
     """Tunes; returns the exit status."""
     options, full = _options(), [long_option(argument) for argument in arguments]
     parsed = parse(options, full)
-    given = from_namespace(parsed)
-    if given.has_method:
+    if parsed.method.get("name") != NO_METHOD:
         raise InvalidInput("embex tune compares forms of expansion, whose place a method takes; omit --method")
+    given = from_namespace(parsed)
 
     from embedding_expansion.app.names import check_names
 

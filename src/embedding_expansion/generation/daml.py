@@ -63,12 +63,11 @@ class DAML(Method, name="daml"):
         self.regularization = as_number(regularization, "regularization", least=0)
         self.adversarial = as_number(adversarial, "adversarial", least=0)
         self._head = (head,)  # in a tuple, so that its parameters are not those of the method
-        self.generator = nn.Sequential(
-            nn.Linear(3 * size, units), nn.ReLU(), nn.Linear(units, units), nn.ReLU(), nn.Linear(units, size)
-        )
-        for layer in self.generator[::2]:
+        layers = nn.Linear(3 * size, units), nn.Linear(units, units), nn.Linear(units, size)
+        for layer in layers:
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
+        self.generator = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def objectives(

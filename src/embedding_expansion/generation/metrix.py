@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -66,7 +67,7 @@ class Metrix(Method, name="metrix"):
     ) -> dict[str, Objective]:
         """The loss plus the weighted loss of the mixtures."""
         rows = rows_of(self.loss, embeddings)
-        value = self.loss(rows, labels)
+        value: Tensor = self.loss(rows, labels)
         with_anchor = bool(torch.rand(()) < 0.5)
         if isinstance(self.loss, ProxyLoss):
             anchors = rows_of(self.loss, self.loss.proxies)
@@ -143,4 +144,8 @@ def _mean(values: Tensor, weights: Tensor) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp(min=LEAST)
 
 
-_READ = {"multi_similarity": _multi_similarity, "contrastive": _contrastive, "proxy_anchor": _proxy_anchor}
+_READ: dict[str, Callable[..., Tensor]] = {
+    "multi_similarity": _multi_similarity,
+    "contrastive": _contrastive,
+    "proxy_anchor": _proxy_anchor,
+}

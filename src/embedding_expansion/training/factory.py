@@ -259,9 +259,10 @@ def make_optimizer(config: OptimizerConfig, model: EmbeddingModel, loss: nn.Modu
             "weight_decay": 0.0,
         },
     ]
+    rates = loss.rates if isinstance(loss, Method) else {}
     for name, module in loss.named_children() if isinstance(loss, Method) else ():
         if name != "loss":
-            groups.append({"params": list(module.parameters()), "factor": loss.rates.get(name, 1.0)})
+            groups.append({"params": list(module.parameters()), "factor": rates.get(name, 1.0)})
     for group in groups:
         group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam

@@ -55,6 +55,7 @@ def gradients_of_objectives(
         The value of the first objective.
     """
     inputs, labels = batch
+    ranks.share_first(job.network.buffers())  # statistics of batch norm, as DistributedDataParallel does
     with autocast(job.device, job.precision):
         features, embeddings = job.features_and_embeddings(inputs)
     _check_finite(embeddings, job.network, ranks)

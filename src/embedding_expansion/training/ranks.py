@@ -99,7 +99,9 @@ class Ranks:
     def share_first(self, tensors: Iterable[Tensor]) -> None:
         """Replaces tensors by those of the first rank."""
         for tensor in tensors if self.world > 1 else ():
-            dist.broadcast(tensor, 0)
+            shared = tensor.detach().contiguous()  # convolutions are stored channels last
+            dist.broadcast(shared, 0)
+            tensor.detach().copy_(shared)
 
     def gather_batch(self, labels: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
         """The rows of all ranks with gradient, and then the labels of all ranks.
@@ -116,8 +118,9 @@ class Ranks:
         """Averages the gradients over the ranks, which have them of the same parameters."""
         for parameter in parameters if self.world > 1 else ():
             if parameter.grad is not None:
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= self.world
+                shared = parameter.grad.contiguous()
+                dist.all_reduce(shared)
+                parameter.grad.copy_(shared / self.world)
 
     def maximum(self, value: int) -> int:
         """The maximum over all ranks. It makes all ranks react to a signal at the same step."""

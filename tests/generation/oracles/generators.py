@@ -27,18 +27,22 @@ def pairs_and_negatives(labels: list[int], of_each_class: bool, drawn: Sequence[
     return [(a, p, [row for label, row in first.items() if label != labels[a]]) for a, p in pairs]
 
 
+def mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean()
+
+
 def base(kind: str, a: Tensor, p: Tensor, negatives: list[Tensor], margin: float) -> Tensor:
     """The loss of one anchor."""
     if kind == "triplet":
         return (apart(a, p) - apart(a, negatives[0]) + margin).clamp(min=0)
-    return torch.log(1 + sum(torch.exp(a.dot(n) - a.dot(p)) for n in negatives))
+    return torch.log(1 + torch.stack([torch.exp(a.dot(n) - a.dot(p)) for n in negatives]).sum())
 
 
 def daml(
     kind: str, features: Tensor, head: Map, generator: Map, triplets: list[Triplet], margin: float, l1: float, l2: float
 ) -> tuple[Tensor, Tensor]:
     """The metric and the generator's objective."""
-    norm = sum(row.norm() for row in features) / len(features)
+    norm = mean([row.norm() for row in features])
     metric, generated = [], []
     for a, p, negatives in triplets:
         made = [generator(torch.cat([features[a], features[p], features[n]]) / norm) for n in negatives]
@@ -48,7 +52,7 @@ def daml(
         for each, embedded, n in zip(made, of_made, negatives, strict=True):
             fooled = (apart(of_a, embedded) - apart(of_a, of_p) - margin).clamp(min=0) / 2
             generated.append(apart(each, features[a] / norm) + l1 * apart(each, features[n] / norm) + l2 * fooled)
-    return sum(metric) / len(metric), sum(generated) / len(generated)
+    return mean(metric), mean(generated)
 
 
 def pulled(a: Tensor, p: Tensor, n: Tensor, alpha: float, average: float) -> Tensor:
@@ -64,11 +68,11 @@ def hdml_metric(
     """W J_m + (1 - w) J_syn; `again` are the embeddings of G(z), `made` those of the generated negatives."""
     plain = [base(kind, z[a], z[p], [z[n] for n in negatives], margin) for a, p, negatives in triplets]
     synthetic = [base(kind, again[a], again[p], made[k], margin) for k, (a, p, _) in enumerate(triplets)]
-    return weight * sum(plain) / len(plain) + (1 - weight) * sum(synthetic) / len(synthetic)
+    return weight * mean(plain) + (1 - weight) * mean(synthetic)
 
 
-def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) | N(0, I)) of one row, from torch's own formula."""
-    given = torch.distributions.Normal(mean, (log_variance / 2).exp())
-    usual = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+def divergence(centre: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(centre, variance) | N(0, I)) of one row, from torch's own formula."""
+    given = torch.distributions.Normal(centre, (log_variance / 2).exp())
+    usual = torch.distributions.Normal(torch.zeros_like(centre), torch.ones_like(centre))
     return torch.distributions.kl_divergence(given, usual).sum()
