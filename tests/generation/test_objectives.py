@@ -97,7 +97,7 @@ def test_gradients_add_up_over_objectives(name: str) -> None:
     for chosen in [*([each] for each in objectives), objectives]:
         again = copy.deepcopy(made)
         if hasattr(again.method, "_head"):
-            again.method._head = (again.head,)
+            again.method._head = (again.head,)  # type: ignore[assignment]
         trained(again, chosen)
         single.append(
             {
@@ -193,7 +193,7 @@ def test_a_batch_of_one_class_or_of_single_images_breaks_nothing(name: str) -> N
         (lambda: LoOp(ContrastiveLoss()), InvalidInput, "LoOp has forms of multi_similarity, triplet"),
         (lambda: SymmetricalSynthesis(ContrastiveLoss()), InvalidInput, "pass an NPairLoss, TripletLoss"),
         (lambda: Metrix(TripletLoss()), InvalidInput, "pass a MultiSimilarityLoss, ContrastiveLoss or ProxyAnchor"),
-        (lambda: ProxySynthesis(TripletLoss()), InvalidType, "pass a loss on proxies"),
+        (lambda: ProxySynthesis(TripletLoss()), InvalidType, "pass a loss on proxies"),  # type: ignore[arg-type]
         (lambda: MemVir(PROXY_LOSSES["soft_triple"](3, 4), 8), InvalidInput, "pass a loss with one"),
     ],
 )

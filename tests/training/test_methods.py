@@ -71,8 +71,17 @@ def test_a_killed_run_equals_one_that_never_stopped(
     assert len(logged) == {"daml": 2, "hdml": 3, "dvml": 3}.get(name, 1)
 
 
+#: What keeps HDML, whose terms are sums of thousands, stable with SGD at 0.1.
+STABLE = {"share": 0.999, "softmax": 0.01, "balance": 0.1}
+
+
+def of_ranks(config: TrainConfig, name: str) -> TrainConfig:
+    config = with_method(config, name)
+    return dataclasses.replace(config, method=config.method | STABLE) if name == "hdml" else config
+
+
 def work(rank: int, world: int, config: TrainConfig) -> dict[str, dict[str, Tensor]]:
-    return {name: trained(with_method(config, name), Ranks(rank, world)) for name in METHODS}
+    return {name: trained(of_ranks(config, name), Ranks(rank, world)) for name in METHODS}
 
 
 def test_processes_give_the_gradients_and_weights_of_one(photographs: Path, tmp_path: Path) -> None:
@@ -81,7 +90,7 @@ def test_processes_give_the_gradients_and_weights_of_one(photographs: Path, tmp_
     config = dataclasses.replace(small_config(photographs, tmp_path), steps=3, model=model)
     together = results_of_ranks(2, tmp_path, work, 2, config)
     for name in METHODS:
-        alone = trained(with_method(config, name))
+        alone = trained(of_ranks(config, name))
         for rank in together:
             assert_equal(rank[name], alone)
 
