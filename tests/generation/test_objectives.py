@@ -80,7 +80,7 @@ def test_each_objective_trains_what_it_names_and_nothing_else(name: str) -> None
 def test_the_adversarial_term_reaches_the_head_and_does_not_train_it() -> None:
     made = last_phase("daml")
     made.method.loss.parameters_of_function["margin"] = -10.0  # so that the hinge is active
-    made.method.adversarial = 1000000.0  # and the rest of the objective next to nothing
+    made.method.adversarial = 1e6  # type: ignore[assignment]  # and the rest next to nothing
     value = made.method.step(*made.forward())["generator"].value
     assert torch.autograd.grad(value, [*made.head.parameters()])[0].abs().max() > 1
     assert trained(made, ["generator"]) == {"generator"}
