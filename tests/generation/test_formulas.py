@@ -266,7 +266,8 @@ def test_hdml_pulls_negatives_and_weighs_by_the_last_window(loss: str) -> None:
         own = [classifier(y).log_softmax(0)[k] for y, k in zip(features, LABELS, strict=True)]
         close(found["classifier"].value, -sum(own) / len(own))
         terms = [base(loss, rows[a], rows[p], [rows[n] for n in away], margin) for a, p, away in chosen]
-        sums = [sums[0] + float(sum(terms)) / len(terms), sums[1] + float(found["generator"].value)]
+        values = torch.stack(terms).mean(), found["generator"].value
+        sums = [total + float(each.detach()) for total, each in zip(sums, values, strict=True)]
         if step % 2:
             averages, sums = [each / 2 for each in sums], [0.0, 0.0]
     assert averages[0] < 1e5
