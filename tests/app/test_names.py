@@ -11,11 +11,15 @@ import pytest
 import timm
 import torchvision
 
-from embedding_expansion.app.names import check_names, loss_parameters
+from embedding_expansion.app.names import check_names, loss_parameters, method_parameters
+from embedding_expansion.core.losses import PROXY_LOSSES
 from embedding_expansion.data.datasets import DATASETS, open_dataset
 from embedding_expansion.data.sources import SOURCES
 from embedding_expansion.data.transforms import train_transform
 from embedding_expansion.errors import UnknownName
+from embedding_expansion.generation import METHODS
+from embedding_expansion.methods import METHODS as TAKES
+from embedding_expansion.methods import PROXIES
 from embedding_expansion.model.backbone_names import backbone_names, check_backbone_name
 from embedding_expansion.model.backbones import build_backbone
 from embedding_expansion.runs import options
@@ -40,6 +44,14 @@ def test_losses_and_parameters_are_those_of_the_registry() -> None:
         for name, loss in BY_NAME.items()
     }
     assert {name: set(parameters) for name, parameters in loss_parameters().items()} == registered
+
+
+def test_methods_and_parameters_are_those_of_the_registry() -> None:
+    of_the_run = {"loss", "head", "width", "num_classes", "embedding_size", "batch_size"}
+    registered = {name: inspect.signature(method).parameters.keys() - of_the_run for name, method in METHODS.items()}
+    assert {name: set(parameters) for name, parameters in method_parameters().items()} == registered
+    assert set(PROXIES) < PROXY_LOSSES.keys()
+    assert not any(TAKES["das"].accepts(name) for name in PROXY_LOSSES)
 
 
 def test_miners_and_data_sets_are_those_of_the_registries() -> None:
@@ -107,6 +119,8 @@ for line in sys.stdin:
 """
 MISTYPED = (
     "train --loss tripet",
+    "train --method damll",
+    "train --method daml --method.hiden 8",
     "train --loss.margn 0.1",
     "train --miner batch_hrd",
     "train --data glyhps",

@@ -20,17 +20,19 @@ _LOSSES = Path(__file__).parents[1] / "core" / "losses"
 SHORT = {
     "--data": "--data.name",
     "--loss": "--loss.name",
+    "--method": "--method.name",
     "--model": "--model.backbone",
     "--expansion": "--expansion.n",
     "--memory": "--memory.size",
     "--miner": "--miner.name",
 }
+_METHODS = Path(__file__).parents[1] / "generation"
 #: Parameters that a run sets itself.
-_SIZES = ("num_classes", "embedding_size")
+_OF_THE_RUN = ("num_classes", "embedding_size", "batch_size", "loss", "head", "width")
 
 
 def check_names(config: TrainConfig) -> None:
-    """Checks the names of the data set, the transform, the miner, the backbone, the loss and its parameters.
+    """Checks the names of the data set, the transform, the miner, the backbone, and the parameters of loss and method.
 
     Raises:
         UnknownName: one of them does not exist. The message is that of the module that owns the name.
@@ -53,6 +55,12 @@ def check_names(config: TrainConfig) -> None:
     for parameter in config.loss.keys() - {"name"}:
         if parameter not in losses[name]:
             raise UnknownName(f"parameter of the loss {name}", parameter, losses[name])
+    if config.has_method:
+        method = str(config.method["name"])
+        known = method_parameters()[method]
+        for parameter in config.method.keys() - {"name"}:
+            if parameter not in known:
+                raise UnknownName(f"parameter of the method {method}", parameter, known)
 
 
 def loss_parameters() -> dict[str, tuple[str, ...]]:
@@ -64,6 +72,18 @@ def loss_parameters() -> dict[str, tuple[str, ...]]:
     }
 
 
+def method_parameters() -> dict[str, tuple[str, ...]]:
+    """The names of all methods with those of their parameters, from the classes in `generation/`."""
+    return {
+        str(keyword.value.value): _parameters_of(made)
+        for file in sorted(_METHODS.glob("*.py"))
+        for made in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(made, ast.ClassDef)
+        for keyword in made.keywords
+        if keyword.arg == "name" and isinstance(keyword.value, ast.Constant)
+    }
+
+
 def _declared(module: ast.Module) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The losses of a file: classes that are declared with `function=...`, and `name=...` if their name is another."""
     for made in (node for node in module.body if isinstance(node, ast.ClassDef)):
@@ -72,6 +92,11 @@ def _declared(module: ast.Module) -> Iterator[tuple[str, tuple[str, ...]]]:
             continue
         given = keywords.get("name")
         name = str(given.value) if isinstance(given, ast.Constant) else function.id
-        own = next((part for part in made.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"), None)
-        parameters = [] if own is None else [*own.args.args[1:], *own.args.kwonlyargs]
-        yield name, tuple(each.arg for each in parameters if each.arg not in _SIZES)
+        yield name, _parameters_of(made)
+
+
+def _parameters_of(made: ast.ClassDef) -> tuple[str, ...]:
+    """The parameters of a class that its user chooses."""
+    own = next((part for part in made.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"), None)
+    parameters = [] if own is None else [*own.args.args[1:], *own.args.kwonlyargs]
+    return tuple(each.arg for each in parameters if each.arg not in _OF_THE_RUN)

@@ -13,6 +13,7 @@ from embedding_expansion.app.examples import EXAMPLES
 from embedding_expansion.app.names import SHORT
 from embedding_expansion.app.next_step import after_run, print_next
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.methods import METHODS
 from embedding_expansion.runs.config import from_namespace, parser
 from embedding_expansion.runs.help import with_examples
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from embedding_expansion.training.job import Tested
 
 _DESCRIPTION = "Trains an embedding model and evaluates it before and after training."
+_NOT_GIVEN = ""  # the name of a loss that has none
 
 
 def run(arguments: list[str]) -> int:
@@ -35,6 +37,7 @@ def run(arguments: list[str]) -> int:
         "was started; every class keeps its split, new classes are ignored, and environment.json records the changes",
     )
     full = [long_option(argument) for argument in arguments]
+    take_loss_of_method(options, full)
     given = parse(options, full)
     path, changed = given.pop("resume"), given.pop("resume_changed")
     if path is None:
@@ -64,6 +67,18 @@ def run(arguments: list[str]) -> int:
         _report(outcome.run, outcome.tested)
         print_next(after_run(outcome.run))
     return 0
+
+
+def take_loss_of_method(options: jsonargparse.ArgumentParser, arguments: list[str]) -> None:
+    """Makes the loss of a method's paper the default, unless the arguments or their file name another loss."""
+    if {"-h", "--help"} & {*arguments}:  # which shows the usual default
+        return
+    usual = options.get_defaults()["loss"]
+    options.set_defaults({"loss": {"name": _NOT_GIVEN}})
+    given = parse(options, arguments)
+    takes = METHODS.get(str(given["method"].get("name")))
+    has_loss = given["loss"].get("name") != _NOT_GIVEN
+    options.set_defaults({"loss": usual if has_loss or takes is None else dict(takes.paper)})
 
 
 def with_recipe(

@@ -16,6 +16,7 @@ from embedding_expansion.app.names import SHORT
 from embedding_expansion.app.next_step import print_next
 from embedding_expansion.app.train import long_option, with_recipe
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.methods import NO_METHOD
 from embedding_expansion.runs.config import from_namespace, parser
 from embedding_expansion.runs.help import with_examples
 from embedding_expansion.tuning.arms import check_arms
@@ -86,6 +87,8 @@ def run(arguments: list[str]) -> int:
     """Tunes; returns the exit status."""
     options, full = _options(), [long_option(argument) for argument in arguments]
     parsed = parse(options, full)
+    if parsed.method.get("name") != NO_METHOD:
+        raise InvalidInput("embex tune compares forms of expansion, whose place a method takes; omit --method")
     given = from_namespace(parsed)
 
     from embedding_expansion.app.names import check_names

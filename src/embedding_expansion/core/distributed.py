@@ -148,11 +148,11 @@ class DistributedLoss(nn.Module):
 def _of_all_ranks(inputs: Inputs) -> Inputs:
     """The arguments with the rows of all ranks, in the order of the ranks. The rows of this rank are the anchors."""
     b, rank, chosen = len(inputs.labels), dist.get_rank(), inputs.chosen
-    embeddings, labels = _gathered(inputs.embeddings, inputs.labels, "")
+    embeddings, labels = gathered(inputs.embeddings, inputs.labels, "")
     reference, reference_labels, g = None, None, b
     if inputs.reference is not None and inputs.reference_labels is not None:
         g = len(inputs.reference)
-        reference, reference_labels = _gathered(inputs.reference, inputs.reference_labels, " of the reference")
+        reference, reference_labels = gathered(inputs.reference, inputs.reference_labels, " of the reference")
     if chosen is not None:
         anchors, of_negatives = (_in_order_of_ranks(index, b, rank) for index in (chosen.anchors, chosen.of_negatives))
         positives, negatives = (_in_order_of_ranks(index, g, rank) for index in (chosen.positives, chosen.negatives))
@@ -161,7 +161,7 @@ def _of_all_ranks(inputs: Inputs) -> Inputs:
     return Inputs(embeddings, labels, rows, None, reference, reference_labels, chosen)
 
 
-def _gathered(
+def gathered(
     rows: Float[Tensor, "b d"], labels: Int[Tensor, " b"], of: str
 ) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
     """The rows of every rank, with gradient, and their labels."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Unpack
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from embedding_expansion.checks import as_whole
 from embedding_expansion.core.batch import Inputs, adjacent
@@ -71,6 +73,17 @@ class ProxyLoss(PairLoss):
         check_classes(inputs.labels, self.num_classes, f"num_classes of {name}", inputs.values)
         classes = adjacent(self.num_classes, self.per_class, inputs.labels.device)
         return replace(inputs, reference=self.proxies, reference_labels=classes, proxies=self.per_class)
+
+    def with_proxies(self, proxies: Float[Tensor, "p d"]) -> ProxyLoss:
+        """The loss with other proxies, such as its own and those of further classes, as part of a graph.
+
+        Args:
+            proxies: as the attribute `proxies`. The result has no parameters; the gradient passes to this tensor.
+        """
+        other = copy.copy(self)
+        other._parameters = {}
+        other.__dict__["proxies"], other.num_classes = proxies, len(proxies) // self.per_class
+        return other
 
     @property
     def takes_no_pairs(self) -> str:

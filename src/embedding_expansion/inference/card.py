@@ -53,7 +53,7 @@ def _of_training(about: dict[str, Any]) -> str:
     return f"""## Training
 
 - data: {training["data"]}{_licence(training["licence_of_the_data"])}
-- loss: {training["loss"]["name"]}, {_expansion(training["expansion"])}
+- loss: {training["loss"]["name"]}, {_samples(training)}
 - {training["steps"]} steps, seed {training["seed"]}
 - initial weights: {started["start"]}{_licence(started["licence"])}
 - versions: {_versions(about)}
@@ -121,7 +121,11 @@ def _licence(text: str | None) -> str:
     return f" (terms: {text})" if text else " (terms: unknown)"
 
 
-def _expansion(expansion: dict[str, Any]) -> str:
+def _samples(training: dict[str, Any]) -> str:
+    """Which synthetic samples the loss was trained with."""
+    if "method" in training:
+        return f"with the method {training['method']['name']}"
+    expansion = training["expansion"]
     is_plain = "none" in (expansion["form"], expansion["n"])
     return "plain" if is_plain else f"with embedding expansion, n = {expansion['n']}"
 

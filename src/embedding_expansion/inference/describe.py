@@ -49,6 +49,7 @@ def describe_run(path: Path, trained: Trained, kind: str) -> Manifest:
             "licence_of_the_data": SOURCES[config.data.name].licence if config.data.name in SOURCES else None,
             "loss": config.loss,
             "expansion": dataclasses.asdict(config.expansion),
+            **({"method": config.method} if config.has_method else {}),
             "steps": config.steps,
             "seed": config.seed,
         },

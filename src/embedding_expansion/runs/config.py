@@ -21,10 +21,8 @@ import yaml
 from embedding_expansion.errors import InvalidInput, RunError
 from embedding_expansion.runs.help import Help
 from embedding_expansion.runs.option_errors import hint, sentence
-from embedding_expansion.runs.options import ModelConfig, TrainConfig
+from embedding_expansion.runs.options import FREE, ModelConfig, TrainConfig
 
-#: Sections with arbitrary entries.
-_FREE = ("loss",)
 _WRITE = "write options as steps: 300"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -50,7 +48,7 @@ def may_be_null() -> dict[str, bool]:
     for option in _options(TrainConfig()):
         for inner in [] if option.section is None else _options(option.default):
             found[f"{option.name}.{inner.name}"] = inner.may_be_null
-        if option.section is None and option.name != "loss":
+        if option.section is None and option.name not in FREE:
             found[option.name] = option.may_be_null
     return found
 
@@ -63,6 +61,7 @@ _COMMON = (
     "model.pretrained",
     "model.weights",
     "loss",
+    "method",
     "expansion.form",
     "steps",
     "optimizer.lr",
@@ -232,7 +231,7 @@ def check_text(text: str, options: Mapping[str, bool], file: str = "") -> None:
 
 def _entries(root: yaml.MappingNode, options: Mapping[str, bool]) -> Iterator[tuple[str, yaml.Node, int]]:
     """The options with their full names, values and lines."""
-    sections = {name.partition(".")[0] for name in options if "." in name} | {*_FREE}
+    sections = {name.partition(".")[0] for name in options if "." in name} | {*FREE}
     for key, value in root.value:
         name, line = _name(key)
         if name in sections and isinstance(value, yaml.MappingNode):
@@ -250,8 +249,8 @@ def _name(key: yaml.Node) -> tuple[str, int]:
 
 def _check_entry(name: str, node: yaml.Node, options: Mapping[str, bool], where: str) -> None:
     section, _, _ = name.partition(".")
-    is_section = name == section and (section in _FREE or any(option.startswith(f"{name}.") for option in options))
-    if name not in options and not is_section and section not in _FREE:
+    is_section = name == section and (section in FREE or any(option.startswith(f"{name}.") for option in options))
+    if name not in options and not is_section and section not in FREE:
         raise InvalidInput(
             f"{where}: there is no option {name!r}; {hint(name, options)}embex train --help lists all options"
         )

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.forms import DEFAULT_FORM, DEFAULT_N, FORMS, Form, FormName, Scope
+from embedding_expansion.methods import METHODS, NO_METHOD, check_method, described
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 RecipeName: TypeAlias = Literal["scratch", "head", "finetune"]
@@ -226,6 +227,12 @@ class TrainConfig:
         dict[str, bool | int | float | str | list[int]],
         "name of the loss; its parameters as in --loss.alpha 2, --loss.mining semihard, --loss.ks [1,4]",
     ] = field(default_factory=lambda: {"name": "multi_similarity"})
+    method: Annotated[
+        dict[str, bool | int | float | str],
+        f"name of a method that synthesises samples otherwise than expansion, or {NO_METHOD}; its parameters as in "
+        "--method.copies 2. Each takes the loss of its paper by default, and others if they are named here: "
+        f"{described()}",
+    ] = field(default_factory=lambda: {"name": NO_METHOD})
     expansion: Annotated[
         ExpansionConfig,
         "expansion (off by default; a training from scratch can collapse with the form paper: compare "
@@ -280,13 +287,25 @@ class TrainConfig:
         default = CLASSES_PER_BATCH if self.recipe in (None, "scratch") else CLASSES_OF_PRETRAINED
         return default if self.sampler.classes_per_batch is None else self.sampler.classes_per_batch
 
+    @property
+    def has_method(self) -> bool:
+        """Whether a method of `generation` trains the loss."""
+        return self.method.get("name") != NO_METHOD
+
     def __post_init__(self) -> None:
         """Validates all numbers."""
         check_numbers(self)
 
 
+#: Sections with arbitrary entries: a name and its parameters.
+FREE = ("loss", "method")
+
+
 def with_options(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
-    """The configuration with some options, by their full names, such as "optimizer.lr"; the loss keeps its others."""
+    """The configuration with some options, by their full names, such as "optimizer.lr".
+
+    The loss and the method keep their other parameters.
+    """
     changes: dict[str, Any] = {}
     for name, value in options.items():
         section, _, own = name.rpartition(".")
@@ -294,7 +313,7 @@ def with_options(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig
             changes[own] = value
             continue
         before: Any = changes.get(section, getattr(config, section))
-        changes[section] = {**before, own: value} if section == "loss" else replace(before, **{own: value})
+        changes[section] = {**before, own: value} if section in FREE else replace(before, **{own: value})
     return replace(config, **changes)
 
 
@@ -391,9 +410,37 @@ def check_numbers(config: TrainConfig) -> None:
         raise InvalidInput(f"model.channels is {model.channels}; pass 1 (grey) or 3 (colour)")
     if "name" not in config.loss:
         raise InvalidInput("the loss has no name; pass one, for example --loss multi_similarity")
+    if "name" not in config.method:
+        raise InvalidInput("the method has no name; pass one, for example --method das")
+    if config.has_method:
+        _check_method(config)
     _check_expansion(config.expansion, config.sampler)
     _check_memory(config)
     _check_bytes(config)
+
+
+def _check_method(config: TrainConfig) -> None:
+    """Checks that the method takes the loss, and that nothing else is asked of the loss."""
+    name = str(config.method["name"])
+    check_method(name, str(config.loss["name"]))
+    takes = METHODS[name]
+    for option, is_given in (
+        ("expansion", not config.expansion.is_plain),
+        ("memory.size", config.memory.size != "none"),
+        ("miner", config.miner.name != "none"),
+        ("chunk", config.chunk is not None),
+    ):
+        if is_given:
+            raise InvalidInput(f"the method {name} makes samples of its own and does not take {option}; omit it")
+    if takes.pairs and config.sampler.images_per_class % 2:
+        raise InvalidInput(
+            f"sampler.images_per_class is {config.sampler.images_per_class}, but the method {name} takes the images of "
+            "a class two at a time; pass an even number"
+        )
+    if takes.needs_head and config.model.dim == "none":
+        raise InvalidInput(
+            f"the method {name} embeds generated features, but model.dim none has no head; pass a number"
+        )
 
 
 def _check_expansion(expansion: ExpansionConfig, sampler: SamplerConfig) -> None:

@@ -233,6 +233,7 @@ def _is(value: object, kind: type) -> bool:
 def default_path(config: TrainConfig) -> str:
     """runs/DATA-LOSS-TIME, with a number appended if it exists."""
     expansion = "" if config.expansion.is_plain else "ee-"
+    expansion = f"{config.method['name']}-" if config.has_method else expansion
     name = f"{Path(config.data.name).stem}-{expansion}{config.loss['name']}-{time.strftime('%Y%m%d-%H%M%S')}"
     candidates = [Path("runs") / name, *(Path("runs") / f"{name}-{number}" for number in range(2, 100))]
     return str(next((path for path in candidates if not path.exists()), candidates[0]))

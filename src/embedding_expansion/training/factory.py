@@ -27,6 +27,9 @@ from embedding_expansion.core.pairs import Pairs
 from embedding_expansion.core.synthetic_samples import SyntheticSamples
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.errors import InvalidInput, UnknownName
+from embedding_expansion.generation import METHODS
+from embedding_expansion.generation.method import Method
+from embedding_expansion.methods import METHODS as TAKES
 from embedding_expansion.model.backbone_names import OF_VECTORS
 from embedding_expansion.model.network import EmbeddingModel, make_model
 from embedding_expansion.runs.options import ExpansionConfig, ModelConfig, OptimizerConfig, TrainConfig
@@ -72,8 +75,44 @@ def make_loss(config: TrainConfig, num_classes: int) -> PairLoss:
     learnt = given.get("learn_beta") is True
     needed = {size for size in sizes.keys() & known.keys() if learnt or known[size].default is inspect.Parameter.empty}
     options: dict[str, Any] = {"miner": make_miner(config), "chunk": config.chunk, "statistics": True}
+    if config.has_method:
+        options["normalize"] = name not in TAKES[str(config.method["name"])].unnormalized
     loss = BY_NAME[name](**{size: sizes[size] for size in needed}, **given, **options)
     return _with_memory(_expanded(loss, name, config.expansion), config)
+
+
+def make_method(config: TrainConfig, loss: PairLoss, model: EmbeddingModel, num_classes: int) -> Method:
+    """Builds the method of a configuration around its loss.
+
+    Args:
+        config: the configuration of the run, with the number of classes of a batch.
+        loss: what `make_loss` makes of it.
+        model: the network, on its device.
+        num_classes: the number of training classes.
+
+    Raises:
+        UnknownName: one of its parameters is unknown.
+        InvalidInput, InvalidType: the value of a parameter is invalid.
+    """
+    given: dict[str, Any] = dict(config.method)
+    name = str(given.pop("name"))
+    known = inspect.signature(METHODS[name]).parameters
+    sampler = config.sampler
+    of_the_run: dict[str, Any] = {
+        "loss": loss,
+        "head": model.head,
+        "width": model.head.in_features if isinstance(model.head, nn.Linear) else model.dimensions,
+        "embedding_size": model.dimensions,
+        "num_classes": num_classes,
+        "batch_size": (sampler.classes_per_batch or config.classes_per_batch) * sampler.images_per_class,
+    }
+    own = known.keys() - of_the_run.keys()
+    for parameter in given:
+        if parameter not in own:
+            raise UnknownName(f"parameter of the method {name}", parameter, own)
+    torch.manual_seed(config.seed)
+    needed = {size: value for size, value in of_the_run.items() if size in known}
+    return METHODS[name](**needed, **given).to(model.mean.device)
 
 
 def make_miner(config: TrainConfig) -> Miner | None:
@@ -207,14 +246,23 @@ def check_size(model: EmbeddingModel, size: int, backbone: str) -> None:
 def make_optimizer(config: OptimizerConfig, model: EmbeddingModel, loss: nn.Module) -> torch.optim.Optimizer:
     """Builds Adam or AdamW with three groups: head and pooling, backbone, and loss, each with its learning rate.
 
-    Parameters of the loss have no weight decay: proxies are normalised, so that decay would only increase their
-    effective learning rate, and margins have no reason to shrink to 0.
+    With a method in place of the loss there is one more group for each of its other modules. Parameters of the loss
+    have no weight decay: proxies are normalised, so that decay would only increase their effective learning rate, and
+    margins have no reason to shrink to 0.
     """
     groups: list[dict[str, Any]] = [
         {"params": [*model.pooling.parameters(), *model.head.parameters()], "factor": 1.0},
         {"params": list(model.trunk.parameters()), "factor": config.backbone_lr_factor},
-        {"params": list(loss.parameters()), "factor": config.loss_lr_factor, "weight_decay": 0.0},
+        {
+            "params": list((loss.loss if isinstance(loss, Method) else loss).parameters()),
+            "factor": config.loss_lr_factor,
+            "weight_decay": 0.0,
+        },
     ]
+    rates = loss.rates if isinstance(loss, Method) else {}
+    for name, module in loss.named_children() if isinstance(loss, Method) else ():
+        if name != "loss":
+            groups.append({"params": list(module.parameters()), "factor": rates.get(name, 1.0)})
     for group in groups:
         group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam

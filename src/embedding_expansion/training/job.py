@@ -22,11 +22,20 @@ from embedding_expansion.data.loader import batches
 from embedding_expansion.data.sampler import ClassBalancedSampler
 from embedding_expansion.data.transforms import ImageTransform, test_transform, train_transform
 from embedding_expansion.errors import InvalidInput
+from embedding_expansion.generation.method import Method
 from embedding_expansion.model.network import EmbeddingModel, check_embeddings
 from embedding_expansion.model.trained import find_device
 from embedding_expansion.runs.options import DataConfig, Precision, TrainConfig
 from embedding_expansion.training.evaluation import average_flips, can_be_measured, embed_images, model_embedder
-from embedding_expansion.training.factory import check_size, make_loss, make_network, make_optimizer, sized, suited
+from embedding_expansion.training.factory import (
+    check_size,
+    make_loss,
+    make_method,
+    make_network,
+    make_optimizer,
+    sized,
+    suited,
+)
 from embedding_expansion.training.split import Split, draw, located, open_data
 from embedding_expansion.training.state import step_seed
 
@@ -44,7 +53,7 @@ class Job:
     validation: ImageSet | None  # held-out training classes
     classes: npt.NDArray[np.int64]  # numbers of the training classes, including classes whose images are missing
     model: EmbeddingModel
-    loss: PairLoss
+    loss: PairLoss | Method  # a method trains the loss that is inside it
     optimizer: torch.optim.Optimizer
     device: torch.device
     precision: Precision
@@ -85,6 +94,11 @@ class Job:
     def network(self) -> nn.Module:
         """The trained network: the model, or its head if the backbone is frozen."""
         return self.model.head if self.config.model.freeze_backbone else self.model
+
+    def features_and_embeddings(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head gets of a batch, and what it makes of it; cached features are their own."""
+        features = inputs if self.config.model.freeze_backbone else self.model.features(inputs)
+        return features, self.model.head(features)
 
     def cache_features(self) -> None:
         """Computes the features of a frozen backbone, from which all batches are taken."""
@@ -246,6 +260,7 @@ def prepare(config: TrainConfig, split: Split | None = None, *, fetch_weights: b
         precision=precision,
         threads=torch.get_num_threads(),
     )
+    trained = make_method(resolved, loss, model, len(split.classes)) if config.has_method else loss
     return Job(
         config=resolved,
         dataset=dataset,
@@ -253,8 +268,8 @@ def prepare(config: TrainConfig, split: Split | None = None, *, fetch_weights: b
         validation=validation,
         classes=split.classes,
         model=model,
-        loss=loss,
-        optimizer=make_optimizer(config.optimizer, model, loss),
+        loss=trained,
+        optimizer=make_optimizer(config.optimizer, model, trained),
         device=device,
         precision=precision,
         train_transform=train_transform(size, transform),

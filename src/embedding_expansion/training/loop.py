@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -15,15 +14,17 @@ from torch import Tensor, nn
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.loader import broken_sentence
 from embedding_expansion.errors import DataError
+from embedding_expansion.generation.method import Method
 from embedding_expansion.model.network import EmbeddingModel, NotFinite, all_finite
 from embedding_expansion.model.weights import save_tensors
 from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training import checkpoint
 from embedding_expansion.training.collapse import COINCIDE, CollapseWatch
-from embedding_expansion.training.evaluation import autocast, measure_retrieval
+from embedding_expansion.training.evaluation import measure_retrieval
 from embedding_expansion.training.factory import set_learning_rate, sized
 from embedding_expansion.training.job import Job
 from embedding_expansion.training.journal import Journal
+from embedding_expansion.training.objectives import gradient_of_loss, gradients_of_objectives
 from embedding_expansion.training.ranks import Ranks
 from embedding_expansion.training.state import State, step_seed
 
@@ -89,9 +90,8 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
     job.cache_features()
     ranks.broadcast(None)  # waits for the first rank, which may evaluate first
     with StopSignal() as stop, Journal(run if ranks.is_first else None, state.step, state.end(config)) as journal:
-        watch = CollapseWatch(
-            job.loss, sized(config, job.model), has_warned=ranks.is_first and run.has_warned(COINCIDE)
-        )
+        watched = job.loss.loss if isinstance(job.loss, Method) else job.loss
+        watch = CollapseWatch(watched, sized(config, job.model), has_warned=ranks.is_first and run.has_warned(COINCIDE))
         _begin(job, state, run, ranks, journal, scaler)
         began, share = time.perf_counter(), ranks.share(job.batch_size)
         for step, inputs, labels in job.batches(state.step, share):
@@ -172,17 +172,10 @@ def _optimize(
     The checks before the update confirm that the current weights, and so the last checkpoint, are finite. All ranks
     stop together, because the others would wait for a rank that stops alone.
     """
-    with autocast(job.device, job.precision):
-        embeddings = network(inputs)
-    # Checks the norms, as the loss uses them. Batch norm can hide an overflow from the embeddings, but its statistics
-    # show it.
-    if ranks.maximum(not all_finite([embeddings.detach().float().norm(dim=1), *network.buffers()])):
-        raise NotFinite("the embeddings or the statistics of batch norm are NaN or infinite")
-    value: Tensor = loss(embeddings, labels)
-    job.optimizer.zero_grad()
-    scaler.scale(value).backward()  # type: ignore[no-untyped-call]
-    if ranks.maximum(not math.isfinite(value.item())):
-        raise NotFinite(f"the loss is {value.item()}")
+    if isinstance(job.loss, Method):
+        value = gradients_of_objectives(job, job.loss, scaler, ranks, (inputs, labels))
+    else:
+        value = gradient_of_loss(job, network, loss, scaler, ranks, (inputs, labels))
     if is_warmup:  # discarded instead of disabled, because DDP needs a gradient of every weight on all ranks
         for parameter in job.model.trunk.parameters():
             parameter.grad = None
@@ -192,7 +185,7 @@ def _optimize(
         nn.utils.clip_grad_norm_(parameters, job.config.optimizer.clip_norm)
     scaler.step(job.optimizer)
     scaler.update()
-    return value.item()
+    return value
 
 
 def _between_steps(

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from embedding_expansion.core.distributed import DistributedLoss
+from embedding_expansion.core.distributed import DistributedLoss, gathered
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, RunError
+from embedding_expansion.generation.method import Method
 
 #: How long a rank waits for another one that does not respond: 2 minutes, or $EMBEX_RANK_PATIENCE seconds.
 PATIENCE = timedelta(minutes=2)
@@ -77,19 +78,49 @@ class Ranks:
         part = batch // self.world
         return slice(self.rank * part, (self.rank + 1) * part)
 
-    def wrap(self, network: nn.Module, loss: PairLoss) -> tuple[nn.Module, nn.Module]:
+    def wrap(self, network: nn.Module, loss: PairLoss | Method) -> tuple[nn.Module, nn.Module]:
         """Wraps network and loss for a training step, with gradients averaged over the ranks.
 
-        On GPUs, batch norm statistics are synchronised over all ranks.
+        On GPUs, batch norm statistics are synchronised over all ranks. With a method nothing is wrapped, because
+        DistributedDataParallel takes one gradient of a step; see `gather_batch` and `average_gradients`.
         """
         if self.world == 1:
             return network, loss
         if next(network.parameters()).is_cuda and learns_statistics(network):
             network = synchronize_batch_norm(network)
+        if isinstance(loss, Method):
+            self.share_first([*network.state_dict().values(), *loss.state_dict().values()])
+            return network, loss
         shared: nn.Module = DistributedLoss(loss)
         if any(parameter.requires_grad for parameter in loss.parameters()):  # which stay equal on all ranks
             shared = DistributedDataParallel(shared, broadcast_buffers=False)  # all ranks fill their memory equally
         return DistributedDataParallel(network), shared
+
+    def share_first(self, tensors: Iterable[Tensor]) -> None:
+        """Replaces tensors by those of the first rank."""
+        for tensor in tensors if self.world > 1 else ():
+            shared = tensor.detach().contiguous()  # convolutions are stored channels last
+            dist.broadcast(shared, 0)
+            tensor.detach().copy_(shared)
+
+    def gather_batch(self, labels: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+        """The rows of all ranks with gradient, and then the labels of all ranks.
+
+        Every rank computes the objectives of the whole batch. The gradient that reaches its own rows is then the sum of
+        those of all ranks, and so `average_gradients` gives that of one process.
+        """
+        if self.world == 1:
+            return *rows, labels
+        found = [gathered(each, labels, "") for each in rows]
+        return *(each for each, _ in found), found[0][1]
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Averages the gradients over the ranks, which have them of the same parameters."""
+        for parameter in parameters if self.world > 1 else ():
+            if parameter.grad is not None:
+                shared = parameter.grad.contiguous()
+                dist.all_reduce(shared)
+                parameter.grad.copy_(shared / self.world)
 
     def maximum(self, value: int) -> int:
         """The maximum over all ranks. It makes all ranks react to a signal at the same step."""

@@ -8,6 +8,7 @@ from typing import Any
 from embedding_expansion.core.search import native
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.loader import broken_sentence
+from embedding_expansion.generation.method import Method
 from embedding_expansion.runs.options import ExpansionConfig
 from embedding_expansion.runs.run_folder import RunFolder
 from embedding_expansion.training.job import Job
@@ -25,7 +26,8 @@ def print_setup(job: Job, state: State, world: int) -> None:
     given = "".join(f", {name} {value}" for name, value in config.loss.items() if name != "name")
     more = "" if config.miner.name == "none" else f", miner {config.miner.name}"
     more += "" if config.memory.size == "none" else f", memory of {config.memory.size} embeddings"
-    print(f"loss: {config.loss['name']}{given}; {_expansion(config.expansion)}{more}")
+    with_what = _method(job) if isinstance(job.loss, Method) else _expansion(config.expansion)
+    print(f"loss: {config.loss['name']}{given}; {with_what}{more}")
     print(f"model: {config.model.backbone}, {job.model.dimensions} dimensions, {_input(job)}")
     if job.model.assumed:
         print(f"assumed: {job.model.assumed}")
@@ -59,6 +61,12 @@ def print_setup(job: Job, state: State, world: int) -> None:
         count = f"{world} process{'es' if world > 1 else ''}"
         other = f" with {count} instead of {state.processes}, which round differently"
         print(f"resuming after step {state.step}{other if state.processes != world else ''}", flush=True)
+
+
+def _method(job: Job) -> str:
+    given = "".join(f", {name} {value}" for name, value in job.config.method.items() if name != "name")
+    own = sum(each.numel() for name, part in job.loss.named_children() if name != "loss" for each in part.parameters())
+    return f"method {job.config.method['name']}{given}" + (f" with {own:,} parameters of its own" if own else "")
 
 
 def _warnings_about(job: Job) -> list[str]:

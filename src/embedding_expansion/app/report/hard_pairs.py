@@ -104,7 +104,7 @@ def _pairs_of(job: Job, vectors: Float[Tensor, "b d"], rows: Int[np.ndarray, " b
         n = 0
     else:
         scope = expansion.search.scope
-    metric = _metric(job.loss)
+    metric = _metric(job.loss.plain())
     search = partial(
         hardest,
         vectors,
@@ -129,8 +129,8 @@ def _pairs_of(job: Job, vectors: Float[Tensor, "b d"], rows: Int[np.ndarray, " b
 
 
 def _metric(loss: PairLoss) -> Metric:
-    """The metric of the innermost loss. For SNR, which has no hardest points, it is the cosine."""
-    return "euclidean" if loss.plain().metric == "euclidean" else "inner"
+    """The metric of a loss. For SNR, which has no hardest points, it is the cosine."""
+    return "euclidean" if loss.metric == "euclidean" else "inner"
 
 
 def _point(label: int, winners: Winners, at: tuple[int, int, int], rows: Int[np.ndarray, " b"]) -> Point:

@@ -157,7 +157,8 @@ def title(config: TrainConfig, data: str) -> str:
     loss = BY_NAME[name].__name__ if name in BY_NAME else name
     form = "" if expansion.form == "paper" else f"{str(expansion.form).replace('_', ' ')}, "
     expanded = "" if expansion.is_plain else f" with embedding expansion ({form}n = {expansion.n})"
-    return f"{loss}{expanded} on {data}"
+    by_method = f" with the method {config.method['name']}" if config.has_method else ""
+    return f"{loss}{expanded}{by_method} on {data}"
 
 
 def facts(config: TrainConfig, metrics: dict[str, Any] | None, log: Log) -> list[tuple[str, str]]:
