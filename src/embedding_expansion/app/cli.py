@@ -42,7 +42,7 @@ GROUPS = {
         "info": "describe an index",
     },
     "look around": {
-        "data": "list, check and download data sets",
+        "data": "list, check and download data sets, and shrink their images",
         "env": "show the installed versions and whether the C libraries are used",
     },
 }

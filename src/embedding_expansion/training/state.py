@@ -31,6 +31,7 @@ class State:
     evaluations_since_best: int = 0
     training_seconds: float = 0.0  # time spent in steps only
     wall_seconds: float = 0.0  # total time, including earlier starts
+    reading: dict[str, float] = field(default_factory=dict)  # the seconds of the job's `ReadingClock`
     scaler: dict[str, Any] = field(default_factory=dict)  # of float16 gradients
     broken: dict[str, str] = field(default_factory=dict)  # unreadable images -> reason
     since: float = field(default_factory=time.perf_counter)  # last update of wall_seconds
