@@ -30,6 +30,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import harness
+import photographs
 from embedding_expansion import Embedder, MultiSimilarityLoss
 from embedding_expansion.allocator import keep_freed_memory
 from embedding_expansion.data.datasets import open_dataset
@@ -195,16 +196,17 @@ def _step(model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, p
 
 def training(folder: Path, given: Any) -> tuple[list[list[Any]], dict[str, Any]]:
     """A row for each way to feed the training; and the samples, and how long it took to shrink the photographs."""
+    photographs.SIZES = {"large": (400, 300) if given.quick else photographs.SIZES["large"]}
     write_photographs(folder, 2 * CLASSES * IMAGES)
-    photographs = folder / "photographs"
+    whole = folder / "photographs"
     for number, path in enumerate(sorted((folder / "large").glob("*.jpg"))):
-        place = photographs / f"class {number // IMAGES:02d}"
+        place = whole / f"class {number // IMAGES:02d}"
         place.mkdir(parents=True, exist_ok=True)
         path.rename(place / path.name)
     began = time.perf_counter()
-    prepare_images(str(photographs), folder / "small set", workers=given.workers)
+    prepare_images(str(whole), folder / "small set", workers=given.workers)
     seconds = time.perf_counter() - began
-    original, prepared = (open_dataset(str(place)).train for place in (photographs, folder / "small set"))
+    original, prepared = (open_dataset(str(place)).train for place in (whole, folder / "small set"))
     ways: dict[str, Callable[[], tuple[float, ReadingClock]]] = {
         "originals": lambda: train(original, given.backbone, given.steps, given.size, given.workers),
         "prepared": lambda: train(prepared, given.backbone, given.steps, given.size, given.workers),

@@ -27,6 +27,7 @@ QUICK = {
     "bad_uploads.py": [],
     "opening.py": [],
     "photographs.py": [],
+    "prepared.py": ["--workers", "0"],
     "allocator.py": [],
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from embedding_expansion.app import arguments
-from embedding_expansion.app.cli import COMMANDS, main
+from embedding_expansion.app.cli import COMMANDS, SUBCOMMANDS, main
 from embedding_expansion.app.examples import EXAMPLES
 
 
@@ -35,7 +35,7 @@ def test_an_example_is_understood(example: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_command_has_examples_of_itself() -> None:
-    assert EXAMPLES.keys() == COMMANDS.keys() | {"data prepare"}
+    assert EXAMPLES.keys() == COMMANDS.keys() | SUBCOMMANDS.keys()
     assert all(
         line.startswith(f"embex {name} ") or line == f"embex {name}"
         for name, lines in EXAMPLES.items()

@@ -47,6 +47,8 @@ GROUPS = {
     },
 }
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
+#: What has a `--help` of its own within a command.
+SUBCOMMANDS = {"data prepare": "shrink the images of a data set once, so that training need not decode large files"}
 
 
 def main(arguments: list[str] | None = None) -> int:
