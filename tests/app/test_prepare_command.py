@@ -41,7 +41,7 @@ def test_it_says_what_it_has_done_and_what_is_next(photos: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("nothing-here", "unknown data set"),
+        ("nothing-here", "there is no data set (nor a folder of class folders) named"),
         ("missing/folder", "there is no folder or file missing/folder"),
         ("", "data"),
         ("PHOTOS --size 17 --out PHOTOS-16", "was prepared from"),

@@ -46,7 +46,7 @@ def bottleneck(job: Job) -> dict[str, Any]:
         return found | {"sentence": f"{sentence}: the model is what takes the time"}
     ways = _ways(job, workers=config.data.workers or 0, waits=share >= MUCH, processors=processors)
     advice = f"; to be faster, {' or '.join(ways)}" if ways else ""
-    return found | {"sentence": f"{sentence}: decoding holds it up{advice}"}
+    return found | {"sentence": f"{sentence}: the images hold it up{advice}"}
 
 
 def _ways(job: Job, *, workers: int, waits: bool, processors: int) -> list[str]:

@@ -60,7 +60,7 @@ class Journal:
         self._done += 1
         if self._heartbeat.is_due():
             waits = f", {self._waited / self._seconds:.0%} of the time waiting for them" if self._waited else ""
-            speed = f"{self._images / self._seconds:.0f} images/s{waits}"
+            speed = f"{self._images / self._seconds:.3g} images/s{waits}"
             self.print(f"  step {self._done} of {self._total}: loss {loss:.4f}, {speed}")
 
     def figures(self) -> dict[str, Any]:

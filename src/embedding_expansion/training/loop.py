@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import signal
 import threading
@@ -252,7 +251,8 @@ def _save(job: Job, state: State, scaler: torch.amp.GradScaler, run: RunFolder, 
     """Writes the checkpoint of this step, and removes all except for the newest two and the best one of each."""
     state.processes = processes
     state.scaler = scaler.state_dict()
-    state.reading = dataclasses.asdict(job.clock)
+    clock = job.clock
+    state.waiting_seconds, state.model_seconds, state.decoding_seconds = clock.waiting, clock.computing, clock.decoding
     state.broken = {str(path): reason for path, reason in job.broken.items()}
     tensors = checkpoint.collect(job.model, job.loss, job.optimizer, job.average)
     if not all_finite(tensors.values()):

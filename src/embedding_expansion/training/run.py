@@ -152,7 +152,7 @@ def resume(path: Path, *, changed: bool = False, command: tuple[str, ...] = ()) 
         if step is not None:
             state = _restore(job, run, step)
             job.broken = {Path(name): reason for name, reason in state.broken.items()}
-            job.clock = ReadingClock(**state.reading)
+            job.clock = ReadingClock(state.waiting_seconds, state.model_seconds, state.decoding_seconds)
         state.since = start
 
         def begin() -> None:
