@@ -11,7 +11,7 @@ originals as queries and the shrunk images as gallery.
 
 `--part training` trains a backbone for some steps on made JPEG files of 12 megapixels, on the set that
 `prepare_images` makes of them, and on the same batches from memory, in turn and in one process, and prints the images
-per second and what the steps waited for.
+per second, what the steps waited for, and the milliseconds of the processors.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ ENCODINGS: dict[str, tuple[str, dict[str, int]]] = {
 }
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "Lanczos": Image.Resampling.LANCZOS}
 CLASSES, IMAGES = 8, 4  # of a batch
+COLUMNS = ("images/s", "of memory's", "waiting", "CPU ms per image, model", "CPU ms per image, decoding")
 
 
 def shrunk(path: Path, size: int, name: str) -> np.ndarray:
@@ -166,8 +167,8 @@ def in_memory(images: ImageSet, steps: int, size: int) -> Iterator[tuple[int, Te
 
 def train(
     images: ImageSet, backbone: str, steps: int, size: int, workers: int, *, memory: bool = False
-) -> tuple[float, ReadingClock]:
-    """Trains; returns images per second, without the first step, and what the steps waited for."""
+) -> tuple[float, float, float, float]:
+    """Trains; returns what `COLUMNS` says, without the first step."""
     torch.manual_seed(0)
     model = make_model(ModelConfig(backbone=backbone)).to(memory_format=torch.channels_last)
     loss, clock = MultiSimilarityLoss(), ReadingClock()
@@ -178,13 +179,16 @@ def train(
         if memory
         else batches(images, sampler, transform, seed=0, stop=steps + 1, workers=workers, clock=clock)
     )
-    began = 0.0
+    began, used, count = 0.0, 0.0, steps * CLASSES * IMAGES
     for step, pixels, labels in stream:
         if step == 1:
-            began, clock.waiting, clock.computing, clock.decoding = time.perf_counter(), 0.0, 0.0, 0.0
+            clock.waiting, clock.computing, clock.decoding = 0.0, 0.0, 0.0
+            began, used = time.perf_counter(), time.process_time()
         with clock.computes():
             _step(model, loss, optimizer, pixels, labels)
-    return steps * CLASSES * IMAGES / (time.perf_counter() - began), clock
+    used = time.process_time() - used
+    speed = count / (time.perf_counter() - began)
+    return speed, clock.share, 1000 * used / count, 1000 * clock.decoding / count
 
 
 def _step(model: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, pixels: Tensor, labels: Tensor) -> None:
@@ -207,24 +211,21 @@ def training(folder: Path, given: Any) -> tuple[list[list[Any]], dict[str, Any]]
     prepare_images(str(whole), folder / "small set", workers=given.workers)
     seconds = time.perf_counter() - began
     original, prepared = (open_dataset(str(place)).train for place in (whole, folder / "small set"))
-    ways: dict[str, Callable[[], tuple[float, ReadingClock]]] = {
+    ways: dict[str, Callable[[], tuple[float, float, float, float]]] = {
         "originals": lambda: train(original, given.backbone, given.steps, given.size, given.workers),
         "prepared": lambda: train(prepared, given.backbone, given.steps, given.size, given.workers),
         "memory": lambda: train(prepared, given.backbone, given.steps, given.size, 0, memory=True),
     }
-    samples: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
+    samples: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in ways}
     for _ in range(given.repeats):
         for name, run in ways.items():
-            speed, clock = run()
-            processors = clock.decoding / ((clock.waiting + clock.computing) * given.threads)
-            samples[name].append((speed, clock.share, processors))
+            samples[name].append(run())
     rows: list[list[Any]] = []
     for name, found in samples.items():
-        speed, share, processors = (statistics.median(one[at] for one in found) for at in range(3))
-        low, high = min(found)[0], max(found)[0]
+        speed, share, model, decoding = (statistics.median(column) for column in zip(*found, strict=True))
+        spread = f"{speed:.1f} ({min(found)[0]:.1f} to {max(found)[0]:.1f})"
         ratio = statistics.median(mine[0] / full[0] for mine, full in zip(found, samples["memory"], strict=True))
-        cells = [f"{speed:.1f} ({low:.1f} to {high:.1f})", f"{ratio:.2f}", f"{share:.0%}", f"{processors:.0%}"]
-        rows.append([name, *cells])
+        rows.append([name, spread, f"{ratio:.2f}", f"{share:.0%}", f"{model:.1f}", f"{decoding:.1f}"])
     return rows, {"samples": samples, "seconds to shrink": seconds, "photographs": 2 * CLASSES * IMAGES}
 
 
@@ -254,7 +255,7 @@ def main() -> None:
             head, results = ["shrunk by", "Recall@1", "MAP@R", "mixed Recall@1"], {"rows": rows}
         else:
             rows, results = training(Path(folder), given)
-            head = ["images from", "images/s", "of memory's", "waiting", "decoding, of the processors"]
+            head = ["images from", *COLUMNS]
     harness.write(given.out, {"what": __doc__, "machine": harness.machine(given.threads), "results": results})
     print(harness.table(head, rows))
 

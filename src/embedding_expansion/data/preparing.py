@@ -143,36 +143,13 @@ def prepare_images(
     source = _opened(data, open_dataset(data, root=root, part=part, train_classes=train_classes))
     known = data if data in DATASETS else os.path.abspath(os.path.expanduser(data))
     _refuse_inside(out, known)
-    stamps = _claim(out, known, size, quality)
-    done = _shrink_all(_tasks(source, stamps), out, size, quality, workers, progress)
-    broken = {name: one.broken for name, one in zip(source.names, done, strict=True) if one.broken}
-    if len(broken) == len(done):
-        name, reason = next(iter(broken.items()))
-        raise DataError(f"none of {len(done):,} images of {data} can be read; the first is {name}: {reason}")
-    files = dict(zip(source.names, done, strict=True))
-    train, test = _splits(source, files)
-    dataset = source.dataset
-    prepared = Prepared(
-        folder=out,
-        package=__version__,
-        data=known,
-        base=source.base,
-        size=size,
-        quality=quality,
-        name=dataset.name,
-        recall_at=list(dataset.recall_at),
-        transform=dataset.transform,
-        train=train,
-        test=test,
-        broken=broken,
-    )
-    for side, split in (("train", train), ("test", test)):
-        if not split.labels:
-            raise DataError(f"no {side} image of {data} can be read ({next(iter(broken.values()))}); replace them")
-    before = _listed(out)
+    before = _claim(out, known, size, quality)
+    done = _shrink_all(_tasks(source, {} if before is None else before.stamps()), out, size, quality, workers, progress)
+    prepared = _manifest(source, done, out, known, size, quality)
     prepared.write()
-    gone = before - {file for _, file in prepared.images()}
-    _remove(out, gone)
+    gone = set[str]() if before is None else _files(before) - _files(prepared)
+    for file in gone:
+        (out / file).unlink(missing_ok=True)
     good = [one for one in done if not one.broken]
     written = sum(one.is_new for one in good)
     return Preparation(
@@ -182,6 +159,38 @@ def prepare_images(
         removed=len(gone),
         bytes_before=sum(one.stamp[0] for one in good),
         bytes_after=sum(one.bytes for one in good),
+    )
+
+
+def _manifest(source: _Source, done: list[_Done], out: Path, data: str, size: int, quality: int) -> Prepared:
+    """The manifest of the finished set.
+
+    Raises:
+        DataError: a split has no image that can be read.
+    """
+    broken = {name: one.broken for name, one in zip(source.names, done, strict=True) if one.broken}
+    if len(broken) == len(done):
+        name, reason = next(iter(broken.items()))
+        raise DataError(f"none of {len(done):,} images of {data} can be read; the first is {name}: {reason}")
+    files = dict(zip(source.names, done, strict=True))
+    train, test = _splits(source, files)
+    for side, split in (("train", train), ("test", test)):
+        if not split.labels:
+            raise DataError(f"no {side} image of {data} can be read ({next(iter(broken.values()))}); replace them")
+    dataset = source.dataset
+    return Prepared(
+        folder=out,
+        package=__version__,
+        data=data,
+        base=source.base,
+        size=size,
+        quality=quality,
+        name=dataset.name,
+        recall_at=list(dataset.recall_at),
+        transform=dataset.transform,
+        train=train,
+        test=test,
+        broken=broken,
     )
 
 
@@ -202,12 +211,8 @@ def _refuse_inside(out: Path, folder: str) -> None:
         raise InvalidInput(f"{out} is in {folder}, whose images it would join; pass another --out")
 
 
-def _claim(out: Path, data: str, size: int, quality: int) -> dict[str, tuple[int, int]]:
-    """Makes the folder, or checks that it is one of the same data, size and quality.
-
-    Returns:
-        The size and time of each original when it was shrunk, if the set is complete.
-    """
+def _claim(out: Path, data: str, size: int, quality: int) -> Prepared | None:
+    """Makes the folder, or checks that it is one of the same data, size and quality; returns a complete set there."""
     if is_prepared(out):
         there, wanted = read_manifest(out), {"data": data, "size": size, "quality": quality}
         if {name: there[name] for name in wanted} != wanted:
@@ -215,7 +220,7 @@ def _claim(out: Path, data: str, size: int, quality: int) -> dict[str, tuple[int
                 f"{out} was prepared from {there['data']} with --size {there['size']} --quality {there['quality']}; "
                 "pass another --out, or the same options"
             )
-        return Prepared.read(out).stamps() if there["complete"] else {}
+        return Prepared.read(out) if there["complete"] else None
     try:
         if os.path.lexists(out) and (not out.is_dir() or not _is_bare(out)):
             raise RunError(f"{out} exists and is no prepared set; pass another --out")
@@ -224,7 +229,7 @@ def _claim(out: Path, data: str, size: int, quality: int) -> dict[str, tuple[int
         raise RunError(f"{out} cannot be made ({error.strerror or error}); pass another --out") from error
     about = {"data": data, "size": size, "quality": quality, "package": __version__}
     write_manifest(out, {"kind": KIND, "version": VERSION, "complete": False} | about)
-    return {}
+    return None
 
 
 def _is_bare(folder: Path) -> bool:
@@ -370,16 +375,8 @@ def _marks(images: ImageSet, rows: list[int]) -> dict[str, list[bool] | None]:
     return {name: None if marks is None else marks[rows].tolist() for name, marks in both.items()}
 
 
-def _listed(out: Path) -> set[str]:
-    """The shrunk files that the manifest of a complete set lists."""
-    if not read_manifest(out)["complete"]:
-        return set()
-    return {file for _, file in Prepared.read(out).images()}
-
-
-def _remove(out: Path, files: set[str]) -> None:
-    for file in files:
-        (out / file).unlink(missing_ok=True)
+def _files(prepared: Prepared) -> set[str]:
+    return {file for _, file in prepared.images()}
 
 
 def _remove_partial(out: Path) -> None:
