@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_the_clock_tells_waiting_from_computing() -> None:
     clock = ReadingClock()
     assert clock.share == 0
 
-    def slow() -> list[int]:
+    def slow() -> Iterator[int]:
         for number in range(3):
             time.sleep(0.02)
             yield number
@@ -54,6 +55,18 @@ def job_of(config: TrainConfig, data: Path, clock: ReadingClock, **options: int)
     return job
 
 
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The photographs count as large."""
+    monkeypatch.setattr("embedding_expansion.training.bottleneck.short_side", lambda images: 3000.0)
+
+
+def test_images_that_are_small_already_are_not_to_be_shrunk(small: TrainConfig, photographs: Path) -> None:
+    found = bottleneck(job_of(small, photographs, ReadingClock(waiting=10.0, computing=10.0)))
+    assert "the images hold it up; to be faster, raise --data.workers" in found["sentence"]
+
+
+@pytest.mark.usefixtures("large")
 @pytest.mark.parametrize(("waiting", "decoding", "is_slow"), [(1.0, 0.0, False), (10.0, 0.0, True), (1.0, 1e6, True)])
 def test_the_sentence_names_what_to_do(
     small: TrainConfig, photographs: Path, shrunk: Path, waiting: float, decoding: float, is_slow: bool
@@ -69,6 +82,7 @@ def test_the_sentence_names_what_to_do(
     assert "embex data prepare" not in bottleneck(job_of(small, shrunk, clock))["sentence"]
 
 
+@pytest.mark.usefixtures("large")
 def test_the_command_has_the_size_that_the_model_needs(small: TrainConfig, photographs: Path) -> None:
     clock = ReadingClock(waiting=1.0, computing=1.0)
     sentence = bottleneck(job_of(small, photographs, clock, image_size=448))["sentence"]

@@ -10,6 +10,7 @@ from embedding_expansion.data.preparing import SIZE, default_folder
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.runs.options import DataConfig
 from embedding_expansion.training.job import Job
+from embedding_expansion.training.recipe import short_side
 
 #: The share of the time, or of the processors on which the model computes, above which decoding holds a run up.
 MUCH = 0.1
@@ -51,17 +52,16 @@ def bottleneck(job: Job) -> dict[str, Any]:
 
 def _ways(job: Job, *, workers: int, waits: bool, processors: int) -> list[str]:
     ways = []
-    if job.dataset.prepared is None:
-        ways.append(f"shrink the images once with {_command(job.config.data)}")
+    size = max(SIZE, needed_side(job.config.data))
+    if job.dataset.prepared is None and short_side(job.dataset.train) > size:
+        ways.append(f"shrink the images once with {_command(job.config.data, size)}")
     if waits and workers < processors:
         ways.append(f"raise --data.workers (now {workers})")
     return ways
 
 
-def _command(data: DataConfig) -> str:
+def _command(data: DataConfig, size: int) -> str:
     """The command that shrinks the images of a run, and where it puts them."""
-    needed = needed_side(data)
-    size = max(SIZE, needed)
     options = [*(["--size", str(size)] if size != SIZE else []), *(["--part"] if data.part else [])]
     options += [] if data.root is None else ["--root", data.root]
     options += [] if data.train_classes is None else ["--train_classes", str(data.train_classes)]
