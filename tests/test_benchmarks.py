@@ -28,6 +28,8 @@ QUICK = {
     "opening.py": [],
     "photographs.py": [],
     "clustering.py": ["--methods", "k-means, known k", "Louvain, mutual"],
+    "prepared.py": ["--workers", "0"],
+    "gallery_thresholds.py": [],
     "allocator.py": [],
 }
 

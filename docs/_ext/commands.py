@@ -10,7 +10,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from embedding_expansion.app.cli import COMMANDS, main
+from embedding_expansion.app.cli import COMMANDS, SUBCOMMANDS, main
 
 WIDTH = 84
 
@@ -20,15 +20,20 @@ class Commands(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return the sections in the order of `embex --help`."""
-        return [self._section(name, text) for name, text in COMMANDS.items()]
+        return [self._section(*each) for name, text in COMMANDS.items() for each in _with_parts(name, text)]
 
     def _section(self, name: str, text: str) -> nodes.section:
-        section = nodes.section(ids=[f"embex-{name}"])
+        section = nodes.section(ids=[f"embex-{name.replace(' ', '-')}"])
         section += nodes.title(text=f"embex {name}")
         section += nodes.paragraph(text=f"{text[0].upper()}{text[1:]}.")
         text_of_help = _help(name)
         section += nodes.literal_block(text_of_help, text_of_help, language="none")
         return section
+
+
+def _with_parts(name: str, text: str) -> list[tuple[str, str]]:
+    """Return a command and its subcommands."""
+    return [(name, text), *((part, of_part) for part, of_part in SUBCOMMANDS.items() if part.split()[0] == name)]
 
 
 def _help(name: str) -> str:
@@ -37,7 +42,7 @@ def _help(name: str) -> str:
     os.environ["COLUMNS"] = str(WIDTH)
     try:
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-            main([name, "--help"])
+            main([*name.split(), "--help"])
     finally:
         if before is None:
             del os.environ["COLUMNS"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from embedding_expansion.app import arguments
-from embedding_expansion.app.cli import COMMANDS, main
+from embedding_expansion.app.cli import COMMANDS, SUBCOMMANDS, main
 from embedding_expansion.app.examples import EXAMPLES
 
 
@@ -21,6 +21,8 @@ class _Parsed(Exception):
 def test_an_example_is_understood(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program, name, *given = shlex.split(example)
     assert program == "embex"
+    if [name, *given[:1]] == ["data", "prepare"]:
+        name, given = "prepare", given[1:]
     command = importlib.import_module(f"embedding_expansion.app.{name}")
 
     def parse(*of_parser: Any) -> None:
@@ -33,14 +35,18 @@ def test_an_example_is_understood(example: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_command_has_examples_of_itself() -> None:
-    assert EXAMPLES.keys() == COMMANDS.keys()
-    assert all(line.split()[1] == name for name, lines in EXAMPLES.items() for line in lines)
+    assert EXAMPLES.keys() == COMMANDS.keys() | SUBCOMMANDS.keys()
+    assert all(
+        line.startswith(f"embex {name} ") or line == f"embex {name}"
+        for name, lines in EXAMPLES.items()
+        for line in lines
+    )
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", EXAMPLES)
 def test_help_begins_with_one_line_and_has_the_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     first, second, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith(f"usage: embex {command}")
     assert not second

@@ -43,12 +43,14 @@ GROUPS = {
         "info": "describe an index",
     },
     "look around": {
-        "data": "list, check and download data sets",
+        "data": "list, check and download data sets, and shrink their images",
         "completion": "print a script that completes commands in bash, zsh or fish",
         "env": "show the installed versions and whether the C libraries are used",
     },
 }
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
+#: What has a `--help` of its own within a command.
+SUBCOMMANDS = {"data prepare": "shrink the images of a data set once, so that training need not decode large files"}
 
 
 def main(arguments: list[str] | None = None) -> int:

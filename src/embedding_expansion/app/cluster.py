@@ -151,7 +151,7 @@ def _of_index(given: jsonargparse.Namespace, opened: ExitStack) -> _ClusterInput
 
 
 def _of_images(given: jsonargparse.Namespace) -> _ClusterInput:
-    from embedding_expansion.data.finding import find_images
+    from embedding_expansion.data.finding import ImageFile, find_images
     from embedding_expansion.retrieval.index import Item
 
     if given.model is None:
@@ -161,12 +161,12 @@ def _of_images(given: jsonargparse.Namespace) -> _ClusterInput:
         )
     found = find_images(given.source)
     # Images in subfolders of a named folder are labelled by their folder. Each image is taken once.
-    labels: dict[str, str | None] = {}
+    named: dict[str, ImageFile] = {}
     for file in found.files:
-        labels.setdefault(os.path.abspath(file.path), file.folder)
-    items = [Item(path, label) for path, label in labels.items()]
+        named.setdefault(os.path.abspath(file.path), file)
+    items = [Item(path, file.folder) for path, file in named.items()]
     embedder, failed = opened_model(given.model, given), dict[int, str]()
-    vectors = embedder.embed([item.path for item in items], broken=failed)
+    vectors = embedder.embed([file.read for file in named.values()], broken=failed)
     if len(failed) == len(items):
         raise DataError(f"none of {len(items)} images can be read; the first error: {failed[0]}")
     read = [item for position, item in enumerate(items) if position not in failed]

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """embex data: lists the data sets. embex data NAME: describes a data set, where it is searched for and
 how to get it. embex data NAME --download: downloads it. embex data NAME_OR_PATH check: opens it and decodes every
-image."""
+image. embex data prepare NAME_OR_PATH: shrinks its images once, so that training need not decode large files (embex
+data prepare --help)."""
 
 
 def run(arguments: list[str]) -> int:
-    """Lists, describes, downloads or checks data sets; returns the exit status, 1 if a check finds broken images."""
+    """Lists, describes, downloads, checks or shrinks data sets; returns the exit status, 1 if images are broken."""
+    if arguments[:1] == ["prepare"]:
+        from embedding_expansion.app import prepare
+
+        return prepare.run(arguments[1:])
     options = command("data", DESCRIPTION)
     options.add_argument("name", type=str, nargs="?", default="list", help="list, the name of a data set, or a path")
     options.add_argument(
@@ -93,8 +98,11 @@ def _check(name: str, root: Path | None, *, part: bool) -> int:
     from embedding_expansion.data.datasets import open_dataset
     from embedding_expansion.data.inspection import inspect_dataset
 
-    report = inspect_dataset(open_dataset(name, root=root, part=part))
+    dataset = open_dataset(name, root=root, part=part)
+    report = inspect_dataset(dataset)
     print(report.name)
+    if dataset.prepared is not None:
+        print(dataset.prepared.described)
     _print_split("train", report.train)
     _print_split("test", report.test)
     if report.shared_classes:
@@ -103,6 +111,8 @@ def _check(name: str, root: Path | None, *, part: bool) -> int:
     if report.equal_bytes:
         (train, test), count = report.equal_bytes[0], len(report.equal_bytes)
         print(f"warning: {count:,} test images are identical to training images, the first: {test} and {train}")
+    if dataset.prepared is not None and (changes := dataset.prepared.changes()):
+        print(f"warning: {changes}")
     if report.left_out:
         print(report.left_out)
     broken = report.train.broken | report.test.broken

@@ -20,6 +20,7 @@ from embedding_expansion.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
 
+    from embedding_expansion.data.finding import ImageFile
     from embedding_expansion.inference.embedder import Embedder
 
 
@@ -53,8 +54,7 @@ def run(arguments: list[str]) -> int:
             refuse_backbone_options(given, given.images[0], "a file of vectors")
             return _embed_vectors(Path(given.run), Path(given.images[0]), out, given.device)
         found = find_images(given.images)
-        files = [file.path for file in found.files]
-        embeddings, paths = _embed(opened_model(given.run, given), files, given.flip, broken)
+        embeddings, paths = _embed(opened_model(given.run, given), found.files, given.flip, broken)
         _write(out, embeddings=embeddings, paths=np.array([str(name) for name in paths]))
         print(f"{len(paths)} images embedded into {embeddings.shape[1]} dimensions: {given.out}")
         print_next(index_of(given.run, given.images, given_options(given)))
@@ -66,14 +66,14 @@ def run(arguments: list[str]) -> int:
 
 
 def _embed(
-    embedder: Embedder, files: list[Path], flip: bool, broken: dict[Path, str]
+    embedder: Embedder, files: list[ImageFile], flip: bool, broken: dict[Path, str]
 ) -> tuple[np.ndarray, tuple[Path, ...]]:
     failed = dict[int, str]()
-    vectors = embedder.embed(files, flip=flip, broken=failed)
-    broken |= {files[position]: reason for position, reason in failed.items()}
+    vectors = embedder.embed([file.read for file in files], flip=flip, broken=failed)
+    broken |= {files[position].path: reason for position, reason in failed.items()}
     if len(failed) == len(files):
         raise DataError(f"none of {len(files)} images can be read; the first error: {failed[0]}")
-    return vectors, tuple(file for position, file in enumerate(files) if position not in failed)
+    return vectors, tuple(file.path for position, file in enumerate(files) if position not in failed)
 
 
 def _embed_vectors(folder: Path, file: Path, out: Path, device: str) -> int:

@@ -66,6 +66,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "embex data list",
         "embex data photos check",
     ),
+    "data prepare": (
+        "embex data prepare photos",
+        "embex data prepare photos --size 320 --out /fast-disk/photos-320",
+    ),
     "completion": ("embex completion bash", "embex completion fish"),
     "env": ("embex env",),
 }

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
+def progress_bar(*, stopped: str = "the embedded images are saved") -> Iterator[Progress]:
     """A progress bar on a terminal, elsewhere a line every 30 seconds.
 
-    After Ctrl+C, a line explains how to continue.
+    After Ctrl+C, a line says what was `stopped`, and how to continue.
     """
     from tqdm import tqdm
 
@@ -28,7 +28,7 @@ def progress_bar() -> Iterator[Progress]:
 
     def progress(done: int, total: int) -> None:
         nonlocal before
-        before = done if before < 0 else before  # images that an earlier run has embedded
+        before = done if before < 0 else before  # images that an earlier run has done
         shown.total = total
         shown.update(done - shown.n)
         if heartbeat.is_due():
@@ -39,7 +39,7 @@ def progress_bar() -> Iterator[Progress]:
         yield progress
     except KeyboardInterrupt:
         shown.close()
-        print("embex: the embedded images are saved; run the same command again to continue", file=sys.stderr)
+        print(f"embex: {stopped}; run the same command again to continue", file=sys.stderr)
         raise
     finally:
         shown.close()

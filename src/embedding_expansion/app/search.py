@@ -139,7 +139,7 @@ def _read(names: list[str]) -> list[_Query]:
         if name == STDIN:
             queries.append(_Query(name, sys.stdin.buffer.read()))
         elif Path(name).is_dir():
-            queries += [_Query(str(file.path), file.path) for file in find_images([name]).files]
+            queries += [_Query(str(file.path), file.read) for file in find_images([name]).files]
         else:
             queries.append(_Query(name, Path(name)))
     return queries

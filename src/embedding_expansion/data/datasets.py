@@ -14,6 +14,8 @@ from embedding_expansion.data.folder import open_folder
 from embedding_expansion.data.glyphs import open_glyphs
 from embedding_expansion.data.images import Dataset
 from embedding_expansion.data.official import DatasetCounts
+from embedding_expansion.data.prepared import is_prepared
+from embedding_expansion.data.prepared_set import open_prepared
 from embedding_expansion.data.sources import search_folders
 from embedding_expansion.data.table import TABLE_SUFFIXES
 from embedding_expansion.data.vectors import open_vectors
@@ -72,8 +74,9 @@ def open_dataset(
 
     Args:
         name_or_path: a name from `DATASETS`, or a path: of a folder of class folders, of a .csv or .tsv file, of an
-            .npz or .parquet file with vectors (see `vectors`), or of a folder with the official layout of a named set,
-            which is opened as that set.
+            .npz or .parquet file with vectors (see `vectors`), of a folder with the official layout of a named set,
+            which is opened as that set, or of a folder of shrunk images (see `preparing`), which is opened as the set
+            that was shrunk.
         root: the folder in which to search for a named set; by default $EMBEX_DATA if set, `./data`, and the cache
             folder.
         part: whether to accept a part of a named set. The name of the data set then says that it is a part.
@@ -88,8 +91,9 @@ def open_dataset(
     train_classes, seed = as_limit(train_classes, "train_classes"), as_whole(seed, "seed", least=0)
     path = Path(name_or_path).expanduser()
     is_named = name_or_path in DATASETS
+    has_manifest = not is_named and is_prepared(path)
     layout = DATASETS[name_or_path] if is_named else recognise(path)
-    is_folder = not is_named and layout is None and path.is_dir()
+    is_folder = not is_named and layout is None and path.is_dir() and not has_manifest
     if not is_named and is_vector_file(path) and path.is_file():
         return open_vectors(path, train_classes)
     if train_classes is not None and not is_folder:
@@ -97,6 +101,8 @@ def open_dataset(
             f"train_classes is {train_classes}, but {name_or_path} already has a split; pass train_classes only for a "
             "folder of class folders or for vectors"
         )
+    if has_manifest:
+        return open_prepared(path)
     if layout is not None:
         return layout.open(_found(name_or_path, layout, root) if is_named else path, part)
     if is_named:

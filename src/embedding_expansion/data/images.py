@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from embedding_expansion.data.decoding import decode
+from embedding_expansion.data.prepared import Prepared
 from embedding_expansion.errors import DataError, InvalidInput
 
 
@@ -28,7 +29,8 @@ class ImageSet:
         class_names: one name per class.
         paths: n image files, or None.
         pixels: (n, c, h, w), uint8, or None. Vectors are float32 images of one pixel, (n, d, 1, 1).
-        names: for pixels or vectors, n texts that name them, such as the texts that were embedded; or None.
+        names: n texts that name the images in outputs, such as the names of the originals of shrunk images, or the
+            texts that were embedded as vectors; None for the names of the files, or numbers.
         is_query: (n,), bool, the images that are queries; None for leave-one-out, each image against all others.
         is_gallery: (n,), bool, the images in the gallery; None if `is_query` is None.
 
@@ -100,10 +102,10 @@ class ImageSet:
         return self.paths[index]
 
     def called(self, index: int) -> str:
-        """The name of image `index` for outputs: its file name, its name in `names`, or its number."""
-        if self.paths is not None:
-            return self.paths[index].name
-        return f"#{index}" if self.names is None else self.names[index]
+        """The name of image `index` for outputs: its name in `names`, its file name, or its number."""
+        if self.names is not None:
+            return self.names[index]
+        return f"#{index}" if self.paths is None else self.paths[index].name
 
     def subset(self, indices: npt.NDArray[Any] | Sequence[int]) -> ImageSet:
         """Selects images by their indices, in that order; labels keep their numbers and class names."""
@@ -131,6 +133,7 @@ class Dataset:
         transform: the name of a suitable training transform (see `transforms.TRANSFORMS`).
         left_out: for a folder, one line on the files and folders in it that are not in the set; empty if there are
             none.
+        prepared: for a set of shrunk images, from what they were made; otherwise None.
 
     Raises:
         DataError: a split has no image.
@@ -142,6 +145,7 @@ class Dataset:
     recall_at: tuple[int, ...] = (1, 2, 4, 8)
     transform: str = "crop_flip"
     left_out: str = ""
+    prepared: Prepared | None = None
 
     def __post_init__(self) -> None:
         for split, images in (("train", self.train), ("test", self.test)):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +23,15 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from embedding_expansion.checks import as_whole
 from embedding_expansion.data.images import ImageSet
+from embedding_expansion.data.reading import ReadingClock
 from embedding_expansion.data.sampler import ClassBalancedSampler
 from embedding_expansion.data.transforms import ImageTransform
 from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.failures import killed_loader
 
-#: What a worker returns: the images that could be read, their indices in the set, and path and reason of the others.
+#: The images that could be read, their indices in the set, and path and reason of the others.
 _Loaded = tuple[Tensor, npt.NDArray[Any], dict[Path, str]]
+_T = TypeVar("_T")
 
 
 def batches(
@@ -43,6 +45,7 @@ def batches(
     rows: slice = slice(None),
     workers: int = 0,
     broken: dict[Path, str] | None = None,
+    clock: ReadingClock | None = None,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yields the training batches of the steps start, ..., stop - 1.
 
@@ -62,6 +65,7 @@ def batches(
         rows: the positions of the batch to load, such as those of one rank of a distributed run.
         workers: the number of processes that decode images; 0 decodes in this process.
         broken: receives the path of every image that cannot be read, with the reason.
+        clock: counts how long the steps wait for their images, and how long decoding takes.
 
     Yields:
         (step, uint8 images of shape (b, c, size, size), int64 labels of shape (b,)).
@@ -73,7 +77,7 @@ def batches(
     seed = as_whole(seed, "seed", least=0)
     steps = range(start, stop)
     load = partial(_load_step, images, sampler, transform, seed, rows)
-    for step, (pixels, chosen, failed) in zip(steps, _in_order(load, steps, workers), strict=True):
+    for step, (pixels, chosen, failed) in zip(steps, _decoded(load, steps, workers, clock), strict=True):
         if broken is not None:
             broken.update(failed)
         if not len(chosen):
@@ -90,6 +94,7 @@ def evaluation_batches(
     *,
     workers: int = 0,
     broken: dict[Path, str] | None = None,
+    clock: ReadingClock | None = None,
 ) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
     """Yields the batches of one pass over a set, in its order.
 
@@ -99,6 +104,7 @@ def evaluation_batches(
         batch_size: the number of images in a batch; the last batch may be smaller.
         workers: the number of processes that decode images; 0 decodes in this process.
         broken: receives the path of every image that cannot be read, with the reason.
+        clock: counts how long the pass waits for its images, and how long decoding takes.
 
     Yields:
         (indices of the images, int64 of shape (b,); uint8 images of shape (b, c, size, size)). Broken images are left
@@ -110,7 +116,7 @@ def evaluation_batches(
     if transform.is_random:
         raise InvalidInput("the transform is random, which evaluation must not be; pass one of test_transform")
     load = partial(_load_slice, images, transform, batch_size)
-    for pixels, chosen, failed in _in_order(load, range(0, len(images), batch_size), workers):
+    for pixels, chosen, failed in _decoded(load, range(0, len(images), batch_size), workers, clock):
         if broken is not None:
             broken.update(failed)
         if len(chosen):
@@ -126,26 +132,48 @@ def broken_sentence(broken: dict[Path, str], limit: int = 5) -> str:
     return f"{len(broken)} broken image{'s' if len(broken) > 1 else ''} left out: {named}{more}"
 
 
-class _Calls(Dataset[_Loaded]):
+def _decoded(
+    load: Callable[[int], _Loaded], arguments: Sequence[int], workers: int, clock: ReadingClock | None
+) -> Iterator[_Loaded]:
+    """Yields load(argument) for each argument in order, and counts the time."""
+    clock = ReadingClock() if clock is None else clock
+    for loaded, seconds in clock.waits(in_order(partial(_timed, load), arguments, workers)):
+        clock.decoding += seconds
+        yield loaded
+
+
+def _timed(load: Callable[[int], _Loaded], argument: int) -> tuple[_Loaded, float]:
+    """Calls load(argument); also returns the seconds of the processor that it took."""
+    began = time.process_time()
+    loaded = load(argument)
+    if get_worker_info() is not None:
+        # The queue would do so too, but there an error (/dev/shm is full) is lost and the reader waits forever.
+        loaded[0].share_memory_()  # type: ignore[no-untyped-call]
+    return loaded, time.process_time() - began
+
+
+class _Calls(Dataset[_T], Generic[_T]):
     """Wraps a function of a whole number as the data set that DataLoader needs to call it in its processes."""
 
-    def __init__(self, load: Callable[[int], _Loaded]) -> None:
-        self.load = load
+    def __init__(self, function: Callable[[int], _T]) -> None:
+        self.function = function
 
-    def __getitem__(self, argument: int) -> _Loaded:
-        loaded = self.load(argument)
-        if get_worker_info() is not None:
-            # The queue would do so too, but there an error (/dev/shm is full) is lost and the reader waits forever.
-            loaded[0].share_memory_()  # type: ignore[no-untyped-call]
-        return loaded
+    def __getitem__(self, argument: int) -> _T:
+        return self.function(argument)
 
 
-def _in_order(load: Callable[[int], _Loaded], arguments: Sequence[int], workers: int) -> Iterator[_Loaded]:
-    """Yields load(argument) for each argument in order, prefetched in `workers` processes."""
+def in_order(function: Callable[[int], _T], arguments: Sequence[int], workers: int) -> Iterator[_T]:
+    """Yields function(argument) for each argument in order, computed in advance in `workers` processes.
+
+    The processes end with this one, however it ends. With 0 workers, this process calls the function.
+
+    Raises:
+        ResourceError: one of the processes was killed.
+    """
     # batch_size=None, because `load` makes a whole batch. With a separate generator, because DataLoader draws a number
     # when it starts, which must not come from the global generator.
     loader = DataLoader(
-        _Calls(load),
+        _Calls(function),
         sampler=arguments,
         batch_size=None,
         num_workers=workers,

@@ -22,6 +22,7 @@ class Entry:
 
     Attributes:
         path: its absolute path.
+        read: the file to read, which for a prepared set is the shrunk one.
         label: its class, or None.
         metadata: its metadata, without the facts of the file.
         size: the size of the file in bytes.
@@ -29,6 +30,7 @@ class Entry:
     """
 
     path: str
+    read: str
     label: str | None
     metadata: Mapping[str, Any]
     size: int
@@ -67,24 +69,25 @@ def compare(index: Index, files: Iterable[ImageFile], labels: Labels, *, keep: b
         keep: whether indexed images keep their label and metadata.
     """
     embed, relabel, unchanged, broken = list[Entry](), list[Entry](), 0, dict[str, str]()
-    folders: dict[str, str | None] = {}
+    named: dict[str, ImageFile] = {}
     for file in files:
-        folders.setdefault(os.path.abspath(file.path), file.folder)
-    paths_of_all = list(folders)
+        named.setdefault(os.path.abspath(file.path), file)
+    paths_of_all = list(named)
     for start in range(0, len(paths_of_all), CHUNK):
         paths = paths_of_all[start : start + CHUNK]
         there = {item.path: item for items in index.items({"path": paths}, size=CHUNK) for item in items}
         for path in paths:
             try:
-                size, mtime = _stamp(path)
+                read = os.path.abspath(named[path].read)
+                size, mtime = _stamp(read)
             except OSError as error:
                 broken[path] = f"{error.strerror or error}; restore it, or remove it from the list"
                 continue
             item = there.get(path)
-            label, metadata = labels.of(path, folders[path])
+            label, metadata = labels.of(path, named[path].folder)
             if item is not None and keep:
                 label, metadata = item.label, _metadata(item)
-            entry = Entry(path, label, metadata, size, mtime)
+            entry = Entry(path, read, label, metadata, size, mtime)
             if item is None or not entry.file_facts.items() <= item.metadata.items():
                 embed.append(entry)
             elif (item.label, _metadata(item)) != (label, metadata):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from embedding_expansion.data.datasets import DATASETS, open_dataset
 from embedding_expansion.data.images import ImageSet
+from embedding_expansion.data.prepared import origin
 from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.inference.calibration import Labelled
 from embedding_expansion.inference.embedder import Embedder
@@ -131,7 +132,8 @@ def _picture(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _check_other(path: str, given: str, own: str, held_out: bool) -> None:
     """Checks that a data set is not the one that a run was trained on."""
-    same = given == own if given in DATASETS else Path(given).expanduser().resolve() == Path(own)
+    given_origin, own = origin(given), origin(own)
+    same = given_origin == own if given_origin in DATASETS else Path(given_origin).expanduser().resolve() == Path(own)
     if same:
         remedy = "omit --data to use the classes that it held out" if held_out else "pass images of other classes"
         raise InvalidInput(f"{path} was trained and tested on {given}; {remedy}")

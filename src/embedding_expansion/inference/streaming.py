@@ -71,7 +71,7 @@ def embed_into(
 
 
 def _prepare(entry: Entry, embedder: Embedder) -> _Prepared:
-    pixels, (width, height) = decode_with_size(Path(entry.path), least=embedder.least)
+    pixels, (width, height) = decode_with_size(Path(entry.read), least=embedder.least)
     square = embedder.square(pixels)  # raises for images that are too thin, also for a thumbnail
     facts = {"width": width, "height": height} | entry.file_facts
     return _Prepared(square, Item(entry.path, entry.label, {**entry.metadata, **facts}, thumbnail(pixels)))

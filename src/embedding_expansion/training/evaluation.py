@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.loader import broken_sentence, evaluation_batches
+from embedding_expansion.data.reading import ReadingClock
 from embedding_expansion.data.transforms import ImageTransform
 from embedding_expansion.errors import DataError
 from embedding_expansion.model.network import EmbeddingModel, check_embeddings
@@ -38,6 +39,7 @@ def embed_images(
     *,
     workers: int,
     broken: dict[Path, str],
+    clock: ReadingClock | None = None,
 ) -> tuple[Tensor, ImageSet]:
     """Embeds an image set in its order.
 
@@ -47,6 +49,7 @@ def embed_images(
         transform: the transform to square images.
         workers: the number of decoding processes.
         broken: collects unreadable images, which are skipped.
+        clock: counts how long this waits for images, and how long it computes.
 
         Returns:
             The vectors (n, d), float32, and the n readable images.
@@ -54,9 +57,10 @@ def embed_images(
         Raises:
             DataError: no image can be read.
     """
-    vectors, kept = [], []
-    for indices, pixels in evaluation_batches(images, transform, workers=workers, broken=broken):
-        vectors.append(embed(pixels).float())
+    vectors, kept, clock = [], [], ReadingClock() if clock is None else clock
+    for indices, pixels in evaluation_batches(images, transform, workers=workers, broken=broken, clock=clock):
+        with clock.computes():
+            vectors.append(embed(pixels).float())
         kept.append(indices)
     if not vectors:
         raise DataError(f"none of {len(images)} images can be read; {broken_sentence(broken)}")

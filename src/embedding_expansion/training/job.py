@@ -19,6 +19,7 @@ from torch.nn import functional
 from embedding_expansion.core.pair_loss import PairLoss
 from embedding_expansion.data.images import Dataset, ImageSet
 from embedding_expansion.data.loader import batches
+from embedding_expansion.data.reading import ReadingClock
 from embedding_expansion.data.sampler import ClassBalancedSampler
 from embedding_expansion.data.transforms import ImageTransform, test_transform, train_transform
 from embedding_expansion.errors import InvalidInput
@@ -65,6 +66,7 @@ class Job:
     features: Features = field(default_factory=dict)  # cache for a frozen backbone
     views: Tensor | None = None  # (v, n, w), features of v views of each training image, one of which a step draws
     changes: list[str] = field(default_factory=list)  # changes to the data since the run was started
+    clock: ReadingClock = field(default_factory=ReadingClock)  # what the run has waited for
 
     @property
     def selects_on(self) -> ImageSet | None:
@@ -135,6 +137,7 @@ class Job:
             rows=share,
             workers=self.workers,
             broken=self.broken,
+            clock=self.clock,
         )
 
     def _one_view(self, rows: Tensor, step: int) -> Tensor:
@@ -186,7 +189,7 @@ class Job:
     ) -> tuple[Tensor, ImageSet]:
         """Applies a function of uint8 images to a set, with the test transform; also returns the readable images."""
         transform = self.test_transform if transform is None else transform
-        return embed_images(function, images, transform, workers=self.workers, broken=self.broken)
+        return embed_images(function, images, transform, workers=self.workers, broken=self.broken, clock=self.clock)
 
     def features_of(self, images: ImageSet, mirrored: bool = False) -> tuple[Tensor, ImageSet]:
         """The pooled features of an image set with the current backbone, not normalised: what the head gets."""

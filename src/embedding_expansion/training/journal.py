@@ -25,7 +25,7 @@ class Journal:
         self._bar = tqdm(total=steps, initial=step, unit="step", disable=hidden, leave=False)
         self._total, self._heartbeat = steps, Heartbeat(shown=run is not None and hidden)
         self._done = step
-        self._steps, self._images, self._seconds = 0, 0, 0.0  # since the last call of figures
+        self._steps, self._images, self._seconds, self._waited = 0, 0, 0.0, 0.0  # since the last call of figures
         self._without_push: Tensor | float = 0.0  # steps since then whose expanded table does not push
         self._statistics: dict[str, Tensor] = {}  # of the last step
 
@@ -37,21 +37,36 @@ class Journal:
         if self._writer is not None:
             self._writer.close()
 
-    def count(self, loss: float, images: int, seconds: float, statistics: dict[str, Tensor]) -> None:
-        """Counts a step: its loss, images, duration including the wait for the images, and `last_statistics`."""
+    def count(
+        self, loss: float, images: int, seconds: float, statistics: dict[str, Tensor], *, waited: float = 0.0
+    ) -> None:
+        """Counts a step: its loss, images, duration including the wait for the images, and `last_statistics`.
+
+        Args:
+            loss: the loss.
+            images: the number of images.
+            seconds: the duration, including the wait for the images.
+            statistics: the `last_statistics` of the loss.
+            waited: the seconds of the wait.
+        """
         self._steps += 1
         self._images += images
         self._seconds += seconds
+        self._waited += waited
         self._without_push = self._without_push + statistics.get("no_push", 0.0)  # on a GPU without waiting for it
         self._statistics = statistics
         self._bar.set_postfix_str(f"loss {loss:.4f}, {images / seconds:.0f} images/s", refresh=False)
         self._bar.update()
         self._done += 1
         if self._heartbeat.is_due():
-            self.print(f"  step {self._done} of {self._total}: loss {loss:.4f}, {images / seconds:.0f} images/s")
+            waits = f", {self._waited / self._seconds:.0%} of the time waiting for them" if self._waited else ""
+            speed = f"{self._images / self._seconds:.3g} images/s{waits}"
+            self.print(f"  step {self._done} of {self._total}: loss {loss:.4f}, {speed}")
 
     def figures(self) -> dict[str, Any]:
-        """The figures of the loss, and the speed since the last call without evaluations and checkpoints.
+        """The figures of the loss; the speed, and the share of the time spent waiting for images, since the last call.
+
+        Evaluations and checkpoints do not count.
 
         Those of the balance are grouped: `share` is the share of the pull that is kept, and `no_push` the share of the
         steps since the last call whose expanded table does not push. The others are of the last step.
@@ -62,7 +77,8 @@ class Journal:
             inner |= {name: figures.pop(name) for name in FIGURES if name in figures}
             figures["balance"] = inner | {"no_push": float(self._without_push) / max(self._steps, 1)}
         figures["images_per_second"] = round(self._images / self._seconds if self._seconds else 0.0, 1)
-        self._steps, self._images, self._seconds, self._without_push = 0, 0, 0.0, 0.0
+        figures["waiting_share"] = round(self._waited / self._seconds if self._seconds else 0.0, 4)
+        self._steps, self._images, self._seconds, self._waited, self._without_push = 0, 0, 0.0, 0.0, 0.0
         return figures
 
     def write(self, entry: dict[str, Any]) -> None:

@@ -95,27 +95,21 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
         _begin(job, state, run, ranks, journal, scaler)
         began, share = time.perf_counter(), ranks.share(job.batch_size)
         for step, inputs, labels in job.batches(state.step, share):
-            _check_share(len(labels), share, job, ranks)
-            labels = labels.to(job.device)
-            torch.manual_seed(step_seed(config.seed, step))
-            lr = set_learning_rate(job.optimizer, config.optimizer, step, config.steps)
-            _freeze_batch_norm(job, step)
-            value = _optimize(
-                job,
-                network,
-                loss,
-                scaler,
-                ranks,
-                inputs.to(job.device),
-                labels,
-                step < config.warmup_head,
-            )
-            state.step = step + 1
-            if job.average is not None and config.ema is not None:
-                follow(job.average, job.model, config.ema, state.step)
+            waited = time.perf_counter() - began
+            with job.clock.computes():
+                _check_share(len(labels), share, job, ranks)
+                labels = labels.to(job.device)
+                torch.manual_seed(step_seed(config.seed, step))
+                lr = set_learning_rate(job.optimizer, config.optimizer, step, config.steps)
+                _freeze_batch_norm(job, step)
+                is_warmup = step < config.warmup_head
+                value = _optimize(job, network, loss, scaler, ranks, inputs.to(job.device), labels, is_warmup)
+                state.step = step + 1
+                if job.average is not None and config.ema is not None:
+                    follow(job.average, job.model, config.ema, state.step)
             seconds = time.perf_counter() - began
             state.training_seconds += seconds
-            journal.count(value, job.batch_size, seconds, job.loss.last_statistics)
+            journal.count(value, job.batch_size, seconds, job.loss.last_statistics, waited=waited)
             warning = watch.step(value, labels, ranks)
             stops = _between_steps(job, state, run, ranks, journal, scaler, {"loss": value, "lr": lr}, warning)
             stopped_by = ranks.maximum(stop.number)
@@ -250,6 +244,8 @@ def _save(job: Job, state: State, scaler: torch.amp.GradScaler, run: RunFolder, 
     """Writes the checkpoint of this step, and removes all except for the newest two and the best one of each."""
     state.processes = processes
     state.scaler = scaler.state_dict()
+    clock = job.clock
+    state.waiting_seconds, state.model_seconds, state.decoding_seconds = clock.waiting, clock.computing, clock.decoding
     state.broken = {str(path): reason for path, reason in job.broken.items()}
     tensors = checkpoint.collect(job.model, job.loss, job.optimizer, job.average)
     if not all_finite(tensors.values()):

@@ -188,10 +188,10 @@ def _images_to_train_on(dataset: Dataset, given: TrainConfig) -> int:
 
 def _is_small(dataset: Dataset) -> bool:
     """Whether the set has small images, drawings of characters or vectors, for which conv4 and linear are made."""
-    return dataset.train.holds_vectors or dataset.transform != "crop_flip" or _short_side(dataset.train) < SMALL
+    return dataset.train.holds_vectors or dataset.transform != "crop_flip" or short_side(dataset.train) < SMALL
 
 
-def _short_side(images: ImageSet) -> float:
+def short_side(images: ImageSet) -> float:
     """The median of the shorter side, in pixels, of a sample of images; broken ones do not count."""
     if images.pixels is not None:
         return float(min(images.pixels.shape[2:]))

@@ -11,6 +11,7 @@ from embedding_expansion.data.loader import broken_sentence
 from embedding_expansion.generation.method import Method
 from embedding_expansion.runs.options import ExpansionConfig
 from embedding_expansion.runs.run_folder import RunFolder
+from embedding_expansion.training.bottleneck import warnings_of_prepared
 from embedding_expansion.training.job import Job
 from embedding_expansion.training.ranks import batch_norm_warning
 from embedding_expansion.training.state import State
@@ -21,6 +22,8 @@ def print_setup(job: Job, state: State, world: int) -> None:
     config = job.config
     held = f"; {_size(job.validation)} held out to select the weights by MAP@R" if job.validation is not None else ""
     print(f"data: {job.dataset.name}; {_size(job.train)} train{held}; {_size(job.dataset.test)} test")
+    if job.dataset.prepared is not None:
+        print(f"images: {job.dataset.prepared.described}")
     if job.dataset.left_out:
         print(job.dataset.left_out)
     given = "".join(f", {name} {value}" for name, value in config.loss.items() if name != "name")
@@ -70,15 +73,15 @@ def _method(job: Job) -> str:
 
 
 def _warnings_about(job: Job) -> list[str]:
-    """What makes the measures of a run say little."""
-    found = []
+    """What makes the measures of a run say little, or not what they seem to."""
+    found = list[str]()
     if len(job.dataset.test.classes) < 2 and job.config.measure_test:
         found.append("the test set has only one class, so that any model finds it; add other classes")
     if job.validation is not None and job.selects_on is None:
         found.append(
             "the held-out training classes cannot be measured, because none has two images; the last weights are kept"
         )
-    return found
+    return found + warnings_of_prepared(job)
 
 
 def print_metrics(title: str, measures: dict[str, Any]) -> None:
@@ -127,6 +130,8 @@ def print_result(metrics: dict[str, Any], run: RunFolder) -> None:
     if sentence := metrics.get("verdict", {}).get("sentence"):
         print(sentence)
     print(f"{metrics['images_per_second']:.0f} images per second in training, {metrics['wall_seconds']:.0f} s in all")
+    if sentence := metrics.get("reading", {}).get("sentence"):
+        print(sentence)
     if metrics["broken_images"]:
         print(broken_sentence(dict.fromkeys(map(Path, metrics["broken_images"]), "")))
     print(f"run folder: {run.path}", flush=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedding_expansion.data.reading import ReadingClock
 from embedding_expansion.errors import InvalidInput, ResourceError, RunError
 from embedding_expansion.failures import failure
 from embedding_expansion.model.network import NotFinite
@@ -18,6 +19,7 @@ from embedding_expansion.runs.options import TrainConfig
 from embedding_expansion.runs.run_folder import RunFolder, default_path
 from embedding_expansion.training import checkpoint, report
 from embedding_expansion.training.baselines import measure_baselines, title, verdict
+from embedding_expansion.training.bottleneck import bottleneck
 from embedding_expansion.training.cross_validation import cross_validate
 from embedding_expansion.training.environment import environment
 from embedding_expansion.training.evaluation import measure
@@ -150,6 +152,7 @@ def resume(path: Path, *, changed: bool = False, command: tuple[str, ...] = ()) 
         if step is not None:
             state = _restore(job, run, step)
             job.broken = {Path(name): reason for name, reason in state.broken.items()}
+            job.clock = ReadingClock(state.waiting_seconds, state.model_seconds, state.decoding_seconds)
         state.since = start
 
         def begin() -> None:
@@ -230,6 +233,7 @@ def _train_and_measure(job: Job, state: State, run: RunFolder, ranks: Ranks) -> 
     tested = _keep(job, state, run)
     metrics = _final(tested, state) | {"before": before, "wall_seconds": round(state.clock(), 1)}
     metrics["verdict"] = verdict(before, metrics, job.config)
+    metrics["reading"] = bottleneck(job)
     if folds:
         metrics["folds"] = folds
     run.write_metrics(metrics)
@@ -286,15 +290,19 @@ def _final(tested: Tested, state: State) -> dict[str, Any]:
     """The metrics of the embedded images."""
     job = tested.job
     measures: dict[str, Any] = measure(tested.vectors, tested.images, job.dataset.recall_at, seed=job.config.seed)
-    return measures | {
-        "data": job.dataset.name + ("" if job.config.measure_test else ", held-out training classes"),
-        "selected_by": SELECTED_BY[_selection(job)],
-        "selected_step": _selected(state),
-        "steps": state.step,
-        "images_per_second": round(state.step * job.batch_size / max(state.training_seconds, 1e-9), 1),
-        "broken_images": sorted(str(path) for path in job.broken),
-        "held_out_classes": job.held_out_classes,
-    }
+    return (
+        measures
+        | {
+            "data": job.dataset.name + ("" if job.config.measure_test else ", held-out training classes"),
+            "selected_by": SELECTED_BY[_selection(job)],
+            "selected_step": _selected(state),
+            "steps": state.step,
+            "images_per_second": round(state.step * job.batch_size / max(state.training_seconds, 1e-9), 1),
+            "broken_images": sorted(str(path) for path in job.broken),
+            "held_out_classes": job.held_out_classes,
+        }
+        | ({} if job.dataset.prepared is None else {"prepared": job.dataset.prepared.described})
+    )
 
 
 def _selection(job: Job) -> str:

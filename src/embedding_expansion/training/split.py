@@ -95,7 +95,7 @@ def keep(dataset: Dataset, sides: Sides, config: TrainConfig) -> Split:
         shared = set(sides.train) & set(sides.test)
         train = _gathered(dataset.train, dataset.test, sides.train, shared)
         test = _gathered(dataset.test, dataset.train, sides.test, shared)
-        dataset = Dataset(dataset.name, train, test, dataset.recall_at, dataset.transform)
+        dataset = replace(dataset, train=train, test=test)
     if config.protocol != "validation":
         return Split(dataset, dataset.train, None, np.arange(len(sides.train)))
     held = _numbers(dataset.train, set(sides.held_out))

@@ -16,6 +16,7 @@ from embedding_expansion.runs.options import TrainConfig
 
 #: Number of evaluations below the value of the start that get a warning.
 FALLS = 3
+_LATER = ("waiting_seconds", "model_seconds", "decoding_seconds")  # fields that older checkpoints lack
 _OF_THE_PROCESS = ("since", "saved_best", "last_step")  # fields that checkpoints do not hold
 
 
@@ -31,6 +32,9 @@ class State:
     evaluations_since_best: int = 0
     training_seconds: float = 0.0  # time spent in steps only
     wall_seconds: float = 0.0  # total time, including earlier starts
+    waiting_seconds: float = 0.0  # of the job's `ReadingClock`, like the next two
+    model_seconds: float = 0.0
+    decoding_seconds: float = 0.0
     scaler: dict[str, Any] = field(default_factory=dict)  # of float16 gradients
     broken: dict[str, str] = field(default_factory=dict)  # unreadable images -> reason
     since: float = field(default_factory=time.perf_counter)  # last update of wall_seconds
@@ -54,6 +58,7 @@ class State:
             RunError: a field is missing, unknown or of the wrong type.
         """
         kinds = {name: kind for name, kind in typing.get_type_hints(cls).items() if name not in _OF_THE_PROCESS}
+        values = dict.fromkeys(_LATER, 0.0) | values
         odd = sorted(kinds.keys() ^ values.keys())
         odd += [name for name, value in values.items() if name in kinds and not _is(value, kinds[name])]
         if odd:

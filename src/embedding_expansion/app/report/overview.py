@@ -184,6 +184,8 @@ def facts(config: TrainConfig, metrics: dict[str, Any] | None, log: Log) -> list
             ("time", _duration(metrics["wall_seconds"])),
             ("speed", f"{metrics['images_per_second']:.0f} {kind} a second"),
         ]
+        if prepared := metrics.get("prepared"):
+            result.insert(1, ("prepared", prepared))
     return result
 
 

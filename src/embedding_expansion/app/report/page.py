@@ -96,6 +96,7 @@ def render(run: RunFolder, config: TrainConfig, tested: Tested | None, missing: 
             optimistic=config.protocol == "paper",
             judged="test classes, which training never sees" if config.measure_test else "held-out training classes",
             verdict=(metrics or {}).get("verdict", {}).get("sentence", ""),
+            waiting=(metrics or {}).get("reading", {}).get("sentence", ""),
             measures=overview.measures(before, metrics or {}),
             charts=overview.curves(log, metrics["selected_step"] if metrics else None),
             table=overview.table(log),
