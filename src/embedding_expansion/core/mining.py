@@ -31,7 +31,7 @@ from embedding_expansion.core.pairs import (
     nothing_to_compare,
     squared_norms,
 )
-from embedding_expansion.core.search import infinity, native, table
+from embedding_expansion.core.search import infinity, native, table, triton
 from embedding_expansion.core.search.problem import SMALLEST_SQUARE, HardestPairs, Problem, Rules
 from embedding_expansion.core.sides import Plan, plan_of
 from embedding_expansion.errors import InvalidInput
@@ -123,11 +123,11 @@ class Winners:
 
 
 def search(problem: Problem) -> HardestPairs:
-    """The hardest pairs: for a finite n from the C library where it is available, otherwise in torch."""
-    if math.isinf(problem.rules.n):
-        return infinity.search(problem)
-    found = native.search(problem)
-    return table.search(problem) if found is None else found
+    """The hardest pairs: on a GPU in Triton, on the CPU for a finite n in C, and in torch where these are missing."""
+    found = triton.search(problem) if math.isinf(problem.rules.n) else native.search(problem) or triton.search(problem)
+    if found is not None:
+        return found
+    return infinity.search(problem) if math.isinf(problem.rules.n) else table.search(problem)
 
 
 class Mined(NamedTuple):
@@ -258,8 +258,7 @@ def gradient(
         to_product = x.new_zeros(x.shape[0], y.shape[0])
         grams = _grams(plan, x, y, None) if grams is None else grams
         problem = Problem(to_product, left, right, *grams, rules, plan.symmetric)
-        natively = native.takes(to_product) and not differentiable
-        back = native.backward if natively else table.backward
+        back = table.backward if differentiable else _backward_of(problem)
         to_left_gram, to_right_gram = back(problem, found, of_value.contiguous())
         to_product.view(-1).index_add_(0, plan.entries.flatten(), of_positive.flatten())
         to_squares = _to_squares(plan, to_product, of_positive) if rules.metric == "euclidean" else None
@@ -284,6 +283,14 @@ def gradient(
         to_embeddings.index_add_(0, left.rows, to_x)
         to_gallery.index_add_(0, right.rows, to_y)
     return to_embeddings, None if gallery is None else to_gallery
+
+
+def _backward_of(problem: Problem) -> Any:
+    """The backward pass of the search in the form that serves this problem."""
+    if native.takes(problem.product):
+        return native.backward
+    # The kernel adds in any order.
+    return triton.backward if triton.takes(problem) and not torch.are_deterministic_algorithms_enabled() else table.backward
 
 
 def _to_squares(plan: Plan, to_product: Tensor, of_positive: Tensor) -> tuple[Float[Tensor, " s"], Float[Tensor, " t"]]:

@@ -69,6 +69,22 @@ class Layout:
         return torch.cat(parts)
 
     @cached_property
+    def table(self) -> Int[Tensor, "g 6"]:
+        """What the kernels of `search/triton/` read of each group; the columns are named in their `points.py`."""
+        at, columns = 0, []
+        for (k, count), segments in zip(self.runs, self.segments, strict=True):
+            row = [k if self.originals is None else self.originals, at, len(segments)]
+            columns.append(torch.tensor(row, device=self.member.device).expand(count, 3))
+            at += len(segments)
+        originals, segments_at, length = torch.cat(columns).T
+        return torch.stack([self.first, self.size, originals, segments_at, length, self.gram_at], dim=1).int()
+
+    @cached_property
+    def segment(self) -> Int[Tensor, "e 2"]:
+        """The segments of all sizes, one list after another; at least one entry, which no group may have."""
+        return torch.cat([*self.segments, self.member.new_zeros(1, 2)]).int()
+
+    @cached_property
     def numbers(self) -> dict[str, Tensor]:
         """The arrays that the C code reads: 32-bit integers (`gram_at` has 64 bits), with one segment list per size."""
         lengths = torch.tensor([0, *(len(segments) for segments in self.segments)])
