@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -59,7 +60,6 @@ def _versions(found: Any) -> list[int]:
     """How often each tensor has been changed in place; of dataclasses and tuples, their tensors."""
     if isinstance(found, Tensor):
         return [found._version]
-    if not isinstance(found, tuple) and not hasattr(found, "__dataclass_fields__"):
-        return []
-    fields = found if isinstance(found, tuple) else [getattr(found, name) for name in found.__dataclass_fields__]
-    return [version for field in fields for version in _versions(field)]
+    if is_dataclass(found):
+        found = tuple(getattr(found, field.name) for field in fields(found))
+    return [version for part in found for version in _versions(part)] if isinstance(found, tuple) else []
