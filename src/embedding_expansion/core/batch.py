@@ -246,11 +246,12 @@ class Batch:
     unit: bool = False  # as in `Inputs`
     heights: tuple[Tensor, Tensor] | None = None  # for balance="sphere": the rows' and the gallery's products with u
     keeps_product: bool = False  # compute `product` once for two tables
+    check: bool = False  # look at the rows on a GPU as well, which waits
 
     @classmethod
     def prepared(cls, inputs: Inputs, *, normalize: bool, check: bool) -> Batch:
         """Makes a batch of checked arguments, after preparing their rows."""
-        return cls.of(inputs.prepared(normalize, check=check))
+        return replace(cls.of(inputs.prepared(normalize, check=check)), check=check)
 
     @classmethod
     def of(cls, inputs: Inputs) -> Batch:

@@ -202,9 +202,10 @@ def as_numbered_batch(
 ) -> tuple[Float[Tensor, "b d"], Int[Tensor, " b"]]:
     """`as_batch`, with labels that are known as numbers. It waits for a GPU only for new labels that lie there."""
     rows, found = as_batch(embeddings, labels)
-    if not torch.compiler.is_compiling():
-        remember(found, read(found))
-    return rows, found
+    if torch.compiler.is_compiling():
+        return rows, found
+    numbers = read(found)
+    return rows, remember(found.detach(), numbers)  # of this call alone; see `numbers_of`
 
 
 def values_exist() -> bool:
@@ -243,7 +244,7 @@ def as_memory_mask(from_memory: Bool[Tensor, " b"], embeddings: Float[Tensor, "b
         raise InvalidInput(
             f"from_memory is {given}; pass a boolean tensor of shape ({len(embeddings)},), one entry per row"
         )
-    found = from_memory.to(embeddings.device)
+    found = from_memory.to(embeddings.device).detach()
     return found if torch.compiler.is_compiling() else remember(found, read(from_memory))
 
 
@@ -258,7 +259,7 @@ def as_rows(
     """
     if not isinstance(rows, Tensor) or rows.dim() != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
         raise InvalidInput("rows must be a 1-D tensor of row numbers; for a mask pass mask.nonzero().flatten()")
-    given, rows = rows, rows.to(device).long()
+    given, rows = rows, rows.to(device).long().detach()
     if torch.compiler.is_compiling() or rows.shape[0] == 0:
         return rows
     numbers = read(given)
@@ -317,13 +318,14 @@ def as_count(n: SupportsIndex | float) -> int | float:
     return count
 
 
-def check_unit(embeddings: Float[Tensor, "b d"], because: str, remedy: str) -> None:
-    """Raises InvalidInput if the norm of a row differs from 1 by more than 1e-3.
+def check_unit(embeddings: Float[Tensor, "b d"], because: str, remedy: str, *, check: bool = False) -> None:
+    """Raises InvalidInput if the norm of a row differs from 1 by more than 1e-3. It looks on the CPU and with `check`.
 
     The message consists of `because`, the row with its norm, and `remedy`. Rows of zeros are accepted: normalisation
     does not change them, and no arc ends in them.
     """
-    if torch.compiler.is_compiling() or embeddings.numel() == 0:
+    look = check or embeddings.device.type == "cpu"
+    if not look or torch.compiler.is_compiling() or embeddings.numel() == 0 or are_fake():
         return
     norms = embeddings.detach().norm(dim=1)
     off = torch.where(norms == 0, 0, (norms - 1).abs())

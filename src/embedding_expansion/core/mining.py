@@ -23,6 +23,7 @@ from embedding_expansion.checks import as_limit, check_name
 from embedding_expansion.core.batch import Batch, Inputs
 from embedding_expansion.core.custom_op import operator
 from embedding_expansion.core.inputs import Labels, as_count, check_unit, validates
+from embedding_expansion.core.numbers import read
 from embedding_expansion.core.pairs import (
     Metric,
     Pairs,
@@ -105,6 +106,7 @@ def hardest_of_batch(
     if batch.is_empty:
         none = batch.labels.new_zeros(0, 0, 2, 2)
         return Winners(none, none.to(batch.embeddings.dtype), none[..., 0].bool())
+    _check_unit(batch.embeddings, None, expansion.rules)
     plan = plan_of(batch, expansion.scope, expansion.max_segments, partners=False)
     return winners_of(plan, find(batch.embeddings, None, plan, expansion.rules)[1])
 
@@ -157,6 +159,8 @@ def mine(
         return _mine_by_operator(batch, rules, scope, max_segments, partners=partners, statistics=statistics)
     plan = plan_of(batch, scope, max_segments, partners=partners)
     gallery = batch.gallery if batch.has_reference else None
+    if not batch.unit:
+        _check_unit(batch.embeddings, gallery, rules, check=batch.check)
     product = batch.product if batch.keeps_product else None
     positive, value, ends, weights = Winning.apply(batch.embeddings, gallery, plan, rules, product)
     found = HardestPairs(ends, weights, value, half=plan.symmetric)
@@ -176,13 +180,7 @@ def find(
     """The similarities of the positives, the hardest pairs, and the Gram matrices of the groups.
 
     Without a gallery the batch is compared with itself. `product` holds the inner products where they are known.
-
-    Raises:
-        InvalidInput: if n is infinite, synthetic points are normalised, and a row is not a unit vector.
     """
-    if rules.normalize and math.isinf(rules.n):
-        for rows in (embeddings,) if gallery is None else (embeddings, gallery):
-            check_unit(rows, "n is infinity", "pass L2-normalised rows, normalize_synthetic=False, or a finite n")
     left, right = plan.left, plan.right
     with torch.autocast(embeddings.device.type, enabled=False):
         x, y = _rows_of_sides(embeddings, gallery, plan)
@@ -199,6 +197,14 @@ def find(
             # The gradient needs no correction: at distance 0 it is 0.
             positive = copies_at_one(positive, of_anchors, "euclidean")
     return positive, found, grams
+
+
+def _check_unit(embeddings: Tensor, gallery: Tensor | None, rules: Rules, *, check: bool = False) -> None:
+    """Raises InvalidInput unless the rows are unit vectors where arcs join them; on a GPU only with `check`."""
+    if rules.normalize and math.isinf(rules.n):
+        remedy = "pass L2-normalised rows, normalize_synthetic=False, or a finite n"
+        for rows in (embeddings,) if gallery is None else (embeddings, gallery):
+            check_unit(rows, "n is infinity", remedy, check=check)
 
 
 def _rows_of_sides(
@@ -419,6 +425,8 @@ def _batch(
     has_reference = gallery is not None and gallery_labels is not None
     if gallery is None or gallery_labels is None:
         gallery, gallery_labels = embeddings, labels
+    for numbers in (labels, anchors, gallery_labels, *(() if from_memory is None else (from_memory,))):
+        read(numbers)  # at most one wait for each new tensor of a GPU, where planning on it would wait often
     sides = embeddings, labels, anchors, from_memory, gallery, gallery_labels
     return Batch(*sides, has_reference=has_reference, every_row=False, proxies=proxies)
 
@@ -446,6 +454,7 @@ def _mine_operator(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     if anchors.shape[0] == 0:
         return _nothing(embeddings, labels, scope, partners)
+    _check_unit(embeddings, gallery, _rules(n, normalize, metric))
     batch = _batch(embeddings, labels, anchors, from_memory, gallery, gallery_labels, proxies)
     plan = plan_of(batch, scope, max_segments, partners=partners)
     positive, found, _ = find(embeddings, gallery, plan, _rules(n, normalize, metric))

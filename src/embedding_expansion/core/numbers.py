@@ -32,7 +32,7 @@ _known: dict[int, _Known] = {}
 
 
 def remember(tensor: Tensor, numbers: Sequence[int]) -> Tensor:
-    """Remembers the numbers in a 1-D tensor for as long as it is not changed; returns the tensor."""
+    """Remembers the numbers in a tensor for as long as it is not changed; returns the tensor."""
     if not tensor.is_inference():  # otherwise nobody counts its changes
         key = id(tensor)
         reference = weakref.ref(tensor, lambda _: _known.pop(key, None))
@@ -41,22 +41,27 @@ def remember(tensor: Tensor, numbers: Sequence[int]) -> Tensor:
 
 
 def numbers_of(tensor: Tensor) -> Numbers | None:
-    """The numbers in a 1-D tensor if they can be had without waiting for a GPU, otherwise None; None in compiled code."""
+    """The numbers in a tensor if they can be had without waiting for a GPU, otherwise None; None in compiled code."""
     if torch.compiler.is_compiling():
         return None
     known = _known.get(id(tensor))
     if known is not None and known.tensor() is tensor and known.version == tensor._version:
         return known.numbers
-    return tuple(tensor.tolist()) if type(tensor) is Tensor and tensor.device.type == "cpu" else None
+    # Of the CPU they are read again: NumPy may have changed them, which torch does not count.
+    return _listed(tensor) if type(tensor) is Tensor and tensor.device.type == "cpu" else None
 
 
 def read(tensor: Tensor) -> Numbers:
-    """The numbers in a 1-D tensor; waits for a GPU if they are not known."""
+    """The numbers in a tensor; waits for a GPU if they are not known."""
     found = numbers_of(tensor)
     if found is None:
-        found = tuple(tensor.tolist())
+        found = _listed(tensor)
         remember(tensor, found)
     return found
+
+
+def _listed(tensor: Tensor) -> Numbers:
+    return tuple(tensor.flatten().tolist())
 
 
 def sent(numbers: Sequence[int], device: torch.device) -> Tensor:
