@@ -1,4 +1,4 @@
-"""Time the losses on a GPU, forward and backward, beside the Gram product and pytorch-metric-learning, and their memory.
+"""Time the losses on a GPU, forward and backward, beside the Gram product and pytorch-metric-learning, with memory.
 
     python benchmarks/gpu.py --out gpu.json           # 8 minutes on one card; run it again to go on where it stopped
     python benchmarks/gpu.py --out dry.json --device cpu --quick     # tiny sizes on the CPU, to check that it runs
@@ -99,7 +99,7 @@ class Clock:
 
 
 def measured(case: Case, row: Row, clock: Clock, repeats: int) -> dict[str, Any]:
-    """Return the milliseconds, the first call's seconds and the peak bytes of every contender, or why there are none."""
+    """Return the milliseconds, the first call's seconds and the peak bytes of every contender, or the reason why not."""
     embeddings, labels = Batch(case.b, case.k).make(clock.device)
     labels = labels.cpu()  # as embex train passes them: then no step waits for the device
     times: dict[str, list[float]] = {}

@@ -26,7 +26,17 @@ def ran(*command: str, **environment: str) -> str:
 
 @pytest.mark.skipif(not native.available(), reason="there is no native kernel to compare with")
 def test_the_three_forms_find_the_same() -> None:
-    ran("-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "tests/core/triton_checks.py", TRITON_INTERPRET="1")
+    ran(
+        "-m",
+        "pytest",
+        "-q",
+        "-o",
+        "addopts=",
+        "-p",
+        "no:cacheprovider",
+        "tests/core/triton_checks.py",
+        TRITON_INTERPRET="1",
+    )
 
 
 COMPILE = """
@@ -61,7 +71,8 @@ def test_the_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
 
 
 def test_a_variable_turns_it_off() -> None:
-    code = "import torch; from embedding_expansion.core.search import triton; print(triton.available(torch.device('cuda')))"
+    code = "import torch; from embedding_expansion.core.search.triton import available; "
+    code += "print(available(torch.device('cuda')))"
     assert ran("-c", code, EMBEX_TRITON="0").strip() == "False"
     assert ran("-c", code).strip() == "True"
 

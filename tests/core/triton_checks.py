@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from triton.runtime.interpreter import InterpretedFunction
+from triton.runtime import interpreter
 
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.expansion import expand, hardest
@@ -20,6 +20,8 @@ from embedding_expansion.core.search import native, triton
 
 from .batches import batch
 
+# NumPy, which the interpreter uses, warns of divisions by 0 whose results no lane takes.
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 SCOPES = ("class_pair", "anchor", "negative")
 POINTS = (0, 1, 2, 8, math.inf)
 SIZES = {"class_pair": (4, 2, 1, 2), "anchor": (4, 2, 2), "negative": (3, 1, 2)}
@@ -27,8 +29,21 @@ SIZES = {"class_pair": (4, 2, 1, 2), "anchor": (4, 2, 2), "negative": (3, 1, 2)}
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter prepares `triton.language` again for each call inside a kernel, which takes most of its time."""
-    monkeypatch.setattr(InterpretedFunction, "__call__", lambda self, *given, **named: self.rewrite()(*given, **named))
+    """The interpreter adapts `triton.language` for every call inside a kernel, which takes most of its time."""
+    adapt, launch, adapted = interpreter._patch_lang, interpreter.GridExecutor.__call__, set()
+
+    def once(function: Any) -> Any:
+        if function not in adapted:
+            adapted.add(function)
+            return adapt(function)
+        return None
+
+    def launched(self: Any, *given: Any, **named: Any) -> None:
+        adapted.clear()
+        launch(self, *given, **named)
+
+    monkeypatch.setattr(interpreter, "_patch_lang", once)
+    monkeypatch.setattr(interpreter.GridExecutor, "__call__", launched)
 
 
 def with_gradient(E: Tensor, labels: Tensor, n: float, **options: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -146,7 +146,9 @@ def _rows_of_others(labels: Int[Tensor, " b"], label: int) -> Int[Tensor, " k"]:
 def _unmarked(mask: Bool[Tensor, " b"]) -> Int[Tensor, " k"]:
     """The rows at which a mask is False."""
     numbers = numbers_of(mask)
-    return rows_where(~mask) if numbers is None else sent([i for i, mark in enumerate(numbers) if not mark], mask.device)
+    return (
+        rows_where(~mask) if numbers is None else sent([i for i, mark in enumerate(numbers) if not mark], mask.device)
+    )
 
 
 @dataclass(frozen=True)

@@ -296,7 +296,11 @@ def _backward_of(problem: Problem) -> Any:
     if native.takes(problem.product):
         return native.backward
     # The kernel adds in any order.
-    return triton.backward if triton.takes(problem) and not torch.are_deterministic_algorithms_enabled() else table.backward
+    return (
+        triton.backward
+        if triton.takes(problem) and not torch.are_deterministic_algorithms_enabled()
+        else table.backward
+    )
 
 
 def _to_squares(plan: Plan, to_product: Tensor, of_positive: Tensor) -> tuple[Float[Tensor, " s"], Float[Tensor, " t"]]:

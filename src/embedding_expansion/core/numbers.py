@@ -1,9 +1,9 @@
 """Labels and row numbers as plain numbers, beside the tensors that hold them.
 
-Which pairs a loss compares, and the plan of the search, follow from labels and row numbers. They are computed on the CPU
-and sent to the GPU, so that no step waits for it. For that, the numbers in a tensor of a GPU must be known. They are
-remembered for the tensors that are made here; those of a tensor of a caller are read once, with a wait, and remembered
-until the tensor is changed.
+Which pairs a loss compares, and the plan of the search, follow from labels and row numbers. They are computed on the
+CPU and sent to the GPU, so that no step waits for it. For that, the numbers in a tensor of a GPU must be known. They
+are remembered for the tensors that are made here; those of a tensor of a caller are read once, with a wait, and
+remembered until the tensor is changed.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ class PairLoss(nn.Module):
 
         Args:
             embeddings: (b, d), floating.
-            labels: (b,), whole numbers.
+            labels: (b,), whole numbers. Labels on the CPU also serve embeddings on a GPU; then no step waits for it.
             indices_tuple: the pairs that the loss reads: (anchors, positives, anchors, negatives), or triplets
                 (anchors, positives, negatives), each a 1-D tensor of row indices of the batch. With a reference,
                 positives and negatives are rows of the reference. The miner of the loss, if there is one, selects

@@ -5,8 +5,9 @@ hardest pair of two segments consists of two members, of a member and a point in
 segments. Where the ends of an arc are nearly opposite, points around its middle have no direction. This hole in the arc
 has two edges, and the hardest pair may lie there. The search compares all of these points.
 
-There is no C implementation. On a GPU a kernel of `triton/` computes the same. On a CPU the search is a small part of a training
-step (docs/benchmarks.md, section 5), for an option that trains no better than n = 2 (docs/results.md, section 4).
+There is no C implementation. On a GPU a kernel of `triton/` computes the same. On a CPU the search is a small part of a
+training step (docs/benchmarks.md, section 5), for an option that trains no better than n = 2 (docs/results.md, section
+4).
 
 Source: the optimum is that of Vasudeva et al., "LoOp: Looking for Optimal Hard Negative Embeddings for Deep Metric
 Learning", ICCV 2021. Differs from the source: it is computed from inner products, not from the points' coordinates.
@@ -35,7 +36,9 @@ LIMIT = 1 << 18  # entries of a table at a time on a CPU, as twenty tables share
 def search(problem: Problem) -> HardestPairs:
     """The hardest pairs of whole segments. Of equal pairs the first wins, members before points inside segments."""
     device = problem.product.device
-    return search_in_blocks(problem, _candidates, _hardest, LIMIT if device.type == "cpu" else table.limit(device) // 20)
+    return search_in_blocks(
+        problem, _candidates, _hardest, LIMIT if device.type == "cpu" else table.limit(device) // 20
+    )
 
 
 class Segment(NamedTuple):

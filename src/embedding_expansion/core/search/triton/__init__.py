@@ -1,7 +1,7 @@
 """The search in Triton on a GPU, for every n, and its backward pass: one kernel each.
 
 Triton is part of torch's CUDA builds for Linux. Where it is missing, or where EMBEX_TRITON is 0, `table` and `infinity`
-compute the same in torch. With TRITON_INTERPRET=1, Triton's interpreter runs the kernels on the CPU, which the tests use.
+compute the same in torch. With TRITON_INTERPRET=1, Triton's interpreter runs the kernels on the CPU, for tests.
 """
 
 from __future__ import annotations
@@ -206,8 +206,8 @@ def _launch(name: str, shape: tuple[int, int], groups: int, product: Tensor, *gi
 @functools.cache
 def _kernels() -> dict[str, Any]:
     """The kernels by name; loading Triton takes time, so that it is loaded for the first of them."""
-    from embedding_expansion.core.search.triton.gradient import search_backward
     from embedding_expansion.core.search.triton.finite import search_points
+    from embedding_expansion.core.search.triton.gradient import search_backward
     from embedding_expansion.core.search.triton.infinite import search_segments
 
     return {"search_points": search_points, "search_segments": search_segments, "search_backward": search_backward}

@@ -1,12 +1,12 @@
 """The kernel for a finite n, which compares every two points of two groups.
 
 A program loads the inner products of the ends of its left points with the ends of one right segment at a time, and goes
-through the n points of that segment in registers. It multiplies and adds in the precision of the product. `tl.dot` would
-multiply by matrices that are zero but for the two members of each point, and in TF32 with an error larger than the
-differences between the hardest pairs.
+through the n points of that segment in registers. It multiplies and adds in the precision of the product. `tl.dot`
+would multiply by matrices that are zero but for the two members of each point, and in TF32 with an error larger than
+the differences between the hardest pairs.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-# ruff: noqa: ANN001, ANN202, D417, N803, SIM102
+# ruff: noqa: SIM102
 
 from __future__ import annotations
 
@@ -144,7 +144,5 @@ def search_points(
             best, left, u, right, v, of_part[0], of_part[1], of_part[2], of_part[3], of_part[4]
         )
     if NORMALIZE:
-        best = within_norms(
-            best, left, left_gram, gram_at, size, right, right_gram, right_at, width, other, EUCLIDEAN
-        )
+        best = within_norms(best, left, left_gram, gram_at, size, right, right_gram, right_at, width, other, EUCLIDEAN)
     store_pairs(ends, weights, value, g, h, right_count, best, left, u, right, v, other, there, SYMMETRIC)

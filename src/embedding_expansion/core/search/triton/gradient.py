@@ -1,6 +1,6 @@
-"""The kernel of the backward pass, for every n: the gradients of the values of the hardest pairs, winners held fixed."""
+"""The kernel of the backward pass, for every n: the gradients of the hardest pairs, winners held fixed."""
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-# ruff: noqa: ANN001, ANN202, D417, N803, SIM102
+# ruff: noqa: SIM102
 
 from __future__ import annotations
 
@@ -76,7 +76,11 @@ def search_backward(
     i, j = tl.load(ends + at * 4, mask=mask, other=0), tl.load(ends + at * 4 + 1, mask=mask, other=0)
     s, t = tl.load(ends + at * 4 + 2, mask=mask, other=0), tl.load(ends + at * 4 + 3, mask=mask, other=0)
     u, v = tl.load(weights + at * 2, mask=mask, other=1.0), tl.load(weights + at * 2 + 1, mask=mask, other=1.0)
-    first, size, gram_at = number_of(left_table, g, FIRST, True), number_of(left_table, g, SIZE, True), number_of(left_table, g, GRAM_AT, True)
+    first, size, gram_at = (
+        number_of(left_table, g, FIRST, True),
+        number_of(left_table, g, SIZE, True),
+        number_of(left_table, g, GRAM_AT, True),
+    )
     column, width = number_of(right_table, h, FIRST, mask), number_of(right_table, h, SIZE, mask)
     right_at = number_of(right_table, h, GRAM_AT, mask)
     of_i, of_both, of_j = gram_entries(left_gram, gram_at, size, i, j, mask)

@@ -4,7 +4,7 @@ A group has two kinds of candidates. Members and the edges of holes lie at a fix
 where they are nearest to the other side. Edges are looked at only where a group of the program has one.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-# ruff: noqa: ANN001, ANN202, D417, N803, SIM102
+# ruff: noqa: SIM102
 
 from __future__ import annotations
 
@@ -186,12 +186,19 @@ def search_segments(
     originals, gram_at = number_of(left_table, g, ORIGINALS, True), number_of(left_table, g, GRAM_AT, True)
     segments_at, segments = number_of(left_table, g, SEGMENTS_AT, True), number_of(left_table, g, SEGMENTS, True)
     column, width = number_of(right_table, h, FIRST, other), number_of(right_table, h, SIZE, other)
-    right_originals = number_of(right_table, h, ORIGINALS, other)
     right_at = number_of(right_table, h, GRAM_AT, other)
     list_at, right_segments = number_of(right_table, h, SEGMENTS_AT, other), number_of(right_table, h, SEGMENTS, other)
     edges, right_edges = 0, 0
     if NORMALIZE:
-        edges = 2 * has_holes(left_segment, segments_at + tl.zeros((1,), tl.int32), segments + tl.zeros((1,), tl.int32), left_gram, gram_at, size, SMALLEST)
+        edges = 2 * has_holes(
+            left_segment,
+            segments_at + tl.zeros((1,), tl.int32),
+            segments + tl.zeros((1,), tl.int32),
+            left_gram,
+            gram_at,
+            size,
+            SMALLEST,
+        )
         right_edges = 2 * has_holes(right_segment, list_at, right_segments, right_gram, right_at, width, SMALLEST)
     best, left, u, right, v = nothing_yet(GROUPS, product.dtype.element_ty, NEVER)
     # Without normalisation an inner product is bilinear: largest at the members.
@@ -215,16 +222,27 @@ def search_segments(
                 right_weight = tl.full((POINTS, GROUPS), 1.0, product.dtype.element_ty)
                 for q in range(0, tl.max(right_count_of, axis=0)):
                     s, t, right_fixed, b, b_both, b_second, right_synthetic, right_counts = candidate(
-                        q + tl.zeros_like(h), right_count_of, width, right_segment, list_at, right_segments,
-                        right_gram, right_at, width, RIGHT_INSIDE, SMALLEST
+                        q + tl.zeros_like(h),
+                        right_count_of,
+                        width,
+                        right_segment,
+                        list_at,
+                        right_segments,
+                        right_gram,
+                        right_at,
+                        width,
+                        RIGHT_INSIDE,
+                        SMALLEST,
                     )
                     both = counts & right_counts[None, :]
                     at_s, at_t = (column + s)[None, :], (column + t)[None, :]
                     ff, fs = (
-                        entries_of(product, stride, row_i, at_s, both), entries_of(product, stride, row_i, at_t, both),
+                        entries_of(product, stride, row_i, at_s, both),
+                        entries_of(product, stride, row_i, at_t, both),
                     )
                     sf, ss = (
-                        entries_of(product, stride, row_j, at_s, both), entries_of(product, stride, row_j, at_t, both),
+                        entries_of(product, stride, row_j, at_s, both),
+                        entries_of(product, stride, row_j, at_t, both),
                     )
                     b, b_both, b_second = b[None, :], b_both[None, :], b_second[None, :]
                     x, y = fixed + tl.zeros_like(ff), right_fixed[None, :] + tl.zeros_like(ff)
@@ -262,7 +280,5 @@ def search_segments(
                     best, left, u, right, v, of_part[0], of_part[1], of_part[2], of_part[3], of_part[4]
                 )
     if NORMALIZE:
-        best = within_norms(
-            best, left, left_gram, gram_at, size, right, right_gram, right_at, width, other, EUCLIDEAN
-        )
+        best = within_norms(best, left, left_gram, gram_at, size, right, right_gram, right_at, width, other, EUCLIDEAN)
     store_pairs(ends, weights, value, g, h, right_count, best, left, u, right, v, other, there, SYMMETRIC)

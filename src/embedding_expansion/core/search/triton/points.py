@@ -1,11 +1,10 @@
 """Parts that the kernels share: the points of a group, and what is kept of the hardest pairs.
 
-A program of a kernel takes one left group and several right groups. Its tensors have the points of the left group on one
-axis, (p, 1), and the right groups on the other, (1, h). Triton reads the source of these functions and knows its own
-types only, so that they are not annotated.
+A program of a kernel takes one left group and several right groups. Its tensors have the points of the left group on
+one axis, (p, 1), and the right groups on the other, (1, h). Triton reads the source of these functions and knows its
+own types only, so that they are not annotated.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-# ruff: noqa: ANN001, ANN202, D417, N803, SIM102
 
 from __future__ import annotations
 
@@ -126,9 +125,7 @@ def within_norms(
 
 
 @kernel
-def store_pairs(
-    ends, weights, value, g, h, count, found, left, u, right, v, other, mask, SYMMETRIC: tl.constexpr
-):
+def store_pairs(ends, weights, value, g, h, count, found, left, u, right, v, other, mask, SYMMETRIC: tl.constexpr):
     """Stores the hardest pairs of left group g with right groups h; 0 within a class."""
     at = g.to(tl.int64) * count + h
     tl.store(ends + at * 4, left // HALF, mask=mask)
