@@ -99,7 +99,7 @@ class Clock:
 
 
 def measured(case: Case, row: Row, clock: Clock, repeats: int) -> dict[str, Any]:
-    """Return the milliseconds, the first call's seconds and the peak bytes of every contender, or the reason why not."""
+    """Return the milliseconds, the first call's seconds and the peak bytes of every contender, or what failed."""
     embeddings, labels = Batch(case.b, case.k).make(clock.device)
     labels = labels.cpu()  # as embex train passes them: then no step waits for the device
     times: dict[str, list[float]] = {}

@@ -24,7 +24,7 @@ from .batches import batch
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 SCOPES = ("class_pair", "anchor", "negative")
 POINTS = (0, 1, 2, 8, math.inf)
-SIZES = {"class_pair": (4, 2, 1, 2), "anchor": (4, 2, 2), "negative": (3, 1, 2)}
+SIZES = {"class_pair": (4, 1, 2), "anchor": (4, 2), "negative": (2, 1, 2)}
 
 
 @pytest.fixture(autouse=True)

@@ -103,7 +103,7 @@ def search_points(
         scale, shift, counts = measured(square, inside, NORMALIZE, EUCLIDEAN, SMALLEST)
         counts = counts & (point < count)
         if BARRED:
-            out = tl.load(barred + first + i).to(tl.int1) & tl.load(barred + first + j).to(tl.int1)
+            out = tl.load(barred + first + i).to(tl.int32) & tl.load(barred + first + j).to(tl.int32)
             counts = counts & (out == 0)
         row_i, row_j = tl.load(left_member + first + i), tl.load(left_member + first + j)
 

@@ -135,12 +135,12 @@ def between_lines(a, a_both, a_second, b, b_both, b_second, ff, fs, sf, ss):
 def used(i, first, segment, at, segments, originals, barred):
     """Whether members are points: those that may be alone, and the ends of segments with an end that may be."""
     may = tl.load(barred + first + i).to(tl.int32) == 0
-    is_used = may & (i < originals)
+    is_used = (may & (i < originals)).to(tl.int32)
     for e in range(0, segments):
         s, t = tl.load(segment + 2 * (at + e)), tl.load(segment + 2 * (at + e) + 1)
         free = (tl.load(barred + first + s).to(tl.int32) & tl.load(barred + first + t).to(tl.int32)) == 0
-        is_used = is_used | (((i == s) | (i == t)) & free)
-    return is_used
+        is_used = tl.where(((i == s) | (i == t)) & free, 1, is_used)
+    return is_used == 1
 
 
 @kernel
@@ -212,9 +212,9 @@ def search_segments(
                     c, count, size, left_segment, segments_at, segments, left_gram, gram_at, size, INSIDE, SMALLEST
                 )
                 if BARRED:
-                    out = tl.load(barred + first + i).to(tl.int1) & tl.load(barred + first + j).to(tl.int1)
+                    out = tl.load(barred + first + i).to(tl.int32) & tl.load(barred + first + j).to(tl.int32)
                     alone = used(i, first, left_segment, segments_at, segments, originals, barred)
-                    counts = counts & tl.where(synthetic, out == 0, alone)
+                    counts = counts & ((synthetic & (out == 0)) | ((synthetic == 0) & alone))
                 row_i, row_j = tl.load(left_member + first + i), tl.load(left_member + first + j)
                 value_of = tl.full((POINTS, GROUPS), 2 * NEVER, product.dtype.element_ty)
                 weight_of = tl.full((POINTS, GROUPS), 1.0, product.dtype.element_ty)
