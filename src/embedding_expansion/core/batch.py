@@ -131,7 +131,8 @@ def everyone(labels: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
 
 def taken(tensor: Tensor, index: Int[Tensor, " k"]) -> Tensor:
     """Some entries of a 1-D tensor, remembered where the tensor and the index are."""
-    found, numbers, at = tensor[index], numbers_of(tensor), numbers_of(index)
+    numbers, at = numbers_of(tensor), numbers_of(index)
+    found: Tensor = tensor[index]
     return found if numbers is None or at is None else remember(found, [numbers[i] for i in at])
 
 

@@ -92,7 +92,7 @@ def moved(found: T, device: torch.device) -> T:
 
     What is the same object stays the same object. A dataclass may name cached properties in `sent_along`.
     """
-    return found if device.type == "cpu" and not are_fake() else _moved(found, device, {})  # type: ignore[no-any-return]
+    return found if device.type == "cpu" and not are_fake() else _moved(found, device, {})
 
 
 def _moved(found: Any, device: torch.device, done: dict[int, Any]) -> Any:

@@ -146,7 +146,7 @@ def _compile_kernels(job: Job) -> None:
     loss, labels = copy.deepcopy(job.loss), torch.arange(job.batch_size) // job.config.sampler.images_per_class
     for _ in range(2):  # the second time with rows in the memory, if there is one
         rows = torch.randn(job.batch_size, job.model.dimensions, device=job.device, requires_grad=True)
-        loss(rows, labels).backward()
+        loss(rows, labels).backward()  # type: ignore[no-untyped-call]
 
 
 def _freeze_batch_norm(job: Job, step: int) -> None:

@@ -5,7 +5,7 @@ through the n points of that segment in registers. It multiplies and adds in the
 would multiply by matrices that are zero but for the two members of each point, and in TF32 with an error larger than
 the differences between the hardest pairs.
 """
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# mypy: disable-error-code="import-untyped, no-untyped-def, no-untyped-call, untyped-decorator"
 # ruff: noqa: SIM102
 
 from __future__ import annotations

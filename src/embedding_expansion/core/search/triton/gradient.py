@@ -1,5 +1,5 @@
 """The kernel of the backward pass, for every n: the gradients of the hardest pairs, winners held fixed."""
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# mypy: disable-error-code="import-untyped, no-untyped-def, no-untyped-call, untyped-decorator"
 # ruff: noqa: SIM102
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A group has two kinds of candidates. Members and the edges of holes lie at a fixed weight. Points inside a segment lie
 where they are nearest to the other side. Edges are looked at only where a group of the program has one.
 """
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# mypy: disable-error-code="import-untyped, no-untyped-def, no-untyped-call, untyped-decorator"
 # ruff: noqa: SIM102
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A program of a kernel takes one left group and several right groups. Its tensors
 one axis, (p, 1), and the right groups on the other, (1, h). Triton reads the source of these functions and knows its
 own types only, so that they are not annotated.
 """
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# mypy: disable-error-code="import-untyped, no-untyped-def, no-untyped-call, untyped-decorator"
 
 from __future__ import annotations
 
