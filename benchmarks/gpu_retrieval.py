@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import harness
-from gpu import device_name, milliseconds_of
+from gpu import Clock
 from harness import table
 from retrieval import Contender, Products
 
@@ -44,22 +44,21 @@ def main() -> None:
     names = ("ours", "ours, with MRR, MAP and nDCG", "products")
     sides = [*map(Contender, names), Contender("ours, 1 iteration", 1)]
     steps = {side.name: side.step(embeddings, labels) for side in sides}
-    grown: dict[str, float] = {}
+    clock, grown = Clock(given.device), dict[str, float]()
     times: dict[str, list[float]] = {name: [] for name in steps}
     for name, step in steps.items():
         step()
         grown[name] = growth(step, given.device)
     for _ in range(given.repeats):
         for name, step in steps.items():
-            times[name].append(milliseconds_of(step, 1, given.device))
+            times[name].append(1000 * clock.seconds(step, 1))
     rows: list[list[Any]] = [
         [name, f"{statistics.median(found):.0f}", f"{min(found):.0f} to {max(found):.0f}", f"{grown[name]:.2f}"]
         for name, found in times.items()
     ]
-    device = device_name(given.device)
     machine = harness.machine(given.threads)
-    harness.write(given.out, {"device": device, "machine": machine, "times": times, "growth": grown})
-    print(f"{one.b} x {one.d}, {one.classes} classes, on {device}\n")
+    harness.write(given.out, {"device": clock.name, "machine": machine, "times": times, "growth": grown})
+    print(f"{one.b} x {one.d}, {one.classes} classes, on {clock.name}\n")
     print(table(["", "ms, median", "range", "growth, GB"], rows))
 
 

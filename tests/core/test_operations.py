@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from embedding_expansion import EmbeddingExpansion
+from embedding_expansion import CrossBatchMemory, EmbeddingExpansion
+from embedding_expansion.core import numbers
 from embedding_expansion.core.losses import LOSSES, PROXY_LOSSES
 from embedding_expansion.core.losses.pairwise import LIMIT
 from embedding_expansion.core.losses.triplet import ROWS
+from embedding_expansion.core.numbers import remember
 from embedding_expansion.core.pair_loss import PairLoss
-from embedding_expansion.core.search import native
+from embedding_expansion.core.search import native, triton
 from embedding_expansion.forms import SCOPES
 
 # An older torch divides some functions into other operations, and its fake CUDA tensors end a process without CUDA.
@@ -25,6 +30,7 @@ pytestmark = pytest.mark.skipif(
 )
 B, K = 1024, 4
 FEW, MANY = 60, 90
+MORE = 30  # than the plain loss, of an expansion whose search is a kernel
 ONE_PIECE = {"triplet": ROWS, "smooth_ap": 512, "recall_at_k": 512}  # more rows are worked on piece by piece
 LEAN = ["contrastive", "triplet", "n_pair", "lifted_structure", "multi_similarity", "margin", "circle", "sup_con"]
 LEAN += ["nt_xent", "nca"]
@@ -85,6 +91,72 @@ def test_no_operation_depends_on_data(name: str, scope: Any) -> None:
             assert whole(rows, labels).device.type == device
             if device == "cpu":
                 step(whole, rows, labels)
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the kernels of the search in Triton that would run, which is then the form in use on the CPU."""
+    launched: list[str] = []
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(triton, "_installed", lambda: True)
+    monkeypatch.setattr(triton, "_launch", lambda name, *given, **constants: launched.append(name))
+    return launched
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("n", [2, math.inf])
+@pytest.mark.parametrize("name", LEAN)
+def test_with_kernels_an_expansion_adds_few_operations(name: str, n: float, scope: Any, kernels: list[str]) -> None:
+    """A kernel counts as one. A balanced expansion costs two further readings of the plain loss at most."""
+    labels = torch.arange(256) // K
+    rows = torch.nn.functional.normalize(torch.randn(256, 16), dim=1).requires_grad_()
+    plain, expanded = loss_of(name, 64, 16), EmbeddingExpansion(loss_of(name, 64, 16), n, scope)
+    counts = []
+    with native.disabled():
+        for loss in (plain, expanded, EmbeddingExpansion(loss_of(name, 64, 16), n, scope, balance=True)):
+            step(loss, rows, labels)
+            kernels.clear()
+            with Operations() as operations:
+                step(loss, rows, labels)
+            counts.append(len(operations.names) + len(kernels))
+    assert kernels == ["search_segments" if n == math.inf else "search_points", "search_backward"]
+    assert counts[1] <= counts[0] + MORE
+    assert counts[2] <= counts[1] + 2 * counts[0]
+
+
+@pytest.mark.parametrize("balance", [False, True])
+@pytest.mark.parametrize("scope", [None, *SCOPES])
+def test_memories_and_blocks_do_not_depend_on_data(scope: Any, balance: bool) -> None:
+    """On fake CUDA tensors, where every look at a value is an error."""
+    labels = torch.arange(32) // K
+    with FakeTensorMode(), native.disabled(), torch.device("cuda"):
+        for inner in (loss_of("multi_similarity", 8, 16), loss_of("lifted_structure", 8, 16)):
+            whole = inner if scope is None else EmbeddingExpansion(inner, scope=scope, balance=balance)
+            memory, blocks = CrossBatchMemory(whole, 16, size=64).cuda(), copy.copy(whole)
+            for counter in (memory.labels, memory.entered, memory.batches):
+                remember(counter, [0] * counter.numel())  # as those of a memory with values, read once
+            blocks.chunk = 10
+            with torch.no_grad():
+                for _ in range(3):
+                    assert memory(torch.randn(32, 16), labels).device.type == "cuda"
+                assert blocks(torch.randn(32, 16), labels).device.type == "cuda"
+
+
+def test_numbers_are_remembered_until_a_tensor_is_changed() -> None:
+    labels = torch.arange(12) // 3
+    remember(labels, [7] * 12)
+    assert numbers.read(labels) == (7,) * 12
+    labels.add_(1)
+    assert numbers.read(labels) == tuple(labels.tolist())
+
+
+def test_labels_that_numpy_changes_are_read_again() -> None:
+    array = np.arange(8) // 2
+    rows, labels = torch.randn(8, 4), torch.from_numpy(array)
+    loss = LOSSES["multi_similarity"]()
+    before = loss(rows, labels)
+    array[:] = np.arange(8) % 2
+    assert loss(rows, labels) == loss(rows, torch.arange(8) % 2) != before
 
 
 def test_fake_tensors_are_not_kept() -> None:

@@ -6,12 +6,11 @@ next batch that has it. The key is the whole pattern, so that it cannot be mista
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,21 +28,11 @@ from embedding_expansion.core.inputs import (
     check_finite,
     validates,
 )
+from embedding_expansion.core.kept import kept
+from embedding_expansion.core.numbers import Numbers, moved, numbers_of, on_cpu, read, remember, sent
 
-R = TypeVar("R")
-LAYOUTS = 4  # patterns to keep
 LARGEST_KEPT = 1 << 20  # entries of a table beyond which nothing is kept: at most 10 MB for a layout, of two classes
-
-
-class HostLabels(NamedTuple):
-    """The labels of a batch as plain numbers, beside the tensor that holds them."""
-
-    tensor: Int[Tensor, " b"]
-    values: tuple[int, ...]
-
-    def of(self, labels: Int[Tensor, " b"]) -> tuple[int, ...] | None:
-        """The numbers, if they are those of this very tensor."""
-        return self.values if labels is self.tensor else None
+LARGEST_KEPT_ON_GPU = 1 << 24
 
 
 def numbered(values: Sequence[int], order: Iterable[int]) -> tuple[int, ...]:
@@ -52,45 +41,11 @@ def numbered(values: Sequence[int], order: Iterable[int]) -> tuple[int, ...]:
     return tuple(map(place.__getitem__, values))
 
 
-def kept(function: Callable[..., R]) -> Callable[..., R]:
-    """Keeps the last few results of a function of numbers and a device, where there are values to keep.
-
-    A tuple of tensors of which somebody has changed one in place is made again.
-    """
-
-    @functools.lru_cache(maxsize=LAYOUTS)
-    def versioned(*given: Any) -> tuple[R, list[int]]:
-        with torch.inference_mode(False):  # an inference tensor would be of no use to autograd
-            found = function(*given)
-        return found, _versions(found)
-
-    @functools.wraps(function)
-    def call(*given: Any) -> R:
-        # Nothing is kept of tensors without values, in `FakeTensorMode`, nor of those that a CUDA graph captures.
-        captured = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-        if captured or type(torch.empty(0)) is not Tensor:
-            return function(*given)
-        found, versions = versioned(*given)
-        if _versions(found) != versions:
-            versioned.cache_clear()
-            found, _ = versioned(*given)
-        return found
-
-    return call
-
-
-def _versions(found: Any) -> list[int]:
-    """How often each tensor has been changed in place; of a dataclass, its own tensors."""
-    tensors = found if isinstance(found, tuple) else vars(found).values()
-    return [tensor._version for tensor in tensors if isinstance(tensor, Tensor)]
-
-
 def group_values(values: tuple[int, ...], device: torch.device) -> Classes:
     """`group` for labels that are known as numbers: without an operation whose result depends on data."""
     label = sorted(set(values))
     of_row = numbered(values, label)
-    numbers = torch.tensor(label, dtype=torch.int64, device=device)
-    return Classes(numbers, *_rows_of_classes(of_row, device), runs_of_pattern(of_row))
+    return Classes(sent(label, device), *_rows_of_classes(of_row, device), runs_of_pattern(of_row))
 
 
 def group_adjacent(labels: Int[Tensor, " g"], k: int) -> Classes:
@@ -113,8 +68,7 @@ def _rows_of_classes(of_row: tuple[int, ...], device: torch.device) -> tuple[Ten
     for number in range(1, len(size)):
         start[number] = start[number - 1] + size[number - 1]
     order = sorted(range(len(of_row)), key=of_row.__getitem__)
-    found = (torch.tensor(numbers, dtype=torch.int64, device=device) for numbers in (of_row, order, start, size))
-    return tuple(found)  # type: ignore[return-value]
+    return sent(of_row, device), sent(order, device), sent(start, device), sent(size, device)
 
 
 class PlainLayout(NamedTuple):
@@ -127,9 +81,14 @@ class PlainLayout(NamedTuple):
 
 def plain_layout(values: tuple[int, ...], device: torch.device) -> PlainLayout:
     """The layout of a batch with these labels. Only the pattern counts: which of the labels are equal."""
-    make = _plain_layout if len(values) ** 2 <= LARGEST_KEPT else _plain_layout.__wrapped__  # type: ignore[attr-defined]
+    make = _plain_layout if len(values) ** 2 <= largest_kept(device) else _plain_layout.__wrapped__  # type: ignore[attr-defined]
     found: PlainLayout = make(numbered(values, values), device)
     return found
+
+
+def largest_kept(device: torch.device) -> int:
+    """The entries of a table beyond which nothing is kept of its pattern."""
+    return LARGEST_KEPT if device.type == "cpu" else LARGEST_KEPT_ON_GPU
 
 
 @kept
@@ -144,12 +103,17 @@ def _plain_layout(pattern: tuple[int, ...], device: torch.device) -> PlainLayout
 
 @kept
 def _everyone(count: int, device: torch.device) -> tuple[Int[Tensor, " b"]]:
-    return (torch.arange(count, device=device),)
+    return (remember(torch.arange(count, device=device), range(count)),)
 
 
 @kept
 def _adjacent(classes: int, k: int, device: torch.device) -> tuple[Int[Tensor, " g"]]:
-    return (torch.arange(classes, device=device).repeat_interleave(k),)
+    labels = torch.arange(classes, device=device)[:, None].expand(classes, k).reshape(-1)
+    return (labels if torch.compiler.is_compiling() else remember(labels, _repeated(classes, k)),)
+
+
+def _repeated(classes: int, k: int) -> Numbers:
+    return tuple(number for number in range(classes) for _ in range(k))
 
 
 def adjacent(classes: int, k: int, device: torch.device) -> Int[Tensor, " g"]:
@@ -165,6 +129,29 @@ def everyone(labels: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
     return torch.arange(given[0], device=given[1]) if torch.compiler.is_compiling() else _everyone(*given)[0]
 
 
+def taken(tensor: Tensor, index: Int[Tensor, " k"]) -> Tensor:
+    """Some entries of a 1-D tensor, remembered where the tensor and the index are."""
+    numbers, at = numbers_of(tensor), numbers_of(index)
+    found: Tensor = tensor[index]
+    return found if numbers is None or at is None else remember(found, [numbers[i] for i in at])
+
+
+def _rows_of_others(labels: Int[Tensor, " b"], label: int) -> Int[Tensor, " k"]:
+    """The rows with another label."""
+    numbers = numbers_of(labels)
+    if numbers is None:
+        return rows_where(labels != label)
+    return sent([row for row, other in enumerate(numbers) if other != label], labels.device)
+
+
+def _unmarked(mask: Bool[Tensor, " b"]) -> Int[Tensor, " k"]:
+    """The rows at which a mask is False."""
+    numbers = numbers_of(mask)
+    return (
+        rows_where(~mask) if numbers is None else sent([i for i, mark in enumerate(numbers) if not mark], mask.device)
+    )
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The checked arguments of a call, on one device, with labels as int64."""
@@ -176,7 +163,6 @@ class Inputs:
     reference: Float[Tensor, "g d"] | None = None
     reference_labels: Int[Tensor, " g"] | None = None
     chosen: ChosenPairs | None = None  # None: all pairs
-    on_host: HostLabels | None = None  # `labels` as numbers; of no effect once `labels` is another tensor
     proxies: int | None = None  # the reference: this many proxies of each class 0, 1, ...; 0: some of them are left out
     unit: bool = False  # all rows are known to be of norm 1
 
@@ -197,8 +183,7 @@ class Inputs:
         Raises:
             InvalidInput, InvalidType: if a shape, a type, a label or a row does not fit; the error names the argument.
         """
-        embeddings, labels, values = as_numbered_batch(embeddings, labels)
-        on_host = None if values is None else HostLabels(labels, values)
+        embeddings, labels = as_numbered_batch(embeddings, labels)
         if from_memory is not None:
             from_memory = as_memory_mask(from_memory, embeddings)
         if rows is not None:
@@ -206,30 +191,29 @@ class Inputs:
         if reference is not None or reference_labels is not None:
             reference, reference_labels = as_reference(reference, reference_labels, embeddings)
         chosen = None if indices_tuple is None else ChosenPairs.of(indices_tuple, labels.device)
-        return cls(embeddings, labels, rows, from_memory, reference, reference_labels, chosen, on_host)
+        return cls(embeddings, labels, rows, from_memory, reference, reference_labels, chosen)
 
     @property
     def values(self) -> tuple[int, ...] | None:
         """The labels as numbers, where they are known."""
-        return None if self.on_host is None else self.on_host.of(self.labels)
+        return numbers_of(self.labels)
 
     def without(self, label: int) -> Inputs:
         """The arguments without the rows of one label. Row indices are renumbered to match."""
-        keep = others = self.labels != label
+        kept, keep, others = _rows_of_others(self.labels, label), self.labels != label, self.labels != label
         rows, chosen, reference, of_reference = self.rows, self.chosen, self.reference, self.reference_labels
         if rows is not None:
-            rows = (keep.cumsum(0) - 1)[rows[rows_where(keep[rows])]]
+            rows = taken(keep.cumsum(0) - 1, taken(rows, _rows_of_others(taken(self.labels, rows), label)))
         if reference is not None and of_reference is not None:
             others = of_reference != label
-            left = rows_where(others)
-            reference, of_reference = reference[left], of_reference[left]
+            left = _rows_of_others(of_reference, label)
+            reference, of_reference = reference[left], taken(of_reference, left)
         if chosen is not None:
             chosen = chosen.without(~keep, ~others)
-        kept = rows_where(keep)
-        from_memory = None if self.from_memory is None else self.from_memory[kept]
+        from_memory = None if self.from_memory is None else taken(self.from_memory, kept)
         return Inputs(
             self.embeddings[kept],
-            self.labels[kept],
+            taken(self.labels, kept),
             rows,
             from_memory,
             reference,
@@ -262,28 +246,28 @@ class Batch:
     proxies: Literal["anchors", "gallery"] | None = None  # the side that holds proxies; no points lie between these
     chosen: ChosenPairs | None = None  # the pairs that the caller chose; None: all pairs
     per_class: int = 0  # how many proxies there are of each class 0, 1, ...; 0: none, or some are left out
-    on_host: HostLabels | None = None  # as in `Inputs`
     unit: bool = False  # as in `Inputs`
     heights: tuple[Tensor, Tensor] | None = None  # for balance="sphere": the rows' and the gallery's products with u
     keeps_product: bool = False  # compute `product` once for two tables
+    check: bool = False  # look at the rows on a GPU as well, which waits
 
     @classmethod
     def prepared(cls, inputs: Inputs, *, normalize: bool, check: bool) -> Batch:
         """Makes a batch of checked arguments, after preparing their rows."""
-        return cls.of(inputs.prepared(normalize, check=check))
+        return replace(cls.of(inputs.prepared(normalize, check=check)), check=check)
 
     @classmethod
     def of(cls, inputs: Inputs) -> Batch:
         """Makes a batch of checked arguments, with half precision converted to float32."""
         embeddings, reference, from_memory = widened(inputs.embeddings), inputs.reference, inputs.from_memory
-        if from_memory is not None and not torch.compiler.is_compiling() and not bool(from_memory.any()):
+        if from_memory is not None and not torch.compiler.is_compiling() and not any(read(from_memory)):
             from_memory = None
         gallery, gallery_labels = embeddings, inputs.labels
         if reference is not None and inputs.reference_labels is not None:
             gallery, gallery_labels = widened(reference).to(embeddings.dtype), inputs.reference_labels
         anchors = inputs.rows
         if anchors is None:
-            anchors = everyone(inputs.labels) if from_memory is None else rows_where(~from_memory)
+            anchors = everyone(inputs.labels) if from_memory is None else _unmarked(from_memory)
         return cls(
             embeddings,
             inputs.labels,
@@ -296,7 +280,6 @@ class Batch:
             proxies=None if inputs.proxies is None else "gallery",
             per_class=inputs.proxies or 0,
             chosen=inputs.chosen,
-            on_host=inputs.on_host,
             unit=inputs.unit,
         )
 
@@ -304,7 +287,7 @@ class Batch:
         """The batch whose anchors are all proxies of the reference, and whose gallery is this batch."""
         anchors = everyone(self.gallery_labels)
         sides = (self.gallery, self.gallery_labels, anchors, None, self.embeddings, self.labels)
-        known: dict[str, Any] = {"per_class": self.per_class, "on_host": self.on_host, "unit": self.unit}
+        known: dict[str, Any] = {"per_class": self.per_class, "unit": self.unit}
         return Batch(*sides, has_reference=True, every_row=True, proxies="anchors", **known)
 
     @property
@@ -335,8 +318,7 @@ class Batch:
     @property
     def values(self) -> tuple[int, ...] | None:
         """The labels of the gallery as numbers, where they are known."""
-        host = self.on_host
-        return host.values if host is not None and host.tensor is self.gallery_labels else None
+        return numbers_of(self.gallery_labels)
 
     @property
     def plain(self) -> PlainLayout | None:
@@ -361,7 +343,7 @@ class Batch:
 
     def _group(self, labels: Int[Tensor, " k"], *, proxies: str) -> Classes:
         """Groups one side, without a wait where it holds proxies, or its labels are known as numbers."""
-        values = None if self.on_host is None else self.on_host.of(labels)
+        values = numbers_of(labels)
         if self.proxies == proxies and self.per_class:
             return group_adjacent(labels, self.per_class)
         return group(labels) if values is None else group_values(values, labels.device)
@@ -378,12 +360,12 @@ class Batch:
 
         The sentences are constant, so that Python's default filter shows each only once in a long run.
         """
-        if len(self.labels) == 0 or (self.from_memory is not None and bool(self.from_memory.all())):
+        if len(self.labels) == 0 or (self.from_memory is not None and all(read(self.from_memory))):
             return "the batch has no anchor, so the loss is 0"
         if self.proxies is not None:
             return None
         if self.has_reference:
-            if not bool(torch.isin(self.labels, self.gallery_labels).any()):
+            if set(read(self.labels)).isdisjoint(read(self.gallery_labels)):
                 return "no class of the batch is in the reference, so there is no positive pair"
             return None
         classes = len(self.classes.size) if self.values is None else len(set(self.values))
@@ -393,10 +375,25 @@ class Batch:
             return "the batch is of one class, so there is no negative pair and nothing is pushed apart"
         return None
 
+    @cached_property
+    def pattern(self) -> Pattern | None:
+        """What positives, partners and the plan of the search follow from; None where the numbers are not known."""
+        labels = numbers_of(self.labels)
+        gallery = numbers_of(self.gallery_labels) if self.has_reference else ()
+        anchors = () if self.every_row else numbers_of(self.anchors)
+        marks = () if self.from_memory is None else numbers_of(self.from_memory)
+        if labels is None or gallery is None or anchors is None or marks is None:
+            return None
+        if not self.per_class:  # otherwise labels number the proxies
+            order = sorted({*labels, *gallery})
+            labels, gallery = numbered(labels, order), numbered(gallery, order)
+        sides = labels, gallery if self.has_reference else None, None if self.every_row else anchors
+        return Pattern(*sides, None if self.from_memory is None else marks, self.proxies, self.per_class)
+
     def positives(self) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
         """The gallery rows of each anchor's positives, and a mask of the slots that are used."""
-        anchors = None if self.has_reference else self.anchors
         if torch.compiler.is_compiling():
+            anchors = None if self.has_reference else self.anchors
             index, mask = positives(self.gallery_labels, self.labels[self.anchors], anchors)
             return index, mask
         if self.plain is not None:
@@ -406,7 +403,14 @@ class Batch:
             slots = torch.arange(self.per_class, device=labels.device)
             index = torch.add(slots, labels[:, None], alpha=self.per_class)
             return index, torch.ones_like(index, dtype=torch.bool)
+        if self.pattern is not None:
+            return self.pattern.table(self.labels.device)[:2]
+        return self.found_positives()
+
+    def found_positives(self) -> tuple[Int[Tensor, "a p"], Bool[Tensor, "a p"]]:
+        """`positives` from the tensors of labels and anchors; waits for a GPU where they lie there."""
         of_all = self.proxies == "anchors" or (self.every_row and not self.has_reference)
+        anchors = None if self.has_reference else self.anchors
         return self.classes.positives(self.of_anchor, anchors, of_all=of_all)
 
     def partners(
@@ -418,9 +422,62 @@ class Batch:
         """
         if self.plain is not None:
             return index.new_empty(0), index
+        if not torch.compiler.is_compiling() and self.pattern is not None:
+            return self.pattern.table(self.labels.device)[2:]
+        return self.found_partners(index, mask)
+
+    def found_partners(
+        self, index: Int[Tensor, "a p"], mask: Bool[Tensor, "a p"]
+    ) -> tuple[Int[Tensor, " m"], Int[Tensor, "a p"]]:
+        """`partners` from tensors; waits for a GPU where they lie there."""
         anchors = None if self.has_reference else self.anchors
         missing, row = partners(index, mask, anchors, self.anchors.shape[0], self.gallery_labels.shape[0])
         return missing, row
+
+
+class Pattern(NamedTuple):
+    """The labels of a batch, their order only, and its anchors, as numbers: what the tables are laid out by."""
+
+    labels: Numbers
+    gallery: Numbers | None  # None: the batch itself
+    anchors: Numbers | None  # None: all rows
+    from_memory: Numbers | None
+    proxies: Literal["anchors", "gallery"] | None
+    per_class: int
+
+    @property
+    def entries(self) -> int:
+        """The entries of its plain table, by which it is decided whether to keep what follows from it."""
+        anchors = self.labels if self.anchors is None else self.anchors
+        return len(anchors) * len(self.labels if self.gallery is None else self.gallery)
+
+    def batch(self) -> Batch:
+        """A batch of this pattern on the CPU, of rows without dimensions."""
+        cpu = torch.device("cpu")
+        labels = sent(self.labels, cpu)
+        gallery_labels = labels if self.gallery is None else sent(self.gallery, cpu)
+        anchors = everyone(labels) if self.anchors is None else sent(self.anchors, cpu)
+        marks = None if self.from_memory is None else torch.tensor(self.from_memory, dtype=torch.bool)
+        rows, gallery = torch.empty(len(labels), 0), torch.empty(len(gallery_labels), 0)
+        sides = rows, labels, anchors, marks, rows if self.gallery is None else gallery, gallery_labels
+        known: dict[str, Any] = {"has_reference": self.gallery is not None, "every_row": self.anchors is None}
+        return Batch(*sides, **known, proxies=self.proxies, per_class=self.per_class)
+
+    def table(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The results of `Batch.positives` and of `Batch.partners`."""
+        make = _table if self.entries <= largest_kept(device) else _table.__wrapped__  # type: ignore[attr-defined]
+        found: tuple[Tensor, Tensor, Tensor, Tensor] = make(self, device)
+        return found
+
+
+@kept
+def _table(pattern: Pattern, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    with on_cpu():
+        batch = pattern.batch()
+        index, mask = batch.found_positives()
+        missing, row = batch.found_partners(index, mask)
+        missing = remember(missing, missing.tolist())
+    return moved((index, mask, missing, row), device)
 
 
 def widened(embeddings: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from embedding_expansion.checks import shown, whole_number
 from embedding_expansion.checks import validates as validates
+from embedding_expansion.core.kept import capturing, kept
+from embedding_expansion.core.numbers import Numbers, are_fake, numbers_of, read, remember, sent
 from embedding_expansion.errors import InvalidInput, InvalidType
 
 P = ParamSpec("P")
@@ -121,11 +123,17 @@ def as_batch(
 
 
 def on_device(labels: Int[Tensor, " b"], device: torch.device) -> Int[Tensor, " b"]:
-    """Moves labels to a device. Those of the CPU are copied as numbers, which also works in `FakeTensorMode`."""
+    """Moves labels to a device, without waiting for it where they are known as numbers."""
     if labels.device == device:
         return labels
-    is_plain = type(labels) is Tensor and labels.device.type == "cpu" and not torch.compiler.is_compiling()
-    return torch.tensor(labels.tolist(), dtype=torch.int64, device=device) if is_plain else labels.to(device)
+    numbers = numbers_of(labels)
+    return labels.to(device) if numbers is None else _sent(numbers, device)[0]
+
+
+@kept
+def _sent(numbers: Numbers, device: torch.device) -> tuple[Int[Tensor, " b"]]:
+    """Labels on a device, kept because a CUDA graph can read, but not copy them."""
+    return (sent(numbers, device),)
 
 
 def check_floating(tensor: Tensor, name: str) -> None:
@@ -191,20 +199,18 @@ def as_labels(labels: Labels | None, name: str = "labels") -> Int[Tensor, " b"]:
 @validates
 def as_numbered_batch(
     embeddings: Float[Tensor, "b d"], labels: Labels | None
-) -> tuple[Float[Tensor, "b d"], Int[Tensor, " b"], tuple[int, ...] | None]:
-    """`as_batch`, and the labels as plain numbers; None in compiled code. It waits for a GPU only if they are there."""
+) -> tuple[Float[Tensor, "b d"], Int[Tensor, " b"]]:
+    """`as_batch`, with labels that are known as numbers. It waits for a GPU only for new labels that lie there."""
     rows, found = as_batch(embeddings, labels)
     if torch.compiler.is_compiling():
-        return rows, found, None
-    if isinstance(labels, (list, tuple)):
-        return rows, found, tuple(map(int, labels))
-    return rows, found, tuple(as_labels(found if labels is None else labels).tolist())
+        return rows, found
+    numbers = read(found)
+    return rows, remember(found.detach(), numbers)  # of this call alone; see `numbers_of`
 
 
 def values_exist() -> bool:
     """Whether tensors hold values that can be looked at and kept: not in `FakeTensorMode`, nor in a CUDA graph."""
-    captured = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-    return not captured and type(torch.empty(0)) is Tensor
+    return not capturing() and not are_fake()
 
 
 def check_finite(embeddings: Float[Tensor, "b d"], name: str = "embeddings") -> None:
@@ -238,7 +244,8 @@ def as_memory_mask(from_memory: Bool[Tensor, " b"], embeddings: Float[Tensor, "b
         raise InvalidInput(
             f"from_memory is {given}; pass a boolean tensor of shape ({len(embeddings)},), one entry per row"
         )
-    return from_memory.to(embeddings.device)
+    found = from_memory.to(embeddings.device).detach()
+    return found if torch.compiler.is_compiling() else remember(found, read(from_memory))
 
 
 @validates
@@ -252,12 +259,14 @@ def as_rows(
     """
     if not isinstance(rows, Tensor) or rows.dim() != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
         raise InvalidInput("rows must be a 1-D tensor of row numbers; for a mask pass mask.nonzero().flatten()")
-    rows = rows.to(device).long()
+    given, rows = rows, rows.to(device).long().detach()
     if torch.compiler.is_compiling() or rows.shape[0] == 0:
         return rows
-    if int(rows.min()) < 0 or int(rows.max()) >= b:
-        raise InvalidInput(f"rows runs from {int(rows.min())} to {int(rows.max())}; the batch has rows 0 to {b - 1}")
-    if from_memory is not None and bool(from_memory[rows].any()):
+    numbers = read(given)
+    rows = remember(rows, numbers)
+    if min(numbers) < 0 or max(numbers) >= b:
+        raise InvalidInput(f"rows runs from {min(numbers)} to {max(numbers)}; the batch has rows 0 to {b - 1}")
+    if from_memory is not None and any(map(read(from_memory).__getitem__, numbers)):
         raise InvalidInput("rows names rows that come from a memory, which are never anchors; leave them out of rows")
     return rows
 
@@ -275,6 +284,8 @@ def as_reference(
         missing = "reference_labels" if reference_labels is None else "reference"
         raise InvalidInput(f"{missing} is missing; pass reference and reference_labels together, or neither")
     reference, reference_labels = as_batch(reference, reference_labels, name="reference")
+    if not torch.compiler.is_compiling():
+        read(reference_labels)
     if len(reference) == 0 or reference.shape[1:] != embeddings.shape[1:]:
         raise InvalidInput(
             f"reference is of shape {tuple(reference.shape)}; pass at least one row of {embeddings.shape[1]} "
@@ -307,13 +318,14 @@ def as_count(n: SupportsIndex | float) -> int | float:
     return count
 
 
-def check_unit(embeddings: Float[Tensor, "b d"], because: str, remedy: str) -> None:
-    """Raises InvalidInput if the norm of a row differs from 1 by more than 1e-3.
+def check_unit(embeddings: Float[Tensor, "b d"], because: str, remedy: str, *, check: bool = False) -> None:
+    """Raises InvalidInput if the norm of a row differs from 1 by more than 1e-3. It looks on the CPU and with `check`.
 
     The message consists of `because`, the row with its norm, and `remedy`. Rows of zeros are accepted: normalisation
     does not change them, and no arc ends in them.
     """
-    if torch.compiler.is_compiling() or embeddings.numel() == 0:
+    look = check or embeddings.device.type == "cpu"
+    if not look or torch.compiler.is_compiling() or embeddings.numel() == 0 or are_fake():
         return
     norms = embeddings.detach().norm(dim=1)
     off = torch.where(norms == 0, 0, (norms - 1).abs())

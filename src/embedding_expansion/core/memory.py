@@ -14,6 +14,7 @@ from embedding_expansion.checks import as_whole
 from embedding_expansion.core.batch import Batch, Inputs, prepared, widened
 from embedding_expansion.core.expanded_loss import EmbeddingExpansion
 from embedding_expansion.core.inputs import validates
+from embedding_expansion.core.numbers import read, remember
 from embedding_expansion.core.pair_loss import PairLoss, WrappedLoss
 from embedding_expansion.core.parameters import Options
 from embedding_expansion.core.proxy_loss import ProxyLoss
@@ -102,8 +103,15 @@ class CrossBatchMemory(WrappedLoss):
 
     def queue(self) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
         """The embeddings in the queue, and their labels."""
-        there = min(int(self.entered), len(self.labels))
-        return self.rows[:there], self.labels[:there]
+        there = min(self._count(self.entered), len(self.labels))
+        labels = self.labels[:there]
+        if not torch.compiler.is_compiling():
+            remember(labels, read(self.labels)[:there])
+        return self.rows[:there], labels
+
+    @staticmethod
+    def _count(counter: Int[Tensor, ""]) -> int:
+        return int(counter) if torch.compiler.is_compiling() else read(counter)[0]
 
     def with_reference(self, inputs: Inputs) -> Inputs:
         """The arguments; raises InvalidInput if they hold a reference."""
@@ -123,31 +131,48 @@ class CrossBatchMemory(WrappedLoss):
                 f"pass embedding_size={embeddings.shape[1]} when the memory is made"
             )
         old, old_labels = self.queue()
-        if int(self.batches) < self.start or len(old_labels) == 0:
-            return Batch.of(inputs)
+        if self._count(self.batches) < self.start or len(old_labels) == 0:
+            return replace(Batch.of(inputs), check=self.check_finite)
         rows, (old, _) = widened(embeddings), prepared(widened(old), self.normalize, check=False)
-        from_memory = torch.arange(len(labels) + len(old_labels), device=labels.device) >= len(labels)
-        rows, labels = torch.cat([rows, old.to(rows.dtype)]), torch.cat([labels, old_labels])
+        b, whole = len(labels), torch.cat([labels, old_labels])
+        from_memory = torch.arange(len(whole), device=labels.device) >= b
+        if not torch.compiler.is_compiling():
+            remember(whole, read(labels) + read(old_labels))
+            remember(from_memory, [row >= b for row in range(len(whole))])
+        rows, labels = torch.cat([rows, old.to(rows.dtype)]), whole
         chosen = None if inputs.chosen is None else replace(inputs.chosen, reach=len(inputs.labels))
-        return Batch.of(
-            replace(inputs, embeddings=rows, labels=labels, from_memory=from_memory, chosen=chosen, unit=False)
-        )
+        inputs = replace(inputs, embeddings=rows, labels=labels, from_memory=from_memory, chosen=chosen, unit=False)
+        return replace(Batch.of(inputs), check=self.check_finite)
 
     def terms_of(self, batch: Batch, across: Callable[[Tensor], Tensor] | None = None) -> Terms:
         """Runs both steps, then adds the batch to the queue in training mode."""
         terms = super().terms_of(batch, across)
         if self.training:
-            b = len(batch.labels) if batch.from_memory is None else int((~batch.from_memory).sum())
-            self._enter(batch.embeddings[:b].detach(), batch.labels[:b])
+            if batch.from_memory is None:
+                b = len(batch.labels)
+            elif torch.compiler.is_compiling():
+                b = int((~batch.from_memory).sum())
+            else:
+                b = read(batch.from_memory).count(False)
+            self._enter(batch.embeddings[:b].detach(), batch.labels, b)
         return terms
 
-    def _enter(self, rows: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> None:
+    def _enter(self, rows: Float[Tensor, "b d"], labels: Int[Tensor, " k"], b: int) -> None:
+        """Adds the first b rows, which have the first b of the labels."""
         size = len(self.labels)
-        rows, labels = rows[-size:], labels[-size:]
-        place = (self.entered + torch.arange(len(labels), device=labels.device)) % size
-        self.rows[place], self.labels[place] = rows.to(self.rows.dtype), labels
-        self.entered += len(labels)
+        rows, newest = rows[-size:], labels[:b][-size:]
+        place = (self.entered + torch.arange(len(newest), device=labels.device)) % size
+        known = None if torch.compiler.is_compiling() else (read(self.entered)[0], read(self.batches)[0])
+        queued = [] if known is None else list(read(self.labels))
+        self.rows[place], self.labels[place] = rows.to(self.rows.dtype), newest
+        self.entered += len(newest)
         self.batches += 1
+        if known is not None:
+            for k, label in enumerate(read(labels)[:b][-size:]):
+                queued[(known[0] + k) % size] = label
+            remember(self.labels, queued)
+            remember(self.entered, [known[0] + len(newest)])
+            remember(self.batches, [known[1] + 1])
 
     def extra_repr(self) -> str:
         """The values of embedding_size, size and start."""

@@ -23,6 +23,7 @@ from embedding_expansion.checks import as_limit, check_name
 from embedding_expansion.core.batch import Batch, Inputs
 from embedding_expansion.core.custom_op import operator
 from embedding_expansion.core.inputs import Labels, as_count, check_unit, validates
+from embedding_expansion.core.numbers import read
 from embedding_expansion.core.pairs import (
     Metric,
     Pairs,
@@ -31,7 +32,7 @@ from embedding_expansion.core.pairs import (
     nothing_to_compare,
     squared_norms,
 )
-from embedding_expansion.core.search import infinity, native, table
+from embedding_expansion.core.search import infinity, native, table, triton
 from embedding_expansion.core.search.problem import SMALLEST_SQUARE, HardestPairs, Problem, Rules
 from embedding_expansion.core.sides import Plan, plan_of
 from embedding_expansion.errors import InvalidInput
@@ -105,6 +106,7 @@ def hardest_of_batch(
     if batch.is_empty:
         none = batch.labels.new_zeros(0, 0, 2, 2)
         return Winners(none, none.to(batch.embeddings.dtype), none[..., 0].bool())
+    _check_unit(batch.embeddings, None, expansion.rules)
     plan = plan_of(batch, expansion.scope, expansion.max_segments, partners=False)
     return winners_of(plan, find(batch.embeddings, None, plan, expansion.rules)[1])
 
@@ -123,11 +125,11 @@ class Winners:
 
 
 def search(problem: Problem) -> HardestPairs:
-    """The hardest pairs: for a finite n from the C library where it is available, otherwise in torch."""
-    if math.isinf(problem.rules.n):
-        return infinity.search(problem)
-    found = native.search(problem)
-    return table.search(problem) if found is None else found
+    """The hardest pairs: on a GPU in Triton, on the CPU for a finite n in C, and in torch where these are missing."""
+    found = triton.search(problem) if math.isinf(problem.rules.n) else native.search(problem) or triton.search(problem)
+    if found is not None:
+        return found
+    return infinity.search(problem) if math.isinf(problem.rules.n) else table.search(problem)
 
 
 class Mined(NamedTuple):
@@ -157,6 +159,8 @@ def mine(
         return _mine_by_operator(batch, rules, scope, max_segments, partners=partners, statistics=statistics)
     plan = plan_of(batch, scope, max_segments, partners=partners)
     gallery = batch.gallery if batch.has_reference else None
+    if not batch.unit:
+        _check_unit(batch.embeddings, gallery, rules, check=batch.check)
     product = batch.product if batch.keeps_product else None
     positive, value, ends, weights = Winning.apply(batch.embeddings, gallery, plan, rules, product)
     found = HardestPairs(ends, weights, value, half=plan.symmetric)
@@ -176,13 +180,7 @@ def find(
     """The similarities of the positives, the hardest pairs, and the Gram matrices of the groups.
 
     Without a gallery the batch is compared with itself. `product` holds the inner products where they are known.
-
-    Raises:
-        InvalidInput: if n is infinite, synthetic points are normalised, and a row is not a unit vector.
     """
-    if rules.normalize and math.isinf(rules.n):
-        for rows in (embeddings,) if gallery is None else (embeddings, gallery):
-            check_unit(rows, "n is infinity", "pass L2-normalised rows, normalize_synthetic=False, or a finite n")
     left, right = plan.left, plan.right
     with torch.autocast(embeddings.device.type, enabled=False):
         x, y = _rows_of_sides(embeddings, gallery, plan)
@@ -199,6 +197,14 @@ def find(
             # The gradient needs no correction: at distance 0 it is 0.
             positive = copies_at_one(positive, of_anchors, "euclidean")
     return positive, found, grams
+
+
+def _check_unit(embeddings: Tensor, gallery: Tensor | None, rules: Rules, *, check: bool = False) -> None:
+    """Raises InvalidInput unless the rows are unit vectors where arcs join them; on a GPU only with `check`."""
+    if rules.normalize and math.isinf(rules.n):
+        remedy = "pass L2-normalised rows, normalize_synthetic=False, or a finite n"
+        for rows in (embeddings,) if gallery is None else (embeddings, gallery):
+            check_unit(rows, "n is infinity", remedy, check=check)
 
 
 def _rows_of_sides(
@@ -258,8 +264,7 @@ def gradient(
         to_product = x.new_zeros(x.shape[0], y.shape[0])
         grams = _grams(plan, x, y, None) if grams is None else grams
         problem = Problem(to_product, left, right, *grams, rules, plan.symmetric)
-        natively = native.takes(to_product) and not differentiable
-        back = native.backward if natively else table.backward
+        back = table.backward if differentiable else _backward_of(problem)
         to_left_gram, to_right_gram = back(problem, found, of_value.contiguous())
         to_product.view(-1).index_add_(0, plan.entries.flatten(), of_positive.flatten())
         to_squares = _to_squares(plan, to_product, of_positive) if rules.metric == "euclidean" else None
@@ -284,6 +289,18 @@ def gradient(
         to_embeddings.index_add_(0, left.rows, to_x)
         to_gallery.index_add_(0, right.rows, to_y)
     return to_embeddings, None if gallery is None else to_gallery
+
+
+def _backward_of(problem: Problem) -> Any:
+    """The backward pass of the search in the form that serves this problem."""
+    if native.takes(problem.product):
+        return native.backward
+    # The kernel adds in any order.
+    return (
+        triton.backward
+        if triton.takes(problem) and not torch.are_deterministic_algorithms_enabled()
+        else table.backward
+    )
 
 
 def _to_squares(plan: Plan, to_product: Tensor, of_positive: Tensor) -> tuple[Float[Tensor, " s"], Float[Tensor, " t"]]:
@@ -412,6 +429,8 @@ def _batch(
     has_reference = gallery is not None and gallery_labels is not None
     if gallery is None or gallery_labels is None:
         gallery, gallery_labels = embeddings, labels
+    for numbers in (labels, anchors, gallery_labels, *(() if from_memory is None else (from_memory,))):
+        read(numbers)  # at most one wait for each new tensor of a GPU, where planning on it would wait often
     sides = embeddings, labels, anchors, from_memory, gallery, gallery_labels
     return Batch(*sides, has_reference=has_reference, every_row=False, proxies=proxies)
 
@@ -439,6 +458,7 @@ def _mine_operator(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     if anchors.shape[0] == 0:
         return _nothing(embeddings, labels, scope, partners)
+    _check_unit(embeddings, gallery, _rules(n, normalize, metric))
     batch = _batch(embeddings, labels, anchors, from_memory, gallery, gallery_labels, proxies)
     plan = plan_of(batch, scope, max_segments, partners=partners)
     positive, found, _ = find(embeddings, gallery, plan, _rules(n, normalize, metric))

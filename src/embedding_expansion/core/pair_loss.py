@@ -23,6 +23,7 @@ from embedding_expansion.core.chosen import IndicesTuple
 from embedding_expansion.core.inputs import Labels, check_renamed, check_unit, one_reference, validates, warn_user
 from embedding_expansion.core.miners import narrowed_by
 from embedding_expansion.core.mining import Expansion, expand_batch
+from embedding_expansion.core.numbers import numbers_of, sent
 from embedding_expansion.core.pairs import Metric, Pairs, compare_batch, narrowed, selective
 from embedding_expansion.core.parameters import DEFAULTS, Options, checked_options, checked_parameters, parameters_of
 from embedding_expansion.core.terms import Terms
@@ -49,8 +50,8 @@ class PairLoss(nn.Module):
         normalize: L2-normalise the embeddings first.
         reduction: "mean". The deprecated "none" makes a call return `Terms`; use `per_anchor` instead.
         ignore_index: a label whose rows are ignored.
-        check_finite: also check for NaN and infinite embeddings on CUDA, which synchronises the GPU. On the CPU the
-            loss always checks.
+        check_finite: also check for NaN and infinite embeddings on CUDA and, where unit vectors are required, for their
+            norms, which synchronises the GPU. On the CPU the loss always checks.
         miner: selects pairs of the table before the loss reads it: a callable `Pairs -> Pairs` (see `miners`), or a
             miner of pytorch-metric-learning (see `mined`). By default the loss reads all pairs.
         chunk: compute the loss for this many anchors at a time, and again in the backward pass. Memory then grows with
@@ -179,7 +180,7 @@ class PairLoss(nn.Module):
 
         Args:
             embeddings: (b, d), floating.
-            labels: (b,), whole numbers.
+            labels: (b,), whole numbers. Labels on the CPU also serve embeddings on a GPU; then no step waits for it.
             indices_tuple: the pairs that the loss reads: (anchors, positives, anchors, negatives), or triplets
                 (anchors, positives, negatives), each a 1-D tensor of row indices of the batch. With a reference,
                 positives and negatives are rows of the reference. The miner of the loss, if there is one, selects
@@ -269,7 +270,7 @@ class PairLoss(nn.Module):
         if (plain.metric == "inner" or self.balance == "sphere") and not plain.normalizes:
             remedy = "normalise them, leave normalize at True, or use balance=False"
             for rows in (batch.embeddings, batch.gallery) if batch.has_reference else (batch.embeddings,):
-                check_unit(rows, "this balance is defined for unit vectors", remedy)
+                check_unit(rows, "this balance is defined for unit vectors", remedy, check=self.check_finite)
         batch = read_twice(batch, sphere=self.balance == "sphere", whole=self.chunk is None)
         draws = Draws(self.miner, batch.embeddings.device)
         expanded, unexpanded = Contraction(batch.embeddings), Contraction(batch.embeddings)
@@ -520,8 +521,7 @@ def terms_in_blocks(
     Returns:
         The terms, and the mean of the blocks' shares of synthetic points where the table holds a share.
     """
-    order = torch.argsort(batch.labels[batch.anchors], stable=True)
-    blocks = torch.split(order, chunk)
+    order, blocks = _blocks(batch, chunk)
 
     # torch.compile in torch 2.15 cannot partition a graph that recomputes blocks which are read twice.
     keep = torch.compiler.is_compiling() and loss.has_statistic
@@ -529,7 +529,7 @@ def terms_in_blocks(
     def of_block(function: Callable[[Batch], tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
         def run(embeddings: Tensor, gallery: Tensor, block: Tensor) -> tuple[Tensor, ...]:
             gallery = gallery if batch.has_reference else embeddings
-            part = replace(batch, embeddings=embeddings, gallery=gallery, anchors=batch.anchors[block], every_row=False)
+            part = replace(batch, embeddings=embeddings, gallery=gallery, anchors=block, every_row=False)
             return function(part)
 
         given = batch.embeddings, batch.gallery
@@ -558,3 +558,15 @@ def terms_in_blocks(
     total, weight = (torch.cat([part[k] for part in parts], dim=1)[:, inverse] for k in (0, 1))
     shares = [share for part in parts for share in part[2:]]
     return Terms(total, weight), torch.stack(shares).mean() if shares else None
+
+
+def _blocks(batch: Batch, chunk: int) -> tuple[Int[Tensor, " a"], list[Int[Tensor, " k"]]]:
+    """The order of the anchors by class, and the anchors of each block."""
+    anchors, labels = (None if torch.compiler.is_compiling() else numbers_of(x) for x in (batch.anchors, batch.labels))
+    if anchors is None or labels is None:
+        order = torch.argsort(batch.labels[batch.anchors], stable=True)
+        return order, list(torch.split(batch.anchors[order], chunk))
+    by_class = sorted(range(len(anchors)), key=lambda k: labels[anchors[k]])
+    ordered, device = [anchors[k] for k in by_class], batch.labels.device
+    blocks = [sent(ordered[first : first + chunk], device) for first in range(0, len(ordered), chunk)]
+    return sent(by_class, device), blocks

@@ -11,14 +11,17 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from embedding_expansion.core.batch import Batch
+from embedding_expansion.core.batch import Batch, Pattern, largest_kept
 from embedding_expansion.core.classes import Classes, runs_of
 from embedding_expansion.core.inputs import values_exist
+from embedding_expansion.core.kept import kept
+from embedding_expansion.core.numbers import moved, numbers_of, on_cpu
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.forms import Scope
 
@@ -32,6 +35,8 @@ class Layout:
     runs: tuple[tuple[int, int], ...]  # (size, number of groups of that size), by ascending size
     originals: int | None  # how many members of each group are points themselves; None: all
     segments: tuple[Int[Tensor, "_ 2"], ...]  # for each size, the two members that each segment joins
+
+    sent_along: ClassVar[tuple[str, ...]] = ("size", "first", "gram_at", "table", "segment")
 
     @cached_property
     def size(self) -> Int[Tensor, " g"]:
@@ -67,6 +72,22 @@ class Layout:
             at = self.member[members].reshape(-1, k)
             parts.append((at[:, :, None] * self.rows + at[:, None, :]).flatten())
         return torch.cat(parts)
+
+    @cached_property
+    def table(self) -> Int[Tensor, "g 6"]:
+        """What the kernels of `search/triton/` read of each group; the columns are named in their `points.py`."""
+        at, columns = 0, []
+        for (k, count), segments in zip(self.runs, self.segments, strict=True):
+            row = [k if self.originals is None else self.originals, at, len(segments)]
+            columns.append(torch.tensor(row, device=self.member.device).expand(count, 3))
+            at += len(segments)
+        originals, segments_at, length = torch.cat(columns).T
+        return torch.stack([self.first, self.size, originals, segments_at, length, self.gram_at], dim=1).int()
+
+    @cached_property
+    def segment(self) -> Int[Tensor, "e 2"]:
+        """The segments of all sizes, one list after another; at least one entry, which no group may have."""
+        return torch.cat([*self.segments, self.member.new_zeros(1, 2)]).int()
 
     @cached_property
     def numbers(self) -> dict[str, Tensor]:
@@ -294,6 +315,22 @@ def plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: b
         InvalidInput: if the batch does not support the scope.
     """
     _check_scope(batch, scope, partners=partners)
+    pattern, device = batch.pattern, batch.labels.device
+    if pattern is None:
+        return _plan_of(batch, scope, max_segments, partners=partners)
+    make = _known_plan if pattern.entries <= largest_kept(device) else _known_plan.__wrapped__  # type: ignore[attr-defined]
+    plan: Plan = make(pattern, scope, max_segments, partners, device)
+    return plan
+
+
+@kept
+def _known_plan(pattern: Pattern, scope: Scope, max_segments: int | None, partners: bool, device: torch.device) -> Plan:
+    with on_cpu():
+        plan = _plan_of(pattern.batch(), scope, max_segments, partners=partners)
+    return moved(plan, device)
+
+
+def _plan_of(batch: Batch, scope: Scope, max_segments: int | None, *, partners: bool) -> Plan:
     index, mask = batch.positives()
     needed, of_needed, partner = batch.anchors, batch.of_anchor, None
     if partners and scope != "class_pair":
@@ -326,9 +363,9 @@ def _check_scope(batch: Batch, scope: Scope, *, partners: bool) -> None:
     if scope == "anchor":
         if batch.proxies == "anchors":
             raise InvalidInput("proxies are the anchors of this loss and have no partners; use scope='class_pair'")
-        check_paired(batch.labels, None if batch.on_host is None else batch.on_host.of(batch.labels))
+        check_paired(batch.labels, numbers_of(batch.labels))
         if against_others:
-            check_paired(batch.gallery_labels)
+            check_paired(batch.gallery_labels, numbers_of(batch.gallery_labels))
     if scope != "class_pair" and partners and against_others:
         raise InvalidInput(
             "a loss that reads both ends of a positive pair cannot be expanded by anchor against a reference; "

@@ -68,7 +68,7 @@ class CollapseWatch:
             if not self._is_filled():
                 return ""
             of_all = [label for part in ranks.gather(labels.tolist()) for label in part]
-            whole = torch.tensor(of_all, device=labels.device)
+            whole = torch.tensor(of_all)
             self._coinciding = value_of_coinciding_points(self._loss, whole, self._config.model.dimensions)
         share = None
         if self._coinciding != 0 and abs(value - self._coinciding) <= NEAR * abs(self._coinciding):
@@ -108,7 +108,7 @@ def value_of_coinciding_points(loss: PairLoss, labels: Tensor, dimensions: int) 
         labels: (b,), the labels of the batch.
         dimensions: of the embeddings.
     """
-    tried = copy.deepcopy(loss).eval()
+    tried = copy.deepcopy(loss).eval().to(labels.device)
     point = functional.one_hot(torch.tensor(0), dimensions).to(labels.device, torch.float32)
     if isinstance(tried, CrossBatchMemory):
         tried.rows[:] = point

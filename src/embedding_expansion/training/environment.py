@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from embedding_expansion import __version__
-from embedding_expansion.core.search import native
+from embedding_expansion.core import search
 from embedding_expansion.runs.options import TrainConfig
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn", "safetensors", "pillow", "timm")
@@ -33,7 +33,7 @@ def environment(config: TrainConfig, command: list[str]) -> dict[str, Any]:
             "cpus": os.cpu_count(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         },
-        "search": native.describe(config.device),
+        "search": search.describe(config.device),
         "threads": config.threads,
         "command": command,
         "executable": sys.executable,

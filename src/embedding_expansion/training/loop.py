@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import threading
 import time
@@ -93,12 +94,12 @@ def run_steps(job: Job, state: State, run: RunFolder, ranks: Ranks) -> int:
         watched = job.loss.loss if isinstance(job.loss, Method) else job.loss
         watch = CollapseWatch(watched, sized(config, job.model), has_warned=ranks.is_first and run.has_warned(COINCIDE))
         _begin(job, state, run, ranks, journal, scaler)
+        _compile_kernels(job)
         began, share = time.perf_counter(), ranks.share(job.batch_size)
         for step, inputs, labels in job.batches(state.step, share):
             waited = time.perf_counter() - began
             with job.clock.computes():
                 _check_share(len(labels), share, job, ranks)
-                labels = labels.to(job.device)
                 torch.manual_seed(step_seed(config.seed, step))
                 lr = set_learning_rate(job.optimizer, config.optimizer, step, config.steps)
                 _freeze_batch_norm(job, step)
@@ -130,6 +131,16 @@ def _begin(
         journal.write({"step": 0} | _evaluate(job, held_out, state, run, journal))
         _save(job, state, scaler, run, ranks.world)
     ranks.broadcast(None)
+
+
+def _compile_kernels(job: Job) -> None:
+    """Compiles the kernels of the loss on random rows, before the clock starts; a copy of the loss sees these rows."""
+    if job.device.type != "cuda" or isinstance(job.loss, Method):
+        return
+    loss, labels = copy.deepcopy(job.loss), torch.arange(job.batch_size) // job.config.sampler.images_per_class
+    for _ in range(2):  # the second time with rows in the memory, if there is one
+        rows = torch.randn(job.batch_size, job.model.dimensions, device=job.device, requires_grad=True)
+        loss(rows, labels).backward()  # type: ignore[no-untyped-call]
 
 
 def _freeze_batch_norm(job: Job, step: int) -> None:

@@ -54,7 +54,7 @@ def gradients_of_objectives(
     Returns:
         The value of the first objective.
     """
-    inputs, labels = batch
+    inputs, labels = batch[0], batch[1].to(job.device)
     ranks.share_first(job.network.buffers())  # statistics of batch norm, as DistributedDataParallel does
     with autocast(job.device, job.precision):
         features, embeddings = job.features_and_embeddings(inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from embedding_expansion.core.search import native
+from embedding_expansion.core.search import describe
 from embedding_expansion.data.images import ImageSet
 from embedding_expansion.data.loader import broken_sentence
 from embedding_expansion.generation.method import Method
@@ -48,9 +48,7 @@ def print_setup(job: Job, state: State, world: int) -> None:
     if extras:
         print(f"also: {'; '.join(extras)}")
     processes = f"{world} processes, " if world > 1 else ""
-    search = (
-        "" if config.expansion.search is None else f", search for hardest pairs: {native.describe(job.device.type)}"
-    )
+    search = "" if config.expansion.search is None else f", search for hardest pairs: {describe(job.device.type)}"
     print(f"machine: {processes}{job.device}, {config.threads} threads, {job.precision}{search}", flush=True)
     if config.protocol == "paper":
         print(

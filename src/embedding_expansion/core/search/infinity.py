@@ -5,8 +5,9 @@ hardest pair of two segments consists of two members, of a member and a point in
 segments. Where the ends of an arc are nearly opposite, points around its middle have no direction. This hole in the arc
 has two edges, and the hardest pair may lie there. The search compares all of these points.
 
-There is no C implementation. On a GPU this code runs in any case. On a CPU the search is a small part of a training
-step (docs/benchmarks.md, section 5), for an option that trains no better than n = 2 (docs/results.md, section 4).
+There is no C implementation. On a GPU a kernel of `triton/` computes the same. On a CPU the search is a small part of a
+training step (docs/benchmarks.md, section 5), for an option that trains no better than n = 2 (docs/results.md, section
+4).
 
 Source: the optimum is that of Vasudeva et al., "LoOp: Looking for Optimal Hard Negative Embeddings for Deep Metric
 Learning", ICCV 2021. Differs from the source: it is computed from inner products, not from the points' coordinates.
@@ -23,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from embedding_expansion.core.inputs import values_exist
 from embedding_expansion.core.search import table
 from embedding_expansion.core.search.problem import LEAST_LENGTH, NEVER, SMALLEST_SQUARE, HardestPairs, Problem, Rules
 from embedding_expansion.core.search.table import Block, Candidates, HardestInBlock, search_in_blocks
@@ -33,8 +35,10 @@ LIMIT = 1 << 18  # entries of a table at a time on a CPU, as twenty tables share
 
 def search(problem: Problem) -> HardestPairs:
     """The hardest pairs of whole segments. Of equal pairs the first wins, members before points inside segments."""
-    on_cpu = problem.product.device.type == "cpu"
-    return search_in_blocks(problem, _candidates, _hardest, LIMIT if on_cpu else table.LIMIT)
+    device = problem.product.device
+    return search_in_blocks(
+        problem, _candidates, _hardest, LIMIT if device.type == "cpu" else table.limit(device) // 20
+    )
 
 
 class Segment(NamedTuple):
@@ -137,7 +141,7 @@ def _candidates(side: Side, gram: Float[Tensor, " o"], rules: Rules) -> Iterator
         if rules.normalize:
             edges = torch.cat(hole_edges(between, SMALLEST_SQUARE[gram.dtype]), dim=1)
             allowed = free.repeat(1, 2) & ~edges.isnan()
-            if bool(allowed.any()):
+            if gram.device.type != "cpu" or not values_exist() or bool(allowed.any()):  # a GPU would wait
                 twice = segments.repeat(2, 1), Segment(*(x.repeat(1, 2) for x in between))
                 kinds.append(ArcPoints(twice[0], k + len(segments), twice[1], allowed, edges, inside=True))
                 ends.append(twice[0])

@@ -18,7 +18,8 @@ from embedding_expansion.core.inputs import values_exist
 from embedding_expansion.core.search.problem import NEVER, SMALLEST_SQUARE, HardestPairs, Problem, Rules
 from embedding_expansion.core.sides import Side, interpolated
 
-LIMIT = 1 << 20  # entries of a table at a time; larger tables leave a core's cache
+LIMIT = 1 << 20  # entries of a table at a time on a CPU; larger tables leave a core's cache
+MOST, SHARE = 1 << 28, 64  # on a GPU: entries at most, and bytes of free memory for each of them
 PIECE = 1 << 18  # pairs of groups at a time in the backward pass, which bounds its memory
 
 
@@ -84,7 +85,16 @@ Kind = TypeVar("Kind", bound=Candidates)
 
 def search(problem: Problem) -> HardestPairs:
     """The hardest pairs for a finite n. Of equal pairs the first wins, originals before synthetic points."""
-    return search_in_blocks(problem, _points, _hardest, LIMIT)
+    return search_in_blocks(problem, _points, _hardest, limit(problem.product.device))
+
+
+def limit(device: torch.device) -> int:
+    """Entries of a table at a time. On a GPU few large pieces are faster, and its free memory bounds them."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return LIMIT
+    reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + reusable
+    return min(max(free // SHARE, LIMIT), MOST)
 
 
 def search_in_blocks(

@@ -36,7 +36,7 @@ def available() -> bool:
 
 
 def describe(device: str = "cpu") -> str:
-    """Which search runs on a device for a finite n, in words: "native (AVX-512)", "torch"."""
+    """Which search runs on a CPU for a finite n, in words: "native (AVX-512)"; elsewhere "torch"."""
     found = library()
     if not device.startswith("cpu"):
         return "torch"
