@@ -17,7 +17,7 @@ def run(arguments: list[str]) -> int:
     options.add_argument("shell", type=Literal["bash", "zsh", "fish"], help="the shell")
     given = parse(options, arguments)
 
-    from argcomplete import shellcode
+    from argcomplete.shell_integration import shellcode
 
     print(shellcode(["embex"], shell=given.shell))
     return 0

@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn
 
 from embedding_expansion.app.names import SHORT, loss_parameters
 from embedding_expansion.data.sources import SOURCES
+from embedding_expansion.methods import METHODS
 from embedding_expansion.model.backbone_names import OF_VECTORS, backbone_names
 from embedding_expansion.runs.options import MINERS
 
@@ -43,7 +44,7 @@ def complete(commands: Iterable[str], run_command: Callable[[str], object]) -> N
 
 def answer(parser: argparse.ArgumentParser) -> None:
     """Prints what can follow on the line: names and files, and options after a dash or where there are only those."""
-    from argcomplete import CompletionFinder
+    from argcomplete.finders import CompletionFinder
 
     plain = _plain(parser)
     takes_words = any(not action.option_strings for action in plain._actions)
@@ -70,9 +71,10 @@ def _values(argument: argparse.Action, *, prefix: str, **_: object) -> list[str]
         return [value for value in fixed if value.startswith(prefix)]
     if argument.dest == "model.backbone":
         of_timm = [f"timm/{name}" for name in backbone_names("timm")] if prefix.startswith("timm/") else ["timm/"]
-        names: Iterable[str] = ("conv4", *OF_VECTORS, *backbone_names("torchvision"), *of_timm)
-        return [name for name in names if name.startswith(prefix)]
-    known = {"data": SOURCES, "data.name": SOURCES, "loss": loss_parameters(), "miner.name": MINERS}
+        found: Iterable[str] = ("conv4", *OF_VECTORS, *backbone_names("torchvision"), *of_timm)
+        return [name for name in found if name.startswith(prefix)]
+    known: dict[str, Iterable[str]] = {"data": SOURCES, "data.name": SOURCES, "miner.name": MINERS}
+    known |= {"loss": loss_parameters(), "method": METHODS}
     names = known.get(argument.dest, ())
     return [name for name in names if name.startswith(prefix)] + list(FilesCompleter()(prefix))
 
