@@ -17,7 +17,7 @@ from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.data.sampler import ClassBalancedSampler
 from embedding_expansion.data.transforms import ImageTransform, test_transform, train_transform
 from embedding_expansion.errors import DataError
-from embedding_expansion.inference.decoder import DecodeTask, Verdict, judge
+from embedding_expansion.inference.decoder import Decoded, DecodeTask, Verdict, judge
 from embedding_expansion.inference.pixels import as_pixels
 
 ORIENTATION = 274  # the number of the tag
@@ -139,7 +139,7 @@ def test_training_embedding_and_uploads_see_the_same_pixels(photographs: ImageSe
         np.testing.assert_array_equal(embedded, of_training.permute(1, 2, 0))
         verdict, uploaded = judge(path.read_bytes(), task)
         assert verdict is Verdict.SQUARE
-        np.testing.assert_array_equal(np.frombuffer(uploaded, np.uint8).reshape(96, 96, 3), embedded)
+        np.testing.assert_array_equal(Decoded.of_bytes(uploaded, 96).square, embedded)
         assert np.abs(embedded.astype(int) - preprocessing(decode(path))).mean() < 1  # and close to those of the whole
 
 

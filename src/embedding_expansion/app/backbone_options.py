@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from embedding_expansion.model.plain_backbone import PlainBackbone
 
 #: The help of the argument that names the model.
-MODEL = "a run folder, an export folder, or a backbone as it comes: a torchvision name or timm/NAME"
+MODEL = "a run folder, an export folder, or a backbone as it comes: a torchvision name, timm/NAME or open_clip/NAME"
 OPTIONS = ("weights", "pretrained", "mean", "std", "image_size", "pooling")
 _KINDS: dict[str, tuple[Any, str]] = {
     "weights": (str, "its weights, a .safetensors file"),
@@ -63,10 +63,10 @@ def is_backbone(name: str, given: jsonargparse.Namespace) -> bool:
         refuse_backbone_options(given, name, "a run folder or an export")
         return False
     parts = Path(name).parts
-    if os.path.exists(name) or (len(parts) > 1 and parts[0] != "timm") or not parts:
+    if os.path.exists(name) or (len(parts) > 1 and parts[0] not in ("timm", "open_clip")) or not parts:
         raise RunError(
             f"there is no folder {name or '(an empty name)'}, and no backbone is named so; pass a run folder, an "
-            "export folder, or a backbone such as resnet50 or timm/NAME"
+            "export folder, or a backbone such as resnet50, timm/NAME or open_clip/NAME"
         )
     try:
         check_backbone_name(name)

@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+#: The longer side of a thumbnail in pixels, at most.
+SIDE = 256
 _QUALITY = 85
 _PNG = b"\x89PNG"
 
 
-def thumbnail(pixels: npt.NDArray[np.uint8], side: int = 256, lossless: int = 64) -> bytes:
+def thumbnail(pixels: npt.NDArray[np.uint8], side: int = SIDE, lossless: int = 64) -> bytes:
     """Shrinks an image and encodes it, as PNG or as JPEG.
 
     Args:

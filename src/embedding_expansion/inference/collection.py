@@ -120,6 +120,19 @@ class Collection:
         """
         return self._image_embedder().embed_squares(squares, flip=self.flip)
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether the collection can be searched by texts, see `Embedder.takes_text`."""
+        return isinstance(self.embedder, Embedder) and self.embedder.takes_text
+
+    def embed_text(self, texts: str | Sequence[str]) -> npt.NDArray[np.float32]:
+        """Embeds texts as points among those of the collection; see `Embedder.embed_text`.
+
+        Raises:
+            InvalidInput: the collection holds vectors, or its model has no text tower.
+        """
+        return self._image_embedder().embed_text(texts)
+
     def _image_embedder(self) -> Embedder:
         if not isinstance(self.embedder, Embedder):
             raise InvalidInput(f"{self.index.location} holds vectors, not images; pass an .npz or .parquet file")
@@ -185,16 +198,54 @@ class Collection:
         Raises:
             InvalidInput: no item has this id.
         """
-        id, k, qe = as_whole(id, "id"), as_whole(k, "k", least=1), as_whole(qe, "qe", least=0)
-        (row,), limit = self.index.vectors([id]), self.known_from
-        wanted = max(k, qe) + 1
+        none, ids = np.zeros((0, self.index.dimensions), np.float32), [as_whole(id, "id")]
+        return self.combined(none, ids, k, qe=qe, alpha=alpha, where=where, thumbnails=thumbnails)
+
+    @validates
+    def combined(
+        self,
+        vectors: npt.NDArray[np.float32],
+        ids: Sequence[int],
+        k: int = 10,
+        *,
+        qe: int = 0,
+        alpha: float = 3.0,
+        where: Where | None = None,
+        thumbnails: bool = False,
+    ) -> Answer:
+        """Finds the k items that are most similar to several images at once, without those of them that are items.
+
+        The query is the mean of their unit vectors. `known` of the answer is None for more than one image, because
+        thresholds are measured with single images.
+
+        Args:
+            vectors: (q, d), for example `collection.embed(images)`; q may be 0.
+            ids: items of the collection.
+            k: as in `search`, like the others below.
+            qe: the number of neighbours used for query expansion.
+            alpha: the power of their weights.
+            where: a filter of the items.
+            thumbnails: whether to load the thumbnails of the matches.
+
+        Raises:
+            InvalidInput: there is neither a vector nor an id, no item has one of the ids, or the images cancel out.
+        """
+        k, qe = as_whole(k, "k", least=1), as_whole(qe, "qe", least=0)
+        asked, limit = set(ids), self.known_from
+        rows = np.concatenate([unit_vectors(vectors, self.index.dimensions), self.index.vectors(list(ids))])
+        if not len(rows):
+            raise InvalidInput("the query has no image; pass at least one")
+        row = rows[0] if len(rows) == 1 else rows.mean(axis=0)
+        if np.linalg.norm(row) < 1e-6:
+            raise InvalidInput("the images of the query are opposites of each other and cancel out; pass others")
+        wanted = max(k, qe) + len(asked)
         (found,) = self.index.search(row[None], wanted, where, thumbnails=thumbnails and not qe)
-        matches = [match for match in found if match.item.id != id]
-        known = _known(matches, limit.value)
+        matches = [match for match in found if match.item.id not in asked]
+        known = _known(matches, limit.value if len(rows) == 1 else None)
         if qe:
             row = self._expanded(row, matches[:qe], alpha)
-            (found,) = self.index.search(row[None], k + 1, where, thumbnails=thumbnails)
-            matches = [match for match in found if match.item.id != id]
+            (found,) = self.index.search(row[None], k + len(asked), where, thumbnails=thumbnails)
+            matches = [match for match in found if match.item.id not in asked]
         return Answer(matches[:k], known, limit.value, limit.reason)
 
     def close(self) -> None:

@@ -21,11 +21,14 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from embedding_expansion.data.decoding import to_rgb
 from embedding_expansion.data.preprocessing import Preprocessing, check_shape
 from embedding_expansion.data.scans import has_more_scans
+from embedding_expansion.data.thumbnails import SIDE, thumbnail
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.inference.lifeline import end_with
 
@@ -46,6 +49,10 @@ class Verdict(IntEnum):
     UNKNOWN = 3  # the format is not allowed
     TOO_LARGE = 4
     UNUSABLE = 5  # the image is broken, too thin, ...
+    WITH_THUMBNAIL = 6  # sent instead of READY with an image whose thumbnail is wanted as well
+
+
+_SIZE = struct.Struct("<II")  # width and height of the whole upright image
 
 
 @dataclass(frozen=True)
@@ -81,11 +88,44 @@ class DecodeTask:
         )
 
 
-def judge(content: bytes, task: DecodeTask) -> tuple[Verdict, bytes]:
-    """Decodes an image; returns the verdict with the square, uint8 (size, size, 3), or with a sentence."""
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image.
+
+    Attributes:
+        square: the input of the model, uint8 (size, size, 3).
+        width, height: of the whole upright image, in pixels.
+        thumbnail: its thumbnail; None if it was not asked for.
+    """
+
+    square: npt.NDArray[np.uint8]
+    width: int
+    height: int
+    thumbnail: bytes | None
+
+    def to_bytes(self) -> bytes:
+        """The image as the content of a message."""
+        return _SIZE.pack(self.width, self.height) + self.square.tobytes() + (self.thumbnail or b"")
+
+    @classmethod
+    def of_bytes(cls, content: bytes, size: int) -> Decoded:
+        """Reads the output of `to_bytes`; `size` is the side of the square."""
+        end = _SIZE.size + 3 * size**2
+        width, height = _SIZE.unpack_from(content)
+        square = np.frombuffer(content[_SIZE.size : end], np.uint8).reshape(size, size, 3)
+        return cls(square, width, height, content[end:] or None)
+
+
+def most_bytes(size: int) -> int:
+    """The most bytes of a reply of a process whose squares have this side."""
+    return _SIZE.size + 3 * size**2 + 3 * SIDE**2 + 10_000
+
+
+def judge(content: bytes, task: DecodeTask, *, with_thumbnail: bool = False) -> tuple[Verdict, bytes]:
+    """Decodes an image; returns the verdict with the content of a `Decoded`, or with a sentence."""
     try:
         with Image.open(io.BytesIO(content), formats=_supported(task.formats)) as image:
-            return _judge_opened(image, task)
+            return _judge_opened(image, task, with_thumbnail)
     except UnidentifiedImageError:
         *some, last = task.formats
         known = f"{', '.join(some)} or {last}" if some else last
@@ -99,7 +139,7 @@ def judge(content: bytes, task: DecodeTask) -> tuple[Verdict, bytes]:
         return Verdict.UNUSABLE, sentence.encode(errors="replace")
 
 
-def _judge_opened(image: Image.Image, task: DecodeTask) -> tuple[Verdict, bytes]:
+def _judge_opened(image: Image.Image, task: DecodeTask, with_thumbnail: bool) -> tuple[Verdict, bytes]:
     """Checks everything that the header reveals before the pixels are decoded."""
     width, height = image.size
     pixels = width * height
@@ -110,7 +150,11 @@ def _judge_opened(image: Image.Image, task: DecodeTask) -> tuple[Verdict, bytes]
     check_shape(height, width)
     if task.leaves_slow and (pixels > LARGE or has_more_scans(image, MANY_SCANS)):
         return Verdict.SLOW, b""
-    return Verdict.SQUARE, task.preprocessing(to_rgb(image, least=task.preprocessing.least)).tobytes()
+    decoded = to_rgb(image, least=task.preprocessing.least)
+    small = thumbnail(decoded, SIDE) if with_thumbnail else None
+    if (width > height) != (decoded.shape[1] > decoded.shape[0]) and width != height:  # a camera was turned
+        width, height = height, width
+    return Verdict.SQUARE, Decoded(task.preprocessing(decoded), width, height, small).to_bytes()
 
 
 def _supported(formats: tuple[str, ...]) -> tuple[str, ...]:
@@ -205,8 +249,8 @@ def main(parent: int, descriptor: int, most: int, task: DecodeTask) -> None:
         send(connection, Verdict.READY, b"")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # C libraries print their warnings there
         while True:
-            _, content = receive(connection, most)
-            send(connection, *judge(content, task))
+            asked, content = receive(connection, most)
+            send(connection, *judge(content, task, with_thumbnail=asked is Verdict.WITH_THUMBNAIL))
 
 
 if __name__ == "__main__":

@@ -126,6 +126,8 @@ def weights_came_from(model: ModelConfig) -> dict[str, str | None]:
         return {"start": f"a file {Path(model.weights).name}", "licence": None}
     if not model.pretrained or model.backbone is None:
         return {"start": "random weights", "licence": "none to regard"}
+    if model.backbone.startswith("open_clip/"):
+        return {"start": f"{model.backbone}, as open_clip has it", "licence": None}
     if not model.backbone.startswith("timm/"):
         return {
             "start": f"torchvision's weights of {model.backbone}, trained on ImageNet",

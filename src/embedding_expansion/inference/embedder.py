@@ -14,7 +14,7 @@ import numpy.typing as npt
 from embedding_expansion.checks import as_limit, as_whole, validates
 from embedding_expansion.data.preprocessing import Preprocessing, check_shape
 from embedding_expansion.errors import DataError, EmbeddingExpansionError, InvalidInput, RunError
-from embedding_expansion.inference.manifest import FILES, MANIFEST, Manifest, entry_of, read_manifest
+from embedding_expansion.inference.manifest import FILES, MANIFEST, TEXT, Manifest, entry_of, read_manifest
 from embedding_expansion.inference.networks import Network, onnx_network, torch_network
 from embedding_expansion.inference.pixels import as_pixels, one_or_many
 from embedding_expansion.inference.prefetch import prefetch
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from embedding_expansion.inference.module_model import ModuleModel
     from embedding_expansion.inference.pixels import ImageLike
     from embedding_expansion.model.plain_backbone import PlainBackbone
+    from embedding_expansion.model.towers import TextTower
 
 #: Number of decoding threads, and number of batches that they prefetch.
 THREADS, AHEAD = min(4, os.cpu_count() or 1), 2
@@ -128,7 +129,7 @@ class Embedder:
             return cls._of(StoredModel(network, manifest, device, folder), thresholds, batch_size)
         manifest = read_manifest(folder)
         network, device = _exported(folder, manifest, device)
-        return cls._of(StoredModel(network, manifest, device, folder), thresholds, batch_size)
+        return cls._of(StoredModel(network, manifest, device, folder, _text(folder, manifest)), thresholds, batch_size)
 
     @classmethod
     @validates
@@ -160,7 +161,8 @@ class Embedder:
         on photographs. Differs from the conventions of some weights: resizing is always bilinear with antialiasing.
 
         Args:
-            name: a name of torchvision, such as "resnet50", or "timm/NAME".
+            name: a name of torchvision, such as "resnet50", "timm/NAME" or "open_clip/NAME". A pair of towers of
+                open_clip also embeds texts, see `embed_text`; its features are those after the projection.
             weights: a .safetensors file with the state dict of the backbone; the classifier may be missing.
             pretrained: whether to download weights through the library. With neither, the weights are random with
                 seed 0, and `assumed` says so.
@@ -191,7 +193,7 @@ class Embedder:
             pooling=pooling,
         )
         network, device = torch_network(backbone.model, device)
-        stored = StoredModel(network, describe_backbone(backbone, "backbone"), device, backbone)
+        stored = StoredModel(network, describe_backbone(backbone, "backbone"), device, backbone, backbone.text)
         return cls._of(stored, {}, batch_size)
 
     @property
@@ -230,6 +232,28 @@ class Embedder:
     def assumed(self) -> str:
         """What had to be assumed about the weights of a backbone, in one sentence; empty if nothing was."""
         return self.entry("assumed") or ""
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether `embed_text` embeds texts: for a pair of towers of open_clip as it comes, or an export of one."""
+        return self._text_tower() is not None
+
+    def embed_text(self, texts: str | Sequence[str]) -> npt.NDArray[np.float32]:
+        """Returns the L2-normalised embeddings of texts, float32, (n, d), in the space of the images.
+
+        Args:
+            texts: one text, or several. What a tower cannot take of a long text is cut off at the end.
+
+        Raises:
+            InvalidInput: the model has no text tower.
+        """
+        tower = self._text_tower()
+        if tower is None:
+            raise InvalidInput("the model has no text tower; take a backbone such as open_clip/ViT-B-32, untrained")
+        return tower.embed([texts] if isinstance(texts, str) else list(texts))
+
+    def _text_tower(self) -> TextTower | None:
+        return self._model.text if isinstance(self._model, StoredModel) else None
 
     def describe(self) -> dict[str, Any]:
         """Describes the model as JSON values: the content of model.json, the device and the thresholds."""
@@ -348,6 +372,19 @@ def source_of(model: str | os.PathLike[str] | Embedder) -> Path | PlainBackbone:
             "pass a run folder or an export"
         )
     return model._model.source
+
+
+def _text(folder: Path, manifest: Manifest) -> TextTower | None:
+    """The text tower of an export; None without one, or, with a warning, if its tokenizer cannot be had."""
+    if not (folder / TEXT).exists():
+        return None
+    from embedding_expansion.model.towers import TextTower
+
+    try:
+        return TextTower.load(str(manifest.entry("model", "backbone")), folder)
+    except DataError as error:
+        warnings.warn(f"texts cannot be embedded, because {error}", stacklevel=3)
+        return None
 
 
 def _exported(folder: Path, manifest: Manifest, device: str) -> tuple[Network, str]:

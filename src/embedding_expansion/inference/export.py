@@ -28,6 +28,7 @@ from embedding_expansion.inference.networks import Network, onnx_network
 from embedding_expansion.inference.thresholds import Thresholds, read_thresholds, write_thresholds
 from embedding_expansion.model.network import EmbeddingModel
 from embedding_expansion.model.plain_backbone import PlainBackbone
+from embedding_expansion.model.towers import TextTower
 from embedding_expansion.model.trained import load_network, load_trained
 from embedding_expansion.model.weights import save_tensors
 from embedding_expansion.runs import config as configuration
@@ -46,6 +47,7 @@ class _Exportable:
         options: the content of config.yaml.
         data: what it was trained on.
         thresholds: the calibrated thresholds.
+        text: the text tower of a pair of towers, which only the format safetensors stores.
     """
 
     model: EmbeddingModel
@@ -53,6 +55,7 @@ class _Exportable:
     options: str
     data: str | None
     thresholds: Thresholds
+    text: TextTower | None = None
 
     @property
     def backbone(self) -> str:
@@ -118,7 +121,7 @@ def _of_run(path: Path, kind: str) -> _Exportable:
 def _of_backbone(backbone: PlainBackbone, kind: str) -> _Exportable:
     model = backbone.model if backbone.model.mean.device.type == "cpu" else copy.deepcopy(backbone.model).cpu()
     options = configuration.dump_model(public_model(backbone.config))
-    return _Exportable(model, describe_backbone(backbone, kind), options, None, {})
+    return _Exportable(model, describe_backbone(backbone, kind), options, None, {}, backbone.text)
 
 
 def write_card(folder: Path, thresholds: Thresholds) -> None:
@@ -208,6 +211,8 @@ def _write_safetensors(found: _Exportable, folder: Path) -> Network:
     path = folder / FILES["safetensors"]
     save_tensors(path, found.model.state_dict(), {"data": found.data})
     (folder / "config.yaml").write_text(found.options, encoding="utf-8")
+    if found.text is not None:
+        found.text.save(folder)
     again = load_network(folder)
     return lambda images: again.embed(torch.from_numpy(images)).numpy()
 

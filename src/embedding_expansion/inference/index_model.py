@@ -13,7 +13,7 @@ from pathlib import Path
 
 from embedding_expansion.errors import RunError, StoreError
 from embedding_expansion.inference.embedder import Embedder, source_of
-from embedding_expansion.inference.manifest import CARD, FILES, MANIFEST, Manifest, read_manifest
+from embedding_expansion.inference.manifest import CARD, FILES, MANIFEST, TEXT, Manifest, read_manifest
 from embedding_expansion.inference.thresholds import THRESHOLDS
 from embedding_expansion.retrieval.index import Index
 
@@ -120,7 +120,7 @@ def install(index: Index, folder: Path, model: IndexModel) -> None:
 
 
 def _weights(manifest: Manifest) -> tuple[str, ...]:
-    return (FILES[manifest.format], *(["config.yaml"] if manifest.format == "safetensors" else []))
+    return (FILES[manifest.format], *(["config.yaml", TEXT] if manifest.format == "safetensors" else []))
 
 
 def model_note(index: Index) -> IndexModel | None:

@@ -2,6 +2,7 @@
 
 model.onnx | model.pt2 | model.safetensors   the model, in the `format` of model.json
 config.yaml                                  only with model.safetensors: how to build the network
+text.safetensors                             optional: the text tower of a pair of towers
 model.json                                   input, preprocessing, embedding, training, metrics, versions
 README.md                                    the model card: the same content as readable text
 thresholds.json                              optional: the calibrated thresholds of similarity
@@ -23,6 +24,8 @@ from embedding_expansion.files import read_json
 #: The formats of exports, and the file of the model in each.
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "model.safetensors"}
 
+#: The text tower of a pair, beside model.safetensors.
+TEXT = "text.safetensors"
 MANIFEST, CARD = "model.json", "README.md"
 
 #: The version of model.json. It increases when old readers can no longer read new files.

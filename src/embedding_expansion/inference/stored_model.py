@@ -17,6 +17,7 @@ from embedding_expansion.inference.networks import Network
 
 if TYPE_CHECKING:
     from embedding_expansion.model.plain_backbone import PlainBackbone
+    from embedding_expansion.model.towers import TextTower
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class StoredModel:
         manifest: its description.
         device: the name of its device.
         source: the folder of the run or export, or the backbone.
+        text: the text tower of a pair of towers; None if there is none.
     """
 
     network: Network
     manifest: Manifest
     device: str
     source: Path | PlainBackbone
+    text: TextTower | None = None
 
     @property
     def dimensions(self) -> int:

@@ -4,6 +4,7 @@ linear, mlp     of vectors, which are images of one pixel: nothing, or one hidde
 conv4           four blocks of conv-BN-ReLU-pool with 64 channels, for images of 32 x 32
 googlenet, ...  every classification model of torchvision, its classifier taken off
 timm/NAME       every model of timm, where timm is installed
+open_clip/NAME  the image tower of every pair of open_clip, where open_clip is installed, with its projection
 
 torchvision and timm take longer to import than torch does, so each is imported for its own backbones only.
 """
@@ -22,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from embedding_expansion.errors import DataError, InvalidInput
+from embedding_expansion.errors import DataError, InvalidInput, UnknownName
+from embedding_expansion.model import towers
 from embedding_expansion.model.backbone_names import OF_VECTORS, unknown_timm, unknown_torchvision
 from embedding_expansion.model.input_convention import Crop, InputConvention, convention_of_timm, read_convention
 
@@ -104,6 +106,8 @@ def build_backbone(name: str, *, channels: int = 3, pretrained: bool = False, we
         return _of_vectors(name, channels, pretrained, weights)
     if name.startswith("timm/"):
         return _timm(name, channels, pretrained, weights)
+    if name.startswith(towers.PREFIX):
+        return _open_clip(name, channels, pretrained, weights)
     return _torchvision(name, channels, pretrained, weights)
 
 
@@ -223,6 +227,16 @@ def _timm(name: str, channels: int, pretrained: bool, weights: str | None) -> Ba
     if len(shape) == 2:
         return _backbone(TokensAsMap(model), (shape[1], shape[0], 1), convention, weights, f"timm's {known}")
     return _backbone(model, shape, convention, weights, f"timm's {known}")
+
+
+def _open_clip(name: str, channels: int, pretrained: bool, weights: str | None) -> Backbone:
+    if channels != 3:
+        raise InvalidInput(f"{name} takes images of 3 channels, not of {channels}; omit channels")
+    pair = towers.open_pair(name, pretrained=pretrained, weights=weights)
+    convention = towers.convention_of(name, pair)
+    trunk = towers.ImageTower(pair.visual)
+    shape = _shape(trunk, channels, convention.image_size or 224)
+    return _backbone(trunk, shape, convention, weights, name)
 
 
 class TokensAsMap(nn.Module):

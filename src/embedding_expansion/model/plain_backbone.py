@@ -13,10 +13,11 @@ import torch
 
 from embedding_expansion.checks import as_limit, shown, validates
 from embedding_expansion.data.preprocessing import Preprocessing
-from embedding_expansion.errors import InvalidInput, InvalidType
+from embedding_expansion.errors import DataError, InvalidInput, InvalidType
 from embedding_expansion.model.backbone_names import OF_VECTORS
 from embedding_expansion.model.input_convention import preprocessing_of
 from embedding_expansion.model.network import EmbeddingModel, make_model
+from embedding_expansion.model.towers import PREFIX, TextTower, open_pair
 from embedding_expansion.runs.options import ModelConfig
 
 
@@ -29,12 +30,14 @@ class PlainBackbone:
         model: the network, in evaluation mode.
         preprocessing: the preprocessing of images.
         assumed: what had to be assumed about the weights, in one sentence; empty if nothing was.
+        text: the text tower of the same pair; None if there is none.
     """
 
     config: ModelConfig
     model: EmbeddingModel
     preprocessing: Preprocessing
     assumed: str = ""
+    text: TextTower | None = None
 
     @property
     def has_random_weights(self) -> bool:
@@ -78,11 +81,24 @@ def open_backbone(
         mean=[round(value, 6) for value in model.mean.flatten().tolist()],
         std=[round(value, 6) for value in model.std.flatten().tolist()],
     )
-    found = PlainBackbone(config, model, preprocessing_of(size, model.crop), model.assumed)
+    text, without = _text_tower(name, pretrained, weights)
+    assumed = "; ".join(filter(None, (model.assumed, without)))
+    found = PlainBackbone(config, model, preprocessing_of(size, model.crop), assumed, text)
     if found.has_random_weights:
         random = f"{name} has random weights, because neither weights nor pretrained is given"
         return dataclasses.replace(found, assumed=f"{random}; pass one of them")
     return found
+
+
+def _text_tower(name: str, pretrained: bool, weights: str | os.PathLike[str] | None) -> tuple[TextTower | None, str]:
+    """The text tower of a pair of towers, or None; and why there is none although there should be."""
+    if not name.startswith(PREFIX) or not (pretrained or weights):
+        return None, ""
+    pair = open_pair(name, pretrained=pretrained, weights=None if weights is None else os.fspath(weights))
+    try:
+        return TextTower(name, pair), ""
+    except DataError as error:
+        return None, f"texts cannot be embedded, because {error}"
 
 
 @validates

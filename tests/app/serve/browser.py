@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,14 +12,18 @@ from app.serve.conftest import wait_for
 
 
 @contextmanager
-def page_of(chromium: Any, url: str, *, errors: int = 0, **options: Any) -> Iterator[Any]:
-    """A fresh page.
+def page_of(
+    chromium: Any, url: str, *, errors: int = 0, session: dict[str, str] | None = None, **options: Any
+) -> Iterator[Any]:
+    """A fresh page, whose tab has stored some values already.
 
     At the end nothing must have been asked of another host, and nothing written to the console but `errors` messages
     on answers that were no success, which Chromium writes by itself.
     """
     context = chromium.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
     context.set_default_timeout(60_000)
+    for name, value in (session or {}).items():
+        context.add_init_script(f"sessionStorage.setItem({json.dumps(name)}, {json.dumps(value)})")
     page = context.new_page()
     said: list[str] = []
     hosts: set[str] = set()

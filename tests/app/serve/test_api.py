@@ -91,7 +91,7 @@ def test_what_another_process_changes_is_seen_without_a_restart(
             ),
         )
         wait_for(lambda: len(server.get("/api/map").json()["ids"]) == 9)
-        assert server.get("/api/about").json()["threshold"] == 0.25
+        wait_for(lambda: server.get("/api/about").json()["threshold"] == 0.25)
         id = server.search(image).json()["matches"][0]["id"]
         index.remove(paths=[str(photos[20])])
         assert server.get(f"/api/items/{id}").status_code == 404

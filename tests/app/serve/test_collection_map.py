@@ -54,7 +54,7 @@ def test_groups_that_lie_apart_are_apart_on_the_map_and_among_the_clusters(tmp_p
         far = np.linalg.norm(found.positions[:, None] - found.positions[None], axis=2)
         np.fill_diagonal(far, np.inf)
         assert (labels[far.argmin(axis=1)] == labels).all()
-        assert all(len(set(labels[found.members(cluster)])) == 1 for cluster in range(found.clusters))
+        assert all(len(set(labels[found.grouping.members(c)])) == 1 for c in range(found.grouping.count))
 
 
 def test_of_a_large_collection_a_random_part_is_drawn_and_all_labels_are_counted(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_of_a_large_collection_a_random_part_is_drawn_and_all_labels_are_counted
         projection.stop()
         *_, found = compute_maps(index, projection)
     assert (len(found.items), found.total, found.method) == (5000, 5300, "PCA")
-    assert dict(found.labels) == {"even": 2650, "odd": 2649}
+    assert found.facets.labels == {"even": 2650, "odd": 2649}
     assert len({item.id for item in found.items}) == 5000
 
 

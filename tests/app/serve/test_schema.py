@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 
 from app.serve.conftest import picture
+from app.serve.test_limits import TOKEN
 from embedding_expansion.app.serve.application import application
 from embedding_expansion.app.serve.service import Service
 from embedding_expansion.app.serve.settings import Settings
@@ -21,6 +23,15 @@ from embedding_expansion.app.serve.settings import Settings
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 OPERATIONS = {
     "POST /api/search",
+    "POST /api/embed",
+    "POST /api/query",
+    "POST /api/export",
+    "GET /api/text",
+    "GET /api/items",
+    "GET /api/items/{id}/original",
+    "GET /api/labels",
+    "GET /api/facts",
+    "GET /api/duplicates",
     "GET /api/items/{id}",
     "GET /api/items/{id}/neighbours",
     "GET /api/items/{id}/thumbnail",
@@ -29,14 +40,33 @@ OPERATIONS = {
     "GET /api/clusters",
     "GET /api/clusters/{c}",
     "GET /api/about",
+    "POST /api/items",
+    "POST /api/relabel",
+    "POST /api/remove",
+    "POST /api/undo",
+    "GET /api/changes",
     "GET /healthz",
     "GET /metrics",
 }
 
 
+#: No schema can say what an image is, or which items there are, so that what it allows need not be one.
+BODIES: dict[str, dict[str, Any]] = {
+    "/api/search": {"body": picture(0), "media_type": "image/png"},
+    "/api/embed": {"body": picture(0), "media_type": "image/png"},
+    "/api/items": {"body": picture(0), "media_type": "image/png"},
+    "/api/query": {"body": {"ids": [1, 2]}},
+    "/api/export": {"body": {"ids": [1, 2]}},
+    "/api/remove": {"body": {"ids": [99]}},
+    "/api/relabel": {"body": {"ids": [1], "label": "a"}},
+}
+
+
 @pytest.fixture(scope="module")
-def api(place: Path) -> Iterator[Any]:
-    options = Settings(str(place), device="cpu", max_bytes=5000)
+def api(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    folder = tmp_path_factory.mktemp("described") / "index"
+    shutil.copytree(place, folder)
+    options = Settings(str(folder), device="cpu", max_bytes=5000, token=TOKEN, edit=True)
     with Service.open(options) as service:
         app = application(service, options, is_loopback=False)
         yield schemathesis.openapi.from_asgi("/openapi.json", app)
@@ -50,15 +80,14 @@ def test_answers_are_as_the_schema_says(api: Any, operation: str, mode: Generati
     if mode is GenerationMode.NEGATIVE and not list(described.iter_parameters()):
         return  # there is nothing that could be wrong
 
-    # No schema can say what an image is, so that what it allows need not be one.
-    given_body = (
-        {"body": picture(0), "media_type": "image/png"} if method == "POST" and mode is GenerationMode.POSITIVE else {}
-    )
+    if path == "/api/text" and mode is GenerationMode.POSITIVE:
+        return  # the model has no text tower, which refuses every text; test_page_tools.py searches by texts
+    given_body = BODIES.get(path, {}) if method == "POST" and mode is GenerationMode.POSITIVE else {}
 
     @settings(max_examples=settings().max_examples * 3 // 2, suppress_health_check=list(HealthCheck))
     @given(case=described.as_strategy(generation_mode=mode, **given_body))
     def check(case: Any) -> None:
-        case.call_and_validate()
+        case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"})
 
     check()
 

@@ -28,7 +28,7 @@ from embedding_expansion.app.serve.decoders import Decoders, Refused
 from embedding_expansion.app.serve.settings import BROWSER_FORMATS, Settings
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.inference import decoder
-from embedding_expansion.inference.decoder import DecodeTask, Verdict, judge
+from embedding_expansion.inference.decoder import Decoded, DecodeTask, Verdict, judge
 from embedding_expansion.inference.embedder import Embedder, Square
 
 #: It takes seconds to decode, of whatever size the answer is.
@@ -47,7 +47,7 @@ def decoding(**options: object) -> Iterator[Decoders]:
 
 
 def squared(made: Decoders, content: bytes) -> Square:
-    return asyncio.run(made.square(content))
+    return asyncio.run(made.decoded(content)).square
 
 
 def exists(process: int) -> bool:
@@ -93,9 +93,10 @@ def test_formats_that_browsers_do_not_make_are_taken_if_that_is_wished(running: 
 def test_avif_is_taken() -> None:
     content = io.BytesIO()
     Image.new("RGB", (64, 48), (200, 30, 30)).save(content, "AVIF", quality=90)
-    verdict, square = judge(content.getvalue(), TASK)
+    verdict, reply = judge(content.getvalue(), TASK)
     assert verdict is Verdict.SQUARE
-    np.testing.assert_allclose(np.frombuffer(square, np.uint8).reshape(-1, 3).mean(axis=0), (200, 30, 30), atol=4)
+    square = Decoded.of_bytes(reply, TASK.preprocessing.size).square
+    np.testing.assert_allclose(square.reshape(-1, 3).mean(axis=0), (200, 30, 30), atol=4)
 
 
 @pytest.mark.parametrize(

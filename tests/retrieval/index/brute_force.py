@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,19 @@ class Expected:
         return [(id, -negative) for negative, id in sorted(scored)[:k]]
 
 
+#: Upper case to lower case, of ASCII letters alone.
+LOWER = {ord(letter): letter.lower() for letter in string.ascii_uppercase}
+
+
 def fulfils(item: Item, where: dict[str, Any]) -> bool:
     """The meaning of a condition, one key at a time."""
     for key, wanted in where.items():
         if key == "path_prefix":
             if not item.path.startswith(wanted):
+                return False
+        elif key in ("path_contains", "label_contains"):
+            text = getattr(item, key.removesuffix("_contains"))
+            if text is None or wanted.translate(LOWER) not in text.translate(LOWER):
                 return False
         elif key == "metadata":
             for name, value in wanted.items():

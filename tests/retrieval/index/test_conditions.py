@@ -43,6 +43,8 @@ CONDITIONS = st.fixed_dictionaries(
         "label": one_or_more([*NAMES, None]),
         "path": one_or_more(NAMES),
         "path_prefix": st.sampled_from(NAMES),
+        "path_contains": st.sampled_from([*NAMES, "A", "B/"]),
+        "label_contains": st.sampled_from([*NAMES, "A", "A_", "/", "Ü"]),
         "metadata": st.dictionaries(st.sampled_from(KEYS), one_or_more(ASKED), max_size=2),
     },
 )

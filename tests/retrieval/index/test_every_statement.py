@@ -52,6 +52,8 @@ WHERE: dict[str, dict[str, Any] | None] = {
     "prefix, none": {"path_prefix": "c"},
     "prefix, all": {"path_prefix": ""},
     "prefix without an end": {"path_prefix": "\udcff"},
+    "part of a path": {"path_contains": "B/1"},
+    "part of a label": {"label_contains": "OMM"},
     "metadata, a third": {"metadata": {"n": 1}},
     "metadata, one": {"metadata": {"one": True}},
     "metadata, none": {"metadata": {"n": 7}},

@@ -77,6 +77,27 @@ def run(arguments: list[str]) -> int:
         default=default.root_path,
         help="URL prefix that a proxy puts before the server",
     )
+    options.add_argument(
+        "--beside",
+        type=str | None,
+        default=default.beside,
+        help="a second index, of another model over the same images, to compare its results with those of the first",
+    )
+    options.add_argument(
+        "--originals", type=bool, default=default.originals, help="whether to hand out the original image files"
+    )
+    options.add_argument(
+        "--edit",
+        type=bool,
+        default=default.edit,
+        help="let clients with the token add, relabel and remove images; needs a token",
+    )
+    options.add_argument(
+        "--uploads",
+        type=str | None,
+        default=default.uploads,
+        help="folder for the files of images that are added with --edit; default: uploads in the folder of the index",
+    )
     given = parse(options, arguments).as_dict()
     given["formats"] = tuple(name.strip().lower() for name in given["formats"].split(","))
     given["root_path"] = given["root_path"].rstrip("/")

@@ -23,6 +23,7 @@ from embedding_expansion.app.serve import api, models
 from embedding_expansion.app.serve.batching import Busy, Stopped
 from embedding_expansion.app.serve.decoders import Refused
 from embedding_expansion.app.serve.guard import LOOPBACK_NAMES, Guard
+from embedding_expansion.app.serve.lookup import NoItem
 from embedding_expansion.app.serve.service import Service
 from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.errors import EmbeddingExpansionError, InvalidInput, StoreError
@@ -49,7 +50,10 @@ def application(service: Service, settings: Settings, *, is_loopback: bool) -> G
     )
     app.state.service = service
     guarded = _guarded(settings.token)
-    app.include_router(api.api, dependencies=guarded, responses=_UNAUTHORISED if guarded else None)
+    for router in api.routers:
+        app.include_router(router, dependencies=guarded, responses=_UNAUTHORISED if guarded else None)
+    if settings.edit:
+        app.include_router(api.edit, dependencies=guarded, responses=_UNAUTHORISED)
     app.include_router(api.monitoring, dependencies=guarded, responses=_UNAUTHORISED if guarded else None)
     app.include_router(api.open_to_all)
     app.router.routes += [Route("/", _page), Route("/{name}", StaticFiles(directory=PAGE))]
@@ -126,6 +130,8 @@ async def _ours(request: Request, error: Exception) -> Response:
         return _error_response(503, str(error), {"Retry-After": "1"})
     if isinstance(error, Refused):
         return _error_response(error.status, str(error))
+    if isinstance(error, NoItem):
+        return _error_response(404, str(error))
     if isinstance(error, InvalidInput):
         return _error_response(422, str(error))
     print(f"embex serve: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

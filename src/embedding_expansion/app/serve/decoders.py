@@ -20,15 +20,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 
-import numpy as np
-
 from embedding_expansion.app.serve.batching import ENDING, Busy, Stopped
 from embedding_expansion.app.serve.settings import Settings
 from embedding_expansion.data.preprocessing import Preprocessing
 from embedding_expansion.errors import EmbeddingExpansionError, RunError
 from embedding_expansion.inference import decoder
-from embedding_expansion.inference.decoder import LARGE, DecodeTask, Verdict
-from embedding_expansion.inference.embedder import Square
+from embedding_expansion.inference.decoder import LARGE, Decoded, DecodeTask, Verdict
 
 #: Number of quick processes, and their deadline for an image in seconds.
 QUICK_PROCESSES, QUICK = min(4, os.cpu_count() or 1), 2.0
@@ -75,21 +72,25 @@ class Decoders:
         self._quick = _Lane(quick, min(QUICK, self._seconds), QUICK_PROCESSES, settings.max_bytes)
         self._slow = _Lane(slow, self._seconds, 1, settings.max_bytes)
 
-    async def square(self, image: bytes) -> Square:
-        """Decodes, crops and resizes an image to the square that the model takes.
+    async def decoded(self, image: bytes, *, with_thumbnail: bool = False) -> Decoded:
+        """Decodes an image, and crops and resizes it to the square that the model takes.
+
+        Args:
+            image: the bytes of the file.
+            with_thumbnail: whether to make its thumbnail as well.
 
         Raises:
             Refused: the image cannot be decoded, is not accepted, or takes too long.
             Busy: too many slow images are being decoded already.
             Stopped: the server is shutting down.
         """
-        square = await asyncio.wrap_future(self._quick.decoded(image))
-        if square is None:
+        found = await asyncio.wrap_future(self._quick.decoded(image, with_thumbnail))
+        if found is None:
             with self._slow_place():
-                square = await asyncio.wrap_future(self._slow.decoded(image))
-        if square is None:
+                found = await asyncio.wrap_future(self._slow.decoded(image, with_thumbnail))
+        if found is None:
             raise Refused(504, f"the image was not decoded within {self._seconds:g} seconds; send a smaller one")
-        return square
+        return found
 
     @property
     def processes(self) -> list[int]:
@@ -126,7 +127,7 @@ class _Lane:
     """
 
     def __init__(self, task: DecodeTask, seconds: float, count: int, most: int) -> None:
-        self._line = queue.SimpleQueue[tuple[bytes, Future[Square | None]] | None]()
+        self._line = queue.SimpleQueue[tuple[bytes, bool, Future[Decoded | None]] | None]()
         self._seconds, self._is_stopped = seconds, False
         self._decoders = [_Decoder(task, most) for _ in range(count)]
         self._threads = [
@@ -140,12 +141,12 @@ class _Lane:
     def processes(self) -> list[int]:
         return [one.number for one in self._decoders if one.number is not None]
 
-    def decoded(self, image: bytes) -> Future[Square | None]:
-        """Submits an image. The result is its square, or None if decoding takes too long."""
-        future: Future[Square | None] = Future()
+    def decoded(self, image: bytes, with_thumbnail: bool) -> Future[Decoded | None]:
+        """Submits an image. The result is None if decoding takes too long."""
+        future: Future[Decoded | None] = Future()
         if self._is_stopped:
             raise Stopped(ENDING)
-        self._line.put((image, future))
+        self._line.put((image, with_thumbnail, future))
         return future
 
     def stop(self) -> None:
@@ -159,11 +160,11 @@ class _Lane:
     def _work(self, one: _Decoder) -> None:
         one.start()
         while (asked := self._line.get()) is not None:
-            image, future = asked
+            image, with_thumbnail, future = asked
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                future.set_result(one.decode(image, self._seconds))
+                future.set_result(one.decode(image, self._seconds, with_thumbnail))
             except BaseException as error:
                 future.set_exception(Stopped(ENDING) if self._is_stopped else error)
         one.end()
@@ -199,8 +200,8 @@ class _Decoder:
             )
         self._is_ready = False
 
-    def decode(self, image: bytes, seconds: float) -> Square | None:
-        """Decodes an image to its square; None if that takes too long, or if the process left it to the slow one.
+    def decode(self, image: bytes, seconds: float, with_thumbnail: bool) -> Decoded | None:
+        """Decodes an image; None if that takes too long, or if the process left it to the slow one.
 
         A process that takes too long is killed. A process that was killed or has died is replaced, and gets the image
         once more: what ended it may have nothing to do with the image.
@@ -210,29 +211,30 @@ class _Decoder:
             RunError: no process can be started.
         """
         try:
-            return self._decoded(image, seconds)
+            return self._decoded(image, seconds, with_thumbnail)
         except (OSError, EOFError):
             self._restart()
         try:
-            return self._decoded(image, seconds)
+            return self._decoded(image, seconds, with_thumbnail)
         except (OSError, EOFError):
             self._restart()
             raise Refused(422, "the decoder crashed on this image; save it again, or send another") from None
 
-    def _decoded(self, image: bytes, seconds: float) -> Square | None:
+    def _decoded(self, image: bytes, seconds: float, with_thumbnail: bool) -> Decoded | None:
         """`decode` by the process that runs, which may end meanwhile (OSError, EOFError)."""
         if self._process is None or self._process.poll() is not None:  # it died for another reason
             self._restart()
         self._await_start()
         size, deadline = self._task.preprocessing.size, time.monotonic() + seconds
         try:
-            decoder.send(self._connection, Verdict.READY, image, deadline)
-            verdict, content = decoder.receive(self._connection, max(3 * size**2, 10_000), deadline)
+            asked = Verdict.WITH_THUMBNAIL if with_thumbnail else Verdict.READY
+            decoder.send(self._connection, asked, image, deadline)
+            verdict, content = decoder.receive(self._connection, decoder.most_bytes(size), deadline)
         except TimeoutError:
             self._restart()
             return None
         if verdict is Verdict.SQUARE:
-            return np.frombuffer(content, np.uint8).reshape(size, size, 3)
+            return Decoded.of_bytes(content, size)
         if verdict is Verdict.SLOW:
             return None
         raise Refused(STATUS[verdict], " ".join(content.decode(errors="replace").split()))

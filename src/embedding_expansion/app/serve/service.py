@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import numpy as np
 from embedding_expansion import __version__
 from embedding_expansion.app.serve import models
 from embedding_expansion.app.serve.batching import Batcher, Row
-from embedding_expansion.app.serve.collection_map import CollectionMap
+from embedding_expansion.app.serve.collection_map import CollectionMap, version_of
 from embedding_expansion.app.serve.decoders import Decoders
+from embedding_expansion.app.serve.editing import Editor
+from embedding_expansion.app.serve.lookup import items_of
 from embedding_expansion.app.serve.metrics import Metrics
 from embedding_expansion.app.serve.settings import Settings
+from embedding_expansion.app.serve.views import Views
 from embedding_expansion.app.serve.watching import IndexWatcher
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.inference.collection import Answer, Collection
@@ -25,7 +29,31 @@ from embedding_expansion.retrieval.index import Item
 from embedding_expansion.retrieval.index.where import Where
 
 #: First bytes of thumbnails, and their media types.
-_PICTURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"GIF8": "image/gif"}
+PICTURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"GIF8": "image/gif"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a search: `k` matches after the first `offset`, and how they are found."""
+
+    k: int
+    offset: int
+    qe: int
+    alpha: float
+    where: Where | None
+
+    @property
+    def count(self) -> int:
+        """How many matches have to be found."""
+        return self.offset + self.k
+
+    def options(self) -> dict[str, Any]:
+        """The options of the search."""
+        return {"qe": self.qe, "alpha": self.alpha, "where": self.where}
+
+    def page(self, answer: Answer) -> Answer:
+        """The answer without the first matches."""
+        return replace(answer, matches=answer.matches[self.offset :])
 
 
 class Service:
@@ -35,9 +63,13 @@ class Service:
     processes decode the images, and the map has its own connection to the index.
     """
 
+    #: A second collection, which the page shows beside this one; None for none.
+    beside: Service | None = None
+
     def __init__(self, collection: Collection, settings: Settings) -> None:
         self.settings, self.metrics = settings, Metrics()
-        self._collection, self._index_is_free = collection, threading.Lock()
+        self._collection = collection
+        self._index_is_free, self._text_is_free = threading.Lock(), threading.Lock()
         self._decoders = (
             Decoders(collection.embedder.preprocessing, settings) if isinstance(collection.embedder, Embedder) else None
         )
@@ -45,6 +77,8 @@ class Service:
             self._embed, batch_size=settings.batch_size, places=settings.queue, observed=self.metrics.embedded
         )
         self._watcher = IndexWatcher(settings.index, collection.refresh)
+        self.views = Views(settings.index)
+        self.editor = Editor(collection.index, self._index_is_free, settings.uploads_folder) if settings.edit else None
 
     @classmethod
     @contextmanager
@@ -55,15 +89,23 @@ class Service:
             StoreError, RunError, InvalidInput: the index or the model cannot be opened.
         """
         with Collection.open(settings.index, device=settings.device, batch_size=settings.batch_size) as collection:
+            if settings.edit and collection.index.read_only is not None:
+                raise InvalidInput(f"--edit needs an index that can be written ({collection.index.read_only})")
             service = cls(collection, settings)
-            try:
+            with ExitStack() as stack:
+                stack.callback(service._watcher.stop)
+                stack.callback(service.batcher.stop)
+                if service._decoders is not None:
+                    stack.callback(service._decoders.stop)
+                if settings.beside is not None:
+                    other = replace(settings, index=settings.beside, beside=None, edit=False)
+                    service.beside = stack.enter_context(cls.open(other))
                 yield service
-            finally:
-                with ExitStack() as stack:
-                    stack.callback(service._watcher.stop)
-                    stack.callback(service.batcher.stop)
-                    if service._decoders is not None:
-                        stack.callback(service._decoders.stop)
+
+    @property
+    def name(self) -> str:
+        """The name of the collection."""
+        return models.shown(_name(self._collection.index.location))
 
     @property
     def collection_map(self) -> CollectionMap:
@@ -96,24 +138,71 @@ class Service:
         with self._index_is_free:
             return self._collection.index.count()
 
-    def search(self, row: Row, k: int, qe: int, alpha: float, label: str | None) -> Answer:
+    def search(self, row: Row, asked: Asked) -> Answer:
         """Finds the images that are most similar to an embedding."""
         with self._index_is_free:
-            return self._collection.search(row[None], k, qe=qe, alpha=alpha, where=_where(label))[0]
+            options = asked.options()
+            return asked.page(self._collection.search(row[None], asked.count, **options)[0])
 
-    def neighbours(self, id: int, k: int, qe: int, alpha: float, label: str | None) -> Answer:
+    def search_text(self, text: str, asked: Asked) -> Answer:
+        """Finds the images that are most similar to a text. Thresholds do not apply, as images set them.
+
+        Raises:
+            InvalidInput: the model has no text tower.
+        """
+        with self._text_is_free:
+            (row,) = self._collection.embed_text(text)
+        return replace(self.search(row, asked), known=None, threshold=None, reason="")
+
+    def combined(self, vectors: Sequence[Sequence[float]], ids: Sequence[int], asked: Asked) -> Answer:
+        """Finds the images that are most similar to several vectors and images of the collection, without the latter.
+
+        Raises:
+            NoItem: no image has one of the ids.
+            InvalidInput: there is neither an image nor a vector, or a vector cannot be used.
+        """
+        dimensions = self._collection.index.dimensions
+        if any(len(vector) != dimensions for vector in vectors):
+            raise InvalidInput(f"a vector of the query does not have {dimensions} numbers; pass those of /api/embed")
+        rows = np.array(vectors, np.float32).reshape(len(vectors), dimensions)
+        with self._index_is_free:
+            items_of(self._collection.index, ids)
+            return asked.page(self._collection.combined(rows, list(ids), asked.count, **asked.options()))
+
+    def neighbours(self, id: int, asked: Asked) -> Answer:
         """Finds the images that are most similar to one of the collection."""
         with self._index_is_free:
-            return self._collection.neighbours(id, k, qe=qe, alpha=alpha, where=_where(label))
+            return asked.page(self._collection.neighbours(id, asked.count, **asked.options()))
+
+    def browse(self, where: Where | None, after: int, count: int) -> tuple[int, list[Item]]:
+        """How many images fulfil a condition, and the first of them whose id is larger than `after`."""
+        with self._index_is_free:
+            index = self._collection.index
+            return index.count(where), index.first(where, after=after, count=count)
+
+    def items(self, ids: Sequence[int]) -> list[Item]:
+        """Images of the collection, in the order of their ids in the request.
+
+        Raises:
+            NoItem: no image has one of the ids.
+        """
+        with self._index_is_free:
+            return items_of(self._collection.index, ids)
+
+    def version(self) -> str:
+        """Identifies the state of the index."""
+        with self._index_is_free:
+            return version_of(self._collection.index)
 
     def item(self, id: int) -> Item:
         """Returns one image with its thumbnail.
 
         Raises:
-            InvalidInput: no image has this id.
+            NoItem: no image has this id.
         """
         with self._index_is_free:
-            return self._collection.index.get(id)
+            (item,) = items_of(self._collection.index, [id])
+            return item
 
     def samples(self, count: int, seed: int | None) -> list[Item]:
         """Returns random images of the map, or the first images of the index while there is no map yet."""
@@ -127,12 +216,12 @@ class Service:
     def about(self) -> models.About:
         """Describes the collection, the model and the limits."""
         with self._index_is_free:
-            index = self._collection.index
+            index, facets = self._collection.index, self.collection_map.facets
             known = self._collection.known_from
             described = self._collection.embedder.describe()
             recall = index.recall
             return models.About(
-                name=models.shown(_name(index.location)),
+                name=self.name,
                 version=__version__,
                 count=index.count(),
                 dimensions=index.dimensions,
@@ -147,11 +236,16 @@ class Service:
                 ),
                 threshold=known.value,
                 threshold_reason=known.reason,
-                labels=[models.LabelCount(label=models.shown(text), count=n) for text, n in self.collection_map.labels],
+                labels=models.LabelList.of(facets.labels.most_common(models.MOST_LABELS)).labels,
+                number_of_labels=len(facets.labels),
                 max_bytes=self.settings.max_bytes,
                 max_pixels=self.settings.max_pixels,
                 formats=list(self.settings.formats),
                 takes_images=self.takes_images,
+                takes_text=self._collection.takes_text,
+                originals=self.settings.originals and self.takes_images,
+                can_edit=self.editor is not None,
+                beside=None if self.beside is None else self.beside.name,
             )
 
     def _embed(self, squares: Sequence[Square]) -> list[Row | Exception]:
@@ -161,7 +255,7 @@ class Service:
 
 def picture_type(content: bytes) -> str | None:
     """The media type of a thumbnail, by its first bytes; None if they are not those of an image."""
-    return next((kind for start, kind in _PICTURES.items() if content.startswith(start)), None)
+    return next((kind for start, kind in PICTURES.items() if content.startswith(start)), None)
 
 
 def _described(described: Mapping[str, Any], *keys: str) -> str | None:
@@ -170,10 +264,6 @@ def _described(described: Mapping[str, Any], *keys: str) -> str | None:
     for key in keys:
         found = found.get(key) if isinstance(found, dict) else None
     return None if found is None else str(found)
-
-
-def _where(label: str | None) -> Where | None:
-    return None if label is None else {"label": label}
 
 
 def _name(location: str) -> str:

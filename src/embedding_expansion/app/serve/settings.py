@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from embedding_expansion.errors import InvalidInput
 
@@ -38,6 +39,11 @@ class Settings:
         per_address: the maximum number of concurrent connections of one address, 0 for no limit; None means
             `PER_ADDRESS` if other machines can reach the server, and 0 otherwise.
         root_path: the prefix under which a proxy serves the application, such as "/images"; "" for none.
+        beside: a second index, of another model over the same images, that the page shows beside the first; None for
+            none.
+        originals: whether the server hands out the original files of its items.
+        edit: whether clients may add, relabel and remove images; it needs a token.
+        uploads: the folder for the files of added images; None means `uploads` inside the index.
     """
 
     index: str
@@ -54,6 +60,10 @@ class Settings:
     decode_timeout: float = 10.0
     per_address: int | None = None
     root_path: str = ""
+    beside: str | None = None
+    originals: bool = True
+    edit: bool = False
+    uploads: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "queue", "max_bytes", "max_pixels"):
@@ -75,6 +85,16 @@ class Settings:
             raise InvalidInput(
                 "the token is empty or has characters other than printable ASCII; pass printable ASCII characters"
             )
+
+        if self.edit and self.token is None:
+            raise InvalidInput("--edit lets clients change the index; set EMBEX_TOKEN (or --token), or omit --edit")
+        if self.edit and self.uploads is None and "://" in self.index:
+            raise InvalidInput("--edit needs a folder for the files of added images; pass --uploads FOLDER")
+
+    @property
+    def uploads_folder(self) -> Path:
+        """The folder for the files of added images."""
+        return Path(self.uploads).absolute() if self.uploads else Path(self.index).absolute() / "uploads"
 
     def of_one_address(self, is_loopback: bool) -> int:
         """The effective `per_address`. It is 0 on loopback, where all clients share one address."""

@@ -242,6 +242,17 @@ class Index:
         for ids, rows, _ in self._pages(where, size, thumbnails=thumbnails, vectors=False):
             yield [item_of(id, rows[id]) for id in ids if id in rows]
 
+    @validates
+    def first(self, where: Where | None = None, *, after: int = 0, count: int = 100) -> list[Item]:
+        """Returns the first items whose id is larger than `after`, by ascending id, without thumbnails and vectors.
+
+        To go through the items page by page, pass the last id of a page as `after` of the next.
+        """
+        after, count = as_whole(after, "after", least=0), min(as_whole(count, "count", least=1), MOST)
+        ids = self._store.ids(condition(where), min(after, 2**63 - 1), count)
+        rows, _ = self._store.read(ids, thumbnails=False, vectors=False)
+        return [item_of(id, rows[id]) for id in ids if id in rows]
+
     def build(self) -> Recall | None:
         """Rebuilds the structure of an approximate kind and measures its recall.
 

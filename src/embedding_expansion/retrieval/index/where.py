@@ -12,7 +12,7 @@ from embedding_expansion.errors import InvalidType, UnknownName
 from embedding_expansion.retrieval.index.items import canonical, encoded
 
 Where: TypeAlias = Mapping[str, Any]
-KEYS = ("label", "path", "path_prefix", "metadata")
+KEYS = ("label", "label_contains", "path", "path_prefix", "path_contains", "metadata")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Condition:
         labels: the label is one of these.
         paths: the path is one of these.
         prefix: the path starts with this.
+        label_part: the label contains this, in lower case; see `lowered`.
+        path_part: the path contains this, in lower case.
         facts: for each key, the value in the metadata is one of these; None means that there is no value.
     """
 
@@ -30,11 +32,14 @@ class Condition:
     paths: tuple[bytes, ...] | None = None
     prefix: bytes | None = None
     facts: Mapping[str, tuple[str | None, ...]] | None = None
+    label_part: bytes | None = None
+    path_part: bytes | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether every item fulfils the condition."""
-        return self.labels is None and self.paths is None and not self.prefix and not self.facts
+        exact = self.labels is None and self.paths is None and not self.prefix and not self.facts
+        return exact and self.label_part is None and not self.path_part
 
 
 @validates
@@ -43,9 +48,10 @@ def condition(where: Where | None) -> Condition:
 
     Args:
         where: a dict with any of the keys `label` and `path` (a value, or a list of values of which one must match),
-            `path_prefix` (a text) and `metadata` (a dict of keys, each with a value or a list of values). All of them
-            must hold. A label of None matches items without a label. A metadata value of None matches items without
-            the key, or whose value is not a text, number or boolean.
+            `path_prefix` (a text), `label_contains` and `path_contains` (a text; the case of ASCII letters does not
+            matter) and `metadata` (a dict of keys, each with a value or a list of values). All of them must hold. A
+            label of None matches items without a label. A metadata value of None matches items without the key, or
+            whose value is not a text, number or boolean.
 
     Raises:
         UnknownName: a key other than these.
@@ -69,7 +75,13 @@ def condition(where: Where | None) -> Condition:
         paths = tuple(encoded(value, "where['path']") for value in _listed(where["path"]))
     if "path_prefix" in where:
         prefix = encoded(where["path_prefix"], "where['path_prefix']")
-    return Condition(labels, paths, prefix, _facts(where.get("metadata", {})))
+    parts = {name: _part(where, f"{name}_contains") for name in ("label", "path")}
+    return Condition(labels, paths, prefix, _facts(where.get("metadata", {})), parts["label"], parts["path"])
+
+
+def lowered(text: bytes) -> bytes:
+    """The text with its ASCII letters in lower case, which every backend can do alike; other bytes stay."""
+    return text.lower()
 
 
 def first_after(prefix: bytes) -> bytes | None:
@@ -89,6 +101,11 @@ def _facts(metadata: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
         what = f"where['metadata'][{key!r}]"
         facts[json.dumps(key)] = tuple(None if value is None else canonical(value, what) for value in _listed(wanted))
     return facts
+
+
+@validates
+def _part(where: Where, key: str) -> bytes | None:
+    return lowered(encoded(where[key], f"where[{key!r}]")) if key in where else None
 
 
 def _listed(wanted: Any) -> Iterable[Any]:

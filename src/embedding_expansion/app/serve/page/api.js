@@ -10,8 +10,30 @@ let asking = null; // one dialog for all waiting requests
 export class Problem extends Error {}
 
 export async function ask(path, options = {}) {
+  return (await answered(path, options)).json();
+}
+
+// Sends JSON.
+export function post(path, body, options = {}) {
+  return ask(path, { ...options, method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
+}
+
+// Sends the bytes of an image.
+export function send(path, blob, options = {}) {
+  return ask(path, { ...options, method: "POST", body: blob, headers: { "Content-Type": "application/octet-stream" } });
+}
+
+// Saves the answer as a file.
+export async function save(path, body, name) {
+  const content = await (await answered(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } })).blob();
+  const url = URL.createObjectURL(content);
+  Object.assign(document.createElement("a"), { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
+async function answered(path, options) {
   const response = await request(HOME + path, options);
-  if (response.ok) return response.json();
+  if (response.ok) return response;
   let detail = `the server returned status ${response.status}`;
   try {
     detail = (await response.json()).detail;
@@ -23,11 +45,11 @@ export function withoutPictures(none) {
   hasPictures = !none;
 }
 
-// Shows a picture. With a token, the picture is fetched by script, because an <img> cannot send the token.
-export async function picture(image, url) {
+// Shows a picture, or calls `failed`. With a token, the picture is fetched by script, because an <img> cannot send the token.
+export async function picture(image, url, failed = () => gone(image)) {
   image.dataset.wanted = url; // the latest URL wins, even if an earlier response arrives later
   image.onload = () => image.classList.toggle("tiny", image.naturalWidth <= 64);
-  image.onerror = () => gone(image);
+  image.onerror = () => image.dataset.wanted === url && failed();
   image.parentElement?.classList.remove("gone");
   if (!hasPictures) {
     gone(image);
@@ -41,7 +63,7 @@ export async function picture(image, url) {
   const content = response?.ok ? await response.blob() : null;
   if (image.dataset.wanted !== url) return;
   if (!content) {
-    gone(image);
+    failed();
     return;
   }
   const own = URL.createObjectURL(content);
@@ -49,7 +71,10 @@ export async function picture(image, url) {
   image.src = own;
 }
 
-export const thumbnailOf = (id) => `${HOME}/api/items/${id}/thumbnail`;
+// Items of the second collection have a `collection` of 1.
+const place = (item) => (item.collection ? `?collection=${item.collection}` : "");
+export const thumbnailOf = (item) => `${HOME}/api/items/${item.id}/thumbnail${place(item)}`;
+export const originalOf = (item) => `${HOME}/api/items/${item.id}/original${place(item)}`;
 
 function gone(image) {
   image.removeAttribute("src");

@@ -1,12 +1,7 @@
-// Cards of images and clusters. Each is a link that starts a search.
+// Cards of images and clusters. Each is a link that starts a search; an image can also be opened and selected.
 
 import { picture, thumbnailOf } from "./api.js";
-
-export function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
+import { element, unseen } from "./dom.js";
 
 // The last two parts of a path. The title attribute has the full path.
 export function shortPath(path) {
@@ -18,31 +13,39 @@ export function nameOf(item) {
 }
 
 export function thumbnail(item, alt = "") {
-  const image = element("img", { alt, loading: "lazy", decoding: "async" });
+  const image = element("img", { alt, loading: "lazy", decoding: "async", draggable: false });
   const frame = element("div", { className: "picture" }, image);
   frame.dataset.name = nameOf(item); // shown if there is no picture
-  picture(image, thumbnailOf(item.id));
+  picture(image, thumbnailOf(item));
   return frame;
 }
 
-// One match. rank starts at 1; asked is the query if it is an item of the collection.
-export function match(item, rank, href, asked) {
-  const bar = element("i");
-  bar.style.setProperty("--part", `${Math.max(0, item.similarity) * 100}%`);
+// An image of a list. Its li carries the item, which the lightbox and the selection read.
+//   href: the search that the card starts
+//   rank: its place in an answer, from 1; left out where there is none
+//   asked: the query if it is an item of the collection
+//   note: a remark after the name
+export function card(item, href, { rank, asked, note } = {}) {
   const isSame = Boolean(asked?.label) && item.label === asked.label;
-  const link = element("a", { href, title: item.path });
+  const link = element("a", { href, title: item.path, draggable: false }, thumbnail(item));
+  if (item.similarity !== undefined) link.append(score(item.similarity, rank));
   link.append(
-    thumbnail(item),
-    element("span", { className: "score" }, unseen(`${rank}. similarity `), item.similarity.toFixed(3), bar),
     element("span", { className: isSame ? "name same" : "name" }, item.label ?? "no label", unseen(isSame ? ", the same label" : "")),
     element("span", { className: "path" }, element("bdi", {}, shortPath(item.path))),
   );
-  return element("li", {}, link);
+  if (note) link.append(element("span", { className: "note" }, note));
+  const name = nameOf(item);
+  // What is selected are images of the first collection.
+  const pick = item.collection ? [] : [element("input", { type: "checkbox", className: "pick", ariaLabel: `select ${name}` })];
+  const made = element("li", { className: "card", item }, link, ...pick,
+    element("button", { type: "button", className: "open", title: "open in full", ariaLabel: `open ${name} in full` }, "⤢"));
+  made.dataset.id = item.id;
+  return made;
 }
 
 export function sample(item, href) {
-  const link = element("a", { href, title: item.path }, thumbnail(item, `${nameOf(item)}, image ${item.id}`));
-  return element("li", {}, link);
+  const link = element("a", { href, title: item.path, draggable: false }, thumbnail(item, `${nameOf(item)}, image ${item.id}`));
+  return element("li", { item }, link);
 }
 
 export function group(cluster, href) {
@@ -56,6 +59,8 @@ export function group(cluster, href) {
   return element("li", {}, link);
 }
 
-function unseen(text) {
-  return element("span", { className: "unseen" }, text);
+function score(similarity, rank) {
+  const bar = element("i");
+  bar.style.setProperty("--part", `${Math.max(0, similarity) * 100}%`);
+  return element("span", { className: "score" }, unseen(rank ? `${rank}. similarity ` : "similarity "), similarity.toFixed(3), bar);
 }

@@ -1,31 +1,36 @@
-// The page: reads the query and shows the results.
+// The page: reads the state from the address, and shows the step with the parts that belong to it.
 
-import { Problem, ask, picture, thumbnailOf, withoutPictures } from "./api.js";
-import { match, nameOf, shortPath } from "./cards.js";
+import { Problem, withoutPictures } from "./api.js";
+import * as copies from "./copies.js";
+import { at, sentence } from "./dom.js";
+import * as edit from "./edit.js";
+import * as filters from "./filters.js";
+import * as lightbox from "./lightbox.js";
 import { CollectionMap } from "./map.js";
 import * as overview from "./overview.js";
-import { address, amend, current, push, uploads } from "./route.js";
+import * as queries from "./queries.js";
+import * as query from "./query.js";
+import * as results from "./results.js";
+import { address, amend, current, linked, push, uploads } from "./route.js";
+import * as selection from "./selection.js";
 
-const at = (id) => document.getElementById(id);
-const map = new CollectionMap((step) => go([step]));
+const map = new CollectionMap(
+  (step) => go([step]),
+  ({ label, cluster }) => address(cluster === undefined ? null : { kind: "cluster", id: cluster }, { ...filters.options(), label: label ?? "", path: "", meta: [] }),
+);
 let about = null;
 let running = null; // the search in progress, aborted by the next one
-let uploaded = Date.now(); // ids that no earlier page has used
-
-function options() {
-  return { k: Number(at("k").value), qe: Number(at("qe").value), label: at("label").value };
-}
-
-function setOptions({ k, qe, label }) {
-  at("k").value = at("k-value").value = k;
-  at("qe").value = at("qe-value").value = qe;
-  at("label").value = label;
-}
+let ready = null; // resolves once the collection is known
 
 // Goes to the last step of a trail. Going to the current step adds no second history entry.
-function go(trail) {
-  const move = address(trail.at(-1), options()) === location.search ? amend : push;
-  move(trail, options());
+async function go(trail, options = filters.options()) {
+  try {
+    if (trail.at(-1)?.kind === "twin") trail = [...trail.slice(0, -1), await queries.ofTwin(trail.at(-1))];
+  } catch (error) {
+    return showError(error);
+  }
+  const move = address(trail.at(-1), options) === location.search ? amend : push;
+  move(trail, options);
   return show({ focus: true });
 }
 
@@ -33,88 +38,58 @@ async function show({ focus = false } = {}) {
   running?.abort();
   const search = (running = new AbortController());
   const view = current();
-  setOptions(view);
+  filters.set(view);
+  const kind = view.step?.kind;
   at("problem").hidden = true;
-  at("answer").hidden = !view.step;
-  at("asked").hidden = !view.step || view.step.kind === "cluster";
-  if (!view.step) {
+  at("answer").hidden = !view.step || kind === "copies";
+  at("copies").hidden = kind !== "copies";
+  for (const id of ["samples", "clusters"]) at(id).hidden = Boolean(view.step);
+  if (!view.step || kind === "copies") {
+    query.show(null);
+    results.clear();
     map.mark(null, []);
-    return;
   }
-  at("answer").setAttribute("aria-busy", "true");
+  edit.offerAdding(false);
+  if (!view.step) return;
+  const part = at(kind === "copies" ? "copies" : "answer");
+  part.setAttribute("aria-busy", "true");
   try {
-    const answer = await fetched(view, search.signal);
+    await ready;
     if (search.signal.aborted) return;
-    const last = { ...view.step, name: answer.name };
-    view.trail = [...view.trail.slice(0, -1), last];
-    amend(view.trail, view);
-    render(view, answer);
-    if (focus) {
-      at("answer").focus({ preventScroll: true });
-      at("answer").scrollIntoView({ block: "nearest", behavior: "instant" });
+    if (kind === "twin") return void go([await queries.ofTwin(view.step)]);
+    if (kind === "copies") await copies.show(view, search.signal);
+    else await answer(view, search.signal);
+    if (focus && !search.signal.aborted) {
+      part.focus({ preventScroll: true });
+      part.scrollIntoView({ block: "nearest", behavior: "instant" });
     }
+    results.arm();
   } catch (error) {
-    if (error.name === "AbortError") return;
-    if (!(error instanceof Problem)) throw error;
-    at("answer").hidden = true;
-    at("problem").textContent = sentence(error.message);
-    at("problem").hidden = false;
+    if (error.name === "AbortError" || search.signal.aborted) return;
+    // Nothing of an earlier query stays beside the problem, but the ways to start again.
+    results.clear();
+    query.show(null);
+    map.mark(null, []);
+    part.hidden = true;
+    for (const id of ["samples", "clusters"]) at(id).hidden = false;
+    showError(error);
   } finally {
-    if (running === search) at("answer").setAttribute("aria-busy", "false");
+    if (running === search) part.setAttribute("aria-busy", "false");
   }
 }
 
-async function fetched({ step, k, qe, label }, signal) {
-  const query = new URLSearchParams({ k, qe, ...(label && { label }) });
-  if (step.kind === "cluster") {
-    const cluster = await ask(`/api/clusters/${step.id}?n=${k}`, { signal });
-    return { name: `Cluster ${step.id + 1}`, cluster, matches: cluster.items, known: null };
-  }
-  if (step.kind === "item") {
-    const [asked, answer] = await Promise.all([
-      ask(`/api/items/${step.id}`, { signal }),
-      ask(`/api/items/${step.id}/neighbours?${query}`, { signal }),
-    ]);
-    return { ...answer, asked, name: nameOf(asked) };
-  }
-  const image = uploads.get(step.id);
-  if (!image) throw new Problem("the uploaded picture was lost when the page was reloaded; choose it again");
-  if (about && image.blob.size > about.max_bytes) {
-    throw new Problem(`the image has ${image.blob.size.toLocaleString("en")} bytes, but the server accepts at most ${about.max_bytes.toLocaleString("en")}; make it smaller`);
-  }
-  return { ...(await ask(`/api/search?${query}`, { method: "POST", body: image.blob, headers: { "Content-Type": "application/octet-stream" }, signal })), image, name: image.name };
-}
-
-function render(view, { matches, known, threshold, asked, cluster, image, name }) {
-  if (asked) picture(at("asked-picture"), thumbnailOf(asked.id));
-  else if (image) picture(at("asked-picture"), image.url);
-  at("asked-picture").alt = `query: ${name}`;
-  at("asked-name").textContent = name;
-  at("asked-path").textContent = asked ? [asked.path, asked.width && `${asked.width} × ${asked.height}`].filter(Boolean).join(" · ") : "your image";
-  at("answer-title").textContent = cluster ? titleOf(cluster) : `Closest to ${asked ? `${name}, ${shortPath(asked.path)}` : name}`;
-  renderVerdict(known, threshold, matches, view);
-  at("matches").replaceChildren(...matches.map((item, index) => match(item, index + 1, address({ kind: "item", id: item.id }, view), asked)));
+async function answer(view, signal) {
+  if (view.step.kind === "upload") query.show(view.step, uploads.get(view.step.id)?.name); // before the answer
+  const found = await results.show(view, signal);
+  if (!found) return;
+  view.trail = [...view.trail.slice(0, -1), { ...view.step, name: found.name }];
+  amend(view.trail, view);
+  query.show(view.step, found.name, found.asked);
+  edit.offerAdding(true);
   at("trail").hidden = view.trail.length < 2;
   at("trail").firstElementChild.replaceChildren(...view.trail.map((step, index) => crumb(view, step, index)));
-  map.mark(asked?.id ?? null, matches.map((item) => item.id));
-  const first = matches[0];
-  const unknown = known === false ? "Unknown. " : "";
-  at("status").textContent = first ? `${unknown}${matches.length} images; the closest is ${nameOf(first)}, similarity ${first.similarity.toFixed(2)}` : "No images found";
-}
-
-function titleOf({ id, size, label }) {
-  return `Cluster ${id + 1}${label ? `, mostly ${label}` : ""}: ${size.toLocaleString("en")} images, sorted by similarity to its centre`;
-}
-
-function renderVerdict(known, threshold, matches, { qe, label }) {
-  const verdict = at("verdict");
-  const limit = threshold?.toFixed(3);
-  verdict.hidden = known === null && matches.length > 0;
-  verdict.className = known === false ? "unknown" : "";
-  const [word, rest] = known === null || !matches.length ? ["Nothing found", `the collection has no image${label ? ` with the label ${label}` : ""}.`]
-    : known ? ["Known", `the closest image reaches the calibrated threshold of ${limit}.`]
-    : ["Unknown", `no image in the collection${label ? ` with the label ${label}` : ""} reaches the calibrated threshold of ${limit}${qe ? "" : `; the closest has ${matches[0].similarity.toFixed(3)}`}.`];
-  verdict.replaceChildren(Object.assign(document.createElement("strong"), { textContent: word }), `: ${rest}`);
+  map.mark(found.asked?.id ?? null, results.matches().map(({ id }) => id));
+  at("status").textContent = results.spoken(found);
 }
 
 function crumb(view, step, index) {
@@ -131,14 +106,10 @@ function crumb(view, step, index) {
   return item;
 }
 
-function upload(file) {
-  if (!file || about?.takes_images === false) return;
-  uploads.set(++uploaded, { blob: file, url: URL.createObjectURL(file), name: file.name || "pasted image" });
-  go([{ kind: "upload", id: uploaded, name: file.name || "pasted image" }]);
-}
-
-function sentence(text) {
-  return `${text[0].toUpperCase()}${text.slice(1)}${/[.?!]$/.test(text) ? "" : "."}`;
+function showError(error) {
+  if (!(error instanceof Problem)) throw error;
+  at("problem").textContent = sentence(error.message);
+  at("problem").hidden = false;
 }
 
 // Links within the page are handled here. With a modifier key, the browser opens them as usual.
@@ -148,29 +119,52 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   const { trail } = current();
   if (link.dataset.back !== undefined) return go(trail.slice(0, Number(link.dataset.back) + 1));
-  const [kind, id] = [...new URLSearchParams(link.search)].find(([name]) => name === "item" || name === "cluster") ?? [];
-  const step = kind && { kind, id: Number(id), name: "" };
-  return go(step ? [...(link.closest("#matches") ? trail : []), step] : []);
+  const step = linked(link);
+  const isWalk = step && link.closest("#matches, #matches-beside, #copies-list");
+  if (!step) { // the start, or the images of a label
+    const label = new URLSearchParams(link.search).get("label") ?? "";
+    history.pushState({}, "", address(null, { ...filters.options(), label, path: "", meta: [] }));
+    return show({ focus: Boolean(label) }).then(() => link.dataset.part && at(link.dataset.part).scrollIntoView());
+  }
+  return go([...(isWalk ? trail : []), step]);
 });
 addEventListener("popstate", () => show());
 
-let patience = 0;
-at("options").addEventListener("submit", (event) => event.preventDefault());
-at("options").addEventListener("input", (event) => {
-  const value = at(`${event.target.id}-value`);
-  if (value) value.value = event.target.value;
-  clearTimeout(patience);
-  patience = setTimeout(() => {
-    amend(current().trail, options());
-    show();
-  }, event.target.id === "label" ? 350 : 120);
+filters.listen(() => {
+  const { trail } = current();
+  const [step] = trail.slice(-1);
+  const options = filters.options();
+  if (step && step.id !== "") amend(trail, options);
+  else history.replaceState({}, "", address(null, options)); // browsing follows from the filters alone
+  show();
+});
+at("collection").addEventListener("change", () => { amend(current().trail, filters.options()); show(); });
+at("groups").addEventListener("change", () => {
+  amend(current().trail, filters.options());
+  overview.clusters(current()).catch(showError);
+  overview.hurry();
+});
+query.listen((step) => go([step]));
+selection.listen((step) => go([step]), showError);
+copies.listen((similarity) => go([{ kind: "copies", id: similarity, name: "" }]));
+lightbox.listen(async () => results.more(), () => filters.options());
+edit.listen(async () => {
+  about = await overview.facts();
+  overview.hurry();
+  if (current().step?.kind !== "upload" && current().step?.kind !== "several") await show();
+  await overview.samples(filters.options());
+}, showError);
+results.listen((error) => {
+  if (error) return showError(error);
+  map.mark(map.askedId, results.matches().map(({ id }) => id));
+});
+at("ask-text").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = at("words").value.trim();
+  if (text) go([{ kind: "text", id: text, name: "" }]);
 });
 
-at("file").addEventListener("change", (event) => {
-  upload(event.target.files[0]);
-  event.target.value = "";
-});
-addEventListener("paste", (event) => upload([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
+addEventListener("paste", (event) => about?.takes_images && query.searchBy([...event.clipboardData.files].filter((file) => file.type.startsWith("image/"))));
 addEventListener("dragover", (event) => {
   event.preventDefault();
   document.body.classList.add("dragging");
@@ -179,33 +173,31 @@ addEventListener("dragleave", (event) => event.relatedTarget || document.body.cl
 addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dragging");
-  upload(event.dataTransfer.files[0]);
+  if (about?.takes_images !== false) query.searchBy(event.dataTransfer.files);
 });
-at("others").addEventListener("click", () => overview.samples(options()).catch(showError));
+at("others").addEventListener("click", () => overview.samples(filters.options()).catch(showError));
 
-function showError(error) {
-  if (!(error instanceof Problem)) throw error;
-  at("problem").textContent = sentence(error.message);
-  at("problem").hidden = false;
-}
-
-// A collection of vectors has no pictures and can only be searched by its items.
-function takeImages(does) {
-  withoutPictures(!does);
-  for (const part of document.querySelectorAll("#choose, #file, #file + .hint")) part.hidden = !does;
-}
-
-async function refresh() {
+async function known() {
   about = await overview.facts();
-  await overview.clusters(options());
+  await filters.offer(about);
 }
 
 async function start() {
-  setOptions(current()); // before the first response, because an image may be dropped at once
-  about = await overview.facts();
-  takeImages(about.takes_images);
-  at("file").accept = about.formats.map((name) => `image/${name},.${name}`).join(); // phones convert other formats
-  await Promise.all([show(), overview.samples(options())]);
-  overview.keepMap(map, refresh); // refreshes the clusters as well
+  filters.set(current()); // before the first response, because an image may be dropped at once
+  ready = known();
+  await ready;
+  queries.limit(about.max_bytes);
+  withoutPictures(!about.takes_images);
+  for (const part of [query, lightbox, selection]) part.allow(about);
+  at("ask-text").hidden = !about.takes_text;
+  at("beside").hidden = !about.beside;
+  at("beside-name").textContent = at("beside-title").textContent = about.beside ?? "";
+  at("own-title").textContent = about.name;
+  for (const id of ["file", "another"]) at(id).accept = about.formats.map((name) => `image/${name},.${name}`).join(); // phones convert other formats
+  await Promise.all([show(), overview.samples(filters.options()), edit.allow(about)]);
+  overview.keepMap(map, async () => {
+    await known();
+    await overview.clusters(current());
+  }, current);
 }
 start().catch(showError);

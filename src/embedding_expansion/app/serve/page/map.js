@@ -1,16 +1,16 @@
 // The map: a canvas of points, coloured and shaped by label or cluster, usable with pointer and keyboard.
 
 import { picture, thumbnailOf } from "./api.js";
-import { element } from "./cards.js";
+import { at, element } from "./dom.js";
 import { draw, legendMark, shapeOf } from "./marks.js";
 
 const REACH = 14; // pixels around the pointer within which a point is selected
 const MARGIN = 16;
-const MOST_IN_LEGEND = 12;
 
 export class CollectionMap {
-  constructor(onChoice) {
+  constructor(onChoice, browse) {
     this.onChoice = onChoice;
+    this.browse = browse; // the address for { label } or { cluster }
     this.canvas = document.getElementById("canvas");
     this.tip = document.getElementById("tip");
     this.data = null;
@@ -156,7 +156,7 @@ export class CollectionMap {
     this.tip.hidden = index < 0;
     if (index >= 0) {
       this.tip.querySelector("span").textContent = this.nameOf(index);
-      picture(this.tip.querySelector("img"), thumbnailOf(this.data.ids[index]));
+      picture(this.tip.querySelector("img"), thumbnailOf({ id: this.data.ids[index] }));
       const [x, y] = this.toScreen(index);
       const side = this.canvas.clientWidth;
       this.tip.style.left = x < side / 2 ? `${x + 14}px` : "auto";
@@ -197,24 +197,29 @@ export class CollectionMap {
     context.stroke();
   }
 
-  // The legend: a button for each of the most frequent groups, which highlights it.
+  // The legend: a button for each group, which highlights it. A highlighted label can also be browsed.
   legend() {
     if (!this.data) return;
-    const byLabel = document.getElementById("colour").value === "label";
+    const byLabel = at("colour").value === "label";
     const groups = byLabel ? this.data.labels.map((name, index) => [index, name])
       : [...new Set(this.data.cluster)].sort((a, b) => a - b).map((index) => [index, `cluster ${index + 1}`]);
-    const buttons = groups.slice(0, MOST_IN_LEGEND).map(([index, name]) => {
+    at("legend").replaceChildren(...groups.map(([index, name]) => {
       const button = element("button", { type: "button", title: `highlight ${name} (${shapeOf(index)})` }, legendMark(index), element("span", {}, name));
       button.setAttribute("aria-pressed", String(this.emphasised === index));
       button.addEventListener("click", () => {
         this.emphasised = this.emphasised === index ? null : index;
-        for (const other of document.querySelectorAll("#legend button")) other.setAttribute("aria-pressed", String(other === button && this.emphasised !== null));
+        for (const other of at("legend").querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === button && this.emphasised !== null));
+        this.offer(this.emphasised === null ? "" : this.browse(byLabel ? { label: name } : { cluster: index }), name);
         this.draw();
       });
       return element("li", {}, button);
-    });
-    const rest = groups.length - buttons.length;
-    if (rest > 0) buttons.push(element("li", { className: "hint" }, `and ${rest} more`));
-    document.getElementById("legend").replaceChildren(...buttons);
+    }));
+    this.offer("");
+  }
+
+  offer(href, name = "") {
+    at("legend-browse").hidden = !href;
+    at("legend-browse").href = href;
+    at("legend-browse").textContent = `Browse ${name}`;
   }
 }

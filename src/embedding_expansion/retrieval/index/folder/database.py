@@ -13,6 +13,7 @@ from pathlib import Path
 
 from embedding_expansion.errors import StoreError
 from embedding_expansion.files import replacing
+from embedding_expansion.retrieval.index.where import lowered
 
 NAME, LOCK = "index.sqlite", "lock"
 FORMAT = 1
@@ -111,10 +112,16 @@ def connect(folder: Path, place: Path | str) -> sqlite3.Connection:
         database.execute("PRAGMA foreign_keys = ON")
         database.execute("PRAGMA synchronous = FULL")
         database.create_function("from_hex", 1, bytes.fromhex, deterministic=True)
+        database.create_function("contains", 2, _contains, deterministic=True)
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _contains(text: bytes | None, part: bytes) -> bool:
+    """Whether a column contains a text in lower case; SQLite's own LIKE and lower stop at a NUL."""
+    return isinstance(text, bytes) and part in lowered(text)
 
 
 def _check(database: sqlite3.Connection, folder: Path) -> None:

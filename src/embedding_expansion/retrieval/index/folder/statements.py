@@ -33,6 +33,10 @@ def clause(condition: Condition) -> tuple[str, list[object]]:
         if (end := first_after(condition.prefix)) is not None:
             parts.append("path < ?")
             values.append(end)
+    for column, sought in (("label", condition.label_part), ("path", condition.path_part)):
+        if sought is not None:
+            parts.append(f"contains({column}, ?)")
+            values.append(sought)
     for key, wanted in (condition.facts or {}).items():
         part = "id IN (SELECT item FROM facts WHERE key = ? AND value IN (SELECT value FROM json_each(?)))"
         values += [key, json.dumps([value for value in wanted if value is not None])]

@@ -17,6 +17,12 @@ from embedding_expansion.retrieval.index.where import Condition, first_after
 
 COLUMNS = "path, label, metadata, facts, thumbnail, vector"
 
+#: Bytes as text, a character each, with ASCII letters in lower case. Text of PostgreSQL cannot hold a NUL.
+_CONTAINS = (
+    "CASE WHEN position('\\x00'::bytea IN {0}) > 0 OR position('\\x00'::bytea IN %s::bytea) > 0 THEN false ELSE "
+    "position(convert_from(%s::bytea, 'LATIN1') IN lower(convert_from({0}, 'LATIN1') COLLATE \"C\")) > 0 END"
+)
+
 
 def clause(condition: Condition) -> tuple[str, list[object]]:
     """A condition as SQL after WHERE, with the caller's values as parameters."""
@@ -34,6 +40,10 @@ def clause(condition: Condition) -> tuple[str, list[object]]:
         if (end := first_after(condition.prefix)) is not None:
             parts.append("path < %s")
             values.append(end)
+    for column, sought in (("label", condition.label_part), ("path", condition.path_part)):
+        if sought is not None:
+            parts.append(_CONTAINS.format(column))
+            values += [sought, sought]
     for key, wanted in (condition.facts or {}).items():
         any_of = ["false"]
         for value in wanted:
