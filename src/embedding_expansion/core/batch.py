@@ -133,7 +133,9 @@ def taken(tensor: Tensor, index: Int[Tensor, " k"]) -> Tensor:
     """Some entries of a 1-D tensor, remembered where the tensor and the index are."""
     numbers, at = numbers_of(tensor), numbers_of(index)
     found: Tensor = tensor[index]
-    return found if numbers is None or at is None else remember(found, tuple(numbers[i] for i in at))
+    if numbers is not None and at is not None:
+        remember(found, [numbers[i] for i in at])
+    return found
 
 
 def _rows_of_others(labels: Int[Tensor, " b"], label: int) -> Int[Tensor, " k"]:

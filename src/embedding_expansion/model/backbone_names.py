@@ -33,7 +33,7 @@ def check_backbone_name(name: str) -> None:
     Raises:
         UnknownName: there is no such backbone in a library that is installed.
     """
-    if name in ("conv4", *OF_VECTORS):
+    if name in ("conv4", *OF_VECTORS) or name.startswith("open_clip/"):  # which says its own names
         return
     library, _, short = name.rpartition("/")
     known = backbone_names("timm" if library == "timm" else "torchvision")

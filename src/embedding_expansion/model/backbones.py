@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from embedding_expansion.errors import DataError, InvalidInput, UnknownName
+from embedding_expansion.errors import DataError, InvalidInput
 from embedding_expansion.model import towers
 from embedding_expansion.model.backbone_names import OF_VECTORS, unknown_timm, unknown_torchvision
 from embedding_expansion.model.input_convention import Crop, InputConvention, convention_of_timm, read_convention
