@@ -132,7 +132,7 @@ def everyone(labels: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
 def taken(tensor: Tensor, index: Int[Tensor, " k"]) -> Tensor:
     """Some entries of a 1-D tensor, remembered where the tensor and the index are."""
     numbers, at = numbers_of(tensor), numbers_of(index)
-    found: Tensor = tensor[index]
+    found = tensor.take(index)
     if numbers is not None and at is not None:
         remember(found, [numbers[i] for i in at])
     return found
