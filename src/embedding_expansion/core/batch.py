@@ -132,7 +132,7 @@ def everyone(labels: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
 def taken(tensor: Tensor, index: Int[Tensor, " k"]) -> Tensor:
     """Some entries of a 1-D tensor, remembered where the tensor and the index are."""
     numbers, at = numbers_of(tensor), numbers_of(index)
-    found = tensor.take(index)
+    found: Tensor = tensor[index]
     if numbers is not None and at is not None:
         remember(found, [numbers[i] for i in at])
     return found
@@ -142,7 +142,8 @@ def _rows_of_others(labels: Int[Tensor, " b"], label: int) -> Int[Tensor, " k"]:
     """The rows with another label."""
     numbers = numbers_of(labels)
     if numbers is None:
-        return rows_where(labels != label)
+        found: Tensor = rows_where(labels != label)
+        return found
     return sent([row for row, other in enumerate(numbers) if other != label], labels.device)
 
 
