@@ -118,7 +118,8 @@ def test_an_empty_collection_is_served_too(tmp_path: Path, model: Path, embedder
         index.remove(paths=[str(photos[0])])
     with serving(tmp_path / "index") as server:
         wait_for(lambda: server.get("/api/map").json()["state"] == "ready")
-        assert server.search(picture(0)).json() == {"matches": [], "known": False, "threshold": 0.9}
+        answer = server.search(picture(0)).json()
+        assert answer == {"matches": [], "known": False, "threshold": 0.9, "threshold_reason": ""}
         assert server.get("/api/samples").json() == {"items": []}
         assert server.get("/api/clusters").json()["clusters"] == []
         assert server.get("/api/clusters/0").status_code == 404
