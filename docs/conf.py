@@ -51,7 +51,8 @@ nitpick_ignore_regex = [
     ("py:class", r"'[a-z0-9_ ]+'"),  # the shape in an annotation
     (
         "py:class",
-        r"AskedKind|Batch|ImageTransform|Linkage|Manifest|Network|Pixels|Precision|SearchSides|Square|Store|Tested",
+        r"AskedKind|Batch|ImageTransform|Linkage|Manifest|Network|Pixels|Precision|Prepared|ProxyLoss|SearchSides|Square"
+        r"|Store|Tested",
     ),
     ("py:class", r"embedding_expansion\.core\.inputs\.IntegerArray"),
 ]
