@@ -34,6 +34,8 @@ def test_the_three_forms_find_the_same() -> None:
         "addopts=",
         "-p",
         "no:cacheprovider",
+        "-W",  # of the interpreter of Triton 3.4
+        "ignore:Conversion of an array with ndim:DeprecationWarning",
         "tests/core/triton_checks.py",
         TRITON_INTERPRET="1",
     )
