@@ -101,12 +101,12 @@ def test_the_options_that_the_pages_name_are_options(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         run_train(["--help"])
     known = set(re.findall(r"--[\w.]+", capsys.readouterr().out)) | {"--data", "--loss", "--model", "--expansion"}
-    known |= {"--memory", "--miner"}
+    known |= {"--memory", "--miner", "--method"}
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for command in re.findall(r"embex train (.*)|compare_losses.py .* -- (.*)", text):
             for option in re.findall(r"--[\w.]+", " ".join(command)):
-                assert option in known or option.startswith("--loss."), f"{page.name}: {option}"
+                assert option in known or option.startswith(("--loss.", "--method.")), f"{page.name}: {option}"
 
 
 def rows_of_losses() -> dict[str, list[str]]:

@@ -40,6 +40,8 @@ LEGAL: dict[str, tuple[str, ...]] = {
 NOT_PASSED = {
     "Threshold.positives": "a result; from_json checks what a file holds",
     "Threshold.negatives": "a result; from_json checks what a file holds",
+    "Threshold.gallery": "a result; from_json checks what a file holds",
+    "Threshold.classes": "a result; from_json checks what a file holds",
     "Changes.new": "a result",
     "Changes.changed": "a result",
     "ClientMatch.id": "a result",
@@ -112,6 +114,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call]]
         collection, client = ee.Collection(index, embedder), ee.Client("http://127.0.0.1:9", timeout=1.0)
         sampler = ee.ClassBalancedSampler(labels, 2, 2, seed=0)
         image = np.zeros((8, 8, 3), np.uint8)
+        threshold = ee.gallery_threshold(np.eye(4).repeat(2, 0), np.arange(8) // 2, false_alarm_rate=0.5)
         yield {
             **{name: _loss(name) for name in _losses()},
             "CrossBatchMemory": lambda **given: ee.CrossBatchMemory(
@@ -150,6 +153,8 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call]]
             "PCAWhitening.fit": lambda **given: ee.PCAWhitening.fit(rows, **given),
             "create_index": lambda **given: ee.create_index(folder / f"index-{next(numbers)}", **given).close(),
             "Index.search": lambda **given: index.search(rows, **given),
+            "Index.first": lambda **given: index.first(**given),
+            "Threshold.at": lambda **given: threshold.at(**{"gallery": 2} | given),
             "Index.get": lambda **given: index.get(**given),
             "Index.vectors": lambda **given: index.vectors(**given),
             "Index.batches": lambda **given: list(index.batches(**given)),
@@ -164,6 +169,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call]]
             "Collection.open": lambda **given: _reached(ee.Collection.open, folder / "none", **given),
             "Collection.embed": lambda **given: collection.embed([image], **given),
             "Collection.search": lambda **given: collection.search(rows, **given),
+            "Collection.combined": lambda **given: collection.combined(rows.astype(np.float32), **{"ids": [2]} | given),
             "Collection.neighbours": lambda **given: collection.neighbours(**{"id": 2} | given),
             "Client.search": lambda **given: _reached(client.search, b"an image", **given),
             "Client.neighbours": lambda **given: _reached(client.neighbours, **{"id": 2} | given),

@@ -101,7 +101,7 @@ def test_words_are_quoted_and_no_path_is_an_option(capsys: pytest.CaptureFixture
     print_next([])
     assert capsys.readouterr().out == ""
     assert typed({"part": True, "mean": [0.5, 0.5]}) == ["--part", "true", "--mean", "[0.5, 0.5]"]
-    assert after_run("-run")[2:] == ["./-run"]
+    assert after_run("-run")[2:] == ["./-run", "--precision", "0.99"]
     given = {"pretrained": True, "image_size": 64}
     expected = "embex train --data photos --model resnet18 --model.pretrained true --data.image_size 64"
     assert after_evaluation("resnet18", "photos", given) == expected.split()

@@ -158,6 +158,7 @@ def unread(
         ["evaluate", run],
         ["evaluate", run, "--out", "/dev/stdout"],
         ["compare", run, run],
+        ["completion", "bash"],
         ["reproduce", "evidence", "--dry_run", "--only", "omniglot", "--out", str(folder / "evidence")],
         ["report", run, "--out", str(folder / "report.html")],
         ["calibrate", index, "--precision", "0.1", "--out", str(folder / "thresholds.json")],

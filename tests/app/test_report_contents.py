@@ -184,7 +184,7 @@ def test_points_in_a_plane_keep_their_distances_on_a_map_by_pca() -> None:
 def test_whole_names_have_places_that_do_not_meet() -> None:
     names = ["sea_horse", "sea_urchin", "sea_star", "sea_otter", "an island far from all the others"]
     centres = [(50.0, 30.0), (51.0, 30.5), (49.0, 29.0), (50.0, 31.0), (99.0, 10.0)]
-    places = place_names(names, centres, 60)
+    places = place_names(names, centres, 60.0)
     boxes = [(x, y, LETTER * len(name) / 2) for name, (x, y) in zip(names, places, strict=True)]  # all have room
     for number, (x, y, half) in enumerate(boxes):
         assert 0 <= x - half <= x + half <= 100
@@ -193,9 +193,9 @@ def test_whole_names_have_places_that_do_not_meet() -> None:
 
 
 def test_a_name_without_room_has_no_place() -> None:
-    crowd = place_names(["name"] * 7, [(50.0, 30.0)] * 7, 60)
+    crowd = place_names(["name"] * 7, [(50.0, 30.0)] * 7, 60.0)
     assert [place is None for place in crowd] == [False] * 5 + [True] * 2
-    assert place_names(["wide" * 20], [(50.0, 30.0)], 60) == [None]
+    assert place_names(["wide" * 20], [(50.0, 30.0)], 60.0) == [None]
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6))

@@ -103,7 +103,7 @@ def test_a_training_that_diverges_says_why() -> None:
 
 
 def test_a_training_that_a_signal_stops_has_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(Journal, "count", stop)

@@ -11,6 +11,7 @@ import pytest
 from embedding_expansion.errors import InvalidInput, StoreError, UnknownName
 from embedding_expansion.inference.clusters import Clustering, cluster
 from embedding_expansion.inference.gathering import gathered
+from embedding_expansion.retrieval.arrays import unit_vectors
 from embedding_expansion.retrieval.clustering import agglomerative, hdbscan, louvain, partition_metrics, silhouette
 from embedding_expansion.retrieval.index import Item, create_index
 from embedding_expansion.retrieval.kmeans import kmeans
@@ -57,7 +58,8 @@ def test_without_options_louvain_finds_communities(rows: Rows) -> None:
     assert found.method == "louvain"
     assert "number of clusters is not given" in found.reason
     check(found, rows)
-    assert partition_metrics(found.cluster, louvain(rows).numpy())["ari"] == 1
+    of_units = louvain(unit_vectors(rows, rows.shape[1]))
+    assert partition_metrics(found.cluster, of_units.numpy())["ari"] == 1
     assert found.silhouette == pytest.approx(silhouette(rows, found.cluster), abs=1e-6)
 
 

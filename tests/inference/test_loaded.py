@@ -13,8 +13,9 @@ from embedding_expansion.app.cli import main
 NAME = "embedding_expansion"
 #: Of the data floor: how an image becomes the pixels that a model takes, and the licences of known data sets.
 DATA = {"", ".colours", ".decoding", ".preprocessing", ".resizing", ".scans", ".sources"}
-#: What embex search needs besides: whether its queries are files of vectors, and where images are.
-SEARCH = {".finding", ".walking"}
+#: What embex search needs besides: whether its queries are files of vectors, where images are, and which of them are
+#: shrunk.
+SEARCH = {".finding", ".prepared", ".walking"}
 #: Libraries that take longer to import than all of this package does; conv4 needs none of them.
 LARGE = {"torchvision", "timm", "torch._dynamo", "sklearn", "scipy", "matplotlib", "tensorboard"}
 

@@ -113,7 +113,9 @@ def test_a_threshold_of_the_run_goes_into_an_index_of_vectors_and_info_says_it(
     calibrated, place = shutil.copytree(run, tmp_path / "run"), tmp_path / "index"
     threshold = Threshold(0.5, "known or unknown", "precision", 0.9, 0.95, 0.8, 4, 8)
     write_thresholds(calibrated, {"known or unknown": threshold})
-    index_vectors(calibrated, features, place, device="cpu")
+    with np.load(features) as given:
+        np.savez(tmp_path / "unlabelled.npz", embeddings=given["embeddings"])
+    index_vectors(calibrated, tmp_path / "unlabelled.npz", place, device="cpu")
     assert main(["info", str(place)]) == 0
     assert threshold.sentence() in capsys.readouterr().out
     with Collection.open(place, device="cpu") as collection:

@@ -38,7 +38,10 @@ def started(small: TrainConfig, weights: Path) -> TrainConfig:
 
 
 def without_speed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+    return [
+        {name: value for name, value in line.items() if name not in ("images_per_second", "waiting_share")}
+        for line in lines
+    ]
 
 
 def recall_at_1(vectors: np.ndarray, labels: np.ndarray) -> float:

@@ -24,7 +24,10 @@ from .conftest import arguments
 
 def log(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().split("\n")[:-1]]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+    return [
+        {name: value for name, value in line.items() if name not in ("images_per_second", "waiting_share")}
+        for line in lines
+    ]
 
 
 def stop_at(step: int, run: Path, arguments: list[str], sent: signal.Signals) -> subprocess.CompletedProcess[str]:
@@ -81,7 +84,7 @@ def test_a_run_that_is_terminated_and_killed_and_resumed_equals_one_that_never_s
     assert [entry["after_step"] > 0 for entry in resumed] == [True, True]
     assert resumed[0]["command"] == ["embex", "train", "--resume", str(run)]
     assert "torch" in resumed[1]["versions"]
-    timing = ("wall_seconds", "images_per_second")
+    timing = ("wall_seconds", "images_per_second", "reading")
     first, second = (json.loads((folder / "metrics.json").read_text()) for folder in (whole, run))
     assert {k: v for k, v in first.items() if k not in timing} == {k: v for k, v in second.items() if k not in timing}
 

@@ -100,7 +100,7 @@ def run(arguments: list[str]) -> int:
 
     from embedding_expansion.app.pages.tuning import write_tuning_page
     from embedding_expansion.tuning.plan import make_plan
-    from embedding_expansion.tuning.results import standings
+    from embedding_expansion.tuning.results import Result, standings
     from embedding_expansion.tuning.tune import tune
 
     config, _, chosen = with_recipe(options, full, given, timed=False)  # all processes of a study get the same

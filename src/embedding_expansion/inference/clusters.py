@@ -100,7 +100,7 @@ def cluster(
         >>> found.cluster.tolist(), found.representatives.tolist(), found.reason
         ([0, 0, 0, 1], [1, 3], 'k-means, because the number of clusters is given')
     """
-    rows = as_array(vectors, "vectors")
+    rows, seed = as_array(vectors, "vectors"), as_whole(seed, "seed", least=0)
     if rows.ndim != 2 or len(rows) == 0:
         raise InvalidInput(f"vectors has the shape {rows.shape}; pass a matrix with one row per image")
     units = unit_vectors(rows, rows.shape[1])

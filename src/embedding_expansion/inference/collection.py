@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from embedding_expansion.checks import as_whole, validates
+from embedding_expansion.checks import as_whole, as_wholes, validates
 from embedding_expansion.errors import InvalidInput, StoreError
 from embedding_expansion.inference.embedder import MOST_IN_A_BATCH, Embedder, Square
 from embedding_expansion.inference.gallery import known_from, thresholds_of
@@ -231,8 +231,9 @@ class Collection:
             InvalidInput: there is neither a vector nor an id, no item has one of the ids, or the images cancel out.
         """
         k, qe = as_whole(k, "k", least=1), as_whole(qe, "qe", least=0)
-        asked, limit = set(ids), self.known_from
-        rows = np.concatenate([unit_vectors(vectors, self.index.dimensions), self.index.vectors(list(ids))])
+        ids, limit = as_wholes(ids, "ids"), self.known_from
+        asked = set(ids)
+        rows = np.concatenate([unit_vectors(vectors, self.index.dimensions), self.index.vectors(ids)])
         if not len(rows):
             raise InvalidInput("the query has no image; pass at least one")
         row = rows[0] if len(rows) == 1 else rows.mean(axis=0)

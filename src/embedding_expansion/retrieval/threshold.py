@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from embedding_expansion.checks import as_share, validates
+from embedding_expansion.checks import as_share, as_whole, validates
 from embedding_expansion.errors import InvalidInput
 from embedding_expansion.retrieval.arrays import least_reaching
 
@@ -83,6 +83,7 @@ class Threshold:
             >>> threshold.at(50), threshold.at(100), threshold.at(200), threshold.at(201)
             (0.7, 0.7, 0.8, None)
         """
+        gallery = as_whole(gallery, "gallery", least=0)
         if self.gallery is None or gallery <= self.gallery:
             return self.value
         if self.twice is None or gallery > 2 * self.gallery:
