@@ -59,7 +59,8 @@ def test_without_options_louvain_finds_communities(rows: Rows) -> None:
     assert "number of clusters is not given" in found.reason
     check(found, rows)
     of_units = louvain(unit_vectors(rows, rows.shape[1]))
-    assert partition_metrics(found.cluster, of_units.numpy())["ari"] == 1
+    pairs = set(zip(found.cluster.tolist(), of_units.tolist(), strict=True))  # the same clusters, numbered otherwise
+    assert len(pairs) == len(np.unique(found.cluster)) == len(of_units.unique())
     assert found.silhouette == pytest.approx(silhouette(rows, found.cluster), abs=1e-6)
 
 

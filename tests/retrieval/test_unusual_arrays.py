@@ -44,6 +44,7 @@ OF_ROWS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("retrieval_values", "embeddings"): lambda x: package.retrieval_values(x, LABELS),
     ("verification", "embeddings"): lambda x: package.verification(x, LABELS).auc,
     ("open_set", "embeddings"): lambda x: package.open_set(x, LABELS, is_gallery=KNOWN).auc,
+    ("gallery_threshold", "embeddings"): lambda x: package.gallery_threshold(x, LABELS, precision=0.0).hit_rate,
     ("near_duplicates", "vectors"): lambda x: package.near_duplicates(x, 0.5).pairs,
     ("alpha_query_expansion", "queries"): lambda x: package.alpha_query_expansion(x, ROWS, 2),
     ("alpha_query_expansion", "gallery"): lambda x: package.alpha_query_expansion(ROWS, x, 2),
@@ -71,6 +72,7 @@ OF_LABELS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("retrieval_values", "labels"): lambda y: package.retrieval_values(ROWS, y),
     ("verification", "labels"): lambda y: package.verification(ROWS, y).auc,
     ("open_set", "labels"): lambda y: package.open_set(ROWS, y, is_gallery=KNOWN).auc,
+    ("gallery_threshold", "labels"): lambda y: package.gallery_threshold(ROWS, y, precision=0.0).hit_rate,
     ("list_metrics", "query_labels"): lambda y: package.list_metrics(LISTS, y),
     ("list_metrics", "gallery_labels"): lambda y: package.list_metrics(LISTS, LABELS, y, exclude=np.arange(12)),
 }

@@ -210,7 +210,8 @@ def of_a_collection(path: str) -> int:
     matches: list[list[Match]] = index.search(rows, k=3)
     recall: Recall | None = index.build()
     opened: Index = open_index(path)
-    answers: list[Answer] = Collection(opened, embedder).search([path], k=2)
+    collection = Collection(opened, embedder)
+    answers: list[Answer] = collection.search(collection.embed([path]), k=2)
     asked: ClientAnswer = Client("http://127.0.0.1:8000", timeout=5.0).search("a.jpg")
     nearest_of_server: ClientMatch = asked.matches[0]
     print(changes, matches, recall, answers, nearest_of_server.label, asked.known)

@@ -46,6 +46,7 @@ from embedding_expansion import (
     create_index,
     diffusion,
     expand,
+    gallery_threshold,
     hardest,
     k_reciprocal,
     kmeans,
@@ -132,6 +133,7 @@ agglomerative(E, linkage="ward")  # wrong
 near_duplicates(rows, most_pairs=1.5)  # wrong
 verification(E, Y, sample=0.5)  # wrong
 open_set(E, Y, galery=E)  # wrong
+gallery_threshold(E, Y, 0.05)  # wrong
 k_reciprocal(E, E, top="3")  # wrong
 diffusion(E, E, top=3, k=2.0)  # wrong
 create_index("place", 4, kind="hsnw")  # wrong
