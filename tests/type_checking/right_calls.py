@@ -74,6 +74,7 @@ from embedding_expansion import (
     compare,
     create_index,
     expand,
+    gallery_threshold,
     hardest,
     hdbscan,
     k_reciprocal,
@@ -194,6 +195,7 @@ curve: tuple[VerificationCurve, OpenSetCurve] = (
     verification(E, Y, sample=100),
     open_set(E, Y, gallery=E, gallery_labels=Y),
 )
+grown: float | None = gallery_threshold(E, Y, false_alarm_rate=0.05).at(100)
 scores, ranks = k_reciprocal(E, E, top=3, k1=4, k2=2)
 sampler = ClassBalancedSampler(np.arange(8) // 2, classes_per_batch=2, images_per_class=2, seed=0).batch(0)
 
