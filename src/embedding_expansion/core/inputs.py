@@ -204,7 +204,8 @@ def as_numbered_batch(
     rows, found = as_batch(embeddings, labels)
     if torch.compiler.is_compiling():
         return rows, found
-    numbers = read(found)
+    # Under torch.func `found` may have no storage, so labels of the CPU are read as they were given.
+    numbers = read(labels if isinstance(labels, Tensor) and labels.device.type == "cpu" else found)
     return rows, remember(found.detach(), numbers)  # of this call alone; see `numbers_of`
 
 

@@ -61,7 +61,8 @@ def read(tensor: Tensor) -> Numbers:
 
 
 def _listed(tensor: Tensor) -> Numbers:
-    return tuple(tensor.flatten().tolist())
+    found = tensor.tolist()  # without `flatten`, of which torch.func would make a tensor without storage
+    return tuple(found) if isinstance(found, list) else (found,)
 
 
 def sent(numbers: Sequence[int], device: torch.device) -> Tensor:
